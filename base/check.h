@@ -1,0 +1,34 @@
+// H2O_CHECK: our own faults.  A broken invariant prints where and why, and ends
+// the process.  The world's faults (files, peers, requests) are absl::Status.
+#pragma once
+
+#include <cstdio>
+#include <cstdlib>
+#include <sstream>
+#include <string>
+
+namespace h2o::internal {
+
+class CheckFailure {
+ public:
+  CheckFailure(const char* file, int line, const char* condition) {
+    message_ << file << ":" << line << ": check failed: " << condition << " ";
+  }
+  [[noreturn]] ~CheckFailure() {
+    std::fprintf(stderr, "%s\n", message_.str().c_str());
+    std::abort();
+  }
+  std::ostream& stream() { return message_; }
+
+ private:
+  std::ostringstream message_;
+};
+
+}  // namespace h2o::internal
+
+// Usage: H2O_CHECK(n > 0) << "n is " << n;
+#define H2O_CHECK(condition) \
+  if (condition)             \
+    [[likely]];              \
+  else                       \
+    ::h2o::internal::CheckFailure(__FILE__, __LINE__, #condition).stream()

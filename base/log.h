@@ -1,0 +1,44 @@
+// H2O_LOG() << "rank 1 left": one line on stderr with the time, the program and
+// its process id.  For people; nothing parses it.  Lines of several threads
+// never mix.  Thread-safe.
+#pragma once
+
+#include <errno.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <ctime>
+#include <sstream>
+#include <string>
+
+namespace h2o::internal {
+
+class LogLine {
+ public:
+  LogLine() = default;
+  LogLine(const LogLine&) = delete;
+  LogLine& operator=(const LogLine&) = delete;
+  ~LogLine() {
+    timeval now;
+    gettimeofday(&now, nullptr);
+    tm local;
+    localtime_r(&now.tv_sec, &local);
+    char time[32];
+    std::strftime(time, sizeof(time), "%F %T", &local);
+    char head[160];
+    std::snprintf(head, sizeof(head), "%s.%03d %s[%d] ", time,
+                  static_cast<int>(now.tv_usec / 1000),
+                  program_invocation_short_name, static_cast<int>(getpid()));
+    const std::string line = head + text_.str() + "\n";
+    std::fwrite(line.data(), 1, line.size(), stderr);
+  }
+  std::ostream& stream() { return text_; }
+
+ private:
+  std::ostringstream text_;
+};
+
+}  // namespace h2o::internal
+
+#define H2O_LOG() ::h2o::internal::LogLine().stream()

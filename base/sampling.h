@@ -1,0 +1,40 @@
+// How the next token is drawn, and the random numbers that draw it.
+//
+// Randomness is counter-based (Philox4x32-10: Salmon et al., "Parallel random
+// numbers: as easy as 1, 2, 3", SC'11): the number for a token is a pure
+// function of the request's seed and the token's index, so a draw depends on
+// neither the batch nor the number of ranks.
+#pragma once
+
+#include <Random123/philox.h>
+
+#include <cstdint>
+
+namespace h2o {
+
+struct SamplingParams {
+  float temperature = 0;  // 0: greedy, the lowest id of equal logits
+  int32_t top_k = 0;      // 0: off
+  float top_p = 0;        // 0 or 1: off
+  uint64_t seed = 0;
+};
+
+// Four 32-bit numbers for counter (`a`, `b`) under `key`.
+inline r123::Philox4x32::ctr_type CounterRandom(uint64_t key, uint64_t a,
+                                                uint64_t b) {
+  const auto low = [](uint64_t x) { return static_cast<uint32_t>(x); };
+  const auto high = [](uint64_t x) { return static_cast<uint32_t>(x >> 32); };
+  const r123::Philox4x32::key_type k = {{low(key), high(key)}};
+  const r123::Philox4x32::ctr_type c = {{low(a), high(a), low(b), high(b)}};
+  return r123::Philox4x32()(c, k);
+}
+
+// Uniform in [0, 1), 53 bits: the draw for generated token `index` of a
+// request.
+inline double UniformDraw(uint64_t seed, uint64_t index) {
+  const auto r = CounterRandom(seed, index, 0);
+  const uint64_t bits = (static_cast<uint64_t>(r[0]) << 32) | r[1];
+  return static_cast<double>(bits >> 11) * 0x1.0p-53;
+}
+
+}  // namespace h2o
