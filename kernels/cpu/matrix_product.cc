@@ -1,0 +1,82 @@
+#include "kernels/cpu/matrix_product.h"
+
+#include <dnnl.hpp>
+
+#include "base/check.h"
+
+// OpenMP's runtime, which oneDNN is linked with; no header of it is needed.
+extern "C" void omp_set_num_threads(int);
+
+namespace h2o {
+
+namespace {
+
+// The calling thread is one of a pool's: oneDNN must not start a team for it.
+void UseOneMathThread() {
+  thread_local const bool kOnce = (omp_set_num_threads(1), true);
+  static_cast<void>(kOnce);
+}
+
+}  // namespace
+
+void Sgemm(bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a,
+           int64_t lda, const float* b, int64_t ldb, float beta, float* c,
+           int64_t ldc) {
+  UseOneMathThread();
+  const dnnl_status_t status = dnnl_sgemm('N', transpose_b ? 'T' : 'N', m, n, k,
+                                          1.0f, a, lda, b, ldb, beta, c, ldc);
+  H2O_CHECK(status == dnnl_success)
+      << "dnnl_sgemm " << m << " x " << n << " x " << k << ": " << status;
+}
+
+struct BFloat16Product::Impl {
+  dnnl::engine engine{dnnl::engine::kind::cpu, 0};
+  dnnl::stream stream{engine};
+
+  // oneDNN keeps the primitives themselves in a cache of its own.
+  dnnl::matmul::primitive_desc Describe(int64_t m, int64_t n, int64_t k,
+                                        int64_t lda, int64_t ldb,
+                                        bool accumulate, int64_t ldc) const {
+    using dnnl::memory;
+    const memory::desc a({m, k}, memory::data_type::bf16, {lda, 1});
+    const memory::desc b({k, n}, memory::data_type::bf16, {1, ldb});
+    const memory::desc c({m, n}, memory::data_type::f32, {ldc, 1});
+    dnnl::primitive_attr attributes;
+    if (accumulate) {
+      dnnl::post_ops sum;
+      sum.append_sum(1.0f);
+      attributes.set_post_ops(sum);
+    }
+    return {{a, b, c}, attributes, engine};
+  }
+};
+
+BFloat16Product::BFloat16Product() : impl_(std::make_unique<Impl>()) {}
+BFloat16Product::~BFloat16Product() = default;
+
+bool BFloat16Product::Supported() {
+  const dnnl::cpu_isa isa = dnnl::get_effective_cpu_isa();
+  return isa == dnnl::cpu_isa::avx512_core_bf16 ||
+         isa == dnnl::cpu_isa::avx512_core_amx;
+}
+
+void BFloat16Product::Run(int64_t m, int64_t n, int64_t k, const uint16_t* a,
+                          int64_t lda, const uint16_t* b, int64_t ldb,
+                          bool accumulate, float* c, int64_t ldc) {
+  try {
+    const auto desc = impl_->Describe(m, n, k, lda, ldb, accumulate, ldc);
+    const auto at = [&](const dnnl::memory::desc& d, const void* data) {
+      return dnnl::memory(d, impl_->engine, const_cast<void*>(data));
+    };
+    dnnl::matmul(desc).execute(impl_->stream,
+                               {{DNNL_ARG_SRC, at(desc.src_desc(), a)},
+                                {DNNL_ARG_WEIGHTS, at(desc.weights_desc(), b)},
+                                {DNNL_ARG_DST, at(desc.dst_desc(), c)}});
+    impl_->stream.wait();
+  } catch (const dnnl::error& e) {
+    H2O_CHECK(false) << "oneDNN bf16 " << m << " x " << n << " x " << k << ": "
+                     << e.what();
+  }
+}
+
+}  // namespace h2o

@@ -1,0 +1,46 @@
+// A ThreadPool runs one function on a fixed set of threads and waits: the
+// caller is thread 0.  Workers spin briefly for the next call, since calls come
+// every few microseconds within a step, then sleep.
+//
+// Threads  one owner calls Run.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <thread>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+
+namespace h2o {
+
+class ThreadPool {
+ public:
+  explicit ThreadPool(int num_threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int num_threads() const { return static_cast<int>(threads_.size()) + 1; }
+
+  // Calls fn(thread) for thread = 0 .. num_threads() - 1 at the same time.
+  void Run(absl::FunctionRef<void(int thread)> fn);
+
+  // Cuts [0, total) in items of `grain` and calls fn(begin, end, thread) until
+  // all are done; threads take the next item as they finish one.
+  void ParallelFor(int64_t total, int64_t grain,
+                   absl::FunctionRef<void(int64_t, int64_t, int)> fn);
+
+ private:
+  void WorkerLoop(int thread);
+
+  std::vector<std::thread> threads_;
+  // The task of the current epoch; written before `epoch_` is raised.
+  const absl::FunctionRef<void(int)>* task_ = nullptr;
+  std::atomic<uint32_t> epoch_{0};
+  std::atomic<int32_t> running_{0};
+  std::atomic<bool> stop_{false};
+};
+
+}  // namespace h2o

@@ -1,0 +1,307 @@
+#include "kernels/cpu/attention.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+#include <vector>
+
+#include "kernels/cpu/cpu_backend.h"
+#include "kv/kv_cache.h"
+#include "tests/kernels/each_target.h"
+
+namespace h2o {
+namespace {
+
+// One head in float64, by the words of the rule: full attention over the
+// prompt, column sums, then one step at a time.
+class ReferenceHead {
+ public:
+  ReferenceHead(const KvSlots& slots, int head_dim)
+      : slots_(slots), d_(head_dim) {}
+
+  std::vector<double> Attend(const float* q, const std::vector<int>& over,
+                             std::vector<double>* p) const {
+    double sum = 0;
+    p->clear();
+    for (int j : over) {
+      double dot = 0;
+      for (int i = 0; i < d_; ++i) dot += double{q[i]} * keys_[j][i];
+      p->push_back(std::exp(dot / std::sqrt(double(d_))));
+      sum += p->back();
+    }
+    std::vector<double> out(d_);
+    for (size_t j = 0; j < over.size(); ++j) {
+      (*p)[j] /= sum;
+      for (int i = 0; i < d_; ++i) out[i] += (*p)[j] * values_[over[j]][i];
+    }
+    return out;
+  }
+
+  // Adds token `t`; attends `kept` and itself.
+  std::vector<double> Token(const float* q, const float* k, const float* v) {
+    keys_.emplace_back(k, k + d_);
+    values_.emplace_back(v, v + d_);
+    scores_.push_back(0);
+    kept_.push_back(static_cast<int>(keys_.size()) - 1);
+    std::vector<double> p;
+    std::vector<double> out = Attend(q, kept_, &p);
+    for (size_t j = 0; j < kept_.size(); ++j) scores_[kept_[j]] += p[j];
+    return out;
+  }
+
+  void Evict(int recent) {
+    const int capacity = slots_.Capacity();
+    while (static_cast<int>(kept_.size()) > capacity) {
+      int victim = -1;
+      for (int j = slots_.sinks; j < static_cast<int>(kept_.size()) - recent;
+           ++j) {
+        if (victim < 0 || scores_[kept_[j]] <= scores_[kept_[victim]]) {
+          victim = j;
+        }
+      }
+      kept_.erase(kept_.begin() + victim);
+    }
+  }
+
+  const std::vector<int>& kept() const { return kept_; }
+  double score(int position) const { return scores_[position]; }
+
+ private:
+  const KvSlots slots_;
+  const int d_;
+  std::vector<std::vector<float>> keys_, values_;
+  std::vector<double> scores_;
+  std::vector<int> kept_;
+};
+
+struct Case {
+  int head_dim, prompt, steps;
+  KvSlots slots;
+  DType kv = DType::kFloat32;
+};
+
+// Two heads of one layer and sequence, through the backend and the reference.
+void RunCase(const Case& c, int threads) {
+  SCOPED_TRACE(::testing::Message()
+               << "d " << c.head_dim << " prompt " << c.prompt << " C "
+               << c.slots.Capacity() << " kv " << Name(c.kv));
+  constexpr int kHeads = 2;
+  const int width = kHeads * c.head_dim, length = c.prompt + c.steps;
+  std::mt19937 random(c.head_dim + c.prompt);
+  std::normal_distribution<float> normal;
+  std::vector<float> qkv(length * 3 * width);
+  for (float& x : qkv) {
+    x = normal(random);
+    // What 16 bits hold exactly, so that storing loses nothing.
+    x = c.kv == DType::kFloat16 ? FromFloat16(ToFloat16(x))
+                                : FromBFloat16(ToBFloat16(x));
+  }
+  const auto row = [&](int t) { return qkv.data() + t * 3 * width; };
+
+  CpuBackendOptions options;
+  options.num_threads = threads;
+  options.max_prompt = options.max_slots = options.max_rows = 1024;
+  options.max_inputs = 64;
+  options.max_heads = kHeads;
+  options.vocab_size = 16;
+  options.head_dim = c.head_dim;
+  const auto backend = NewCpuBackend(options).value();
+  const auto cache =
+      KvCache::Create({1, kHeads, {c.head_dim, c.kv}}, {0, kHeads}, 200)
+          .value();
+  KvPolicy policy;
+  policy.slots = {c.slots};
+  ASSERT_TRUE(cache->Open(1, policy, length).ok());
+  // Poison: nothing may be read that was not written.
+  std::fill_n(cache->pool().data, 200 * cache->geometry().PageBytes(),
+              std::byte{0xff});
+
+  std::vector<ReferenceHead> reference(kHeads,
+                                       ReferenceHead(c.slots, c.head_dim));
+  std::vector<float> out(length * width, std::nanf(""));
+  const Matrix all{qkv.data(), length, 3 * width, 3 * width};
+  const Matrix outputs{out.data(), length, width, width};
+  KvHead* heads = cache->Heads(1, 0);
+  backend->PrefillAttention(all.Rows(0, c.prompt), {heads, kHeads},
+                            cache->pool(), outputs.Rows(0, c.prompt));
+  const auto expect_out = [&](int t, int h, const std::vector<double>& want) {
+    for (int i = 0; i < c.head_dim; ++i) {
+      ASSERT_NEAR(outputs.Row(t)[h * c.head_dim + i], want[i], 2e-5)
+          << "token " << t << " head " << h;
+    }
+  };
+  const auto expect_kept = [&](int t, int h) {
+    const std::vector<int32_t> kept = cache->StoredPositions(heads[h]);
+    ASSERT_THAT(kept, ::testing::ElementsAreArray(reference[h].kept()))
+        << "after token " << t << " head " << h;
+    if (c.slots.score_rule == ScoreRule::kNone) return;
+    for (int slot = 0; slot < heads[h].num_slots; ++slot) {
+      const std::byte* page =
+          cache->pool().Page(heads[h].pages[slot / kPageSlots]);
+      const int at = slot % kPageSlots;
+      const int position = reinterpret_cast<const uint16_t*>(
+          page + cache->pool().layout.PositionsOffset())[at];
+      const float score = reinterpret_cast<const float*>(
+          page + cache->pool().layout.ScoresOffset())[at];
+      ASSERT_NEAR(score, reference[h].score(position),
+                  1e-5 * reference[h].score(position) + 1e-6);
+    }
+  };
+  for (int h = 0; h < kHeads; ++h) {
+    for (int t = 0; t < c.prompt; ++t) {
+      const float* q = row(t) + h * c.head_dim;
+      const auto want = reference[h].Token(q, q + width, q + 2 * width);
+      expect_out(t, h, want);
+    }
+    reference[h].Evict(c.slots.prefill_recent);
+    expect_kept(c.prompt - 1, h);
+  }
+  for (int t = c.prompt; t < length; ++t) {
+    int32_t evicted[kHeads];
+    const int32_t position = t;
+    backend->DecodeAttention(all.Rows(t, 1), {&heads, 1}, kHeads,
+                             {&position, 1}, cache->pool(), outputs.Rows(t, 1),
+                             evicted);
+    for (int h = 0; h < kHeads; ++h) {
+      const float* q = row(t) + h * c.head_dim;
+      const std::vector<int> before = reference[h].kept();
+      const auto want = reference[h].Token(q, q + width, q + 2 * width);
+      reference[h].Evict(c.slots.recent);
+      expect_out(t, h, want);
+      expect_kept(t, h);
+      // Exactly one goes once full, none before.
+      const bool was_full =
+          static_cast<int>(before.size()) == c.slots.Capacity();
+      ASSERT_EQ(evicted[h] >= 0, was_full);
+      if (was_full) {
+        ASSERT_THAT(before, ::testing::Contains(evicted[h]));
+        ASSERT_THAT(reference[h].kept(),
+                    ::testing::Not(::testing::Contains(evicted[h])));
+      }
+    }
+  }
+}
+
+class Attention : public EachTarget {};
+
+TEST_P(Attention, EqualsFloat64) {
+  const auto h2o = [](int c) { return SlotsFor(KvPolicyName::kH2o, c); };
+  for (int d : {16, 64, 80, 128}) {
+    RunCase({d, 50, 60, h2o(40)}, 1);
+  }
+  RunCase({64, 300, 40, h2o(33)}, 2);  // several query tiles and groups
+  RunCase({64, 600, 10, h2o(120)}, 2);
+  RunCase({64, 1, 70, h2o(16)}, 1);   // a prompt of one token
+  RunCase({64, 40, 40, h2o(40)}, 1);  // prompt == budget
+  RunCase({64, 39, 40, h2o(41)}, 1);  // prompt < budget
+  RunCase({64, 50, 50, h2o(1)}, 1);   // only the token before
+  RunCase({64, 20, 30, SlotsFor(KvPolicyName::kFull, 50)}, 1);
+  RunCase({64, 70, 80, SlotsFor(KvPolicyName::kSink, 33)}, 1);
+  RunCase({64, 70, 80, SlotsFor(KvPolicyName::kRecent, 32)}, 1);
+  RunCase({64, 70, 80, {2, 10, 5, 5, ScoreRule::kSum}}, 1);
+  RunCase({64, 70, 80, {0, 20, 1, 1, ScoreRule::kSum}}, 1);
+  RunCase({64, 70, 80, {0, 19, 20, 19, ScoreRule::kSum}}, 1);  // FlexGen's
+}
+
+TEST_P(Attention, SixteenBitCaches) {
+  for (DType kv : {DType::kBFloat16, DType::kFloat16}) {
+    for (int d : {64, 80}) {
+      RunCase({d, 60, 50, SlotsFor(KvPolicyName::kH2o, 40), kv}, 1);
+    }
+  }
+}
+
+TEST_P(Attention, LayerNormEqualsFloat64) {
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal(3, 2);
+  for (int n : {16, 33, 384}) {
+    std::vector<float> x(n), w(n), b(n), y(n);
+    for (int i = 0; i < n; ++i) {
+      x[i] = normal(random);
+      w[i] = normal(random);
+      b[i] = normal(random);
+    }
+    double mean = 0, variance = 0;
+    for (float v : x) mean += v / n;
+    for (float v : x) variance += (v - mean) * (v - mean) / n;
+    for (bool affine : {true, false}) {
+      LayerNormRow(
+          x.data(),
+          affine ? LayerNormWeights{w.data(), b.data()} : LayerNormWeights{}, n,
+          y.data());
+      for (int i = 0; i < n; ++i) {
+        const double want = (x[i] - mean) / std::sqrt(variance + 1e-5);
+        EXPECT_NEAR(y[i], affine ? want * w[i] + b[i] : want, 1e-4);
+      }
+    }
+  }
+}
+
+TEST_P(Attention, ArgMaxTakesTheFirstOfEquals) {
+  for (int n : {1, 5, 16, 17, 100}) {
+    std::vector<float> x(n, -3.0f);
+    EXPECT_EQ(ArgMaxRow(x.data(), n), 0);
+    x[n - 1] = 2;
+    EXPECT_EQ(ArgMaxRow(x.data(), n), n - 1);
+    x[n / 2] = 2;
+    EXPECT_EQ(ArgMaxRow(x.data(), n), n / 2);
+  }
+}
+
+H2O_INSTANTIATE_EACH_TARGET(Attention);
+
+// Column sums of every query add up to the number of queries, whatever the
+// number of threads, bit for bit.
+TEST(PrefillAttention, ScoresConserveMassAndIgnoreThreads) {
+  constexpr int kDim = 64, kHeads = 3, kLength = 700;
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal;
+  std::vector<float> qkv(kLength * 3 * kHeads * kDim);
+  for (float& x : qkv) x = normal(random);
+  std::vector<std::vector<float>> outs, scores;
+  for (int threads : {1, 2, 3}) {
+    CpuBackendOptions options;
+    options.num_threads = threads;
+    options.max_prompt = options.max_slots = options.max_rows = 1024;
+    options.max_inputs = 64;
+    options.max_heads = kHeads;
+    options.vocab_size = 16;
+    options.head_dim = kDim;
+    const auto backend = NewCpuBackend(options).value();
+    const auto cache =
+        KvCache::Create({1, kHeads, {kDim, DType::kFloat32}}, {0, kHeads}, 100)
+            .value();
+    KvPolicy policy;
+    policy.slots = {{0, kLength, 1, 1, ScoreRule::kSum}};
+    ASSERT_TRUE(cache->Open(1, policy, kLength).ok());
+    std::vector<float> out(kLength * kHeads * kDim);
+    KvHead* heads = cache->Heads(1, 0);
+    backend->PrefillAttention(
+        {qkv.data(), kLength, 3 * kHeads * kDim, 3 * kHeads * kDim},
+        {heads, kHeads}, cache->pool(),
+        {out.data(), kLength, kHeads * kDim, kHeads * kDim});
+    std::vector<float> all;
+    for (int h = 0; h < kHeads; ++h) {
+      double sum = 0;
+      for (int slot = 0; slot < kLength; ++slot) {
+        const std::byte* page =
+            cache->pool().Page(heads[h].pages[slot / kPageSlots]);
+        all.push_back(reinterpret_cast<const float*>(
+            page + cache->pool().layout.ScoresOffset())[slot % kPageSlots]);
+        sum += all.back();
+      }
+      EXPECT_NEAR(sum, kLength, 1e-2);
+    }
+    outs.push_back(out);
+    scores.push_back(all);
+  }
+  for (size_t i = 1; i < outs.size(); ++i) {
+    EXPECT_EQ(outs[i], outs[0]);
+    EXPECT_EQ(scores[i], scores[0]);
+  }
+}
+
+}  // namespace
+}  // namespace h2o

@@ -1,0 +1,220 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/matrix_product.h"
+#include "kernels/cpu/small_linear.h"
+#include "tests/kernels/each_target.h"
+
+namespace h2o {
+namespace {
+
+// A random layer with padded rows, and its reference in float64.
+struct Layer {
+  Layer(int outputs, int inputs, DType dtype, int seed)
+      : weight{nullptr, dtype, outputs, inputs, AlignedStride(inputs)},
+        memory(outputs * weight.stride * SizeOf(dtype)),
+        bias(outputs) {
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal;
+    weight.data = memory.data();
+    for (int r = 0; r < outputs; ++r) {
+      for (int c = 0; c < inputs; ++c) {
+        StoreElement(memory.data(), dtype, r * weight.stride + c,
+                     normal(random));
+      }
+      bias[r] = normal(random);
+    }
+  }
+  double Output(const float* x, int n) const {
+    double sum = 0;
+    for (int64_t k = 0; k < weight.columns; ++k) {
+      sum += double{x[k]} * LoadElement(weight.Row(n), weight.dtype, k);
+    }
+    return sum;
+  }
+
+  StoredMatrix weight;
+  std::vector<std::byte> memory;
+  std::vector<float> bias;
+};
+
+struct Activations {
+  Activations(int rows, int columns, int seed)
+      : data(rows * AlignedStride(columns)),
+        view{data.data(), rows, columns, AlignedStride(columns)} {
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal;
+    for (int r = 0; r < rows; ++r) {
+      for (int c = 0; c < columns; ++c) view.Row(r)[c] = normal(random);
+    }
+  }
+  std::vector<float> data;
+  Matrix view;
+};
+
+double Finished(double value, Epilogue epilogue) {
+  if (epilogue == Epilogue::kRelu) return std::max(value, 0.0);
+  if (epilogue == Epilogue::kGelu) {
+    return 0.5 * value * (1 + std::erf(value / std::sqrt(2.0)));
+  }
+  return value;
+}
+
+std::unique_ptr<Backend> MakeBackend(int threads, bool bf16) {
+  CpuBackendOptions options;
+  options.num_threads = threads;
+  options.max_prompt = options.max_slots = 64;
+  options.max_rows = 256;
+  options.max_inputs = 512;
+  options.max_heads = 1;
+  options.vocab_size = 16;
+  options.head_dim = 16;
+  options.bf16_products = bf16;
+  return NewCpuBackend(options).value();
+}
+
+void ExpectLinear(Backend* backend, int rows, int outputs, int inputs,
+                  DType dtype, Epilogue epilogue, bool accumulate,
+                  double tolerance) {
+  const Layer layer(outputs, inputs, dtype, rows + outputs);
+  const Activations x(rows, inputs, inputs);
+  Activations y(rows, outputs, 9);
+  const std::vector<float> before = y.data;
+  if (!accumulate) {
+    for (int r = 0; r < rows; ++r) {
+      std::fill_n(y.view.Row(r), outputs,
+                  std::numeric_limits<float>::quiet_NaN());
+    }
+  }
+  backend->Linear(x.view, {layer.weight, layer.bias.data()}, epilogue,
+                  accumulate, y.view);
+  for (int r = 0; r < rows; ++r) {
+    for (int n = 0; n < outputs; ++n) {
+      double expected = layer.Output(x.view.Row(r), n) + layer.bias[n];
+      expected = Finished(expected, epilogue);
+      if (accumulate) expected += before[r * y.view.stride + n];
+      ASSERT_NEAR(y.view.Row(r)[n], expected, tolerance)
+          << rows << "x" << outputs << "x" << inputs << " at " << r << ", "
+          << n;
+    }
+    for (int64_t pad = outputs; pad < y.view.stride; ++pad) {
+      ASSERT_EQ(y.view.Row(r)[pad], 0) << "padding was written";
+    }
+  }
+}
+
+class Linear : public EachTarget {};
+
+TEST_P(Linear, EqualsFloat64AtEveryShapeAndFormat) {
+  const auto backend = MakeBackend(2, false);
+  for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+    for (int rows : {1, 2, 3, 5, 6, 7, 13, 64, 65, 130}) {
+      for (auto [outputs, inputs] :
+           {std::pair{1, 16}, {7, 33}, {64, 96}, {130, 80}}) {
+        ExpectLinear(backend.get(), rows, outputs, inputs, dtype,
+                     Epilogue::kNone, false, 1e-4);
+      }
+    }
+  }
+}
+
+TEST_P(Linear, Epilogues) {
+  const auto backend = MakeBackend(1, false);
+  for (Epilogue e : {Epilogue::kNone, Epilogue::kRelu, Epilogue::kGelu}) {
+    for (int rows : {3, 70}) {
+      ExpectLinear(backend.get(), rows, 37, 48, DType::kFloat16, e, false,
+                   1e-4);
+    }
+  }
+  for (int rows : {3, 70}) {
+    ExpectLinear(backend.get(), rows, 37, 48, DType::kFloat16, Epilogue::kNone,
+                 true, 1e-4);
+  }
+}
+
+TEST_P(Linear, ARowIsTheSameAloneAndInABatch) {
+  const auto backend = MakeBackend(2, false);
+  const Layer layer(50, 200, DType::kFloat16, 1);
+  const Activations x(64, 200, 2);
+  Activations batch(64, 50, 3), alone(64, 50, 4);
+  const LinearWeights weights{layer.weight, layer.bias.data()};
+  backend->Linear(x.view, weights, Epilogue::kNone, false, batch.view);
+  for (int r = 0; r < 64; ++r) {
+    backend->Linear(x.view.Rows(r, 1), weights, Epilogue::kNone, false,
+                    alone.view.Rows(r, 1));
+  }
+  EXPECT_EQ(batch.data, alone.data);
+}
+
+TEST_P(Linear, RoundsToBFloat16AsTheScalarDoes) {
+  std::mt19937 random(1);
+  std::vector<float> x(kRowAlignment * 50);
+  for (float& v : x) {
+    do {
+      v = std::bit_cast<float>(static_cast<uint32_t>(random()));
+    } while (!std::isfinite(v));
+  }
+  std::vector<uint16_t> rounded(x.size());
+  RoundToBFloat16(x.data(), static_cast<int64_t>(x.size()), rounded.data());
+  for (size_t i = 0; i < x.size(); ++i) {
+    ASSERT_EQ(rounded[i], ToBFloat16(x[i])) << x[i];
+  }
+}
+
+H2O_INSTANTIATE_EACH_TARGET(Linear);
+
+TEST(BFloat16Units, EqualFloat64OfRoundedInputs) {
+  if (!BFloat16Product::Supported()) {
+    GTEST_SKIP() << "this CPU has neither AVX-512 BF16 nor AMX";
+  }
+  const auto backend = MakeBackend(2, true);
+  for (int rows : {24, 64, 100}) {
+    // Activations lose 16 bits: relative error 2^-9 a product.
+    ExpectLinear(backend.get(), rows, 70, 300, DType::kBFloat16,
+                 Epilogue::kRelu, false, 0.3);
+    ExpectLinear(backend.get(), rows, 70, 300, DType::kBFloat16,
+                 Epilogue::kNone, true, 0.3);
+  }
+}
+
+TEST(Embed, RowsOfOtherRanksAreZero) {
+  const auto backend = MakeBackend(1, false);
+  const Layer table(5, 40, DType::kBFloat16, 1);
+  Activations out(4, 40, 2);
+  const std::vector<int32_t> tokens = {10, 14, 9, 15};
+  backend->Embed(tokens, 10, table.weight, out.view);
+  for (int c = 0; c < 40; ++c) {
+    EXPECT_EQ(out.view.Row(0)[c],
+              LoadElement(table.weight.Row(0), DType::kBFloat16, c));
+    EXPECT_EQ(out.view.Row(1)[c],
+              LoadElement(table.weight.Row(4), DType::kBFloat16, c));
+    EXPECT_EQ(out.view.Row(2)[c], 0);
+    EXPECT_EQ(out.view.Row(3)[c], 0);
+  }
+  backend->AddRows(std::vector<int32_t>{1, 2, 3, 4}, table.weight, out.view);
+  EXPECT_EQ(out.view.Row(3)[7],
+            LoadElement(table.weight.Row(4), DType::kBFloat16, 7));
+}
+
+TEST(Backend, RefusesHeadDimensionsItHasNot) {
+  CpuBackendOptions options;
+  options.max_prompt = options.max_slots = options.max_rows = 8;
+  options.max_inputs = options.max_heads = options.vocab_size = 8;
+  for (int head_dim : {0, 8, 20, 272}) {
+    options.head_dim = head_dim;
+    EXPECT_EQ(NewCpuBackend(options).status().code(),
+              absl::StatusCode::kInvalidArgument);
+  }
+  options.head_dim = 16;
+  options.num_threads = 0;
+  EXPECT_EQ(NewCpuBackend(options).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace h2o
