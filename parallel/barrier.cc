@@ -1,0 +1,107 @@
+#include "parallel/barrier.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "parallel/spin.h"
+
+namespace h2o {
+namespace {
+
+// How often a sleeper asks whether its peers still live.
+constexpr double kTickSeconds = 0.005;
+
+double Now() { return SteadyClock().Now(); }
+
+}  // namespace
+
+Barrier::Barrier(BarrierState* state, int rank, int size, Options options)
+    : state_(state),
+      rank_(rank),
+      size_(size),
+      options_(std::move(options)),
+      spin_seconds_(SpinSeconds(size)) {
+  H2O_CHECK(0 <= rank && rank < size && size <= kMaxRanks)
+      << "rank " << rank << " of " << size;
+}
+
+Barrier::Result Barrier::Meet(uint64_t tag) {
+  const uint32_t before = state_->word.load(std::memory_order_acquire);
+  if (before & kBrokenBit) return Result::kBroken;
+  ++meeting_;
+  BarrierState::Seat& seat = state_->seats[rank_];
+  seat.tags[meeting_ & 1].store(tag, std::memory_order_relaxed);
+  seat.meeting.store(meeting_, std::memory_order_relaxed);
+  const uint32_t arrived =
+      state_->arrived.fetch_add(1, std::memory_order_acq_rel) + 1;
+  if (arrived < static_cast<uint32_t>(size_)) return Await(before);
+
+  // The last one opens the door.  `sleepers` is read after `word` has changed,
+  // and raised by a sleeper before the kernel compares `word`: one of the two
+  // notices the other.
+  state_->arrived.store(0, std::memory_order_relaxed);
+  const uint32_t old = state_->word.fetch_add(2, std::memory_order_seq_cst);
+  if (state_->sleepers.load(std::memory_order_seq_cst) > 0) {
+    FutexWakeAll(&state_->word, options_.scope);
+  }
+  return old & kBrokenBit ? Result::kBroken : Result::kMet;
+}
+
+Barrier::Result Barrier::Await(uint32_t before) {
+  const auto changed = [&] {
+    return state_->word.load(std::memory_order_acquire) != before;
+  };
+  const double start = Now();
+  while (spin_seconds_ > 0 && !changed() && Now() - start < spin_seconds_) {
+    SpinOnce(changed);
+  }
+  double now = start, next_tick = start + kTickSeconds;
+  const double deadline = start + options_.timeout_seconds;
+  while (!changed()) {
+    const double until =
+        options_.keep_waiting ? std::min(deadline, next_tick) : deadline;
+    state_->sleepers.fetch_add(1, std::memory_order_seq_cst);
+    FutexWait(&state_->word, before, std::max(0.0, until - now),
+              options_.scope);
+    state_->sleepers.fetch_sub(1, std::memory_order_relaxed);
+    if (changed()) break;
+    now = Now();
+    if (now >= deadline) return Result::kTimedOut;
+    if (options_.keep_waiting && now >= next_tick) {
+      next_tick = now + kTickSeconds;
+      // A peer that came and then left for good has opened the door first.
+      if (!options_.keep_waiting() && !changed()) return Result::kGaveUp;
+    }
+  }
+  const uint32_t word = state_->word.load(std::memory_order_seq_cst);
+  return word & kBrokenBit ? Result::kBroken : Result::kMet;
+}
+
+void Barrier::Break() {
+  state_->word.fetch_or(kBrokenBit, std::memory_order_seq_cst);
+  FutexWakeAll(&state_->word, options_.scope);
+}
+
+std::vector<int> Barrier::Missing() const {
+  std::vector<int> missing;
+  for (int k = 0; k < size_; ++k) {
+    if (state_->seats[k].meeting.load(std::memory_order_relaxed) != meeting_) {
+      missing.push_back(k);
+    }
+  }
+  return missing;
+}
+
+int Barrier::Dissenter() const {
+  const auto tag = [&](int k) {
+    return state_->seats[k].tags[meeting_ & 1].load(std::memory_order_relaxed);
+  };
+  for (int k = 0; k < size_; ++k) {
+    if (tag(k) != tag(rank_)) return k;
+  }
+  return -1;
+}
+
+}  // namespace h2o

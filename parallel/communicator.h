@@ -1,0 +1,43 @@
+// A Communicator moves numbers between the ranks of one group.
+//
+// All ranks call the same operations in the same order with the same sizes.
+// Sums are taken in rank order, once per element, so every rank receives the
+// same bits: sampling and eviction run in lockstep on them.
+//
+// Threads  one owner, the step thread of the rank; Abort alone may be called
+//          from any thread.
+// Errors   UNAVAILABLE naming the peer when it is gone or silent past the
+//          deadline, or the reason given to Abort.  After an error the
+//          communicator is unusable: peers may be at different operations.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+
+namespace h2o {
+
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+
+  // data[count] becomes the sum over ranks.
+  // Bytes on the wire a rank: about 2 * count * 4 * (size - 1) / size.
+  virtual absl::Status AllReduceSum(float* data, int64_t count) = 0;
+
+  // Concatenates in rank order: rank r contributes bytes[r] bytes, the same
+  // `bytes` on every rank; `mine` has bytes[rank()], `all` their sum.
+  // `mine` may lie at its place within `all`.
+  virtual absl::Status AllGather(const void* mine,
+                                 absl::Span<const int64_t> bytes,
+                                 void* all) = 0;
+
+  // Makes a running operation and every later one fail with `reason`.
+  virtual void Abort(absl::Status reason) = 0;
+};
+
+}  // namespace h2o

@@ -1,0 +1,93 @@
+// A Mesh is one TCP connection between every two ranks of a group.
+//
+// Forming it: every rank binds a MeshListener first; the addresses are made
+// known by someone else (the coordinator); then every rank dials all lower
+// ranks and takes the calls of all higher ones.  Caller and called tell each
+// other protocol, rank, size and the nonce of this formation.  Whoever says
+// anything else, or nothing, is hung up on and changes nothing.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "parallel/unique_fd.h"
+
+namespace h2o {
+
+// A bound and listening TCP socket.
+class MeshListener {
+ public:
+  // `address` is HOST:PORT; HOST is a name, an IPv4 address or an IPv6 address
+  // in brackets.  Port 0 picks a free one.
+  // Errors: INVALID_ARGUMENT if `address` is malformed, UNAVAILABLE if it
+  // cannot be bound.
+  static absl::StatusOr<MeshListener> Bind(std::string_view address);
+
+  // HOST:PORT, HOST as given to Bind.  Who binds 0.0.0.0 or [::] tells peers
+  // a reachable host with port() instead.
+  const std::string& address() const { return address_; }
+  int port() const { return port_; }
+  int fd() const { return fd_.get(); }
+
+ private:
+  MeshListener(UniqueFd fd, std::string address, int port)
+      : fd_(std::move(fd)), address_(std::move(address)), port_(port) {}
+
+  UniqueFd fd_;
+  std::string address_;
+  int port_;
+};
+
+struct MeshOptions {
+  int rank = 0;
+  int size = 1;
+
+  // HOST:PORT of every rank's listener, by rank.
+  std::vector<std::string> addresses;
+
+  // By rank; ranks with equal ids are on one host and may share memory (see
+  // ThisHostId).
+  std::vector<std::string> host_ids;
+
+  // Of this formation of the group.  Calls with another are refused, so that
+  // a rank of an earlier formation cannot slip in.
+  uint64_t nonce = 0;
+
+  // How long ConnectMesh waits for all ranks.
+  double connect_timeout_seconds = 60;
+
+  // How long an operation waits for a rank from which nothing comes.
+  double operation_timeout_seconds = 60;
+
+  // Use the sockets even if all ranks share a host.
+  bool tcp_only = false;
+};
+
+// The connected sockets: nonblocking, TCP_NODELAY.  Move-only.
+struct Mesh {
+  std::vector<UniqueFd> sockets;  // by rank; none at the own rank
+  std::vector<std::string> addresses;
+
+  // "rank 2 at 10.0.0.3:4000"
+  std::string NameOf(int rank) const;
+  // "rank 1 at 10.0.0.2:4000, rank 2 at 10.0.0.3:4000"
+  std::string NamesOf(const std::vector<int>& ranks) const;
+
+  // The ranks that have closed their connection or whose host reset it.
+  std::vector<int> Gone() const;
+
+  // Ends all connections, so that peers need not wait for a deadline.  Any
+  // thread.
+  void ShutDown() const;
+};
+
+// Errors: INVALID_ARGUMENT if `options` contradict themselves; UNAVAILABLE
+// naming the ranks that were not connected in time.
+absl::StatusOr<Mesh> FormMesh(MeshListener listener,
+                              const MeshOptions& options);
+
+}  // namespace h2o
