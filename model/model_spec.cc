@@ -1,0 +1,39 @@
+#include "model/model_spec.h"
+
+#include <filesystem>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+
+namespace h2o {
+namespace {
+
+absl::StatusOr<DType> DTypeOr(const std::string& name, const char* what) {
+  if (name.empty()) return DType::kFloat32;
+  if (const std::optional<DType> dtype = ParseDType(name)) return *dtype;
+  return absl::InvalidArgumentError(absl::StrCat(
+      what, " '", name, "' is unknown; known are float32, bf16 and fp16"));
+}
+
+}  // namespace
+
+absl::StatusOr<OptConfig> ConfigOf(const ModelSpec& spec) {
+  std::error_code ignored;
+  if (spec.dummy && !std::filesystem::is_directory(spec.model, ignored)) {
+    return BuiltInOptConfig(spec.model);
+  }
+  return ReadOptConfig(spec.model);
+}
+
+absl::StatusOr<DType> WeightDType(const ModelSpec& spec) {
+  return DTypeOr(spec.dtype, "dtype");
+}
+
+absl::StatusOr<KvGeometry> GeometryOf(const OptConfig& config,
+                                      const ModelSpec& spec) {
+  H2O_ASSIGN_OR_RETURN(DType dtype, DTypeOr(spec.kv_dtype, "kv-dtype"));
+  return KvGeometry{config.num_layers, config.num_heads,
+                    KvPageLayout{config.head_dim(), dtype}};
+}
+
+}  // namespace h2o

@@ -1,0 +1,32 @@
+// Which model a group serves and in which formats: what an operator names, and
+// what every rank is told.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "base/dtype.h"
+#include "kv/kv_geometry.h"
+#include "model/opt_config.h"
+
+namespace h2o {
+
+struct ModelSpec {
+  std::string model;   // directory, or a built-in config's name
+  bool dummy = false;  // --load-format dummy: random weights
+  uint64_t dummy_seed = 0;
+  std::string dtype;     // float32, bf16, fp16; empty: float32
+  std::string kv_dtype;  // likewise
+};
+
+// A directory's config.json, or for dummy weights also a built-in config.
+// Errors: as ReadOptConfig and BuiltInOptConfig.
+absl::StatusOr<OptConfig> ConfigOf(const ModelSpec& spec);
+
+// Errors (both): INVALID_ARGUMENT naming an unknown format and the known ones.
+absl::StatusOr<DType> WeightDType(const ModelSpec& spec);
+absl::StatusOr<KvGeometry> GeometryOf(const OptConfig& config,
+                                      const ModelSpec& spec);
+
+}  // namespace h2o

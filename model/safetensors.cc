@@ -1,0 +1,437 @@
+#include "model/safetensors.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/status_macros.h"
+#include "model/json_file.h"
+
+namespace h2o {
+namespace {
+
+using nlohmann::json;
+
+static_assert(std::endian::native == std::endian::little,
+              "tensors are used where they lie");
+
+constexpr int64_t kLengthBytes = 8;
+constexpr int64_t kMaxHeaderBytes = 100'000'000;  // the format's own limit
+constexpr int64_t kSampleBytes = 64;
+
+// Bits of an element; nullopt for a dtype younger than this file.
+std::optional<int64_t> BitsOf(std::string_view dtype) {
+  static constexpr std::pair<std::string_view, int> kBits[] = {
+      {"F4", 4},   {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"BOOL", 8},    {"U8", 8},
+      {"I8", 8},   {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"I16", 16},
+      {"U16", 16}, {"F16", 16},    {"BF16", 16},   {"I32", 32},    {"U32", 32},
+      {"F32", 32}, {"F64", 64},    {"I64", 64},    {"U64", 64},    {"C64", 64},
+  };
+  for (const auto& [name, bits] : kBits) {
+    if (dtype == name) return bits;
+  }
+  return std::nullopt;
+}
+
+std::optional<DType> ToDType(std::string_view dtype) {
+  if (dtype == "F32") return DType::kFloat32;
+  if (dtype == "BF16") return DType::kBFloat16;
+  if (dtype == "F16") return DType::kFloat16;
+  return std::nullopt;
+}
+
+// A size or an offset: not negative, not beyond int64.
+std::optional<int64_t> ToSize(const json& value) {
+  if (!value.is_number_unsigned()) return std::nullopt;
+  const uint64_t size = value.get<uint64_t>();
+  if (size > INT64_MAX) return std::nullopt;
+  return static_cast<int64_t>(size);
+}
+
+std::string Quoted(std::string_view name) { return Describe(json(name)); }
+
+std::string_view WithoutModel(std::string_view name) {
+  constexpr std::string_view kPrefix = "model.";
+  return name.starts_with(kPrefix) ? name.substr(kPrefix.size()) : name;
+}
+
+// FNV-1a, 64 bits: the same on every host.
+class Hash {
+ public:
+  void Add(const void* data, int64_t num_bytes) {
+    const auto* bytes = static_cast<const unsigned char*>(data);
+    for (int64_t i = 0; i < num_bytes; ++i) {
+      state_ = (state_ ^ bytes[i]) * 0x100000001b3u;
+    }
+  }
+  void Add(int64_t value) { Add(&value, sizeof(value)); }
+  void Add(std::string_view text) {
+    Add(static_cast<int64_t>(text.size()));
+    Add(text.data(), static_cast<int64_t>(text.size()));
+  }
+  uint64_t state() const { return state_; }
+
+ private:
+  uint64_t state_ = 0xcbf29ce484222325u;
+};
+
+}  // namespace
+
+// ---- SafetensorsFile
+
+absl::StatusOr<std::unique_ptr<const SafetensorsFile>> SafetensorsFile::Open(
+    const std::string& path) {
+  std::unique_ptr<SafetensorsFile> file(new SafetensorsFile(path));
+  H2O_RETURN_IF_ERROR(file->Map());
+  H2O_RETURN_IF_ERROR(file->ParseHeader());
+  return file;
+}
+
+SafetensorsFile::~SafetensorsFile() {
+  if (map_ != nullptr) {
+    munmap(const_cast<std::byte*>(map_), static_cast<size_t>(map_bytes_));
+  }
+}
+
+absl::Status SafetensorsFile::Map() {
+  // O_NONBLOCK: a named pipe must be refused, not waited for.
+  const int fd = open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) {
+    const std::string why = absl::StrCat(path_, ": ", std::strerror(errno));
+    return errno == ENOENT ? absl::NotFoundError(why)
+                           : absl::DataLossError(why);
+  }
+  struct stat info;
+  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
+    close(fd);
+    return absl::DataLossError(absl::StrCat(path_, " is not a plain file"));
+  }
+  if (info.st_size < kLengthBytes) {
+    close(fd);
+    return absl::DataLossError(
+        absl::StrCat(path_, " is torn: it has ", info.st_size,
+                     " bytes; a safetensors file begins with 8 bytes that hold "
+                     "its header's length"));
+  }
+  void* map = mmap(nullptr, static_cast<size_t>(info.st_size), PROT_READ,
+                   MAP_PRIVATE, fd, 0);
+  const int error = errno;
+  close(fd);  // the mapping stays
+  if (map == MAP_FAILED) {
+    return absl::DataLossError(
+        absl::StrCat(path_, " cannot be mapped: ", std::strerror(error)));
+  }
+  map_ = static_cast<const std::byte*>(map);
+  map_bytes_ = info.st_size;
+  return absl::OkStatus();
+}
+
+absl::Status SafetensorsFile::ParseHeader() {
+  uint64_t header_bytes;
+  std::memcpy(&header_bytes, map_, kLengthBytes);
+  if (header_bytes > kMaxHeaderBytes) {
+    return absl::DataLossError(absl::StrCat(
+        path_, ": the header's length is ", header_bytes, " bytes; at most ",
+        kMaxHeaderBytes, " are right (is this a safetensors file?)"));
+  }
+  const int64_t data_offset = kLengthBytes + static_cast<int64_t>(header_bytes);
+  if (data_offset > map_bytes_) {
+    return absl::DataLossError(
+        absl::StrCat(path_, " is torn: its header ends at byte ", data_offset,
+                     ", the file at ", map_bytes_));
+  }
+  data_ = map_ + data_offset;
+  const int64_t data_bytes = map_bytes_ - data_offset;
+
+  H2O_ASSIGN_OR_RETURN(
+      const json header,
+      ParseJsonObject(
+          std::string_view(reinterpret_cast<const char*>(map_) + kLengthBytes,
+                           static_cast<size_t>(header_bytes)),
+          absl::StrCat("the header of ", path_)));
+
+  for (const auto& [name, value] : header.items()) {
+    if (name == "__metadata__") continue;
+    const auto malformed = [&](const auto&... what) {
+      return absl::DataLossError(
+          absl::StrCat(path_, ": tensor ", Quoted(name), ": ", what...));
+    };
+    if (!value.is_object()) {
+      return malformed("its entry is ", Describe(value),
+                       "; it must be an object");
+    }
+    for (const char* key : {"dtype", "shape", "data_offsets"}) {
+      if (!value.contains(key)) return malformed("\"", key, "\" is missing");
+    }
+    Entry entry;
+    const json& dtype = value["dtype"];
+    const json& shape = value["shape"];
+    const json& offsets = value["data_offsets"];
+    if (!dtype.is_string()) {
+      return malformed("\"dtype\" is ", Describe(dtype),
+                       "; it must be a string like \"F16\"");
+    }
+    entry.dtype = dtype.get<std::string>();
+    if (!shape.is_array()) {
+      return malformed("\"shape\" is ", Describe(shape),
+                       "; it must be an array of sizes");
+    }
+    int64_t num_elements = 1;
+    for (const json& size : shape) {
+      const std::optional<int64_t> n = ToSize(size);
+      if (!n) {
+        return malformed("\"shape\" holds ", Describe(size),
+                         "; it must hold sizes from 0 on");
+      }
+      // Also where another size is 0: a caller may multiply in any order.
+      if (*n > 0 && num_elements > INT64_MAX / 64 / *n) {
+        return malformed("\"shape\" overflows: no file holds so many elements");
+      }
+      num_elements *= std::max<int64_t>(*n, 1);
+      entry.shape.push_back(*n);
+    }
+    if (std::find(entry.shape.begin(), entry.shape.end(), 0) !=
+        entry.shape.end()) {
+      num_elements = 0;
+    }
+    std::optional<int64_t> begin, end;
+    if (offsets.is_array() && offsets.size() == 2) {
+      begin = ToSize(offsets[0]);
+      end = ToSize(offsets[1]);
+    }
+    if (!begin || !end || *begin > *end) {
+      return malformed("\"data_offsets\" is ",
+                       offsets.is_array() && offsets.size() == 2
+                           ? absl::StrCat("[", Describe(offsets[0]), ", ",
+                                          Describe(offsets[1]), "]")
+                           : Describe(offsets),
+                       "; it must be [begin, end) in bytes");
+    }
+    if (*end > data_bytes) {
+      return malformed("it ends at byte ", *end, " of the data, the file at ",
+                       data_bytes, ": the file is torn");
+    }
+    if (const auto bits = BitsOf(entry.dtype)) {
+      const int64_t right_bytes = (num_elements * *bits + 7) / 8;
+      if (*end - *begin != right_bytes) {
+        return malformed("it has ", *end - *begin, " bytes; ", entry.dtype,
+                         " [", absl::StrJoin(entry.shape, ", "), "] takes ",
+                         right_bytes);
+      }
+    }
+    entry.begin_bytes = *begin;
+    entry.end_bytes = *end;
+    entries_.emplace(name, std::move(entry));
+  }
+
+  // Side by side the tensors fill the data: nothing twice, nothing unclaimed.
+  std::vector<std::pair<const std::string*, const Entry*>> in_order;
+  for (const auto& [name, entry] : entries_)
+    in_order.push_back({&name, &entry});
+  std::sort(in_order.begin(), in_order.end(), [](const auto& a, const auto& b) {
+    return std::pair(a.second->begin_bytes, a.second->end_bytes) <
+           std::pair(b.second->begin_bytes, b.second->end_bytes);
+  });
+  int64_t filled_bytes = 0;
+  for (const auto& [name, entry] : in_order) {
+    if (entry->begin_bytes != filled_bytes) {
+      return absl::DataLossError(absl::StrCat(
+          path_, ": tensor ", Quoted(*name), " begins at byte ",
+          entry->begin_bytes, " of the data; the one before it ends at ",
+          filled_bytes,
+          entry->begin_bytes < filled_bytes ? ": they overlap"
+                                            : ": there is a hole"));
+    }
+    filled_bytes = entry->end_bytes;
+  }
+  if (filled_bytes != data_bytes) {
+    return absl::DataLossError(
+        absl::StrCat(path_, ": the tensors end at byte ", filled_bytes,
+                     " of the data, the file at ", data_bytes,
+                     "; nothing may follow the last tensor"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StoredTensor> SafetensorsFile::Find(
+    std::string_view name) const {
+  const auto it = entries_.find(name);
+  if (it == entries_.end()) {
+    return absl::NotFoundError(
+        absl::StrCat(path_, " has no tensor ", Quoted(name)));
+  }
+  const Entry& entry = it->second;
+  const std::optional<DType> dtype = ToDType(entry.dtype);
+  if (!dtype) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        path_, ": tensor ", Quoted(name), " is stored as ", Quoted(entry.dtype),
+        "; only F32, F16 and BF16 are supported"));
+  }
+  const std::byte* data = data_ + entry.begin_bytes;
+  if (reinterpret_cast<uintptr_t>(data) % SizeOf(*dtype) != 0) {
+    // Files of the first writers, whose headers were not padded.
+    return absl::FailedPreconditionError(absl::StrCat(
+        path_, ": tensor ", Quoted(name), " is not aligned to its ",
+        SizeOf(*dtype),
+        "-byte elements; save the file again with a newer safetensors"));
+  }
+  return StoredTensor{data, *dtype, entry.shape, it->first};
+}
+
+std::vector<std::string> SafetensorsFile::Names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, entry] : entries_) names.push_back(name);
+  return names;
+}
+
+// ---- Checkpoint
+
+absl::StatusOr<std::unique_ptr<const Checkpoint>> Checkpoint::Open(
+    const std::string& directory) {
+  namespace fs = std::filesystem;
+  std::unique_ptr<Checkpoint> checkpoint(new Checkpoint);
+  checkpoint->directory_ = directory;
+  const fs::path root(directory);
+  std::error_code ignored;
+  if (!fs::is_directory(root, ignored)) {
+    return absl::NotFoundError(absl::StrCat("no model directory ", directory));
+  }
+  if (fs::exists(root / "model.safetensors", ignored)) {
+    H2O_ASSIGN_OR_RETURN(auto file, SafetensorsFile::Open(
+                                        (root / "model.safetensors").string()));
+    for (const std::string& name : file->Names()) {
+      H2O_RETURN_IF_ERROR(checkpoint->Add(file.get(), name));
+    }
+    checkpoint->files_.push_back(std::move(file));
+  } else if (fs::exists(root / "model.safetensors.index.json", ignored)) {
+    H2O_RETURN_IF_ERROR(checkpoint->OpenShards(directory));
+  } else {
+    for (fs::directory_iterator it(root, ignored), end; it != end;
+         it.increment(ignored)) {
+      const std::string name = it->path().filename().string();
+      if (name.starts_with("pytorch_model") && name.ends_with(".bin")) {
+        return absl::FailedPreconditionError(
+            absl::StrCat(directory, " has its weights in ", name,
+                         ", not in safetensors; convert it once: "
+                         "tools/convert_checkpoint.py ",
+                         directory, " OUTPUT_DIRECTORY"));
+      }
+    }
+    return absl::NotFoundError(absl::StrCat(
+        "no weights in ", directory,
+        "; there must be model.safetensors, or model.safetensors.index.json "
+        "and the files it names"));
+  }
+  return checkpoint;
+}
+
+absl::Status Checkpoint::OpenShards(const std::string& directory) {
+  const std::filesystem::path root(directory);
+  const std::string index_path =
+      (root / "model.safetensors.index.json").string();
+  H2O_ASSIGN_OR_RETURN(const std::string text, ReadWholeFile(index_path));
+  H2O_ASSIGN_OR_RETURN(const json index, ParseJsonObject(text, index_path));
+  const auto weight_map = index.find("weight_map");
+  if (weight_map == index.end() || !weight_map->is_object() ||
+      weight_map->empty()) {
+    return absl::DataLossError(
+        absl::StrCat(index_path,
+                     ": \"weight_map\" must be an object of tensor names and "
+                     "the files that hold them"));
+  }
+  std::map<std::string, const SafetensorsFile*> shards;
+  for (const auto& [name, shard] : weight_map->items()) {
+    // A plain name: an index must not lead out of its directory.
+    if (!shard.is_string() || shard.get_ref<const std::string&>().empty() ||
+        shard.get_ref<const std::string&>().find_first_of(
+            std::string_view("/\\\0", 3)) != std::string::npos) {
+      return absl::DataLossError(absl::StrCat(
+          index_path, ": tensor ", Quoted(name), " is said to be in ",
+          Describe(shard), "; it must be the name of a file beside the index"));
+    }
+    const std::string shard_name = shard.get<std::string>();
+    auto it = shards.find(shard_name);
+    if (it == shards.end()) {
+      auto file = SafetensorsFile::Open((root / shard_name).string());
+      if (absl::IsNotFound(file.status())) {
+        return absl::NotFoundError(absl::StrCat(
+            "no file ", (root / shard_name).string(), ", which holds ",
+            Quoted(name), " according to ", index_path));
+      }
+      H2O_RETURN_IF_ERROR(file.status());
+      files_.push_back(*std::move(file));
+      it = shards.emplace(shard_name, files_.back().get()).first;
+    }
+    if (!it->second->Contains(name)) {
+      return absl::DataLossError(
+          absl::StrCat(it->second->path(), " has no tensor ", Quoted(name),
+                       ", which it holds according to ", index_path));
+    }
+    H2O_RETURN_IF_ERROR(Add(it->second, name));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Checkpoint::Add(const SafetensorsFile* file,
+                             const std::string& name) {
+  const auto [it, is_new] =
+      places_.emplace(WithoutModel(name), Place{file, name});
+  if (is_new) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrCat(directory_, " has both ", Quoted(it->second.name), " and ",
+                   Quoted(name), "; one of them must go"));
+}
+
+absl::StatusOr<StoredTensor> Checkpoint::Find(std::string_view name) const {
+  const auto it = places_.find(WithoutModel(name));
+  if (it == places_.end()) {
+    return absl::NotFoundError(
+        absl::StrCat(directory_, " has no tensor ", Quoted(name),
+                     ", with or without \"model.\" in front"));
+  }
+  return it->second.file->Find(it->second.name);
+}
+
+bool Checkpoint::Contains(std::string_view name) const {
+  return places_.find(WithoutModel(name)) != places_.end();
+}
+
+std::vector<std::string> Checkpoint::Names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, place] : places_) names.push_back(name);
+  return names;
+}
+
+std::string Checkpoint::Fingerprint() const {
+  Hash hash;
+  for (const auto& [name, place] : places_) {
+    const auto it = place.file->entries_.find(place.name);
+    const SafetensorsFile::Entry& entry = it->second;
+    const std::byte* data = place.file->data_ + entry.begin_bytes;
+    const int64_t num_bytes = entry.end_bytes - entry.begin_bytes;
+    hash.Add(std::string_view(name));
+    hash.Add(std::string_view(entry.dtype));
+    hash.Add(static_cast<int64_t>(entry.shape.size()));
+    for (int64_t size : entry.shape) hash.Add(size);
+    hash.Add(num_bytes);
+    const int64_t sample = std::min(num_bytes, kSampleBytes);
+    for (int64_t begin :
+         {int64_t{0}, (num_bytes - sample) / 2, num_bytes - sample}) {
+      hash.Add(data + begin, sample);
+    }
+  }
+  return std::string(absl::StrCat(absl::Hex(hash.state(), absl::kZeroPad16)));
+}
+
+}  // namespace h2o

@@ -1,0 +1,114 @@
+// Checkpoints in Hugging Face's safetensors format, memory-mapped: a tensor is
+// read by looking at it, and what nobody looks at is never read.
+//
+// A file is 8 bytes (the header's length, little-endian), a JSON header
+// {name: {"dtype", "shape", "data_offsets": [begin, end)}} and the data, which
+// the tensors fill without holes.  Everything is checked when a file is opened,
+// so that a StoredTensor can be trusted.
+//
+// Threads  const methods may be called by any thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/dtype.h"
+
+namespace h2o {
+
+// A view into a mapped file; lives as long as the Checkpoint it came from.
+struct StoredTensor {
+  const std::byte* data = nullptr;  // aligned to an element
+  DType dtype = DType::kFloat32;
+  std::vector<int64_t> shape;  // row-major
+  std::string name;            // as the file spells it
+
+  int64_t num_elements() const {
+    int64_t n = 1;
+    for (int64_t d : shape) n *= d;
+    return n;
+  }
+};
+
+class SafetensorsFile {
+ public:
+  // Errors: NOT_FOUND without the file, DATA_LOSS if it is torn or malformed.
+  static absl::StatusOr<std::unique_ptr<const SafetensorsFile>> Open(
+      const std::string& path);
+  ~SafetensorsFile();
+  SafetensorsFile(const SafetensorsFile&) = delete;
+  SafetensorsFile& operator=(const SafetensorsFile&) = delete;
+
+  // By its exact name.  Errors: NOT_FOUND; FAILED_PRECONDITION if the tensor is
+  // neither F32, F16 nor BF16, or not aligned to its elements.
+  absl::StatusOr<StoredTensor> Find(std::string_view name) const;
+  bool Contains(std::string_view name) const {
+    return entries_.find(name) != entries_.end();
+  }
+  std::vector<std::string> Names() const;  // ascending
+  const std::string& path() const { return path_; }
+
+ private:
+  friend class Checkpoint;
+
+  struct Entry {
+    std::string dtype;  // as the header spells it
+    std::vector<int64_t> shape;
+    int64_t begin_bytes = 0, end_bytes = 0;  // in the data
+  };
+
+  explicit SafetensorsFile(std::string path) : path_(std::move(path)) {}
+  absl::Status Map();
+  absl::Status ParseHeader();
+
+  const std::string path_;
+  const std::byte* map_ = nullptr;
+  int64_t map_bytes_ = 0;
+  const std::byte* data_ = nullptr;  // behind the header
+  std::map<std::string, Entry, std::less<>> entries_;
+};
+
+// All tensors of a model: DIR/model.safetensors, or the shards that
+// DIR/model.safetensors.index.json names.
+class Checkpoint {
+ public:
+  // Errors: NOT_FOUND without the directory, a checkpoint in it or one of its
+  // shards; FAILED_PRECONDITION if there are only pytorch_model*.bin files;
+  // DATA_LOSS if a file is torn or malformed or index and shards disagree.
+  static absl::StatusOr<std::unique_ptr<const Checkpoint>> Open(
+      const std::string& directory);
+
+  // `name` with or without "model." in front, however the files spell it.
+  // Errors: as SafetensorsFile::Find.
+  absl::StatusOr<StoredTensor> Find(std::string_view name) const;
+  bool Contains(std::string_view name) const;
+  std::vector<std::string> Names() const;  // without "model.", ascending
+
+  // 16 hex digits over every tensor's name, dtype, shape and 64 bytes of its
+  // beginning, middle and end: equal for equal models on every host, however
+  // they are cut into shards, and cheap, since it reads next to nothing.
+  std::string Fingerprint() const;
+
+ private:
+  struct Place {
+    const SafetensorsFile* file;
+    std::string name;  // in that file
+  };
+
+  Checkpoint() = default;
+  absl::Status OpenShards(const std::string& directory);
+  absl::Status Add(const SafetensorsFile* file, const std::string& name);
+
+  std::string directory_;
+  std::vector<std::unique_ptr<const SafetensorsFile>> files_;
+  std::map<std::string, Place, std::less<>> places_;  // without "model."
+};
+
+}  // namespace h2o

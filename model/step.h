@@ -1,0 +1,92 @@
+// The words that a coordinator and its workers exchange: plain structs, the
+// same whether they cross a function call, a thread or a network.
+//
+// A StepPlan goes to every rank of a group, in order; a rank refuses any other
+// number than the next, because a skipped step would hang a collective.  Plans
+// run one ahead: plan t + 1 may be sent before the result of t is back, so it
+// may still name a sequence that finished in t; such a row does nothing.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/kv_policy.h"
+#include "base/sampling.h"
+
+namespace h2o {
+
+// All that a rank must know of a request, once.
+struct SequenceSpec {
+  uint64_t id = 0;
+  std::vector<int32_t> prompt;  // token ids, at least one
+  int32_t max_tokens = 0;       // to generate, >= 1
+  bool ignore_eos = false;
+  SamplingParams sampling;
+  KvPolicy policy;
+  bool trace = false;  // report what every head keeps and evicts
+
+  // Teacher forcing: token t of the decode steps is forced[t] whatever was
+  // sampled; max_tokens == forced.size() + 1.  Empty: generate freely.
+  std::vector<int32_t> forced;
+  bool logits = false;  // report the logits of every position
+};
+
+// Runs layers [layer_begin, layer_end) of the prompt of `sequence_id`.  The
+// slice with layer_end == num_layers also yields the first token.
+struct PrefillSlice {
+  uint64_t sequence_id = 0;
+  int32_t layer_begin = 0;
+  int32_t layer_end = 0;
+};
+
+// In this order: retire, admit, prefill, decode.
+struct StepPlan {
+  uint64_t step = 0;  // 1, 2, 3, ...
+  std::vector<uint64_t> retire;
+  std::vector<SequenceSpec> admit;
+  std::vector<PrefillSlice> prefill;
+  std::vector<uint64_t> decode;  // one token for each, in this order
+};
+
+enum class FinishReason : uint8_t { kNone = 0, kStop = 1, kLength = 2 };
+
+struct TokenResult {
+  uint64_t sequence_id = 0;
+  int32_t token = 0;
+  FinishReason finish = FinishReason::kNone;  // kStop: end-of-text
+};
+
+// What one head kept after a prompt (`pos` < 0), or gave up in the decode step
+// that processed position `pos`.
+struct HeadTrace {
+  uint64_t sequence_id = 0;
+  int32_t layer = 0;
+  int32_t head = 0;  // of the whole model
+  int32_t pos = -1;
+  int32_t evicted = -1;              // decode; -1: nothing was
+  std::vector<int32_t> kept;         // prompt; ascending
+};
+
+struct LogitRows {
+  uint64_t sequence_id = 0;
+  int32_t first_position = 0;
+  std::vector<float> rows;  // [n, vocab_size]
+};
+
+struct StepResult {
+  uint64_t step = 0;
+  // Over what all ranks share after this step: its number, the open sequences'
+  // ids, their lengths and their last tokens.
+  uint64_t checksum = 0;
+  std::vector<TokenResult> tokens;  // prefill's first tokens, then decode's
+  std::vector<HeadTrace> trace;     // of this rank's heads
+  std::vector<LogitRows> logits;
+  double prefill_seconds = 0;
+  double decode_seconds = 0;
+  // The slowest single layer of this step's prefill slices.
+  double slowest_layer_seconds = 0;
+};
+
+}  // namespace h2o

@@ -1,0 +1,67 @@
+// Byte-level BPE (Sennrich et al. 2016, as in GPT-2) from a Hugging Face
+// directory's vocab.json and merges.txt, with OPT's special tokens.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+
+namespace h2o {
+
+class TokenizerImpl;
+
+// Threads  const methods may be called by any thread.
+class Tokenizer {
+ public:
+  // Errors: NOT_FOUND naming a missing file, DATA_LOSS for a malformed one,
+  // FAILED_PRECONDITION if an id is not below `vocab_size`.
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(
+      const std::string& directory, int vocab_size);
+  ~Tokenizer();
+
+  // `</s>` (id 2) in front, then `text`; special-token strings in it are parsed
+  // as Hugging Face does.  Errors: INVALID_ARGUMENT if not UTF-8, with the
+  // offset of the first bad byte.
+  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text) const;
+
+  // The bytes that ids stand for; invalid UTF-8 is replaced by U+FFFD exactly
+  // as Hugging Face's decode does.  Special tokens are left out if asked.  Ids
+  // without a token (padding rows of the embedding) decode to nothing.
+  std::string Decode(absl::Span<const int32_t> ids,
+                     bool skip_special_tokens) const;
+
+  // Raw bytes of one token; empty for special tokens and ids without one.
+  std::string_view TokenBytes(int32_t id) const;
+  bool IsSpecial(int32_t id) const;
+
+ private:
+  explicit Tokenizer(std::unique_ptr<TokenizerImpl> impl);
+  std::unique_ptr<TokenizerImpl> impl_;
+};
+
+// The words that merges never cross, in order; together they are `text`.
+// REQUIRES: `text` is valid UTF-8.
+std::vector<std::string_view> SplitWords(std::string_view text);
+
+// Turns a stream of tokens into a stream of text that never splits a UTF-8
+// character: bytes of an unfinished character wait for the next token.  The
+// concatenation of all pieces and Finish() equals Decode() of all tokens with
+// special tokens skipped.
+class IncrementalDecoder {
+ public:
+  explicit IncrementalDecoder(const Tokenizer* tokenizer)
+      : tokenizer_(tokenizer) {}
+  std::string Push(int32_t token);
+  std::string Finish();  // what is left, invalid bytes replaced
+
+ private:
+  const Tokenizer* tokenizer_;
+  std::string pending_;  // at most 3 bytes of an unfinished character
+};
+
+}  // namespace h2o
