@@ -1,0 +1,300 @@
+#include "worker/shard_runner.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "parallel/solo_communicator.h"
+#include "parallel/thread_communicator.h"
+#include "tests/worker/tiny_model.h"
+
+namespace h2o {
+namespace {
+
+using ::testing::HasSubstr;
+
+// Ranks of one group, each stepped by a thread of its own.
+class Ranks {
+ public:
+  explicit Ranks(int size, OptConfig config = TinyConfig(), int threads = 1,
+                 int64_t pool_bytes = 4 << 20) {
+    auto communicators = MakeThreadCommunicators(size, 60);
+    for (int rank = 0; rank < size; ++rank) {
+      ShardOptions options;
+      options.config = config;
+      options.model.dummy = true;
+      options.model.dummy_seed = 5;
+      options.rank = rank;
+      options.size = size;
+      options.num_threads = threads;
+      options.kv_pool_bytes = pool_bytes;
+      options.max_sequences = 16;
+      runners_.push_back(ShardRunner::Create(options,
+                                             std::move(communicators[rank]),
+                                             &clock_, nullptr)
+                             .value());
+    }
+  }
+
+  // One plan on every rank; their results.
+  std::vector<absl::StatusOr<StepResult>> Run(const StepPlan& plan) {
+    std::vector<absl::StatusOr<StepResult>> results(
+        runners_.size(), absl::UnknownError("not run"));
+    std::vector<std::thread> threads;
+    for (size_t r = 0; r < runners_.size(); ++r) {
+      threads.emplace_back([&, r] { results[r] = runners_[r]->Run(plan); });
+    }
+    for (std::thread& t : threads) t.join();
+    return results;
+  }
+  // The same, all of it well: rank 0's result with everyone's traces.
+  StepResult Step(StepPlan plan) {
+    plan.step = ++step_;
+    auto results = Run(plan);
+    StepResult merged = results[0].value();
+    for (size_t r = 1; r < results.size(); ++r) {
+      EXPECT_EQ(results[r]->checksum, merged.checksum);
+      EXPECT_EQ(results[r]->tokens.size(), merged.tokens.size());
+      for (HeadTrace& t : results[r]->trace) merged.trace.push_back(t);
+    }
+    return merged;
+  }
+  ShardRunner& runner(int rank) { return *runners_[rank]; }
+
+ private:
+  SteadyClock clock_;
+  uint64_t step_ = 0;
+  std::vector<std::unique_ptr<ShardRunner>> runners_;
+};
+
+SequenceSpec Spec(uint64_t id, int prompt, int max_tokens, int capacity) {
+  SequenceSpec spec;
+  spec.id = id;
+  std::mt19937 random(static_cast<uint32_t>(id));
+  for (int i = 0; i < prompt; ++i) spec.prompt.push_back(random() % 150);
+  spec.max_tokens = max_tokens;
+  spec.ignore_eos = true;
+  spec.policy.slots = {SlotsFor(KvPolicyName::kH2o, capacity)};
+  return spec;
+}
+
+struct Generated {
+  std::vector<int32_t> tokens;
+  std::vector<float> logits;
+};
+
+// Generates the sequences together; prefill in slices of `layers`.
+std::vector<Generated> Generate(Ranks* ranks, std::vector<SequenceSpec> specs,
+                                int layers = 3) {
+  std::map<uint64_t, Generated> out;
+  const auto collect = [&](const StepResult& result) {
+    for (const TokenResult& t : result.tokens) {
+      out[t.sequence_id].tokens.push_back(t.token);
+    }
+    for (const LogitRows& l : result.logits) {
+      auto& all = out[l.sequence_id].logits;
+      all.insert(all.end(), l.rows.begin(), l.rows.end());
+    }
+  };
+  StepPlan decode, retire;
+  int most = 0;
+  for (const SequenceSpec& spec : specs) {
+    for (int begin = 0; begin < 3; begin += layers) {
+      StepPlan plan;
+      if (begin == 0) plan.admit = {spec};
+      plan.prefill = {{spec.id, begin, std::min(begin + layers, 3)}};
+      collect(ranks->Step(plan));
+    }
+    decode.decode.push_back(spec.id);
+    retire.retire.push_back(spec.id);
+    most = std::max(most, spec.max_tokens);
+  }
+  for (int i = 1; i < most; ++i) collect(ranks->Step(decode));
+  collect(ranks->Step(retire));
+  std::vector<Generated> generated;
+  for (const SequenceSpec& spec : specs) generated.push_back(out[spec.id]);
+  return generated;
+}
+
+TEST(ShardRunner, TokensDoNotDependOnTheNumberOfRanks) {
+  std::vector<SequenceSpec> specs = {Spec(1, 40, 50, 24), Spec(2, 1, 50, 16),
+                                     Spec(3, 70, 30, 70)};
+  specs[2].sampling = {0.8f, 40, 0.95f, 99};
+  Ranks one(1);
+  const auto expected = Generate(&one, specs);
+  for (int size : {2, 3, 4, 6}) {
+    Ranks ranks(size);
+    const auto got = Generate(&ranks, specs);
+    for (size_t i = 0; i < specs.size(); ++i) {
+      EXPECT_EQ(got[i].tokens, expected[i].tokens) << "tp " << size;
+      EXPECT_EQ(got[i].tokens.size(), size_t(specs[i].max_tokens));
+    }
+  }
+}
+
+TEST(ShardRunner, AloneAndInABatchAreBitwiseEqual) {
+  Ranks ranks(2);
+  std::vector<SequenceSpec> specs;
+  for (int i = 0; i < 9; ++i) {
+    specs.push_back(Spec(10 + i, 1 + 11 * i, 20 + i, 8 + 5 * i));
+    specs.back().logits = true;
+  }
+  const auto batch = Generate(&ranks, specs);
+  for (size_t i = 0; i < specs.size(); ++i) {
+    const auto alone = Generate(&ranks, {specs[i]});
+    EXPECT_EQ(alone[0].tokens, batch[i].tokens);
+    EXPECT_EQ(alone[0].logits, batch[i].logits);
+  }
+}
+
+TEST(ShardRunner, SlicedPrefillIsBitwiseTheUnsliced) {
+  for (int size : {1, 2}) {
+    Ranks ranks(size);
+    SequenceSpec spec = Spec(1, 130, 10, 40);
+    spec.logits = true;
+    const auto whole = Generate(&ranks, {spec}, 3);
+    EXPECT_EQ(Generate(&ranks, {spec}, 1)[0].logits, whole[0].logits);
+    EXPECT_EQ(Generate(&ranks, {spec}, 2)[0].logits, whole[0].logits);
+    EXPECT_EQ(whole[0].logits.size(), size_t(139 * 150));
+  }
+}
+
+TEST(ShardRunner, ABudgetThatHoldsEverythingIsBitwiseTheFullCache) {
+  Ranks ranks(1);
+  SequenceSpec full = Spec(1, 50, 20, 1);
+  full.logits = true;
+  SequenceSpec h2o = full;
+  full.policy.slots = {SlotsFor(KvPolicyName::kFull, 69)};
+  h2o.policy.slots = {SlotsFor(KvPolicyName::kH2o, 69)};
+  EXPECT_EQ(Generate(&ranks, {full})[0].logits,
+            Generate(&ranks, {h2o})[0].logits);
+}
+
+TEST(ShardRunner, DecodeThroughTheFullCacheIsPrefill) {
+  Ranks ranks(2);
+  SequenceSpec prefill = Spec(1, 60, 1, 1);
+  prefill.logits = true;
+  prefill.policy.slots = {SlotsFor(KvPolicyName::kFull, 60)};
+  SequenceSpec decode = prefill;
+  decode.forced.assign(prefill.prompt.begin() + 7, prefill.prompt.end());
+  decode.prompt.resize(7);
+  decode.max_tokens = 54;
+  const auto a = Generate(&ranks, {prefill})[0].logits;
+  const auto b = Generate(&ranks, {decode})[0].logits;
+  ASSERT_EQ(a.size(), b.size());
+  for (size_t i = 0; i < a.size(); ++i) ASSERT_NEAR(a[i], b[i], 1e-4);
+}
+
+TEST(ShardRunner, ThreadsDoNotChangeABit) {
+  SequenceSpec spec = Spec(1, 100, 20, 32);
+  spec.logits = true;
+  Ranks one(1, TinyConfig(), 1), three(1, TinyConfig(), 3);
+  EXPECT_EQ(Generate(&one, {spec})[0].logits,
+            Generate(&three, {spec})[0].logits);
+}
+
+TEST(ShardRunner, BudgetsPerHeadAreKept) {
+  Ranks ranks(2);
+  SequenceSpec spec = Spec(1, 80, 20, 1);
+  spec.trace = true;
+  spec.policy.slots.clear();
+  for (int i = 0; i < 18; ++i) {
+    spec.policy.slots.push_back(SlotsFor(KvPolicyName::kH2o, 10 + 3 * i));
+  }
+  StepPlan plan;
+  plan.admit = {spec};
+  plan.prefill = {{1, 0, 3}};
+  const StepResult result = ranks.Step(plan);
+  ASSERT_EQ(result.trace.size(), 18u);
+  for (const HeadTrace& t : result.trace) {
+    EXPECT_EQ(static_cast<int>(t.kept.size()), 10 + 3 * (t.layer * 6 + t.head));
+  }
+}
+
+TEST(ShardRunner, StopsAtEndOfTextUnlessTold) {
+  Ranks ranks(1);
+  SequenceSpec spec = Spec(1, 5, 40, 40);
+  spec.ignore_eos = false;
+  // Whatever it says third is its end-of-text from now on.
+  OptConfig config = TinyConfig();
+  const auto free = Generate(&ranks, {spec})[0].tokens;
+  const auto third = std::find(free.begin(), free.end(), free[2]);
+  config.eos_token = free[2];
+  Ranks stopping(1, config);
+  EXPECT_EQ(Generate(&stopping, {spec})[0].tokens,
+            std::vector<int32_t>(free.begin(), third + 1));
+}
+
+TEST(ShardRunner, ARetiredPrefillLeavesNothingBehind) {
+  Ranks ranks(1);
+  const int64_t free = ranks.runner(0).free_pages();
+  StepPlan plan;
+  plan.admit = {Spec(1, 50, 5, 20), Spec(2, 50, 5, 20)};
+  plan.prefill = {{1, 0, 2}};
+  ranks.Step(plan);
+  StepPlan next;
+  next.retire = {1};
+  next.prefill = {{2, 0, 3}};
+  EXPECT_EQ(ranks.Step(next).tokens.size(), 1u);
+  StepPlan last;
+  last.retire = {2};
+  ranks.Step(last);
+  EXPECT_EQ(ranks.runner(0).free_pages(), free);
+}
+
+TEST(ShardRunner, RefusesPlansThatDoNotFollow) {
+  const auto refuse = [](StepPlan plan, const char* what) {
+    Ranks ranks(1);
+    StepPlan first;
+    first.step = 1;
+    first.admit = {Spec(1, 10, 5, 8), Spec(2, 10, 5, 8)};
+    first.prefill = {{1, 0, 3}};
+    ASSERT_TRUE(ranks.Run(first)[0].ok());
+    const auto result = ranks.Run(plan)[0];
+    EXPECT_EQ(result.status().code(), absl::StatusCode::kInternal);
+    EXPECT_THAT(result.status().message(), HasSubstr(what));
+  };
+  refuse({.step = 3}, "lockstep");
+  refuse({.step = 1}, "lockstep");
+  refuse({.step = 2, .retire = {9}}, "sequence 9");
+  refuse({.step = 2, .decode = {9}}, "sequence 9");
+  refuse({.step = 2, .decode = {2}}, "before its prefill");
+  refuse({.step = 2, .prefill = {{1, 0, 3}}}, "does not follow");
+  refuse({.step = 2, .prefill = {{2, 1, 3}}}, "does not follow");
+  refuse({.step = 2, .prefill = {{2, 0, 4}}}, "does not follow");
+  refuse({.step = 2, .admit = {Spec(1, 10, 5, 8)}}, "open already");
+  refuse({.step = 2, .admit = {Spec(3, 0, 5, 8)}}, "0 + 5");
+  refuse({.step = 2, .admit = {Spec(3, 250, 50, 8)}}, "250 + 50");
+  SequenceSpec stranger = Spec(3, 10, 5, 8);
+  stranger.prompt[4] = 150;
+  refuse({.step = 2, .admit = {stranger}}, "token 150");
+}
+
+TEST(ShardRunner, RefusesPoolsAndSplitsThatCannotBe) {
+  SteadyClock clock;
+  ShardOptions options;
+  options.config = TinyConfig();
+  options.model.dummy = true;
+  const auto create = [&] {
+    return ShardRunner::Create(options, std::make_unique<SoloCommunicator>(),
+                               &clock, nullptr)
+        .status();
+  };
+  options.kv_pool_bytes = 1000;
+  EXPECT_THAT(create().message(), HasSubstr("smallest sequence"));
+  options.kv_pool_bytes = 0;
+  options.memory_share = 1.5;
+  EXPECT_THAT(create().message(), HasSubstr("1.5"));
+  options.memory_share = 0.5;
+  options.model.dtype = "int4";
+  EXPECT_THAT(create().message(), HasSubstr("int4"));
+  options.model.dtype = "";
+  options.size = 7;
+  EXPECT_EQ(create().code(), absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace h2o

@@ -1,0 +1,22 @@
+// A model small enough that a test of it takes milliseconds: 6 heads, so that
+// it splits unevenly over 4 ranks.
+#pragma once
+
+#include "model/opt_config.h"
+
+namespace h2o {
+
+inline OptConfig TinyConfig() {
+  OptConfig config;
+  config.name = "tiny";
+  config.num_layers = 3;
+  config.num_heads = 6;
+  config.hidden_size = 96;
+  config.ffn_dim = 200;
+  config.vocab_size = 150;
+  config.max_positions = 256;
+  config.embed_dim = 96;
+  return config;
+}
+
+}  // namespace h2o

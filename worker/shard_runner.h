@@ -1,0 +1,78 @@
+// A ShardRunner is one shard at work: it runs step plans over its slice of the
+// weights, its heads' KV cache and the group's communicator, and reports
+// tokens. It knows nothing of clients.
+//
+// Threads  one owner, the step thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "kv/kv_geometry.h"
+#include "model/model_spec.h"
+#include "model/opt_config.h"
+#include "model/step.h"
+#include "parallel/communicator.h"
+
+namespace h2o {
+
+struct ShardOptions {
+  OptConfig config;
+  ModelSpec model;
+  int rank = 0;
+  int size = 1;
+  int num_threads = 1;
+
+  // The KV pool: this many bytes, or if 0 `memory_share` of what the machine
+  // has left once weights and workspace are taken (shared by `local_ranks`
+  // ranks of this machine), and never more than max_sequences of full length.
+  int64_t kv_pool_bytes = 0;
+  double memory_share = 0.5;
+  int local_ranks = 1;
+
+  int max_sequences = 256;  // open at once
+};
+
+// Where the memory of a rank goes, in bytes.
+struct MemoryPlan {
+  int64_t weights = 0;
+  int64_t workspace = 0;
+  int64_t kv_pool = 0;
+};
+
+class ShardRunner {
+ public:
+  // Prefills whose hidden states are held between two plans, at most.
+  static constexpr int kMaxPausedPrefills = 1;
+
+  // Loads the weights and takes all memory.  `clock` must outlive the runner;
+  // `progress` (may be empty) hears the fraction of the weights loaded.
+  // Errors: those of LoadShardWeights and of reading the checkpoint,
+  // INVALID_ARGUMENT for a device, dtype or size that cannot be,
+  // RESOURCE_EXHAUSTED if the memory is not there.
+  static absl::StatusOr<std::unique_ptr<ShardRunner>> Create(
+      const ShardOptions& options, std::unique_ptr<Communicator> communicator,
+      const Clock* clock, std::function<void(double fraction)> progress);
+  virtual ~ShardRunner() = default;
+
+  // Errors: INTERNAL for a plan that does not follow from the ones before it
+  // (a gap in the step numbers, an unknown sequence, too few pages), or the
+  // communicator's.  After an error the runner is of no use.
+  virtual absl::StatusOr<StepResult> Run(const StepPlan& plan) = 0;
+
+  virtual const KvGeometry& geometry() const = 0;
+  virtual int64_t num_pages() const = 0;
+  virtual int64_t free_pages() const = 0;
+  virtual MemoryPlan memory_plan() const = 0;
+  // Equal for all ranks that hold the same model in the same formats.
+  virtual std::string fingerprint() const = 0;
+  // The reason given by whoever found the group broken; any thread.
+  virtual void Abort(absl::Status reason) = 0;
+};
+
+}  // namespace h2o

@@ -1,0 +1,307 @@
+#include "worker/shard_weights.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/sampling.h"
+#include "base/status_macros.h"
+#include "kernels/cpu/thread_pool.h"
+
+namespace h2o {
+namespace {
+
+constexpr int64_t kAlignmentBytes = 64;
+
+// Dummy weights are uniform with OPT's init_std.
+constexpr float kDummyScale = 0.02f * 1.7320508f;
+
+// FNV-1a: names a tensor's stream of random numbers on every platform alike.
+uint64_t HashName(absl::string_view name) {
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (const char c : name) {
+    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+  }
+  return hash;
+}
+
+// A rectangle of a tensor [rows, columns]; a vector is one row.
+struct Slice {
+  std::string name;
+  int64_t full_rows = 1, full_columns = 0;
+  Range rows, columns;
+};
+
+Slice Vector(std::string name, int64_t size, Range part) {
+  return {std::move(name), 1, size, {0, 1}, part};
+}
+
+// Walks over all weights twice with the same code: first to add up the memory,
+// then to fill it.
+class Loader {
+ public:
+  Loader(const OptConfig& config, const ShardSpec& shard,
+         const WeightOptions& options, std::byte* memory, int64_t total_bytes)
+      : config_(config),
+        shard_(shard),
+        options_(options),
+        memory_(memory),
+        total_bytes_(total_bytes),
+        pool_(memory == nullptr ? 1 : options.num_threads) {}
+
+  int64_t used_bytes() const { return used_bytes_; }
+
+  absl::Status Load(ShardWeights* w) {
+    const Range all_hidden{0, config_.hidden_size};
+    const Range all_embed{0, config_.embed_dim};
+    H2O_RETURN_IF_ERROR(
+        LoadMatrix({{"decoder.embed_tokens.weight", config_.vocab_size,
+                     config_.embed_dim, shard_.vocabulary, all_embed}},
+                   &w->token_embedding));
+    const int64_t positions = config_.max_positions + kPositionOffset;
+    H2O_RETURN_IF_ERROR(LoadMatrix({{"decoder.embed_positions.weight",
+                                     positions,
+                                     config_.hidden_size,
+                                     {0, positions},
+                                     all_hidden}},
+                                   &w->position_embedding));
+    if (config_.has_projections()) {
+      H2O_RETURN_IF_ERROR(
+          LoadMatrix({{"decoder.project_in.weight", config_.hidden_size,
+                       config_.embed_dim, all_hidden, all_embed}},
+                     &w->project_in.weight));
+      H2O_RETURN_IF_ERROR(
+          LoadMatrix({{"decoder.project_out.weight", config_.embed_dim,
+                       config_.hidden_size, all_embed, all_hidden}},
+                     &w->project_out.weight));
+    }
+    w->layers.resize(config_.num_layers);
+    for (int i = 0; i < config_.num_layers; ++i) {
+      H2O_RETURN_IF_ERROR(
+          LoadLayer(absl::StrCat("decoder.layers.", i, "."), &w->layers[i]));
+    }
+    if (config_.final_layer_norm) {
+      H2O_RETURN_IF_ERROR(LoadNorm("decoder.final_layer_norm", &w->final_norm));
+    }
+    if (config_.tied_head) {
+      w->head.weight = w->token_embedding;
+    } else {
+      H2O_RETURN_IF_ERROR(
+          LoadMatrix({{"lm_head.weight", config_.vocab_size, config_.embed_dim,
+                       shard_.vocabulary, all_embed}},
+                     &w->head.weight));
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  bool measuring() const { return memory_ == nullptr; }
+
+  absl::Status LoadLayer(const std::string& prefix, LayerWeights* w) {
+    const int64_t hidden = config_.hidden_size, d = config_.head_dim();
+    const Range all{0, hidden};
+    const Range columns{shard_.heads.begin * d, shard_.heads.end * d};
+    const bool first = shard_.rank == 0;
+    const std::string attention = prefix + "self_attn.";
+    std::vector<Slice> weights, biases;
+    for (const char* part : {"q_proj", "k_proj", "v_proj"}) {
+      weights.push_back({absl::StrCat(attention, part, ".weight"), hidden,
+                         hidden, columns, all});
+      biases.push_back(
+          Vector(absl::StrCat(attention, part, ".bias"), hidden, columns));
+    }
+    H2O_RETURN_IF_ERROR(LoadLinear(weights, biases, true, &w->qkv));
+    H2O_RETURN_IF_ERROR(LoadLinear(
+        {{attention + "out_proj.weight", hidden, hidden, all, columns}},
+        {Vector(attention + "out_proj.bias", hidden, all)}, first, &w->out));
+    H2O_RETURN_IF_ERROR(LoadLinear(
+        {{prefix + "fc1.weight", config_.ffn_dim, hidden, shard_.ffn_columns,
+          all}},
+        {Vector(prefix + "fc1.bias", config_.ffn_dim, shard_.ffn_columns)},
+        true, &w->fc1));
+    H2O_RETURN_IF_ERROR(LoadLinear({{prefix + "fc2.weight", hidden,
+                                     config_.ffn_dim, all, shard_.ffn_columns}},
+                                   {Vector(prefix + "fc2.bias", hidden, all)},
+                                   first, &w->fc2));
+    H2O_RETURN_IF_ERROR(
+        LoadNorm(prefix + "self_attn_layer_norm", &w->attention_norm));
+    return LoadNorm(prefix + "final_layer_norm", &w->ffn_norm);
+  }
+
+  absl::Status LoadLinear(const std::vector<Slice>& weights,
+                          const std::vector<Slice>& biases, bool with_bias,
+                          LinearWeights* linear) {
+    H2O_RETURN_IF_ERROR(LoadMatrix(weights, &linear->weight));
+    if (!config_.bias || !with_bias) return absl::OkStatus();
+    return LoadVector(biases, &linear->bias);
+  }
+
+  absl::Status LoadNorm(const std::string& name, LayerNormWeights* norm) {
+    if (!config_.layer_norm_affine) return absl::OkStatus();
+    const Range all{0, config_.hidden_size};
+    H2O_RETURN_IF_ERROR(LoadVector(
+        {Vector(name + ".weight", config_.hidden_size, all)}, &norm->weight));
+    return LoadVector({Vector(name + ".bias", config_.hidden_size, all)},
+                      &norm->bias);
+  }
+
+  // Slices stacked on each other, rows padded with zeros to whole vectors.
+  absl::Status LoadMatrix(const std::vector<Slice>& slices, StoredMatrix* out) {
+    H2O_ASSIGN_OR_RETURN(out->dtype, StorageType(slices[0].name));
+    out->columns = slices[0].columns.size();
+    out->stride = AlignedStride(out->columns);
+    for (const Slice& slice : slices) out->rows += slice.rows.size();
+    const int64_t row_bytes = out->stride * SizeOf(out->dtype);
+    std::byte* at = Take(out->rows * row_bytes);
+    out->data = at;
+    for (const Slice& slice : slices) {
+      H2O_RETURN_IF_ERROR(Fill(slice, out->dtype, row_bytes, at));
+      if (!measuring()) at += slice.rows.size() * row_bytes;
+    }
+    return absl::OkStatus();
+  }
+
+  // Slices side by side, always float32: vectors are few.
+  absl::Status LoadVector(const std::vector<Slice>& slices, const float** out) {
+    int64_t size = 0;
+    for (const Slice& slice : slices) size += slice.columns.size();
+    std::byte* at = Take(AlignedStride(size) * sizeof(float));
+    *out = reinterpret_cast<const float*>(at);
+    for (const Slice& slice : slices) {
+      H2O_RETURN_IF_ERROR(Fill(slice, DType::kFloat32, 0, at));
+      if (!measuring()) at += slice.columns.size() * sizeof(float);
+    }
+    return absl::OkStatus();
+  }
+
+  std::byte* Take(int64_t bytes) {
+    std::byte* at = measuring() ? nullptr : memory_ + used_bytes_;
+    used_bytes_ += CeilDiv(bytes, kAlignmentBytes) * kAlignmentBytes;
+    return at;
+  }
+
+  absl::StatusOr<DType> StorageType(const std::string& name) const {
+    if (options_.dtype != DType::kFloat32 || options_.checkpoint == nullptr) {
+      return options_.dtype;
+    }
+    H2O_ASSIGN_OR_RETURN(StoredTensor tensor, Find(name));
+    return tensor.dtype;
+  }
+
+  absl::StatusOr<StoredTensor> Find(const std::string& name) const {
+    absl::StatusOr<StoredTensor> tensor = options_.checkpoint->Find(name);
+    if (absl::IsNotFound(tensor.status())) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("the checkpoint has no tensor ", name,
+                       ", which its config.json asks for"));
+    }
+    return tensor;
+  }
+
+  absl::Status Fill(const Slice& slice, DType dtype, int64_t row_bytes,
+                    std::byte* out) {
+    if (options_.checkpoint == nullptr) {
+      if (!measuring()) FillDummy(slice, dtype, row_bytes, out);
+    } else {
+      H2O_ASSIGN_OR_RETURN(StoredTensor tensor, Find(slice.name));
+      H2O_RETURN_IF_ERROR(CheckShape(slice, tensor));
+      if (!measuring()) FillStored(slice, tensor, dtype, row_bytes, out);
+    }
+    if (!measuring() && options_.progress) {
+      options_.progress(static_cast<double>(used_bytes_) / total_bytes_);
+    }
+    return absl::OkStatus();
+  }
+
+  static absl::Status CheckShape(const Slice& slice,
+                                 const StoredTensor& tensor) {
+    const std::vector<int64_t> vector = {slice.full_columns};
+    const std::vector<int64_t> matrix = {slice.full_rows, slice.full_columns};
+    if (tensor.shape == (tensor.shape.size() == 1 ? vector : matrix)) {
+      return absl::OkStatus();
+    }
+    return absl::FailedPreconditionError(absl::StrCat(
+        "tensor ", tensor.name, " has shape [",
+        absl::StrJoin(tensor.shape, ", "), "]; config.json asks for [",
+        absl::StrJoin(slice.full_rows == 1 ? vector : matrix, ", "), "]"));
+  }
+
+  void FillStored(const Slice& slice, const StoredTensor& tensor, DType dtype,
+                  int64_t row_bytes, std::byte* out) {
+    const int64_t width = slice.columns.size();
+    pool_.ParallelFor(
+        slice.rows.size(), 64, [&](int64_t begin, int64_t end, int) {
+          for (int64_t r = begin; r < end; ++r) {
+            const int64_t first = (slice.rows.begin + r) * slice.full_columns +
+                                  slice.columns.begin;
+            std::byte* row = out + r * row_bytes;
+            if (dtype == tensor.dtype) {
+              std::memcpy(row, tensor.data + first * SizeOf(dtype),
+                          width * SizeOf(dtype));
+            } else {
+              for (int64_t c = 0; c < width; ++c) {
+                StoreElement(row, dtype, c,
+                             LoadElement(tensor.data, tensor.dtype, first + c));
+              }
+            }
+          }
+        });
+  }
+
+  void FillDummy(const Slice& slice, DType dtype, int64_t row_bytes,
+                 std::byte* out) {
+    const bool norm = absl::StrContains(slice.name, "layer_norm");
+    const float constant = absl::EndsWith(slice.name, ".weight") ? 1.0f : 0.0f;
+    const uint64_t stream = HashName(slice.name);
+    const int64_t width = slice.columns.size();
+    pool_.ParallelFor(
+        slice.rows.size(), 64, [&](int64_t begin, int64_t end, int) {
+          for (int64_t r = begin; r < end; ++r) {
+            const int64_t first = (slice.rows.begin + r) * slice.full_columns +
+                                  slice.columns.begin;
+            std::byte* row = out + r * row_bytes;
+            r123::Philox4x32::ctr_type random = {};
+            for (int64_t c = 0; c < width; ++c) {
+              const uint64_t i = first + c;
+              if (c == 0 || i % 4 == 0) {
+                random = CounterRandom(options_.dummy_seed, i / 4, stream);
+              }
+              const float u =
+                  static_cast<float>(static_cast<int32_t>(random[i % 4])) *
+                  0x1.0p-31f;
+              StoreElement(row, dtype, c, norm ? constant : u * kDummyScale);
+            }
+          }
+        });
+  }
+
+  const OptConfig& config_;
+  const ShardSpec& shard_;
+  const WeightOptions& options_;
+  std::byte* const memory_;  // null while measuring
+  const int64_t total_bytes_;
+  ThreadPool pool_;
+  int64_t used_bytes_ = 0;
+};
+
+}  // namespace
+
+absl::StatusOr<ShardWeights> LoadShardWeights(const OptConfig& config,
+                                              const ShardSpec& shard,
+                                              const WeightOptions& options) {
+  Loader measure(config, shard, options, nullptr, 0);
+  ShardWeights draft;
+  H2O_RETURN_IF_ERROR(measure.Load(&draft));
+
+  ShardWeights weights;
+  H2O_ASSIGN_OR_RETURN(weights.memory, Buffer::Allocate(measure.used_bytes()));
+  Loader fill(config, shard, options, weights.memory.data(),
+              measure.used_bytes());
+  H2O_RETURN_IF_ERROR(fill.Load(&weights));
+  return weights;
+}
+
+}  // namespace h2o

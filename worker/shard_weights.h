@@ -1,0 +1,62 @@
+// The weights of one rank: its slices of a checkpoint, or random ones of the
+// same shapes, in memory of their own, read once.
+//
+// Megatron's cut (Shoeybi et al. 2019): q, k, v and fc1 by outputs, out_proj
+// and fc2 by inputs, embedding and head by vocabulary.  Biases behind a sum
+// over ranks (out_proj, fc2) belong to rank 0 alone.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "model/opt_config.h"
+#include "model/safetensors.h"
+#include "model/step.h"
+
+namespace h2o {
+
+struct LayerWeights {
+  LayerNormWeights attention_norm;
+  LinearWeights qkv;  // [3 * local heads * head_dim, hidden]: q, k, v
+  LinearWeights out;  // [hidden, local heads * head_dim]
+  LayerNormWeights ffn_norm;
+  LinearWeights fc1;  // [local ffn, hidden]
+  LinearWeights fc2;  // [hidden, local ffn]
+};
+
+struct ShardWeights {
+  StoredMatrix token_embedding;     // [local vocabulary, embed_dim]
+  StoredMatrix position_embedding;  // [kPositionOffset + max_positions, hidden]
+  LinearWeights project_in;         // [hidden, embed_dim], if has_projections
+  LinearWeights project_out;        // [embed_dim, hidden], likewise
+  LayerNormWeights final_norm;      // if config.final_layer_norm
+  LinearWeights head;               // [local vocabulary, embed_dim]
+  std::vector<LayerWeights> layers;
+
+  Buffer memory;  // all of the above
+};
+
+struct WeightOptions {
+  // Null: dummy weights of `dtype`, from `dummy_seed`, the element's index in
+  // the whole tensor and the tensor's name, so the same for every tp.
+  const Checkpoint* checkpoint = nullptr;
+  uint64_t dummy_seed = 0;
+  // bf16 and fp16 are what weights are stored as; float32 keeps what the
+  // checkpoint has, since widening 16 bits later loses nothing.
+  DType dtype = DType::kFloat32;
+  int num_threads = 1;
+  std::function<void(double fraction)> progress;  // may be empty
+};
+
+// Errors: FAILED_PRECONDITION naming a tensor that is missing or whose shape
+// disagrees with the config; RESOURCE_EXHAUSTED if memory is short.
+absl::StatusOr<ShardWeights> LoadShardWeights(const OptConfig& config,
+                                              const ShardSpec& shard,
+                                              const WeightOptions& options);
+
+}  // namespace h2o
