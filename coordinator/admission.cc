@@ -1,0 +1,78 @@
+#include "coordinator/admission.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+
+namespace h2o {
+
+Admission::Admission(const GroupInfo& info)
+    : geometry_(info.geometry),
+      config_(info.config),
+      num_pages_(info.num_pages),
+      held_(info.num_pages.size()) {}
+
+PageCharge Admission::ChargeOf(const KvPolicy& policy,
+                               int64_t max_stored_tokens) const {
+  const int size = static_cast<int>(num_pages_.size());
+  PageCharge charge(size);
+  for (int rank = 0; rank < size; ++rank) {
+    charge[rank] = geometry_.PagesNeeded(policy, max_stored_tokens,
+                                         config_.Shard(rank, size).heads);
+  }
+  return charge;
+}
+
+absl::Status Admission::CanEverFit(const PageCharge& charge) const {
+  for (size_t rank = 0; rank < charge.size(); ++rank) {
+    if (charge[rank] <= num_pages_[rank]) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the request can never fit: it needs ", charge[rank],
+        " KV pages on rank ", rank, " (", charge[rank] * geometry_.PageBytes(),
+        " bytes), whose pool has ", num_pages_[rank], " (",
+        num_pages_[rank] * geometry_.PageBytes(),
+        " bytes); ask for fewer tokens or a smaller kv budget"));
+  }
+  return absl::OkStatus();
+}
+
+bool Admission::Fits(const PageCharge& charge) const {
+  for (size_t rank = 0; rank < charge.size(); ++rank) {
+    if (held_[rank] + charge[rank] > num_pages_[rank]) return false;
+  }
+  return true;
+}
+
+void Admission::Charge(const PageCharge& charge) {
+  H2O_CHECK(Fits(charge)) << "charged more than is free";
+  for (size_t rank = 0; rank < charge.size(); ++rank) {
+    held_[rank] += charge[rank];
+  }
+}
+
+void Admission::Release(const PageCharge& charge) {
+  for (size_t rank = 0; rank < charge.size(); ++rank) {
+    held_[rank] -= charge[rank];
+    H2O_CHECK(held_[rank] >= 0) << "released more than was charged";
+  }
+}
+
+int64_t Admission::FreePages() const {
+  int64_t least = num_pages_[0] - held_[0];
+  for (size_t rank = 1; rank < held_.size(); ++rank) {
+    least = std::min(least, num_pages_[rank] - held_[rank]);
+  }
+  return least;
+}
+
+int64_t Admission::HeldPages() const {
+  return std::accumulate(held_.begin(), held_.end(), int64_t{0});
+}
+
+int64_t Admission::TotalPages() const {
+  return std::accumulate(num_pages_.begin(), num_pages_.end(), int64_t{0});
+}
+
+}  // namespace h2o

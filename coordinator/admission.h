@@ -1,0 +1,50 @@
+// Admission: the ledger of KV pages promised on every rank of one group.
+//
+// A request is charged, before it runs, all the pages it can ever hold
+// (kv_geometry.h), so whoever is admitted is never preempted and nothing runs
+// out of memory.  This is the only place that says yes.
+//
+// Threads  not thread-safe; the Engine's lock.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "coordinator/worker_group.h"
+
+namespace h2o {
+
+// Pages of one sequence on each rank.
+using PageCharge = std::vector<int64_t>;
+
+class Admission {
+ public:
+  explicit Admission(const GroupInfo& info);
+
+  PageCharge ChargeOf(const KvPolicy& policy, int64_t max_stored_tokens) const;
+
+  // Whether an empty group could hold it.  Errors: INVALID_ARGUMENT with the
+  // arithmetic of the rank that could not.
+  absl::Status CanEverFit(const PageCharge& charge) const;
+
+  // True if and only if every rank has the pages free now.
+  bool Fits(const PageCharge& charge) const;
+
+  // REQUIRES: Fits(charge).
+  void Charge(const PageCharge& charge);
+  void Release(const PageCharge& charge);
+
+  // Free pages of the tightest rank: what placement compares groups by.
+  int64_t FreePages() const;
+  int64_t HeldPages() const;   // over all ranks
+  int64_t TotalPages() const;  // likewise
+
+ private:
+  const KvGeometry geometry_;
+  const OptConfig config_;
+  const std::vector<int64_t> num_pages_;
+  std::vector<int64_t> held_;
+};
+
+}  // namespace h2o

@@ -1,0 +1,100 @@
+#include "coordinator/batch_scheduler.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+
+namespace h2o {
+
+void BatchScheduler::Admit(SequenceSpec spec) {
+  Sequence sequence;
+  sequence.prompt_tokens = static_cast<int32_t>(spec.prompt.size());
+  sequence.max_tokens = spec.max_tokens;
+  H2O_CHECK(sequences_.emplace(spec.id, sequence).second)
+      << "sequence " << spec.id << " is admitted twice";
+  to_prefill_.push_back(spec.id);
+  admitted_.push_back(std::move(spec));
+}
+
+void BatchScheduler::Retire(uint64_t id) {
+  H2O_CHECK(sequences_.erase(id) == 1) << "sequence " << id << " is unknown";
+  std::erase(to_prefill_, id);
+  std::erase(to_decode_, id);
+  // Whoever leaves before the workers heard of it never existed for them.
+  const size_t before = admitted_.size();
+  std::erase_if(admitted_, [id](const SequenceSpec& s) { return s.id == id; });
+  if (admitted_.size() == before) retired_.push_back(id);
+}
+
+bool BatchScheduler::HasWork() const {
+  return !retired_.empty() || !admitted_.empty() || !to_prefill_.empty() ||
+         !to_decode_.empty();
+}
+
+StepPlan BatchScheduler::MakePlan() {
+  StepPlan plan;
+  plan.step = next_step_++;
+  plan.retire = std::exchange(retired_, {});
+  plan.admit = std::exchange(admitted_, {});
+  PlanPrefill(!to_decode_.empty(), &plan);
+  plan.decode = to_decode_;
+  for (uint64_t id : plan.decode) ++sequences_.at(id).planned_tokens;
+  std::erase_if(to_decode_, [this](uint64_t id) {
+    const Sequence& s = sequences_.at(id);
+    return s.planned_tokens >= s.max_tokens;
+  });
+  return plan;
+}
+
+void BatchScheduler::PlanPrefill(bool anyone_decodes, StepPlan* plan) {
+  double seconds_left = stall_target_seconds_;
+  int32_t longest = 0;
+  while (!to_prefill_.empty()) {
+    const uint64_t id = to_prefill_.front();
+    Sequence& s = sequences_.at(id);
+    int layers = num_layers_ - s.planned_layers;
+    if (anyone_decodes) {
+      const double layer_seconds = EstimateLayerSeconds(s.prompt_tokens);
+      const bool known = layer_seconds > 0;
+      const double fit = known ? seconds_left / layer_seconds : 0;
+      if (fit < layers) layers = static_cast<int>(fit);
+      // Even a layer longer than the target has to run some time.
+      if (layers == 0 && plan->prefill.empty()) layers = 1;
+      if (layers == 0) break;
+      seconds_left -= layers * layer_seconds;
+    }
+    plan->prefill.push_back({id, s.planned_layers, s.planned_layers + layers});
+    s.planned_layers += layers;
+    longest = std::max(longest, s.prompt_tokens);
+    if (s.planned_layers < num_layers_) break;
+    to_prefill_.pop_front();
+    s.planned_tokens = 1;
+    if (s.max_tokens > 1) to_decode_.push_back(id);
+    // From here on someone waits for the next token.
+    if (!anyone_decodes) break;
+  }
+  unanswered_.push_back(longest);
+}
+
+double BatchScheduler::EstimateLayerSeconds(int32_t prompt_tokens) const {
+  if (layer_tokens_ == 0) return 0;
+  // Linear layers grow with the prompt, attention with its square: between
+  // prompts of different lengths this errs on the careful side.
+  const double ratio = static_cast<double>(prompt_tokens) / layer_tokens_;
+  return layer_seconds_ * ratio * std::max(ratio, 1.0);
+}
+
+void BatchScheduler::Observe(const StepResult& result) {
+  H2O_CHECK(!unanswered_.empty()) << "a result without a plan";
+  const int32_t tokens = unanswered_.front();
+  unanswered_.pop_front();
+  if (tokens == 0 || result.slowest_layer_seconds <= 0) return;
+  // A slower layer counts at once, a faster one slowly.
+  const double expected = EstimateLayerSeconds(tokens);
+  const double seen = result.slowest_layer_seconds;
+  layer_seconds_ = seen >= expected ? seen : 0.75 * expected + 0.25 * seen;
+  layer_tokens_ = tokens;
+}
+
+}  // namespace h2o

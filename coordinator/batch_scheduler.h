@@ -1,0 +1,73 @@
+// The BatchScheduler turns who is admitted into step plans: continuous batching
+// with prefill sliced by layers.
+//
+// A plan decodes one token of every sequence whose prompt is done, and gives
+// prefill, in order of arrival, as many whole layers as fit the stall target; a
+// running stream therefore waits at most one slice, and the result is exactly
+// the unsliced prefill.  With nobody decoding there is no one to stall, and a
+// prompt runs whole.
+//
+// Pure: no clock, no lock, no network; the same calls give the same plans.
+// Threads  not thread-safe; the Engine's lock.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <unordered_map>
+#include <vector>
+
+#include "model/step.h"
+
+namespace h2o {
+
+class BatchScheduler {
+ public:
+  BatchScheduler(int num_layers, double stall_target_seconds)
+      : num_layers_(num_layers), stall_target_seconds_(stall_target_seconds) {}
+
+  // The sequence's pages are promised; it enters with the next plan.
+  void Admit(SequenceSpec spec);
+
+  // The sequence is over: no further plan runs it, the next one retires it.
+  // REQUIRES: it was admitted and is not retired.
+  void Retire(uint64_t id);
+
+  // Whether a plan would do anything.
+  bool HasWork() const;
+
+  // The next plan.  REQUIRES: HasWork().
+  StepPlan MakePlan();
+
+  // Learns the speed of prefill from a result of a plan of this scheduler.
+  void Observe(const StepResult& result);
+
+  int num_sequences() const { return static_cast<int>(sequences_.size()); }
+
+ private:
+  struct Sequence {
+    int32_t prompt_tokens = 0;
+    int32_t max_tokens = 0;
+    int32_t planned_layers = 0;  // of prefill
+    int32_t planned_tokens = 0;  // the first comes with the last layer
+  };
+
+  void PlanPrefill(bool anyone_decodes, StepPlan* plan);
+  double EstimateLayerSeconds(int32_t prompt_tokens) const;
+
+  const int num_layers_;
+  const double stall_target_seconds_;
+  uint64_t next_step_ = 1;
+  std::vector<SequenceSpec> admitted_;  // since the last plan
+  std::vector<uint64_t> retired_;       // likewise
+  std::deque<uint64_t> to_prefill_;     // in order of arrival
+  std::vector<uint64_t> to_decode_;     // prompt done, tokens left to plan
+  std::unordered_map<uint64_t, Sequence> sequences_;
+
+  // Plans with prefill that are not answered yet: their longest prompt.
+  std::deque<int32_t> unanswered_;
+  // The slowest layer seen lately, and the prompt it was seen with.
+  double layer_seconds_ = 0;
+  int32_t layer_tokens_ = 0;
+};
+
+}  // namespace h2o

@@ -1,0 +1,535 @@
+#include "coordinator/engine.h"
+
+#include <algorithm>
+#include <deque>
+#include <map>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/monitor.h"
+#include "base/status_macros.h"
+#include "coordinator/admission.h"
+#include "coordinator/batch_scheduler.h"
+#include "coordinator/sequence.h"
+
+namespace h2o {
+namespace {
+
+constexpr int32_t kDefaultMaxTokens = 128;
+
+// A group at work: what it promised, what it runs, and the thread that asks it.
+struct Group {
+  Group(std::unique_ptr<WorkerGroup> g, double stall_target_seconds)
+      : workers(std::move(g)),
+        admission(workers->info()),
+        scheduler(workers->info().config.num_layers, stall_target_seconds) {}
+
+  const std::unique_ptr<WorkerGroup> workers;
+  Admission admission;
+  BatchScheduler scheduler;
+  std::map<uint64_t, std::unique_ptr<Sequence>> running;
+  int plans_in_flight = 0;
+  double last_result = -1;  // time of the last result of this busy period
+  bool lost = false;
+  std::function<void(absl::Status)> on_lost;
+  std::thread loop;
+};
+
+}  // namespace
+
+class EngineImpl {
+ public:
+  EngineImpl(const EngineOptions& options, const OptConfig& config,
+             const Tokenizer* tokenizer, const Clock* clock)
+      : options_(options),
+        config_(config),
+        tokenizer_(tokenizer),
+        clock_(clock) {}
+
+  ~EngineImpl() {
+    {
+      Monitor::Lock lock(monitor_);
+      stopping_ = true;
+      EndAll(absl::UnavailableError("the server is shutting down"));
+    }
+    for (const std::unique_ptr<Group>& group : groups_) {
+      group->workers->Abort(
+          absl::UnavailableError("the server is shutting down"));
+      group->loop.join();
+    }
+  }
+
+  void AddGroup(std::unique_ptr<WorkerGroup> workers,
+                std::function<void(absl::Status)> on_lost) {
+    Monitor::Lock lock(monitor_);
+    groups_.push_back(std::make_unique<Group>(std::move(workers),
+                                              options_.stall_target_seconds));
+    Group* group = groups_.back().get();
+    group->on_lost = std::move(on_lost);
+    group->loop = std::thread([this, group] { Loop(group); });
+    Place();
+  }
+
+  int num_groups() const {
+    Monitor::Lock lock(monitor_);
+    return static_cast<int>(
+        std::count_if(groups_.begin(), groups_.end(),
+                      [](const auto& g) { return !g->lost; }));
+  }
+
+  absl::StatusOr<GroupInfo> group_info() const {
+    Monitor::Lock lock(monitor_);
+    for (const std::unique_ptr<Group>& group : groups_) {
+      if (!group->lost) return group->workers->info();
+    }
+    return NoGroupError();
+  }
+
+  absl::Status Check(Request request) const {
+    H2O_ASSIGN_OR_RETURN(const SequenceSpec spec, MakeSpec(&request));
+    Monitor::Lock lock(monitor_);
+    return CheckAdmissible(spec);
+  }
+
+  absl::StatusOr<uint64_t> Submit(Request request, EventCallback on_event) {
+    H2O_ASSIGN_OR_RETURN(SequenceSpec spec, MakeSpec(&request));
+    Monitor::Lock lock(monitor_);
+    absl::Status accepted = CheckAdmissible(spec);
+    if (accepted.ok() &&
+        static_cast<int>(queue_.size()) >= options_.max_queue) {
+      accepted = absl::ResourceExhaustedError(absl::StrCat(
+          "the queue is full: ", queue_.size(), " requests wait; try later"));
+    }
+    if (!accepted.ok()) {
+      ++counters_.refused;
+      return accepted;
+    }
+    spec.id = next_id_++;
+    const uint64_t id = spec.id;
+    queue_.push_back(std::make_unique<Sequence>(
+        std::move(spec), std::move(request.stop), tokenizer_,
+        std::move(on_event), clock_->Now()));
+    Place();
+    return id;
+  }
+
+  void Cancel(uint64_t id, absl::Status reason) {
+    Monitor::Lock lock(monitor_);
+    for (auto it = queue_.begin(); it != queue_.end(); ++it) {
+      if ((*it)->id() != id) continue;
+      (*it)->Fail(std::move(reason), clock_->Now());
+      queue_.erase(it);
+      ++counters_.finished;
+      Place();
+      return;
+    }
+    for (const std::unique_ptr<Group>& group : groups_) {
+      const auto it = group->running.find(id);
+      if (it == group->running.end()) continue;
+      it->second->Fail(std::move(reason), clock_->Now());
+      Leave(group.get(), it);
+      Place();
+      return;
+    }
+  }
+
+  void Tick() {
+    if (options_.max_queue_seconds <= 0) return;
+    Monitor::Lock lock(monitor_);
+    const double now = clock_->Now();
+    std::erase_if(queue_, [&](const std::unique_ptr<Sequence>& s) {
+      if (s->queued_seconds(now) <= options_.max_queue_seconds) return false;
+      s->Fail(absl::ResourceExhaustedError(
+                  absl::StrCat("the request waited ", s->queued_seconds(now),
+                               " s in the queue; the limit is ",
+                               options_.max_queue_seconds, " s")),
+              now);
+      ++counters_.finished;
+      return true;
+    });
+    Place();
+  }
+
+  void Drain(double grace_seconds) {
+    Monitor::Lock lock(monitor_);
+    draining_ = true;
+    lock.AwaitFor(grace_seconds, [this] { return Idle(); });
+    EndAll(absl::UnavailableError("the server is shutting down"));
+  }
+
+  Engine::Counters counters() const {
+    Monitor::Lock lock(monitor_);
+    Engine::Counters c = counters_;
+    c.queued = static_cast<int64_t>(queue_.size());
+    for (const std::unique_ptr<Group>& group : groups_) {
+      if (group->lost) continue;
+      c.running += static_cast<int64_t>(group->running.size());
+      c.pages_held += group->admission.HeldPages();
+      c.pages_total += group->admission.TotalPages();
+    }
+    return c;
+  }
+
+ private:
+  using Running = std::map<uint64_t, std::unique_ptr<Sequence>>::iterator;
+
+  static absl::Status NoGroupError() {
+    return absl::UnavailableError("no group of workers is ready");
+  }
+
+  bool Idle() const {
+    return queue_.empty() &&
+           std::all_of(groups_.begin(), groups_.end(),
+                       [](const auto& g) { return g->running.empty(); });
+  }
+
+  // Everything about a request that depends on the model alone.
+  absl::StatusOr<SequenceSpec> MakeSpec(Request* request) const;
+  absl::Status CheckTokens(const std::vector<int32_t>& tokens,
+                           const char* what) const;
+  // ... and on the groups there are.
+  absl::Status CheckAdmissible(const SequenceSpec& spec) const;
+
+  // Moves requests from the head of the queue to groups while they fit.
+  void Place();
+  void Start(Group* group, std::unique_ptr<Sequence> sequence,
+             PageCharge charge);
+  // A running sequence is done: its pages are free from the next plan on.
+  void Leave(Group* group, Running it);
+  void EndAll(const absl::Status& reason);
+
+  void Loop(Group* group);
+  void Deliver(Group* group, StepResult result);
+  void Lose(Group* group, const absl::Status& reason);
+
+  const EngineOptions options_;
+  const OptConfig config_;
+  const Tokenizer* const tokenizer_;
+  const Clock* const clock_;
+
+  // All below is guarded by it, and so is all of a Group but its `workers`.
+  mutable Monitor monitor_;
+  std::deque<std::unique_ptr<Sequence>> queue_;
+  // Lost groups stay until the end; their threads are joined then.
+  std::vector<std::unique_ptr<Group>> groups_;
+  Engine::Counters counters_;
+  uint64_t next_id_ = 1;
+  bool draining_ = false;
+  bool stopping_ = false;
+};
+
+absl::Status EngineImpl::CheckTokens(const std::vector<int32_t>& tokens,
+                                     const char* what) const {
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] < 0 || tokens[i] >= config_.vocab_size) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          what, " ", tokens[i], " at index ", i,
+          " is not in the vocabulary, 0 to ", config_.vocab_size - 1));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SequenceSpec> EngineImpl::MakeSpec(Request* request) const {
+  SequenceSpec spec;
+  if (request->has_text) {
+    if (tokenizer_ == nullptr) {
+      return absl::InvalidArgumentError(
+          "a text prompt, but the model has no tokenizer; send token ids");
+    }
+    H2O_ASSIGN_OR_RETURN(spec.prompt, tokenizer_->Encode(request->text));
+  } else {
+    spec.prompt = std::move(request->tokens);
+  }
+  if (spec.prompt.empty()) {
+    return absl::InvalidArgumentError(
+        "a prompt without a token; it must have at least one");
+  }
+  if (!request->stop.empty() && tokenizer_ == nullptr) {
+    return absl::InvalidArgumentError(
+        "stop strings, but the model has no tokenizer to find them with");
+  }
+  H2O_RETURN_IF_ERROR(CheckTokens(spec.prompt, "prompt token"));
+  H2O_RETURN_IF_ERROR(CheckTokens(request->forced, "forced token"));
+  const int64_t prompt = static_cast<int64_t>(spec.prompt.size());
+  const int64_t most = config_.max_positions - prompt + 1;
+  const int64_t wanted = request->max_tokens.value_or(
+      std::min<int64_t>(kDefaultMaxTokens, std::max<int64_t>(most, 1)));
+  if (wanted < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_tokens ", wanted, "; it must be at least 1"));
+  }
+  if (wanted > most) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a prompt of ", prompt, " tokens and max_tokens ", wanted,
+                     " need ", prompt + wanted - 1,
+                     " positions; the model has ", config_.max_positions));
+  }
+  spec.max_tokens = static_cast<int32_t>(wanted);
+  H2O_ASSIGN_OR_RETURN(
+      spec.policy,
+      ResolveKvPolicy(request->kv_policy.value_or(options_.default_kv_policy),
+                      static_cast<int32_t>(prompt), spec.max_tokens,
+                      options_.kv_budget_cap));
+  spec.ignore_eos = request->ignore_eos;
+  spec.sampling = request->sampling;
+  spec.trace = request->trace;
+  spec.forced = std::move(request->forced);
+  spec.logits = request->logits;
+  return spec;
+}
+
+absl::Status EngineImpl::CheckAdmissible(const SequenceSpec& spec) const {
+  if (draining_ || stopping_) {
+    return absl::UnavailableError("the server is shutting down");
+  }
+  absl::Status fits = NoGroupError();
+  const int64_t stored = MaxStoredTokens(
+      static_cast<int64_t>(spec.prompt.size()), spec.max_tokens);
+  for (const std::unique_ptr<Group>& group : groups_) {
+    if (group->lost || fits.ok()) continue;
+    fits = group->admission.CanEverFit(
+        group->admission.ChargeOf(spec.policy, stored));
+  }
+  return fits;
+}
+
+void EngineImpl::Place() {
+  while (!queue_.empty()) {
+    Sequence& head = *queue_.front();
+    Group* best = nullptr;
+    PageCharge best_charge;
+    for (const std::unique_ptr<Group>& group : groups_) {
+      if (group->lost ||
+          static_cast<int>(group->running.size()) >= options_.max_sequences) {
+        continue;
+      }
+      PageCharge charge = group->admission.ChargeOf(head.spec().policy,
+                                                    head.max_stored_tokens());
+      if (!group->admission.Fits(charge)) continue;
+      if (best == nullptr ||
+          group->admission.FreePages() > best->admission.FreePages()) {
+        best = group.get();
+        best_charge = std::move(charge);
+      }
+    }
+    if (best == nullptr) return;
+    std::unique_ptr<Sequence> sequence = std::move(queue_.front());
+    queue_.pop_front();
+    Start(best, std::move(sequence), std::move(best_charge));
+  }
+}
+
+void EngineImpl::Start(Group* group, std::unique_ptr<Sequence> sequence,
+                       PageCharge charge) {
+  group->admission.Charge(charge);
+  counters_.peak_pages_held =
+      std::max(counters_.peak_pages_held, group->admission.HeldPages());
+  const auto bytes = [&](const PageCharge& pages) {
+    int64_t sum = 0;
+    for (int64_t n : pages) sum += n;
+    return sum * group->workers->info().geometry.PageBytes();
+  };
+  const int64_t stored = sequence->max_stored_tokens();
+  KvPolicy full;
+  full.slots = {SlotsFor(KvPolicyName::kFull, static_cast<int32_t>(stored))};
+  const int64_t kv_bytes = bytes(charge);
+  sequence->Start(std::move(charge), kv_bytes,
+                  bytes(group->admission.ChargeOf(full, stored)),
+                  clock_->Now());
+  group->scheduler.Admit(sequence->spec());
+  const uint64_t id = sequence->id();
+  group->running[id] = std::move(sequence);
+}
+
+void EngineImpl::Leave(Group* group, Running it) {
+  // Plans run in order, so whoever is admitted from now on gets these pages
+  // after the plan that retires their holder.
+  group->scheduler.Retire(it->first);
+  group->admission.Release(it->second->charge());
+  group->running.erase(it);
+  ++counters_.finished;
+}
+
+void EngineImpl::EndAll(const absl::Status& reason) {
+  const double now = clock_->Now();
+  for (const std::unique_ptr<Sequence>& sequence : queue_) {
+    sequence->Fail(reason, now);
+    ++counters_.finished;
+  }
+  queue_.clear();
+  for (const std::unique_ptr<Group>& group : groups_) {
+    while (!group->running.empty()) {
+      const Running it = group->running.begin();
+      it->second->Fail(reason, now);
+      Leave(group.get(), it);
+    }
+  }
+}
+
+void EngineImpl::Loop(Group* group) {
+  const auto ready = [&] {
+    return stopping_ || group->plans_in_flight > 0 ||
+           group->scheduler.HasWork();
+  };
+  Monitor::Lock lock(monitor_);
+  while (true) {
+    lock.Await(ready);
+    if (stopping_) break;
+    absl::Status status;
+    if (group->plans_in_flight < WorkerGroup::kMaxPlansInFlight &&
+        group->scheduler.HasWork()) {
+      const StepPlan plan = group->scheduler.MakePlan();
+      ++group->plans_in_flight;
+      lock.Release();
+      status = group->workers->Submit(plan);
+      lock.Acquire();
+      // One more ahead before waiting, if there is anything to do in it.
+      if (status.ok()) {
+        if (group->plans_in_flight < WorkerGroup::kMaxPlansInFlight) continue;
+      }
+    }
+    if (status.ok()) {
+      lock.Release();
+      absl::StatusOr<StepResult> result = group->workers->Next();
+      lock.Acquire();
+      --group->plans_in_flight;
+      if (stopping_) break;
+      status = result.status();
+      if (status.ok()) Deliver(group, *std::move(result));
+    }
+    if (!status.ok()) {
+      Lose(group, status);
+      lock.Release();
+      if (group->on_lost) group->on_lost(status);
+      return;
+    }
+  }
+}
+
+void EngineImpl::Deliver(Group* group, StepResult result) {
+  const double now = clock_->Now();
+  group->scheduler.Observe(result);
+  ++counters_.steps;
+  counters_.prefill_seconds += result.prefill_seconds;
+  counters_.decode_seconds += result.decode_seconds;
+  if (group->last_result >= 0) {
+    counters_.interval_seconds += now - group->last_result;
+    counters_.step_seconds += result.prefill_seconds + result.decode_seconds;
+  }
+  group->last_result = group->plans_in_flight > 0 ? now : -1;
+
+  // Of each sequence in the order of its positions, whatever rank said it.
+  std::stable_sort(result.trace.begin(), result.trace.end(),
+                   [](const HeadTrace& a, const HeadTrace& b) {
+                     return std::tie(a.sequence_id, a.pos, a.layer, a.head) <
+                            std::tie(b.sequence_id, b.pos, b.layer, b.head);
+                   });
+  for (const TokenResult& token : result.tokens) {
+    const auto it = group->running.find(token.sequence_id);
+    if (it == group->running.end()) continue;  // ended after the plan was made
+    Sequence& sequence = *it->second;
+    // What this token brought: prefill's traces have no position, and a
+    // sequence may have had its prefill and a first decode step in one plan.
+    const auto take = [&](auto& items, auto&& belongs) {
+      std::remove_reference_t<decltype(items)> taken;
+      for (auto& item : items) {
+        if (item.sequence_id == token.sequence_id && belongs(item)) {
+          taken.push_back(std::move(item));
+          item.sequence_id = 0;
+        }
+      }
+      return taken;
+    };
+    const int32_t pos = sequence.next_traced_position();
+    std::vector<HeadTrace> trace;
+    if (!result.trace.empty()) {
+      trace = take(result.trace,
+                   [pos](const HeadTrace& t) { return t.pos == pos; });
+    }
+    const int32_t last_logit = sequence.next_logit_position();
+    std::vector<LogitRows> logits;
+    if (!result.logits.empty()) {
+      logits = take(result.logits, [last_logit](const LogitRows& l) {
+        return l.first_position <= last_logit;
+      });
+    }
+    sequence.Accept(token, std::move(trace), std::move(logits), now);
+    if (sequence.state() == Sequence::State::kDone) Leave(group, it);
+  }
+  Place();
+}
+
+void EngineImpl::Lose(Group* group, const absl::Status& reason) {
+  group->lost = true;
+  const double now = clock_->Now();
+  while (!group->running.empty()) {
+    const Running it = group->running.begin();
+    it->second->Fail(reason, now);
+    Leave(group, it);
+  }
+  group->workers->Abort(reason);
+  const bool any_left = std::any_of(groups_.begin(), groups_.end(),
+                                    [](const auto& g) { return !g->lost; });
+  if (any_left) return;
+  // Nobody is left who could run what waits.
+  for (const std::unique_ptr<Sequence>& sequence : queue_) {
+    sequence->Fail(reason, now);
+    ++counters_.finished;
+  }
+  queue_.clear();
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
+    const EngineOptions& options, const OptConfig& config,
+    const Tokenizer* tokenizer, const Clock* clock) {
+  const auto invalid = [](auto&&... parts) {
+    return absl::InvalidArgumentError(absl::StrCat(parts...));
+  };
+  if (options.max_queue < 1) {
+    return invalid("max-queue ", options.max_queue, "; it must be at least 1");
+  }
+  if (options.max_sequences < 1) {
+    return invalid("max-sequences ", options.max_sequences,
+                   "; it must be at least 1");
+  }
+  if (!(options.stall_target_seconds > 0)) {
+    return invalid("stall target of ", options.stall_target_seconds,
+                   " s; it must be over 0");
+  }
+  if (options.kv_budget_cap < 0) {
+    return invalid("kv-budget-cap ", options.kv_budget_cap,
+                   "; it must be at least 1, or 0 for none");
+  }
+  H2O_RETURN_IF_ERROR(ValidateKvPolicyRequest(options.default_kv_policy));
+  return std::unique_ptr<Engine>(new Engine(
+      std::make_unique<EngineImpl>(options, config, tokenizer, clock)));
+}
+
+Engine::Engine(std::unique_ptr<EngineImpl> impl) : impl_(std::move(impl)) {}
+Engine::~Engine() = default;
+void Engine::AddGroup(std::unique_ptr<WorkerGroup> group,
+                      std::function<void(absl::Status)> on_lost) {
+  impl_->AddGroup(std::move(group), std::move(on_lost));
+}
+int Engine::num_groups() const { return impl_->num_groups(); }
+absl::StatusOr<GroupInfo> Engine::group_info() const {
+  return impl_->group_info();
+}
+absl::Status Engine::Check(const Request& request) const {
+  return impl_->Check(request);
+}
+absl::StatusOr<uint64_t> Engine::Submit(Request request,
+                                        EventCallback on_event) {
+  return impl_->Submit(std::move(request), std::move(on_event));
+}
+void Engine::Cancel(uint64_t id, absl::Status reason) {
+  impl_->Cancel(id, std::move(reason));
+}
+void Engine::Tick() { impl_->Tick(); }
+void Engine::Drain(double grace_seconds) { impl_->Drain(grace_seconds); }
+Engine::Counters Engine::counters() const { return impl_->counters(); }
+
+}  // namespace h2o

@@ -1,0 +1,143 @@
+// The Engine is the coordinator without its doors: it owns the requests and
+// decides who runs.  Submit checks a request and queues it; placement moves the
+// head of the queue to the group with the most free KV pages that holds it; one
+// loop thread a group plans steps, runs one plan ahead, and streams.
+//
+//   Submit -> queue -> Admission (pages on every rank) -> BatchScheduler
+//          -> StepPlan -> WorkerGroup -> StepResult -> Sequence -> events
+//
+// Threads  every method may be called by any thread.  Events of one request
+//          come in order, one at a time, from the loop thread of its group (or
+//          from the caller of Cancel, Drain or Tick while it is queued); a
+//          callback must not block and must not call the Engine.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "base/kv_policy.h"
+#include "base/sampling.h"
+#include "coordinator/worker_group.h"
+#include "model/step.h"
+#include "model/tokenizer.h"
+
+namespace h2o {
+
+// What a client asks for.
+struct Request {
+  std::string text;  // used when `tokens` is empty and has_text
+  bool has_text = false;
+  std::vector<int32_t> tokens;        // a prompt of token ids, taken as it is
+  std::optional<int32_t> max_tokens;  // default 128, or less where less fits
+  bool ignore_eos = false;
+  SamplingParams sampling;                   // its seed is resolved at the door
+  std::optional<KvPolicyRequest> kv_policy;  // default: the server's
+  std::vector<std::string> stop;
+  bool trace = false;
+  std::vector<int32_t> forced;  // see SequenceSpec
+  bool logits = false;
+};
+
+struct Usage {
+  int32_t prompt_tokens = 0;
+  int32_t completion_tokens = 0;
+  int32_t kv_slots_held = 0;   // the largest over layers and heads
+  int32_t tokens_evicted = 0;  // the largest over layers and heads
+  int64_t kv_bytes = 0;        // pages charged, over all ranks
+  int64_t kv_bytes_full = 0;   // the same under `full`
+  double queue_seconds = 0;
+  double prefill_seconds = 0;
+  double decode_seconds = 0;
+};
+
+// One message of a stream.  The last has `done`; then either `finish` and
+// `usage` are set or `status` is an error.
+struct StreamEvent {
+  std::vector<int32_t> tokens;
+  std::string text;  // whole UTF-8 characters only
+  std::vector<HeadTrace> trace;
+  std::vector<LogitRows> logits;
+  bool done = false;
+  FinishReason finish = FinishReason::kNone;
+  Usage usage;  // set with `done`, also when `status` is an error
+  absl::Status status;
+};
+using EventCallback = std::function<void(StreamEvent)>;
+
+struct EngineOptions {
+  int max_queue = 1024;          // waiting requests; more: RESOURCE_EXHAUSTED
+  int max_sequences = 256;       // running at once in one group
+  double max_queue_seconds = 0;  // 0: may wait for ever
+  double stall_target_seconds = 0.05;  // running streams wait at most this long
+  KvPolicyRequest default_kv_policy;
+  int32_t kv_budget_cap = 0;  // slots a head; 0: no cap
+};
+
+class EngineImpl;
+
+class Engine {
+ public:
+  // `tokenizer` may be null: then text prompts are refused and events carry no
+  // text.  `clock` and `tokenizer` must outlive the engine.
+  // Errors: INVALID_ARGUMENT for options that cannot be.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(
+      const EngineOptions& options, const OptConfig& config,
+      const Tokenizer* tokenizer, const Clock* clock);
+  ~Engine();
+
+  // Adds a group; its loop thread starts at once.  `on_lost` is called once if
+  // the group fails, after all its streams were ended, from the loop thread.
+  void AddGroup(std::unique_ptr<WorkerGroup> group,
+                std::function<void(absl::Status)> on_lost);
+  int num_groups() const;  // alive
+  // Geometry and pools of a living group, or UNAVAILABLE.
+  absl::StatusOr<GroupInfo> group_info() const;
+
+  // Whether Submit would take the request but for a full queue.
+  // Errors: as Submit.
+  absl::Status Check(const Request& request) const;
+
+  // Queues a request; returns its id.  Errors (and then no event comes):
+  // INVALID_ARGUMENT for a bad value or a request that can never fit (with the
+  // arithmetic), RESOURCE_EXHAUSTED if the queue is full, UNAVAILABLE if no
+  // group is ready or the engine drains.
+  absl::StatusOr<uint64_t> Submit(Request request, EventCallback on_event);
+
+  // Ends a request: its stream gets a last event with `reason`, its pages are
+  // free within two steps.  No effect if it has ended already.
+  void Cancel(uint64_t id, absl::Status reason);
+
+  // Ends queued requests that are older than max_queue_seconds.  The owner
+  // calls it about ten times a second.
+  void Tick();
+
+  // Refuses new requests; returns when none is left or after `grace_seconds`,
+  // whichever is first (then the rest end with UNAVAILABLE).
+  void Drain(double grace_seconds);
+
+  struct Counters {
+    int64_t queued = 0, running = 0, finished = 0, refused = 0;
+    int64_t preempted = 0;                    // stays 0: admission is exact
+    int64_t pages_held = 0, pages_total = 0;  // over groups and ranks
+    int64_t peak_pages_held = 0;
+    int64_t steps = 0;            // results received
+    double prefill_seconds = 0;   // of the workers, summed
+    double decode_seconds = 0;    // likewise
+    double step_seconds = 0;      // both, of the steps counted below
+    double interval_seconds = 0;  // between results of busy loops, summed
+  };
+  Counters counters() const;
+
+ private:
+  explicit Engine(std::unique_ptr<EngineImpl> impl);
+  std::unique_ptr<EngineImpl> impl_;
+};
+
+}  // namespace h2o

@@ -1,0 +1,121 @@
+#include "coordinator/sequence.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+
+namespace h2o {
+
+StopMatcher::Match StopMatcher::Push(std::string_view piece) {
+  held_.append(piece);
+  size_t first = std::string::npos;
+  for (const std::string& stop : stops_) {
+    first = std::min(first, held_.find(stop));
+  }
+  if (first != std::string::npos) {
+    return {held_.substr(0, first), true};
+  }
+  // Keep the longest end that begins a stop string.
+  size_t keep = 0;
+  for (const std::string& stop : stops_) {
+    size_t n = std::min(stop.size() - 1, held_.size());
+    for (; n > keep; --n) {
+      if (held_.compare(held_.size() - n, n, stop, 0, n) == 0) break;
+    }
+    keep = std::max(keep, n);
+  }
+  Match match{held_.substr(0, held_.size() - keep), false};
+  held_.erase(0, held_.size() - keep);
+  return match;
+}
+
+Sequence::Sequence(SequenceSpec spec, std::vector<std::string> stops,
+                   const Tokenizer* tokenizer, EventCallback on_event,
+                   double now)
+    : spec_(std::move(spec)),
+      on_event_(std::move(on_event)),
+      decoder_(tokenizer ? std::make_unique<IncrementalDecoder>(tokenizer)
+                         : nullptr),
+      stops_(std::move(stops)),
+      submitted_(now) {}
+
+void Sequence::Start(PageCharge charge, int64_t kv_bytes, int64_t kv_bytes_full,
+                     double now) {
+  H2O_CHECK(state_ == State::kQueued) << "sequence " << id();
+  state_ = State::kRunning;
+  charge_ = std::move(charge);
+  kv_bytes_ = kv_bytes;
+  kv_bytes_full_ = kv_bytes_full;
+  started_ = now;
+}
+
+std::string Sequence::TextOf(int32_t token, bool last, bool* stopped) {
+  if (decoder_ == nullptr) return {};
+  std::string piece = decoder_->Push(token);
+  if (last) piece += decoder_->Finish();
+  StopMatcher::Match match = stops_.Push(piece);
+  *stopped = match.stopped;
+  if (last && !match.stopped) match.text += stops_.Finish();
+  return std::move(match.text);
+}
+
+void Sequence::Accept(const TokenResult& token, std::vector<HeadTrace> trace,
+                      std::vector<LogitRows> logits, double now) {
+  H2O_CHECK(state_ == State::kRunning) << "sequence " << id();
+  if (num_tokens_ == 0) first_token_ = now;
+  ++num_tokens_;
+  StreamEvent event;
+  event.tokens = {token.token};
+  event.trace = std::move(trace);
+  event.logits = std::move(logits);
+  event.finish = token.finish;
+  bool stopped = false;
+  event.text =
+      TextOf(token.token, token.finish != FinishReason::kNone, &stopped);
+  if (stopped) event.finish = FinishReason::kStop;
+  event.done = event.finish != FinishReason::kNone;
+  if (event.done) {
+    state_ = State::kDone;
+    event.usage = MakeUsage(now);
+  }
+  Emit(std::move(event));
+}
+
+void Sequence::Fail(absl::Status status, double now) {
+  if (state_ == State::kDone) return;
+  StreamEvent event;
+  event.done = true;
+  event.status = std::move(status);
+  event.usage = MakeUsage(now);
+  state_ = State::kDone;
+  Emit(std::move(event));
+}
+
+Usage Sequence::MakeUsage(double now) const {
+  Usage usage;
+  usage.prompt_tokens = static_cast<int32_t>(spec_.prompt.size());
+  usage.completion_tokens = num_tokens_;
+  usage.kv_bytes = kv_bytes_;
+  usage.kv_bytes_full = kv_bytes_full_;
+  if (num_tokens_ > 0) {
+    const int32_t stored = usage.prompt_tokens + num_tokens_ - 1;
+    int32_t least = stored;
+    for (const KvSlots& slots : spec_.policy.slots) {
+      usage.kv_slots_held =
+          std::max(usage.kv_slots_held, std::min(stored, slots.Capacity()));
+      least = std::min(least, slots.Capacity());
+    }
+    usage.tokens_evicted = stored - least;
+  }
+  usage.queue_seconds = started_.value_or(now) - submitted_;
+  if (started_) usage.prefill_seconds = first_token_.value_or(now) - *started_;
+  if (first_token_) usage.decode_seconds = now - *first_token_;
+  return usage;
+}
+
+void Sequence::Emit(StreamEvent event) {
+  if (on_event_) on_event_(std::move(event));
+}
+
+}  // namespace h2o
