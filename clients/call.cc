@@ -1,0 +1,302 @@
+// `h2oserve call`: asks a server what `generate` asks an embedded model, with
+// the same options and the same output.
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/support/client_callback.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <condition_variable>
+#include <cstdio>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "clients/commands.h"
+#include "clients/input.h"
+#include "clients/output.h"
+#include "flags/flags.h"
+#include "proto/grpc_status.h"
+#include "proto/inference.grpc.pb.h"
+
+namespace h2o {
+namespace {
+
+namespace v1 = h2oserve::v1;
+
+struct CallFlags {
+  std::string server;
+  RequestFlags request;
+  bool json = false;
+  double timeout_seconds = 0;  // 0: none
+  std::string trace;           // refused, with a word on what to use
+};
+
+absl::StatusOr<v1::GenerateRequest> ToProto(const Request& request) {
+  v1::GenerateRequest message;
+  if (request.has_text) {
+    message.set_text(request.text);
+  } else {
+    message.mutable_tokens()->mutable_ids()->Add(request.tokens.begin(),
+                                                 request.tokens.end());
+  }
+  if (request.max_tokens) message.set_max_tokens(*request.max_tokens);
+  v1::Sampling* sampling = message.mutable_sampling();
+  sampling->set_temperature(request.sampling.temperature);
+  sampling->set_top_k(request.sampling.top_k);
+  sampling->set_top_p(request.sampling.top_p);
+  sampling->set_seed(request.sampling.seed);
+  for (const std::string& stop : request.stop) message.add_stop(stop);
+  message.set_ignore_eos(request.ignore_eos);
+  if (!request.kv_policy) return message;
+  const KvPolicyRequest& policy = *request.kv_policy;
+  if (policy.flexgen_prefill) {
+    return absl::InvalidArgumentError(
+        "--kv-prefill flexgen cannot be asked of a server; use generate");
+  }
+  v1::KvPolicy* out = message.mutable_kv_policy();
+  out->set_name(std::string(Name(policy.name)));
+  if (policy.budget_tokens) out->set_tokens(*policy.budget_tokens);
+  if (policy.budget_percent) out->set_percent_of_prompt(*policy.budget_percent);
+  if (policy.heavy) out->set_heavy(*policy.heavy);
+  if (policy.recent) out->set_recent(*policy.recent);
+  return message;
+}
+
+Usage FromProto(const v1::Usage& message) {
+  return {.prompt_tokens = message.prompt_tokens(),
+          .completion_tokens = message.completion_tokens(),
+          .kv_slots_held = message.kv_slots_held(),
+          .tokens_evicted = message.tokens_evicted(),
+          .kv_bytes = message.kv_bytes(),
+          .kv_bytes_full = message.kv_bytes_full(),
+          .queue_seconds = message.queue_seconds(),
+          .prefill_seconds = message.prefill_seconds(),
+          .decode_seconds = message.decode_seconds()};
+}
+
+StreamEvent FromProto(const v1::GenerateResponse& message) {
+  StreamEvent event;
+  event.tokens.assign(message.tokens().begin(), message.tokens().end());
+  event.text = message.text();
+  event.done = message.has_usage();
+  if (message.finish_reason() == v1::FINISH_REASON_STOP) {
+    event.finish = FinishReason::kStop;
+  } else if (message.finish_reason() == v1::FINISH_REASON_LENGTH) {
+    event.finish = FinishReason::kLength;
+  }
+  event.usage = FromProto(message.usage());
+  return event;
+}
+
+// Where the calls leave what they receive, and the printer waits for it.
+struct Answers {
+  explicit Answers(size_t n) : results(n), done(n) {}
+
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::vector<Result> results;  // by prompt; guarded by mutex, as is `done`
+  std::vector<bool> done;
+};
+
+// One Generate call.  Everything it receives goes to `answers`.
+class Call final : public grpc::ClientReadReactor<v1::GenerateResponse> {
+ public:
+  Call(v1::Inference::Stub* stub, v1::GenerateRequest request,
+       double timeout_seconds, Answers* answers, size_t index)
+      : request_(std::move(request)), answers_(answers), index_(index) {
+    if (timeout_seconds > 0) {
+      context_.set_deadline(std::chrono::system_clock::now() +
+                            std::chrono::milliseconds(
+                                static_cast<int64_t>(timeout_seconds * 1000)));
+    }
+    stub->async()->Generate(&context_, &request_, this);
+    StartRead(&response_);
+    StartCall();
+  }
+
+  void Cancel() { context_.TryCancel(); }  // any thread
+
+  void OnReadDone(bool ok) override {
+    if (!ok) return;
+    {
+      std::lock_guard lock(answers_->mutex);
+      answers_->results[index_].Add(FromProto(response_));
+      answers_->changed.notify_all();
+    }
+    StartRead(&response_);
+  }
+
+  void OnDone(const grpc::Status& status) override {
+    std::lock_guard lock(answers_->mutex);
+    Result& result = answers_->results[index_];
+    result.status = FromGrpc(status);
+    if (status.ok() && result.finish == FinishReason::kNone) {
+      result.status =
+          absl::InternalError("the stream ended without a finish reason");
+    }
+    if (!result.status.ok()) {
+      result.usage.completion_tokens =
+          static_cast<int32_t>(result.tokens.size());
+    }
+    answers_->done[index_] = true;
+    answers_->changed.notify_all();
+  }
+
+ private:
+  grpc::ClientContext context_;
+  const v1::GenerateRequest request_;
+  v1::GenerateResponse response_;
+  Answers* const answers_;
+  const size_t index_;
+};
+
+// Prints answers in input order: the text of the first that is not done
+// streams, the others wait their turn.
+class Printer {
+ public:
+  Printer(Answers* answers, bool json) : answers_(answers), json_(json) {}
+
+  // Prints what there is and waits a little for more; false when all is
+  // printed.
+  bool Print() {
+    std::unique_lock lock(answers_->mutex);
+    while (next_ < answers_->results.size()) {
+      const Result& result = answers_->results[next_];
+      if (!json_) {
+        std::fwrite(result.text.data() + printed_, 1,
+                    result.text.size() - printed_, stdout);
+        printed_ = result.text.size();
+      }
+      if (!answers_->done[next_]) break;
+      Finish(result);
+      printed_ = 0;
+      ++next_;
+    }
+    std::fflush(stdout);
+    if (next_ == answers_->results.size()) return false;
+    answers_->changed.wait_for(lock, std::chrono::milliseconds(50));
+    return true;
+  }
+
+  // The first failure, and how many there were.
+  absl::Status Failure() const {
+    if (failures_ == 0 || answers_->results.size() == 1) return first_failure_;
+    return absl::Status(
+        first_failure_.code(),
+        absl::StrCat(failures_, " of ", answers_->results.size(),
+                     " prompts failed; prompt ", first_failed_, ": ",
+                     first_failure_.message()));
+  }
+
+ private:
+  void Finish(const Result& result) {
+    std::puts(json_ ? ResultJson(result).c_str() : "");
+    if (result.status.ok()) {
+      if (!json_) std::fprintf(stderr, "%s\n", UsageLine(result).c_str());
+    } else if (failures_++ == 0) {
+      first_failure_ = result.status;
+      first_failed_ = next_;
+    }
+  }
+
+  Answers* const answers_;
+  const bool json_;
+  size_t next_ = 0;     // the first prompt that is not printed
+  size_t printed_ = 0;  // bytes of its text that are
+  int failures_ = 0;
+  size_t first_failed_ = 0;
+  absl::Status first_failure_;
+};
+
+// SIGINT and SIGTERM, taken when asked for.  Must be made before gRPC starts
+// its threads, which inherit the mask.
+class Signals {
+ public:
+  Signals() {
+    sigemptyset(&set_);
+    sigaddset(&set_, SIGINT);
+    sigaddset(&set_, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &set_, &before_);
+  }
+  ~Signals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  bool Taken() const {
+    const timespec now{};
+    return sigtimedwait(&set_, nullptr, &now) > 0;
+  }
+
+ private:
+  sigset_t set_, before_;
+};
+
+absl::Status Run(const CallFlags& flags) {
+  if (!flags.trace.empty()) {
+    return absl::InvalidArgumentError(
+        "--trace: servers do not send traces; use generate");
+  }
+  std::random_device entropy;
+  const uint64_t seed = (uint64_t{entropy()} << 32) | entropy();
+  H2O_ASSIGN_OR_RETURN(const std::vector<Request> requests,
+                       RequestsOf(flags.request, seed));
+  std::vector<v1::GenerateRequest> messages;
+  for (const Request& request : requests) {
+    H2O_ASSIGN_OR_RETURN(messages.emplace_back(), ToProto(request));
+  }
+
+  const Signals signals;
+  const std::shared_ptr<grpc::Channel> channel =
+      grpc::CreateChannel(flags.server, grpc::InsecureChannelCredentials());
+  const auto stub = v1::Inference::NewStub(channel);
+  Answers answers(messages.size());
+  for (size_t i = 0; i < messages.size(); ++i) {
+    answers.results[i].index = static_cast<int>(i);
+  }
+  std::vector<std::unique_ptr<Call>> calls;
+  for (size_t i = 0; i < messages.size(); ++i) {
+    calls.push_back(std::make_unique<Call>(stub.get(), std::move(messages[i]),
+                                           flags.timeout_seconds, &answers, i));
+  }
+  Printer printer(&answers, flags.json);
+  bool cancelled = false;
+  while (printer.Print()) {
+    if (!signals.Taken()) continue;
+    if (cancelled) std::_Exit(1);
+    cancelled = true;
+    for (const auto& call : calls) call->Cancel();
+  }
+  const absl::Status failure = printer.Failure();
+  if (failure.ok()) return failure;
+  return absl::Status(failure.code(), absl::StrCat("server ", flags.server,
+                                                   ": ", failure.ToString()));
+}
+
+}  // namespace
+
+void AddCallCommand(CLI::App* app, int* exit_code) {
+  auto flags = std::make_shared<CallFlags>();
+  CLI::App* command =
+      app->add_subcommand("call", "Generates text on a server; Ctrl-C cancels");
+  command->add_option("--server", flags->server, "Where the server listens")
+      ->required()
+      ->type_name("HOST:PORT");
+  AddRequestFlags(command, &flags->request);
+  command->add_flag("--json", flags->json,
+                    "Prints one JSON object a prompt, in input order");
+  command
+      ->add_option("--timeout", flags->timeout_seconds,
+                   "Deadline of each request; 0: none")
+      ->check(CLI::Range(0.0, 1e9))
+      ->type_name("S");
+  command->add_option("--trace", flags->trace)->group("");
+  command->callback(
+      [flags, exit_code] { *exit_code = ExitCodeOf(Run(*flags)); });
+}
+
+}  // namespace h2o

@@ -1,0 +1,24 @@
+// The subcommands of h2oserve.  Each Add function registers one, with its
+// flags and help; running it leaves the program's exit code in *exit_code.
+#pragma once
+
+#include "absl/status/status.h"
+
+namespace CLI {
+class App;
+}
+
+namespace h2o {
+
+void AddGenerateCommand(CLI::App* app, int* exit_code);
+void AddLogitsCommand(CLI::App* app, int* exit_code);
+void AddTokenizeCommand(CLI::App* app, int* exit_code);
+void AddBenchCommand(CLI::App* app, int* exit_code);
+// With gRPC:
+void AddServeCommand(CLI::App* app, int* exit_code);
+void AddCallCommand(CLI::App* app, int* exit_code);
+
+// 0, or 1 after one line on stderr that says what was wrong.
+int ExitCodeOf(const absl::Status& status);
+
+}  // namespace h2o

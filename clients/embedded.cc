@@ -1,0 +1,62 @@
+#include "clients/embedded.h"
+
+#include <utility>
+
+#include "base/check.h"
+#include "base/monitor.h"
+#include "base/status_macros.h"
+#include "clients/progress_bar.h"
+
+namespace h2o {
+
+absl::StatusOr<std::unique_ptr<Embedded>> Embedded::Create(
+    const EmbeddedOptions& options) {
+  std::unique_ptr<Embedded> e(new Embedded());
+  H2O_ASSIGN_OR_RETURN(e->config_, ConfigOf(options.model));
+  if (!options.model.dummy) {
+    H2O_ASSIGN_OR_RETURN(e->tokenizer_, Tokenizer::Load(options.model.model,
+                                                        e->config_.vocab_size));
+  }
+  H2O_ASSIGN_OR_RETURN(e->engine_,
+                       Engine::Create(options.engine, e->config_,
+                                      e->tokenizer_.get(), &e->clock_));
+  LocalGroupOptions group;
+  group.config = e->config_;
+  group.model = options.model;
+  group.tp = options.tp;
+  group.num_threads = options.num_threads;
+  group.kv_pool_bytes = options.kv_pool_bytes;
+  group.memory_share = options.memory_share;
+  group.max_sequences = options.engine.max_sequences;
+  const double start = e->clock_.Now();
+  ProgressBar bar("loading " + e->config_.name);
+  H2O_ASSIGN_OR_RETURN(
+      std::unique_ptr<LocalGroup> workers,
+      LocalGroup::Create(group, [&bar](double f) { bar.Set(f); }));
+  e->load_seconds_ = e->clock_.Now() - start;
+  e->memory_plan_ = workers->memory_plan();
+  e->group_info_ = workers->info();
+  e->engine_->AddGroup(std::move(workers), nullptr);
+  return e;
+}
+
+void Embedded::Run(std::vector<Request> requests,
+                   const std::function<void(int, StreamEvent)>& on_event) {
+  Monitor monitor;
+  size_t open = requests.size();
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const auto id =
+        engine_->Submit(std::move(requests[i]), [&, i](StreamEvent event) {
+          const bool done = event.done;
+          on_event(static_cast<int>(i), std::move(event));
+          if (!done) return;
+          Monitor::Lock lock(monitor);
+          --open;
+        });
+    H2O_CHECK(id.ok()) << "request " << i << ": " << id.status();
+  }
+  Monitor::Lock lock(monitor);
+  lock.Await([&open] { return open == 0; });
+}
+
+}  // namespace h2o

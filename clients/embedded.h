@@ -1,0 +1,58 @@
+// The whole service inside one process, without gRPC: an Engine over one
+// LocalGroup.  What `generate`, `logits` and `bench` run on.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "clients/local_group.h"
+#include "coordinator/engine.h"
+#include "model/model_spec.h"
+#include "model/tokenizer.h"
+
+namespace h2o {
+
+struct EmbeddedOptions {
+  ModelSpec model;
+  int tp = 1;
+  int num_threads = 0;        // 0: one a core
+  int64_t kv_pool_bytes = 0;  // of each rank; 0: from memory_share
+  double memory_share = 0.5;
+  EngineOptions engine;
+};
+
+class Embedded {
+ public:
+  // Loads the model, with a progress bar on a terminal.
+  static absl::StatusOr<std::unique_ptr<Embedded>> Create(
+      const EmbeddedOptions& options);
+
+  // Runs all requests as fast as they fit and returns when every one is done.
+  // `on_event(i, event)` hears the events of requests[i], from one thread.
+  // REQUIRES: engine().Check(request) is OK for each, and max_queue holds all.
+  void Run(std::vector<Request> requests,
+           const std::function<void(int, StreamEvent)>& on_event);
+
+  Engine& engine() { return *engine_; }
+  const OptConfig& config() const { return config_; }
+  const Tokenizer* tokenizer() const { return tokenizer_.get(); }
+  const MemoryPlan& memory_plan() const { return memory_plan_; }
+  const GroupInfo& group_info() const { return group_info_; }
+  double load_seconds() const { return load_seconds_; }
+
+ private:
+  Embedded() = default;
+
+  SteadyClock clock_;
+  OptConfig config_;
+  std::unique_ptr<Tokenizer> tokenizer_;  // null with dummy weights
+  MemoryPlan memory_plan_;
+  GroupInfo group_info_;
+  double load_seconds_ = 0;
+  std::unique_ptr<Engine> engine_;  // last: uses all of the above
+};
+
+}  // namespace h2o

@@ -1,0 +1,146 @@
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "clients/commands.h"
+#include "clients/embedded.h"
+#include "clients/input.h"
+#include "clients/output.h"
+#include "clients/progress_bar.h"
+#include "clients/trace.h"
+#include "flags/flags.h"
+
+namespace h2o {
+namespace {
+
+struct GenerateFlags {
+  ModelFlags model;
+  RequestFlags request;
+  ShardFlags shard;
+  int tp = 1;
+  int max_sequences = 256;
+  bool json = false;
+  std::string trace;
+};
+
+// Prints results in input order: the first unfinished one as it comes, those
+// behind it when it is done.
+class Printer {
+ public:
+  Printer(std::vector<Result>* results, bool json)
+      : results_(*results), json_(json), done_(results->size()) {}
+
+  void Add(int i, const StreamEvent& event) {
+    results_[i].Add(event);
+    done_[i] = event.done;
+    if (!json_ && i == next_) Put(event.text);
+    while (next_ < static_cast<int>(results_.size()) && done_[next_]) {
+      Finish(results_[next_]);
+      if (++next_ < static_cast<int>(results_.size()) && !json_) {
+        Put(results_[next_].text);
+      }
+    }
+  }
+
+ private:
+  static void Put(const std::string& text) {
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
+  }
+  void Finish(const Result& result) const {
+    Put(json_ ? ResultJson(result) + "\n" : "\n");
+    if (!json_) std::fprintf(stderr, "%s\n", UsageLine(result).c_str());
+  }
+
+  std::vector<Result>& results_;
+  const bool json_;
+  std::vector<bool> done_;
+  int next_ = 0;
+};
+
+// Every request is checked before any runs; a file's by its line.
+absl::Status CheckAll(const Engine& engine,
+                      const std::vector<Request>& requests,
+                      const RequestFlags& flags) {
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const absl::Status status = engine.Check(requests[i]);
+    if (status.ok()) continue;
+    if (!flags.input) return status;
+    return absl::Status(status.code(), absl::StrCat(*flags.input, ", request ",
+                                                    i, ": ", status.message()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RunGenerate(const GenerateFlags& flags) {
+  std::random_device entropy;
+  const uint64_t seed = (uint64_t{entropy()} << 32) | entropy();
+  H2O_ASSIGN_OR_RETURN(std::vector<Request> requests,
+                       RequestsOf(flags.request, seed));
+  TraceFile trace;
+  if (!flags.trace.empty()) {
+    H2O_ASSIGN_OR_RETURN(trace, TraceFile::Create(flags.trace));
+  }
+  EmbeddedOptions options;
+  options.model = flags.model.spec;
+  options.tp = flags.tp;
+  options.num_threads = flags.shard.threads;
+  options.kv_pool_bytes = flags.shard.kv_pool_bytes;
+  options.memory_share = flags.shard.memory_share;
+  options.engine.max_sequences =
+      std::min<int>(flags.max_sequences, static_cast<int>(requests.size()));
+  options.engine.max_queue = static_cast<int>(requests.size());
+  H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Embedded> embedded,
+                       Embedded::Create(options));
+  for (Request& request : requests) request.trace = trace.is_open();
+  H2O_RETURN_IF_ERROR(CheckAll(embedded->engine(), requests, flags.request));
+
+  std::vector<Result> results(requests.size());
+  for (size_t i = 0; i < results.size(); ++i) {
+    results[i].index = static_cast<int>(i);
+  }
+  Printer printer(&results, flags.json);
+  const bool bar_shown = flags.json && requests.size() > 1;
+  ProgressBar bar("generating");
+  size_t done = 0;
+  embedded->Run(std::move(requests), [&](int i, StreamEvent event) {
+    trace.Write(i, event.trace);
+    printer.Add(i, event);
+    done += event.done;
+    if (bar_shown) bar.Set(static_cast<double>(done) / results.size());
+  });
+  for (const Result& result : results) H2O_RETURN_IF_ERROR(result.status);
+  return trace.Close();
+}
+
+}  // namespace
+
+void AddGenerateCommand(CLI::App* app, int* exit_code) {
+  auto flags = std::make_shared<GenerateFlags>();
+  CLI::App* command = app->add_subcommand(
+      "generate", "Generates text in this process, without a server");
+  AddModelFlags(command, &flags->model);
+  AddRequestFlags(command, &flags->request);
+  AddShardFlags(command, &flags->shard);
+  command->add_option("--tp", flags->tp, "Ranks that share the model")
+      ->capture_default_str();
+  command
+      ->add_option("--max-sequences", flags->max_sequences,
+                   "Sequences at once, at most")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_flag("--json", flags->json,
+                    "Prints one JSON object a prompt, in input order");
+  command->add_option("--trace", flags->trace,
+                      "Writes what every head keeps and evicts, as JSON lines");
+  command->callback(
+      [flags, exit_code] { *exit_code = ExitCodeOf(RunGenerate(*flags)); });
+}
+
+}  // namespace h2o

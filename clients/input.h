@@ -1,0 +1,34 @@
+// The prompts of a command, from flags or from a file of JSON lines.  All of
+// them are checked before any of them runs.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "coordinator/engine.h"
+#include "flags/flags.h"
+
+namespace h2o {
+
+// One request for --prompt or --tokens, or one for each line of --input.  Where
+// no seed is given, request i has `seed` + i.
+// Errors: INVALID_ARGUMENT saying which flag, or FILE:LINE, is wrong and what
+// would be right; NOT_FOUND if there is no such file.
+absl::StatusOr<std::vector<Request>> RequestsOf(const RequestFlags& flags,
+                                                uint64_t seed);
+
+// A request for each line of `path` ("-": standard input) that is not blank:
+// {"prompt": ..} or {"tokens": [..]} with any of max_tokens, kv_policy,
+// kv_budget, temperature, top_k, top_p, seed, stop, ignore_eos; what a line
+// does not say is as in `defaults`.
+// Errors: as above.
+absl::StatusOr<std::vector<Request>> ReadInputLines(const std::string& path,
+                                                    const Request& defaults);
+
+// "2 5 9", commas allowed.  Errors: INVALID_ARGUMENT naming the word.
+absl::StatusOr<std::vector<int32_t>> ParseTokenList(std::string_view text);
+
+}  // namespace h2o

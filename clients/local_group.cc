@@ -1,0 +1,170 @@
+#include "clients/local_group.h"
+
+#include <algorithm>
+#include <deque>
+#include <optional>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "base/monitor.h"
+#include "base/status_macros.h"
+#include "parallel/solo_communicator.h"
+#include "parallel/thread_communicator.h"
+
+namespace h2o {
+namespace {
+
+// A rank that waits this long for another one is not slow but stuck.
+constexpr double kRankTimeoutSeconds = 600;
+
+}  // namespace
+
+// Plans go down to every rank's queue, results come up by rank; the oldest plan
+// is answered when all ranks have answered it.
+struct LocalGroup::Impl {
+  GroupInfo info;
+  MemoryPlan memory_plan;
+  SteadyClock clock;
+  std::vector<std::unique_ptr<ShardRunner>> runners;
+  std::vector<std::thread> threads;
+
+  Monitor monitor;  // guards what follows
+  std::vector<std::deque<std::shared_ptr<const StepPlan>>> plans;
+  std::vector<std::deque<StepResult>> results;
+  absl::Status failure;
+  bool stopping = false;
+
+  void RankLoop(int rank) {
+    while (true) {
+      std::shared_ptr<const StepPlan> plan;
+      {
+        Monitor::Lock lock(monitor);
+        const auto ready = [&] {
+          return stopping || !failure.ok() || !plans[rank].empty();
+        };
+        lock.Await(ready);
+        if (!failure.ok()) return;
+        // Stopping, but only with every plan done: peers wait in its sums.
+        if (plans[rank].empty()) return;
+        plan = std::move(plans[rank].front());
+        plans[rank].pop_front();
+      }
+      absl::StatusOr<StepResult> result = runners[rank]->Run(*plan);
+      Monitor::Lock lock(monitor);
+      if (!result.ok()) {
+        FailLocked(result.status());
+        return;
+      }
+      results[rank].push_back(*std::move(result));
+    }
+  }
+
+  void FailLocked(const absl::Status& status) {
+    failure.Update(status);
+    for (const std::unique_ptr<ShardRunner>& runner : runners) {
+      if (runner != nullptr) runner->Abort(status);
+    }
+  }
+};
+
+absl::StatusOr<std::unique_ptr<LocalGroup>> LocalGroup::Create(
+    const LocalGroupOptions& options,
+    std::function<void(double fraction)> progress) {
+  H2O_RETURN_IF_ERROR(ValidateTensorParallel(options.config, options.tp));
+  auto impl = std::make_unique<Impl>();
+  const int tp = options.tp;
+  const int cores = options.num_threads > 0
+                        ? options.num_threads
+                        : static_cast<int>(std::thread::hardware_concurrency());
+  std::vector<std::unique_ptr<Communicator>> communicators;
+  if (tp == 1) {
+    communicators.push_back(std::make_unique<SoloCommunicator>());
+  } else {
+    communicators = MakeThreadCommunicators(tp, kRankTimeoutSeconds);
+  }
+  impl->runners.resize(tp);
+  impl->plans.resize(tp);
+  impl->results.resize(tp);
+  for (int rank = 0; rank < tp; ++rank) {
+    ShardOptions shard;
+    shard.config = options.config;
+    shard.model = options.model;
+    shard.rank = rank;
+    shard.size = tp;
+    shard.num_threads = std::max(1, cores / tp);
+    shard.kv_pool_bytes = options.kv_pool_bytes;
+    shard.memory_share = options.memory_share;
+    // Those loaded before have taken their share of the free memory.
+    shard.local_ranks = tp;
+    shard.max_sequences = options.max_sequences;
+    std::function<void(double)> of_rank;
+    if (progress) {
+      of_rank = [&progress, rank, tp](double fraction) {
+        progress((rank + fraction) / tp);
+      };
+    }
+    H2O_ASSIGN_OR_RETURN(
+        impl->runners[rank],
+        ShardRunner::Create(shard, std::move(communicators[rank]), &impl->clock,
+                            std::move(of_rank)));
+    const ShardRunner& runner = *impl->runners[rank];
+    impl->info.num_pages.push_back(runner.num_pages());
+    const MemoryPlan plan = runner.memory_plan();
+    impl->memory_plan.weights += plan.weights;
+    impl->memory_plan.workspace += plan.workspace;
+    impl->memory_plan.kv_pool += plan.kv_pool;
+  }
+  impl->info.config = options.config;
+  impl->info.geometry = impl->runners[0]->geometry();
+  for (int rank = 0; rank < tp; ++rank) {
+    impl->threads.emplace_back([i = impl.get(), rank] { i->RankLoop(rank); });
+  }
+  return std::unique_ptr<LocalGroup>(new LocalGroup(std::move(impl)));
+}
+
+LocalGroup::LocalGroup(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+LocalGroup::~LocalGroup() {
+  {
+    Monitor::Lock lock(impl_->monitor);
+    impl_->stopping = true;
+  }
+  // A rank may be inside a step; its peers finish it too.
+  for (std::thread& thread : impl_->threads) thread.join();
+}
+
+const GroupInfo& LocalGroup::info() const { return impl_->info; }
+MemoryPlan LocalGroup::memory_plan() const { return impl_->memory_plan; }
+
+absl::Status LocalGroup::Submit(const StepPlan& plan) {
+  const auto shared = std::make_shared<const StepPlan>(plan);
+  Monitor::Lock lock(impl_->monitor);
+  H2O_RETURN_IF_ERROR(impl_->failure);
+  for (auto& queue : impl_->plans) queue.push_back(shared);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepResult> LocalGroup::Next() {
+  Monitor::Lock lock(impl_->monitor);
+  const auto ready = [&] {
+    return !impl_->failure.ok() ||
+           std::none_of(impl_->results.begin(), impl_->results.end(),
+                        [](const auto& queue) { return queue.empty(); });
+  };
+  lock.Await(ready);
+  H2O_RETURN_IF_ERROR(impl_->failure);
+  std::vector<StepResult> of_ranks;
+  for (auto& queue : impl_->results) {
+    of_ranks.push_back(std::move(queue.front()));
+    queue.pop_front();
+  }
+  return MergeResults(std::move(of_ranks));
+}
+
+void LocalGroup::Abort(absl::Status reason) {
+  Monitor::Lock lock(impl_->monitor);
+  impl_->FailLocked(reason);
+}
+
+}  // namespace h2o

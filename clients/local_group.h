@@ -1,0 +1,45 @@
+// A WorkerGroup whose ranks are threads of this process: the embedded mode.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "coordinator/worker_group.h"
+#include "worker/shard_runner.h"
+
+namespace h2o {
+
+struct LocalGroupOptions {
+  OptConfig config;
+  ModelSpec model;
+  int tp = 1;
+  int num_threads = 0;        // over all ranks; 0: one a core
+  int64_t kv_pool_bytes = 0;  // of each rank; 0: from memory_share
+  double memory_share = 0.5;
+  int max_sequences = 256;
+};
+
+class LocalGroup final : public WorkerGroup {
+ public:
+  // Loads every rank.  `progress` (may be empty) hears the fraction loaded.
+  // Errors: as ShardRunner::Create.
+  static absl::StatusOr<std::unique_ptr<LocalGroup>> Create(
+      const LocalGroupOptions& options,
+      std::function<void(double fraction)> progress);
+  ~LocalGroup() override;
+
+  const GroupInfo& info() const override;
+  absl::Status Submit(const StepPlan& plan) override;
+  absl::StatusOr<StepResult> Next() override;
+  void Abort(absl::Status reason) override;
+
+  MemoryPlan memory_plan() const;  // over all ranks
+
+ private:
+  struct Impl;
+  explicit LocalGroup(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace h2o

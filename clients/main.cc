@@ -1,0 +1,36 @@
+// h2oserve: one program for people.  `generate`, `logits`, `tokenize` and
+// `bench` hold the model themselves; `serve` starts processes and `call` talks
+// to them.
+#include <CLI/CLI.hpp>
+#include <iostream>
+
+#include "clients/commands.h"
+#include "flags/flags.h"
+
+namespace h2o {
+
+int ExitCodeOf(const absl::Status& status) {
+  if (status.ok()) return 0;
+  std::cerr << "h2oserve: " << status.message() << std::endl;
+  return 1;
+}
+
+}  // namespace h2o
+
+int main(int argc, char** argv) {
+  CLI::App app(
+      "Serves OPT models, keeping in memory only the keys and values that "
+      "matter (H2O).",
+      "h2oserve");
+  app.require_subcommand(1);
+  int exit_code = 0;
+#ifdef H2O_WITH_GRPC
+  h2o::AddServeCommand(&app, &exit_code);
+  h2o::AddCallCommand(&app, &exit_code);
+#endif
+  h2o::AddGenerateCommand(&app, &exit_code);
+  h2o::AddLogitsCommand(&app, &exit_code);
+  h2o::AddTokenizeCommand(&app, &exit_code);
+  h2o::AddBenchCommand(&app, &exit_code);
+  return h2o::ParseCommandLine(&app, argc, argv).value_or(exit_code);
+}

@@ -1,0 +1,509 @@
+// `h2oserve serve`: a coordinator and its workers as processes of this host,
+// started, watched and stopped together.
+//
+// The programs are found beside this one, and live no longer than it does,
+// however it ends.  The loss of any of them ends all, with its name.
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/clock.h"
+#include "base/status_macros.h"
+#include "clients/commands.h"
+#include "flags/flags.h"
+
+namespace h2o {
+namespace {
+
+// Who may have been the first to go is known once the news of all is in.
+constexpr double kBlameSeconds = 1;
+
+// After a loss the rest may say goodbye for this long.
+constexpr double kFarewellSeconds = 3;
+
+// A file descriptor that is closed with its owner.
+class Fd {
+ public:
+  Fd() = default;
+  explicit Fd(int fd) : fd_(fd) {}
+  Fd(Fd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Fd& operator=(Fd&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  ~Fd() { Close(); }
+  void Close() {
+    if (fd_ >= 0) close(std::exchange(fd_, -1));
+  }
+  int get() const { return fd_; }
+
+ private:
+  int fd_ = -1;
+};
+
+// Both ends close on exec.
+absl::Status MakePipe(Fd* read_end, Fd* write_end) {
+  int fds[2];
+  if (pipe2(fds, O_CLOEXEC) != 0) {
+    return absl::InternalError(absl::StrCat("pipe: ", strerror(errno)));
+  }
+  *read_end = Fd(fds[0]);
+  *write_end = Fd(fds[1]);
+  return absl::OkStatus();
+}
+
+// Whole lines of what a child writes.
+class LineReader {
+ public:
+  explicit LineReader(Fd fd) : fd_(std::move(fd)) {}
+  int fd() const { return fd_.get(); }
+
+  // Reads what there is; REQUIRES: poll said so.  Closes at the end.
+  std::vector<std::string> Read() {
+    char block[4096];
+    const ssize_t n = read(fd_.get(), block, sizeof(block));
+    if (n <= 0) {
+      if (n == 0 || errno != EINTR) fd_.Close();
+      if (rest_.empty()) return {};
+      return {std::exchange(rest_, "")};
+    }
+    rest_.append(block, n);
+    std::vector<std::string> lines;
+    for (size_t end; (end = rest_.find('\n')) != std::string::npos;) {
+      lines.push_back(rest_.substr(0, end));
+      rest_.erase(0, end + 1);
+    }
+    return lines;
+  }
+
+ private:
+  Fd fd_;
+  std::string rest_;
+};
+
+struct Child {
+  std::string name;     // "the coordinator", "worker 1"
+  std::string program;  // "h2oserve-worker"
+  pid_t pid = 0;
+  LineReader log{Fd()};       // its stderr
+  std::string last_words;     // the line with which it said why it ends
+  std::optional<int> status;  // of waitpid, once it has ended
+};
+
+// Starts `program` with `arguments`; `events`, if not -1, stays open in it.
+absl::Status Start(const std::filesystem::path& program,
+                   const std::vector<std::string>& arguments, int events,
+                   Child* child) {
+  Fd log, log_of_child;
+  H2O_RETURN_IF_ERROR(MakePipe(&log, &log_of_child));
+  std::vector<char*> argv;
+  argv.push_back(const_cast<char*>(program.c_str()));
+  for (const std::string& a : arguments) {
+    argv.push_back(const_cast<char*>(a.c_str()));
+  }
+  argv.push_back(nullptr);
+  const pid_t parent = getpid();
+  const pid_t pid = fork();
+  if (pid < 0) {
+    return absl::InternalError(absl::StrCat("fork: ", strerror(errno)));
+  }
+  if (pid == 0) {
+    // Ctrl-C in the terminal is for the parent alone, which tells us in order;
+    // and however it ends, we end too.
+    setpgid(0, 0);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) _exit(127);
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, nullptr);
+    const int null = open("/dev/null", O_RDWR);
+    dup2(null, STDIN_FILENO);
+    dup2(null, STDOUT_FILENO);
+    dup2(log_of_child.get(), STDERR_FILENO);
+    if (events >= 0) fcntl(events, F_SETFD, 0);
+    execv(program.c_str(), argv.data());
+    _exit(127);
+  }
+  child->program = program.filename().string();
+  child->pid = pid;
+  child->log = LineReader(std::move(log));
+  return absl::OkStatus();
+}
+
+// "worker 1 (pid 12) was killed by signal 9 (Killed)"
+std::string HowItEnded(const Child& child) {
+  const int status = *child.status;
+  if (WIFSIGNALED(status)) {
+    return absl::StrCat(child.name, " (pid ", child.pid,
+                        ") was killed by signal ", WTERMSIG(status), " (",
+                        strsignal(WTERMSIG(status)), ")");
+  }
+  return absl::StrCat(child.name, " (pid ", child.pid, ") ended with ",
+                      WEXITSTATUS(status), child.last_words.empty() ? "" : ": ",
+                      child.last_words);
+}
+
+struct ServeFlags {
+  CoordinatorFlags coordinator;
+  ShardFlags shard;
+  int workers = 0;  // 0: tp * groups
+
+  // As they were given, for the coordinator and for the workers.
+  std::vector<const CLI::Option*> for_coordinator, for_workers;
+};
+
+std::vector<std::string> AsGiven(
+    const std::vector<const CLI::Option*>& options) {
+  std::vector<std::string> arguments;
+  for (const CLI::Option* option : options) {
+    for (const std::string& value : option->results()) {
+      arguments.push_back(
+          absl::StrCat("--", option->get_lnames()[0], "=", value));
+    }
+  }
+  return arguments;
+}
+
+// Starts, watches and stops.  One thread; a loop over pipes and signals.
+class Supervisor {
+ public:
+  explicit Supervisor(const ServeFlags& flags) : flags_(flags) {}
+
+  // Nothing may outlive us, whichever way we leave.
+  ~Supervisor() {
+    for (const Child& child : children_) {
+      if (!child.status) kill(child.pid, SIGKILL);
+    }
+    for (Child& child : children_) {
+      if (!child.status) waitpid(child.pid, nullptr, 0);
+    }
+    if (signals_.get() >= 0) {
+      sigprocmask(SIG_SETMASK, &mask_before_, nullptr);
+    }
+  }
+
+  absl::Status Run() {
+    H2O_RETURN_IF_ERROR(Prepare());
+    H2O_RETURN_IF_ERROR(StartCoordinator());
+    while (!Finished()) {
+      H2O_RETURN_IF_ERROR(Poll());
+      Reap();
+      if (loss_at_ && !stopping_ && NewsIsIn()) Stop(kFarewellSeconds);
+      if (stopping_ && clock_.Now() > stop_deadline_) break;
+    }
+    return Verdict();
+  }
+
+ private:
+  absl::Status Prepare() {
+    std::error_code error;
+    const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
+    folder_ = self.parent_path();
+    for (const char* program : {"h2oserve-coordinator", "h2oserve-worker"}) {
+      if (!std::filesystem::exists(folder_ / program, error)) {
+        return absl::NotFoundError(absl::StrCat(
+            program, " is not in ", folder_.string(),
+            ", beside h2oserve; build it with -DH2O_WITH_GRPC=ON"));
+      }
+    }
+    sigset_t mask;
+    sigemptyset(&mask);
+    for (int signal : {SIGINT, SIGTERM, SIGCHLD}) sigaddset(&mask, signal);
+    sigprocmask(SIG_BLOCK, &mask, &mask_before_);
+    signals_ = Fd(signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK));
+    return absl::OkStatus();
+  }
+
+  absl::Status StartCoordinator() {
+    Fd events, events_of_child;
+    H2O_RETURN_IF_ERROR(MakePipe(&events, &events_of_child));
+    std::vector<std::string> arguments = AsGiven(flags_.for_coordinator);
+    arguments.push_back(absl::StrCat("--events-fd=", events_of_child.get()));
+    Child& child = children_.emplace_back();
+    child.name = "the coordinator";
+    const absl::Status status = Start(folder_ / "h2oserve-coordinator",
+                                      arguments, events_of_child.get(), &child);
+    if (!status.ok()) children_.pop_back();
+    events_ = LineReader(std::move(events));
+    return status;
+  }
+
+  absl::Status StartWorkers(std::string address) {
+    // A wildcard is where it listens, not where it can be called.
+    for (const auto& [any, local] :
+         {std::pair("0.0.0.0:", "127.0.0.1:"), std::pair("[::]:", "[::1]:")}) {
+      if (absl::StartsWith(address, any)) {
+        address = absl::StrCat(local, address.substr(strlen(any)));
+      }
+    }
+    const ShardFlags& shard = flags_.shard;
+    const int n = flags_.workers;
+    for (int i = 0; i < n; ++i) {
+      std::vector<std::string> arguments = AsGiven(flags_.for_workers);
+      arguments.push_back(absl::StrCat("--coordinator=", address));
+      if (shard.threads == 0) {
+        arguments.push_back(
+            absl::StrCat("--threads=", std::max(1, AvailableCores() / n)));
+      }
+      // Ranks of one group share the memory among themselves; groups do not
+      // know of each other.
+      arguments.push_back(absl::StrCat(
+          "--memory-share=", shard.memory_share / flags_.coordinator.groups));
+      arguments.push_back(absl::StrCat(
+          "--device=",
+          shard.device == "cuda" ? absl::StrCat("cuda:", i) : shard.device));
+      Child& child = children_.emplace_back();
+      child.name = absl::StrCat("worker ", i);
+      const absl::Status status =
+          Start(folder_ / "h2oserve-worker", arguments, -1, &child);
+      if (!status.ok()) {
+        children_.pop_back();
+        return status;
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  // Waits for news, at most a tenth of a second, and takes it in.
+  absl::Status Poll() {
+    std::vector<pollfd> fds = {{signals_.get(), POLLIN, 0},
+                               {events_.fd(), POLLIN, 0}};
+    for (const Child& child : children_) {
+      fds.push_back({child.log.fd(), POLLIN, 0});  // -1 is passed over
+    }
+    if (poll(fds.data(), fds.size(), 100) < 0 && errno != EINTR) {
+      return absl::InternalError(absl::StrCat("poll: ", strerror(errno)));
+    }
+    for (size_t i = 2; i < fds.size(); ++i) {
+      if (fds[i].revents != 0) PassOn(&children_[i - 2]);
+    }
+    if (fds[1].revents != 0) {
+      for (const std::string& line : events_.Read()) {
+        H2O_RETURN_IF_ERROR(OnEvent(line));
+      }
+    }
+    signalfd_siginfo signal;
+    while (read(signals_.get(), &signal, sizeof(signal)) == sizeof(signal)) {
+      if (signal.ssi_signo != SIGCHLD) OnSignal();
+    }
+    return absl::OkStatus();
+  }
+
+  // Logs go on to our stderr; the line that says why a program ends is kept,
+  // to be said once, by us.
+  void PassOn(Child* child) {
+    for (const std::string& line : child->log.Read()) {
+      const std::string mark = child->program + ": ";
+      if (absl::StartsWith(line, mark)) {
+        child->last_words = line.substr(mark.size());
+      } else {
+        std::fprintf(stderr, "%s\n", line.c_str());
+      }
+    }
+  }
+
+  // A line of the coordinator's --events-fd.
+  absl::Status OnEvent(const std::string& line) {
+    const size_t space = line.find(' ');
+    const std::string what = line.substr(0, space);
+    const std::string rest =
+        space == std::string::npos ? "" : line.substr(space + 1);
+    if (what == "listening") {
+      address_ = rest;
+      return StartWorkers(address_);
+    }
+    if (what == "ready" && !serving_ &&
+        rest == absl::StrCat(flags_.coordinator.groups)) {
+      serving_ = true;
+      std::printf("listening on %s\n", address_.c_str());
+      std::fflush(stdout);
+    }
+    if (what == "over") {
+      if (lost_group_.empty()) lost_group_ = rest;
+      NoteLoss();
+    }
+    return absl::OkStatus();
+  }
+
+  void OnSignal() {
+    if (stopping_) {
+      told_twice_ = true;
+      stop_deadline_ = 0;  // kill the rest now
+      return;
+    }
+    told_ = true;
+    // What the coordinator grants its requests, and a little for goodbyes.
+    Stop(flags_.coordinator.grace_seconds + 2 * kFarewellSeconds);
+  }
+
+  void Reap() {
+    for (Child& child : children_) {
+      int status = 0;
+      if (child.status || waitpid(child.pid, &status, WNOHANG) != child.pid) {
+        continue;
+      }
+      child.status = status;
+      while (child.log.fd() >= 0) PassOn(&child);
+      if (!stopping_) {
+        NoteLoss();
+      } else if (&child == &children_[0]) {
+        // Workers that it did not know, because they were still loading.
+        SignalAll(SIGTERM);
+        stop_deadline_ =
+            std::min(stop_deadline_, clock_.Now() + kFarewellSeconds);
+      }
+    }
+  }
+
+  void NoteLoss() {
+    if (!loss_at_) loss_at_ = clock_.Now();
+  }
+
+  // The group is known and so is the process, or no more is to be expected.
+  bool NewsIsIn() const {
+    const bool a_process = std::any_of(
+        children_.begin(), children_.end(),
+        [](const Child& child) { return child.status.has_value(); });
+    return (a_process && !lost_group_.empty()) ||
+           clock_.Now() - *loss_at_ > kBlameSeconds ||
+           children_[0].status.has_value();
+  }
+
+  void Stop(double seconds) {
+    stopping_ = true;
+    stop_deadline_ = clock_.Now() + seconds;
+    if (!children_[0].status) {
+      kill(children_[0].pid, SIGTERM);
+    } else {
+      SignalAll(SIGTERM);
+    }
+    // Only now is it certain who ended by itself.
+    for (const Child& child : children_) {
+      if (!child.status || told_) continue;
+      if (culprit_.empty() || WIFSIGNALED(*child.status) ||
+          Names(lost_group_, child)) {
+        culprit_ = HowItEnded(child);
+      }
+      if (Names(lost_group_, child)) break;
+    }
+  }
+
+  // Whether `text` speaks of the process.
+  static bool Names(const std::string& text, const Child& child) {
+    return absl::StrContains(text, absl::StrCat("pid ", child.pid, ")"));
+  }
+
+  void SignalAll(int signal) const {
+    for (const Child& child : children_) {
+      if (!child.status) kill(child.pid, signal);
+    }
+  }
+
+  bool Finished() const {
+    return std::all_of(children_.begin(), children_.end(),
+                       [](const Child& child) { return child.status; });
+  }
+
+  absl::Status Verdict() const {
+    if (told_ && !loss_at_) {
+      for (const Child& child : children_) {
+        if (!child.status) {
+          return absl::DeadlineExceededError(absl::StrCat(
+              child.name, told_twice_ ? " was killed at the second signal"
+                                      : " did not stop in time"));
+        }
+      }
+      return absl::OkStatus();
+    }
+    std::vector<std::string> parts;
+    if (!lost_group_.empty()) parts.push_back(lost_group_);
+    if (!culprit_.empty()) parts.push_back(culprit_);
+    return absl::UnavailableError(absl::StrJoin(parts, "; "));
+  }
+
+  const ServeFlags& flags_;
+  const SteadyClock clock_;
+  std::filesystem::path folder_;
+  Fd signals_;
+  sigset_t mask_before_;
+  std::vector<Child> children_;  // the coordinator first
+  LineReader events_{Fd()};
+  std::string address_;
+  bool serving_ = false;
+
+  std::optional<double> loss_at_;  // when somebody was first missed
+  std::string lost_group_;         // what the coordinator says of it
+  std::string culprit_;            // which process ended, and how
+
+  bool stopping_ = false;
+  bool told_ = false;  // by a signal
+  bool told_twice_ = false;
+  double stop_deadline_ = 0;
+};
+
+absl::Status Run(ServeFlags flags) {
+  const int needed = flags.coordinator.tp * flags.coordinator.groups;
+  if (flags.workers == 0) flags.workers = needed;
+  if (flags.workers < needed) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--workers ", flags.workers, " are too few; --tp ",
+                     flags.coordinator.tp, " times --groups ",
+                     flags.coordinator.groups, " need ", needed));
+  }
+  return Supervisor(flags).Run();
+}
+
+}  // namespace
+
+void AddServeCommand(CLI::App* app, int* exit_code) {
+  auto flags = std::make_shared<ServeFlags>();
+  CLI::App* command = app->add_subcommand(
+      "serve", "Starts a coordinator and its workers on this host");
+  const auto options = [command] {
+    const CLI::App* app = command;
+    return app->get_options();
+  };
+  const size_t before = options().size();  // --help
+  AddCoordinatorFlags(command, &flags->coordinator);
+  const size_t between = options().size();
+  AddShardFlags(command, &flags->shard);
+  const std::vector<const CLI::Option*> all = options();
+  flags->for_coordinator.assign(all.begin() + before, all.begin() + between);
+  for (const CLI::Option* option :
+       std::vector(all.begin() + between, all.end())) {
+    const std::string& name = option->get_lnames()[0];
+    if (name != "device" && name != "memory-share") {
+      flags->for_workers.push_back(option);
+    }
+  }
+  command
+      ->add_option("--workers", flags->workers,
+                   "Worker processes; 0: tp times groups")
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("N")
+      ->capture_default_str();
+  command->callback(
+      [flags, exit_code] { *exit_code = ExitCodeOf(Run(*flags)); });
+}
+
+}  // namespace h2o

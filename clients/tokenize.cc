@@ -1,0 +1,64 @@
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "base/status_macros.h"
+#include "clients/commands.h"
+#include "clients/input.h"
+#include "model/opt_config.h"
+#include "model/tokenizer.h"
+
+namespace h2o {
+namespace {
+
+struct TokenizeFlags {
+  std::string model;
+  std::string text;
+  std::string input;
+};
+
+absl::Status RunTokenize(const TokenizeFlags& flags) {
+  H2O_ASSIGN_OR_RETURN(const OptConfig config, ReadOptConfig(flags.model));
+  H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer,
+                       Tokenizer::Load(flags.model, config.vocab_size));
+  std::vector<Request> requests;
+  if (flags.input.empty()) {
+    Request request;
+    request.text = flags.text;
+    request.has_text = true;
+    requests.push_back(std::move(request));
+  } else {
+    H2O_ASSIGN_OR_RETURN(requests, ReadInputLines(flags.input, Request{}));
+  }
+  for (const Request& request : requests) {
+    std::vector<int32_t> tokens = request.tokens;
+    if (request.has_text) {
+      H2O_ASSIGN_OR_RETURN(tokens, tokenizer->Encode(request.text));
+    }
+    nlohmann::ordered_json line;
+    line["tokens"] = tokens;
+    std::printf("%s\n", line.dump().c_str());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddTokenizeCommand(CLI::App* app, int* exit_code) {
+  auto flags = std::make_shared<TokenizeFlags>();
+  CLI::App* command = app->add_subcommand(
+      "tokenize", "Prints the token ids of texts, one JSON object a line");
+  command->add_option("--model", flags->model, "Model directory")->required();
+  auto* text = command->add_option("--prompt", flags->text, "A text");
+  command
+      ->add_option("--input", flags->input,
+                   "A file of JSON lines, each {\"prompt\": ..}")
+      ->excludes(text);
+  command->callback(
+      [flags, exit_code] { *exit_code = ExitCodeOf(RunTokenize(*flags)); });
+}
+
+}  // namespace h2o

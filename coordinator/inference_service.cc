@@ -1,0 +1,328 @@
+#include "coordinator/inference_service.h"
+
+#include <grpcpp/support/server_callback.h>
+
+#include <algorithm>
+#include <chrono>
+#include <mutex>
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "flags/request_check.h"
+#include "proto/grpc_status.h"
+#include "proto/inference.grpc.pb.h"
+
+namespace h2o {
+namespace {
+
+namespace v1 = h2oserve::v1;
+
+constexpr int kMaxRequestId = 128;
+constexpr int kMaxRequestBytes = 4 << 20;
+
+template <typename... Parts>
+absl::Status Bad(const Parts&... parts) {
+  return absl::InvalidArgumentError(absl::StrCat(parts...));
+}
+
+uint64_t RandomNumber() {
+  thread_local std::random_device device;
+  return (static_cast<uint64_t>(device()) << 32) | device();
+}
+
+// For a message about a value that came from outside.
+std::string Quoted(const std::string& text) {
+  return absl::StrCat("'", text.substr(0, 64), text.size() > 64 ? "..." : "",
+                      "'");
+}
+
+absl::StatusOr<std::string> RequestIdOf(const v1::GenerateRequest& message) {
+  const std::string& id = message.request_id();
+  if (id.empty()) {
+    return absl::StrCat("req-", absl::Hex(RandomNumber(), absl::kZeroPad16));
+  }
+  if (id.size() > kMaxRequestId) {
+    return Bad("request_id has ", id.size(), " bytes; at most ", kMaxRequestId,
+               " are allowed");
+  }
+  if (std::any_of(id.begin(), id.end(), [](char c) {
+        return static_cast<unsigned char>(c) < ' ' || c == 0x7f;
+      })) {
+    return Bad("request_id contains a control character; use printable text");
+  }
+  return id;
+}
+
+absl::StatusOr<std::optional<KvPolicyRequest>> PolicyOf(
+    const v1::KvPolicy& message, const KvPolicyRequest& server_default) {
+  const bool has_budget = message.budget_case() != v1::KvPolicy::BUDGET_NOT_SET;
+  KvPolicyRequest policy;
+  if (message.name().empty()) {
+    if (!has_budget && !message.has_heavy() && !message.has_recent()) {
+      return std::nullopt;
+    }
+    // The server's policy with the client's own budget.
+    policy.name = server_default.name;
+  } else {
+    const std::optional<KvPolicyName> name = ParseKvPolicyName(message.name());
+    if (!name) {
+      return Bad("kv_policy.name is ", Quoted(message.name()),
+                 "; it must be full, h2o, recent or sink, or empty for the "
+                 "server's default");
+    }
+    policy.name = *name;
+  }
+  if (message.has_tokens()) policy.budget_tokens = message.tokens();
+  if (message.has_percent_of_prompt()) {
+    policy.budget_percent = message.percent_of_prompt();
+  }
+  if (message.has_heavy()) policy.heavy = message.heavy();
+  if (message.has_recent()) policy.recent = message.recent();
+  return policy;
+}
+
+absl::StatusOr<Request> RequestOf(const v1::GenerateRequest& message,
+                                  const KvPolicyRequest& server_default) {
+  const size_t bytes = message.ByteSizeLong();
+  if (bytes > kMaxRequestBytes) {
+    return Bad("the request has ", bytes, " bytes; at most ", kMaxRequestBytes,
+               " are allowed");
+  }
+  Request request;
+  switch (message.prompt_case()) {
+    case v1::GenerateRequest::kText:
+      request.has_text = true;
+      request.text = message.text();
+      break;
+    case v1::GenerateRequest::kTokens:
+      request.tokens.assign(message.tokens().ids().begin(),
+                            message.tokens().ids().end());
+      break;
+    case v1::GenerateRequest::PROMPT_NOT_SET:
+      return Bad("prompt is not set; give text or tokens");
+  }
+  if (message.has_max_tokens()) request.max_tokens = message.max_tokens();
+  request.ignore_eos = message.ignore_eos();
+  request.sampling = {.temperature = message.sampling().temperature(),
+                      .top_k = message.sampling().top_k(),
+                      .top_p = message.sampling().top_p(),
+                      .seed = message.sampling().has_seed()
+                                  ? message.sampling().seed()
+                                  : RandomNumber()};
+  request.stop.assign(message.stop().begin(), message.stop().end());
+  if (message.has_kv_policy()) {
+    H2O_ASSIGN_OR_RETURN(request.kv_policy,
+                         PolicyOf(message.kv_policy(), server_default));
+  }
+  H2O_RETURN_IF_ERROR(CheckRequest(request));
+  return request;
+}
+
+v1::FinishReason ToProto(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kNone:
+      break;
+    case FinishReason::kStop:
+      return v1::FINISH_REASON_STOP;
+    case FinishReason::kLength:
+      return v1::FINISH_REASON_LENGTH;
+  }
+  return v1::FINISH_REASON_UNSPECIFIED;
+}
+
+void ToProto(const Usage& usage, v1::Usage* message) {
+  message->set_prompt_tokens(usage.prompt_tokens);
+  message->set_completion_tokens(usage.completion_tokens);
+  message->set_kv_slots_held(usage.kv_slots_held);
+  message->set_tokens_evicted(usage.tokens_evicted);
+  message->set_kv_bytes(usage.kv_bytes);
+  message->set_kv_bytes_full(usage.kv_bytes_full);
+  message->set_queue_seconds(usage.queue_seconds);
+  message->set_prefill_seconds(usage.prefill_seconds);
+  message->set_decode_seconds(usage.decode_seconds);
+}
+
+// One Generate call: events in, messages out.  Lives until both gRPC and the
+// engine are done with it.
+//
+// Threads  events come from the engine, reactions from gRPC; the lock is never
+//          held while the engine is called, because Cancel may call back.
+class GenerateStream final
+    : public grpc::ServerWriteReactor<v1::GenerateResponse> {
+ public:
+  static grpc::ServerWriteReactor<v1::GenerateResponse>* Start(
+      grpc::CallbackServerContext* context, absl::StatusOr<std::string> id,
+      absl::StatusOr<Request> request, Engine* engine) {
+    auto stream = std::make_shared<GenerateStream>(context, engine);
+    stream->self_ = stream;
+    if (!id.ok() || !request.ok()) {
+      stream->Finish(ToGrpc(id.ok() ? request.status() : id.status()));
+    } else {
+      stream->request_id_ = *std::move(id);
+      stream->Submit(*std::move(request));
+    }
+    return stream.get();
+  }
+
+  GenerateStream(grpc::CallbackServerContext* context, Engine* engine)
+      : context_(context), engine_(engine) {}
+
+  void OnWriteDone(bool /*ok*/) override {
+    // A broken stream takes no more messages, and OnCancel tells the engine;
+    // its last event still comes.
+    std::lock_guard lock(mutex_);
+    writing_ = false;
+    Flush();
+  }
+  void OnCancel() override {
+    std::unique_lock lock(mutex_);
+    cancelled_ = true;
+    const std::optional<uint64_t> id = engine_id_;
+    lock.unlock();
+    if (id) engine_->Cancel(*id, CancelReason());
+  }
+  void OnDone() override {
+    std::shared_ptr<GenerateStream> last;
+    std::lock_guard lock(mutex_);
+    last.swap(self_);  // destroyed after the lock is released
+  }
+
+ private:
+  void Submit(Request request) {
+    absl::StatusOr<uint64_t> id = engine_->Submit(
+        std::move(request),
+        [stream = self_](StreamEvent event) { stream->OnEvent(event); });
+    if (!id.ok()) return Finish(ToGrpc(id.status()));
+    std::unique_lock lock(mutex_);
+    engine_id_ = *id;
+    const bool cancelled = cancelled_;
+    lock.unlock();
+    if (cancelled) engine_->Cancel(*id, CancelReason());
+  }
+
+  absl::Status CancelReason() const {
+    if (context_->deadline() <= std::chrono::system_clock::now()) {
+      return absl::DeadlineExceededError("the client's deadline has passed");
+    }
+    return absl::CancelledError("the client left");
+  }
+
+  void OnEvent(const StreamEvent& event) {
+    std::lock_guard lock(mutex_);
+    pending_.mutable_tokens()->Add(event.tokens.begin(), event.tokens.end());
+    pending_.mutable_text()->append(event.text);
+    has_pending_ |= !event.tokens.empty() || !event.text.empty();
+    if (event.done) {
+      done_ = true;
+      status_ = ToGrpc(event.status);
+      if (event.status.ok()) {
+        pending_.set_finish_reason(ToProto(event.finish));
+        ToProto(event.usage, pending_.mutable_usage());
+        has_pending_ = true;
+      }
+    }
+    if (!writing_) Flush();
+  }
+
+  // Sends what has gathered.  REQUIRES: mutex_ is held, no write is in flight.
+  void Flush() {
+    if (finished_) return;
+    if (!has_pending_) {
+      if (done_) {
+        finished_ = true;
+        Finish(status_);
+      }
+      return;
+    }
+    sending_.Swap(&pending_);
+    pending_.Clear();
+    has_pending_ = false;
+    sending_.set_request_id(request_id_);
+    if (done_ && status_.ok()) {
+      finished_ = true;
+      StartWriteAndFinish(&sending_, grpc::WriteOptions(), status_);
+    } else {
+      writing_ = true;
+      StartWrite(&sending_);
+    }
+  }
+
+  grpc::CallbackServerContext* const context_;  // valid until OnDone
+  Engine* const engine_;
+  std::string request_id_;
+
+  std::mutex mutex_;
+  std::shared_ptr<GenerateStream> self_;  // until OnDone
+  std::optional<uint64_t> engine_id_;     // once Submit has returned
+  bool cancelled_ = false;
+  v1::GenerateResponse sending_;  // on its way while writing_
+  v1::GenerateResponse pending_;  // gathers meanwhile
+  bool has_pending_ = false;
+  bool writing_ = false;
+  bool done_ = false;      // the engine's last event has come
+  bool finished_ = false;  // gRPC has been told
+  grpc::Status status_;
+};
+
+}  // namespace
+
+class InferenceService::Impl final : public v1::Inference::CallbackService {
+ public:
+  Impl(const InferenceServiceOptions& options, Engine* engine)
+      : options_(options), engine_(engine) {}
+
+  grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
+      grpc::CallbackServerContext* context,
+      const v1::GenerateRequest* message) override {
+    return GenerateStream::Start(
+        context, RequestIdOf(*message),
+        RequestOf(*message, options_.default_kv_policy), engine_);
+  }
+
+  grpc::ServerUnaryReactor* GetModelInfo(
+      grpc::CallbackServerContext* context,
+      const v1::GetModelInfoRequest* /*message*/,
+      v1::ModelInfo* info) override {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    const absl::StatusOr<GroupInfo> group = engine_->group_info();
+    if (!group.ok()) {
+      absl::Status status = group.status();
+      if (options_.progress) {
+        status = absl::Status(
+            status.code(),
+            absl::StrCat(status.message(), " (", options_.progress(), ")"));
+      }
+      reactor->Finish(ToGrpc(status));
+      return reactor;
+    }
+    const OptConfig& config = options_.config;
+    info->set_name(config.name);
+    info->set_num_layers(config.num_layers);
+    info->set_num_heads(config.num_heads);
+    info->set_head_dim(config.head_dim());
+    info->set_vocab_size(config.vocab_size);
+    info->set_max_positions(config.max_positions);
+    info->set_tensor_parallel_size(group->tp());
+    info->set_num_groups(engine_->num_groups());
+    info->set_kv_pool_bytes(group->kv_pool_bytes());
+    info->set_default_kv_policy(
+        std::string(Name(options_.default_kv_policy.name)));
+    info->set_version(options_.version);
+    reactor->Finish(grpc::Status::OK);
+    return reactor;
+  }
+
+ private:
+  const InferenceServiceOptions options_;
+  Engine* const engine_;
+};
+
+InferenceService::InferenceService(const InferenceServiceOptions& options,
+                                   Engine* engine)
+    : impl_(std::make_unique<Impl>(options, engine)) {}
+InferenceService::~InferenceService() = default;
+grpc::Service* InferenceService::service() { return impl_.get(); }
+
+}  // namespace h2o

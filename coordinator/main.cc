@@ -1,0 +1,261 @@
+// h2oserve-coordinator: the engine behind two gRPC doors on one port, the
+// public one for clients and the one where workers dial in.
+#include <grpc/support/log.h>
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdio>
+#include <deque>
+#include <future>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "coordinator/engine.h"
+#include "coordinator/inference_service.h"
+#include "coordinator/remote_workers.h"
+#include "flags/flags.h"
+#include "flags/version.h"
+#include "model/model_spec.h"
+#include "model/tokenizer.h"
+#include "proto/convert.h"
+
+namespace h2o {
+namespace {
+
+constexpr int kTickMs = 50;
+
+// After the last request has ended its last messages may still be on their way.
+constexpr auto kFarewell = std::chrono::seconds(2);
+
+// What happens to groups, as lines for the supervisor that started this
+// process: "ready N" (groups now ready) and "over REASON".
+class Events {
+ public:
+  explicit Events(int fd) : fd_(fd) {}
+  void Write(const std::string& line) const {
+    if (fd_ < 0) return;
+    const std::string text = line + "\n";
+    // A supervisor that is gone reads nothing; there is no one to tell.
+    [[maybe_unused]] const ssize_t n = write(fd_, text.data(), text.size());
+  }
+
+ private:
+  const int fd_;  // -1: nobody listens
+};
+
+absl::Status CheckListen(const std::string& listen) {
+  const size_t colon = listen.rfind(':');
+  int port = 0;
+  if (colon == std::string::npos || colon == 0 ||
+      !absl::SimpleAtoi(listen.substr(colon + 1), &port) || port < 0 ||
+      port > 65535) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--listen '", listen, "' must be HOST:PORT with a port of 0 to 65535"));
+  }
+  return absl::OkStatus();
+}
+
+// gRPC says why it cannot listen only in its log.
+std::string& LastGrpcError() {
+  static std::string text;
+  return text;
+}
+void KeepGrpcError(gpr_log_func_args* args) {
+  static std::mutex mutex;
+  if (args->severity != GPR_LOG_SEVERITY_ERROR) return;
+  std::lock_guard lock(mutex);
+  LastGrpcError() = args->message;
+}
+
+absl::StatusOr<std::unique_ptr<grpc::Server>> Listen(
+    const std::string& listen, const std::vector<grpc::Service*>& services,
+    int* port) {
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), port);
+  for (grpc::Service* service : services) builder.RegisterService(service);
+  builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  // Otherwise a second coordinator would share the port in silence.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  // A peer whose host is gone is noticed within half a minute; and peers may
+  // ask as often (by default gRPC hangs up on whoever pings twice in 5 min).
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  builder.AddChannelArgument(
+      GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
+  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  if (server == nullptr || *port == 0) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on ", listen, "; ",
+                     LastGrpcError().empty() ? "is another server there?"
+                                             : LastGrpcError()));
+  }
+  return server;
+}
+
+// The tokenizer of the model, or null where dummy weights come without one.
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(
+    const ModelSpec& model, const OptConfig& config) {
+  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
+      Tokenizer::Load(model.model, config.vocab_size);
+  if (model.dummy && absl::IsNotFound(tokenizer.status())) {
+    H2O_LOG() << "no tokenizer: only prompts of token ids are served";
+    return nullptr;
+  }
+  return tokenizer;
+}
+
+// Waits for up to kTickMs; the signal that came, or 0.
+int WaitForSignal(const sigset_t& signals) {
+  const timespec tick = {.tv_sec = 0, .tv_nsec = kTickMs * 1'000'000L};
+  const int signal = sigtimedwait(&signals, nullptr, &tick);
+  return signal > 0 ? signal : 0;
+}
+
+absl::Status Run(const CoordinatorFlags& flags, int events_fd,
+                 const sigset_t& signals) {
+  H2O_RETURN_IF_ERROR(CheckListen(flags.listen));
+  const ModelSpec& model = flags.model.spec;
+  H2O_ASSIGN_OR_RETURN(const OptConfig config, ConfigOf(model));
+  H2O_RETURN_IF_ERROR(ValidateTensorParallel(config, flags.tp));
+  H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer,
+                       LoadTokenizer(model, config));
+  EngineOptions engine_options = flags.engine.options;
+  H2O_ASSIGN_OR_RETURN(const std::optional<KvPolicyRequest> policy,
+                       flags.policy.Request());
+  if (policy) engine_options.default_kv_policy = *policy;
+
+  const SteadyClock clock;
+  H2O_ASSIGN_OR_RETURN(
+      std::unique_ptr<Engine> engine,
+      Engine::Create(engine_options, config, tokenizer.get(), &clock));
+
+  const Events events(events_fd);
+  RemoteWorkers workers(
+      {.config = config,
+       .model = model,
+       .version = Version(),
+       .tp = flags.tp,
+       .groups = flags.groups,
+       .max_sequences = engine_options.max_sequences,
+       .step_deadline_seconds = flags.step_deadline_ms / 1000.0},
+      &clock,
+      {.on_ready =
+           [&](std::unique_ptr<WorkerGroup> group) {
+             engine->AddGroup(std::move(group), nullptr);
+           },
+       .on_over =
+           [&](int group, const absl::Status& reason) {
+             events.Write(
+                 absl::StrCat("over group ", group, ": ", reason.message()));
+           }});
+  InferenceService inference(
+      {.config = config,
+       .default_kv_policy = engine_options.default_kv_policy,
+       .version = Version(),
+       .progress = [&] { return workers.Progress(); }},
+      engine.get());
+
+  int port = 0;
+  H2O_ASSIGN_OR_RETURN(
+      std::unique_ptr<grpc::Server> server,
+      Listen(flags.listen, {inference.service(), workers.service()}, &port));
+  const auto set_serving = [&](bool serving) {
+    for (const char* name : {"", "h2oserve.v1.Inference"}) {
+      server->GetHealthCheckService()->SetServingStatus(name, serving);
+    }
+  };
+  set_serving(false);
+  const std::string address =
+      absl::StrCat(flags.listen.substr(0, flags.listen.rfind(':')), ":", port);
+  H2O_LOG() << "serves " << config.name << " on " << flags.groups
+            << " group(s) of " << flags.tp << " worker(s)";
+  std::printf("listening on %s\n", address.c_str());
+  std::fflush(stdout);
+  events.Write(absl::StrCat("listening ", address));
+
+  int num_ready = 0;
+  int signal = 0;
+  while (signal == 0) {
+    signal = WaitForSignal(signals);
+    engine->Tick();
+    workers.Tick();
+    if (const int now_ready = workers.num_ready(); now_ready != num_ready) {
+      num_ready = now_ready;
+      set_serving(num_ready > 0);
+      events.Write(absl::StrCat("ready ", num_ready));
+    }
+  }
+
+  const Engine::Counters open = engine->counters();
+  H2O_LOG() << (signal == SIGINT ? "SIGINT: " : "SIGTERM: ") << open.running
+            << " running and " << open.queued << " waiting requests have "
+            << flags.grace_seconds << " s to end; once more stops at once";
+  set_serving(false);
+  auto drained = std::async(std::launch::async,
+                            [&] { engine->Drain(flags.grace_seconds); });
+  while (drained.wait_for(std::chrono::seconds(0)) !=
+         std::future_status::ready) {
+    if (WaitForSignal(signals) != 0) {
+      std::fprintf(stderr, "h2oserve-coordinator: stopped at once\n");
+      std::_Exit(1);
+    }
+    engine->Tick();
+    workers.Tick();
+  }
+  workers.Shutdown();
+  server->Shutdown(std::chrono::system_clock::now() + kFarewell);
+  server->Wait();
+  server.reset();  // before what its services use
+  engine.reset();
+  H2O_LOG() << "stopped";
+  return absl::OkStatus();
+}
+
+int Main(int argc, char** argv) {
+  // Before any thread is made: signals are for the loop of Run alone.
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  if (getenv("GRPC_VERBOSITY") == nullptr) gpr_set_log_function(KeepGrpcError);
+
+  CLI::App app(
+      "Takes requests, plans steps and streams answers; workers dial in",
+      "h2oserve-coordinator");
+  CoordinatorFlags flags;
+  AddCoordinatorFlags(&app, &flags);
+  int events_fd = -1;
+  app.add_option("--events-fd", events_fd)->group("");  // for `serve`
+  if (std::optional<int> code = ParseCommandLine(&app, argc, argv))
+    return *code;
+
+  const absl::Status status = Run(flags, events_fd, signals);
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "h2oserve-coordinator: %s\n", status.ToString().c_str());
+  return 1;
+}
+
+}  // namespace
+}  // namespace h2o
+
+int main(int argc, char** argv) { return h2o::Main(argc, argv); }

@@ -1,0 +1,85 @@
+// RemoteWorkers is where workers dial in.  It forms those that wait into groups
+// of `tp`, gives each its rank, and hands a group on as a WorkerGroup once all
+// its ranks have loaded.  Fewer than `groups` groups and enough spare workers:
+// another group is formed, at any time.
+//
+//   dialed in -> spare -> member of a forming group -> rank of a ready group
+//
+// A group that loses a rank, at any stage, is over: all its streams end with
+// the reason, its workers exit, and whoever supervises them starts new ones.
+//
+// Threads  every method may be called by any thread.  Messages arrive on gRPC's
+//          threads; the observers are called from them, from Tick or from the
+//          group's own thread, without locks.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "base/clock.h"
+#include "coordinator/worker_group.h"
+#include "model/model_spec.h"
+#include "model/opt_config.h"
+
+namespace grpc {
+class Service;
+}
+
+namespace h2o {
+
+struct RemoteWorkersOptions {
+  OptConfig config;     // what the coordinator reads from model.model
+  ModelSpec model;      // announced to the workers
+  std::string version;  // a worker of another version is refused
+  int tp = 1;
+  int groups = 1;
+  int max_sequences = 256;
+
+  // A rank that owes a result for longer is lost.  The ranks' own waits for
+  // each other end a little earlier, so that they can say whom they wait for.
+  double step_deadline_seconds = 30;
+
+  // While a group loads, a rank that says nothing for longer is lost.
+  double load_deadline_seconds = 600;
+};
+
+class RemoteWorkers {
+ public:
+  struct Observers {
+    // A group to run steps on.  It may be over at any time, even before this.
+    std::function<void(std::unique_ptr<WorkerGroup>)> on_ready;
+    // A group is over, ready or not, for another reason than Shutdown.
+    std::function<void(int group, const absl::Status& reason)> on_over;
+  };
+
+  // `clock` must outlive this object and every group.
+  RemoteWorkers(const RemoteWorkersOptions& options, const Clock* clock,
+                Observers observers);
+
+  // REQUIRES: the gRPC server that serves service() has been shut down.
+  ~RemoteWorkers();
+
+  // The Workers service, for the server's builder.
+  grpc::Service* service();
+
+  // Groups that are ready and have lost nobody.
+  int num_ready() const;
+
+  // For people, while no group is ready: "1 of 2 workers have dialed in".
+  std::string Progress() const;
+
+  // Looks at deadlines.  The owner calls it about ten times a second.
+  void Tick();
+
+  // Lets all workers go: they exit with 0.  New ones are turned away.
+  void Shutdown();
+
+ private:
+  class Registry;
+  std::shared_ptr<Registry> registry_;
+};
+
+}  // namespace h2o

@@ -1,0 +1,305 @@
+#include "flags/flags.h"
+
+#include <sched.h>
+
+#include <CLI/CLI.hpp>
+#include <cmath>
+#include <cstdio>
+#include <iostream>
+#include <limits>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "base/kv_page.h"
+#include "flags/version.h"
+
+namespace h2o {
+namespace {
+
+// CLI::Range lets NaN pass and does not say what would be right.
+CLI::Validator Within(double low, double high, const std::string& what) {
+  return CLI::Validator(
+      [=](std::string& text) -> std::string {
+        double value = 0;
+        if (CLI::detail::lexical_cast(text, value) && value >= low &&
+            value <= high) {
+          return "";
+        }
+        return "'" + text + "' must be " + what;
+      },
+      "");
+}
+
+CLI::Validator AtLeastOne() {
+  return Within(1, std::numeric_limits<int32_t>::max(),
+                "a whole number, 1 or more");
+}
+
+const CLI::IsMember& DTypes() {
+  static const CLI::IsMember types({"float32", "bf16", "fp16"});
+  return types;
+}
+
+}  // namespace
+
+void AddModelFlags(CLI::App* app, ModelFlags* flags) {
+  ModelSpec* spec = &flags->spec;
+  app->add_option("--model", spec->model,
+                  "Hugging Face directory of an OPT model; with --load-format "
+                  "dummy also a built-in config: opt-125m .. opt-175b")
+      ->required()
+      ->type_name("DIR");
+  app->add_option("--dtype", spec->dtype,
+                  "Weights are stored and read in this type; by default "
+                  "float32 on CPUs, the checkpoint's 16-bit type on GPUs")
+      ->check(DTypes());
+  app->add_option("--kv-dtype", spec->kv_dtype,
+                  "Type of cached keys and values; defaults as --dtype")
+      ->check(DTypes());
+  app->add_option_function<std::string>(
+         "--load-format",
+         [spec](const std::string& text) { spec->dummy = text == "dummy"; },
+         "auto: the checkpoint; dummy: random weights of the same shapes")
+      ->check(CLI::IsMember({"auto", "dummy"}))
+      ->default_str("auto");
+  app->add_option("--dummy-seed", spec->dummy_seed, "Seed of dummy weights")
+      ->type_name("N");
+}
+
+void AddPolicyFlags(CLI::App* app, PolicyFlags* flags) {
+  app->add_option("--kv-policy", flags->policy,
+                  "What the KV cache keeps: full (all), h2o (heavy hitters and "
+                  "recent), recent, sink (4 first and recent)")
+      ->check(CLI::IsMember({"full", "h2o", "recent", "sink"}));
+  app->add_option("--kv-budget", flags->budget,
+                  "Slots a head: tokens (40) or a share of the prompt (20%)")
+      ->type_name("C");
+  app->add_option("--kv-heavy", flags->heavy,
+                  "h2o: slots for heavy hitters, with --kv-recent")
+      ->type_name("N");
+  app->add_option("--kv-recent", flags->recent,
+                  "h2o: slots for the newest tokens, with --kv-heavy")
+      ->type_name("N");
+  app->add_option_function<std::string>(
+         "--kv-prefill",
+         [flags](const std::string& text) {
+           flags->flexgen_prefill = text == "flexgen";
+         },
+         "h2o: how the prompt's slots are chosen; flexgen is a switch for "
+         "comparison with the paper's throughput code (odd budgets)")
+      ->check(CLI::IsMember({"exact", "flexgen"}))
+      ->default_str("exact");
+}
+
+absl::StatusOr<std::optional<KvPolicyRequest>> PolicyFlags::Request() const {
+  if (policy.empty() && budget.empty() && !heavy && !recent &&
+      !flexgen_prefill) {
+    return std::nullopt;
+  }
+  KvPolicyRequest request;
+  if (!policy.empty()) {
+    const std::optional<KvPolicyName> name = ParseKvPolicyName(policy);
+    if (!name) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("kv policy '", policy,
+                       "' is unknown; it must be full, h2o, recent or sink"));
+    }
+    request.name = *name;
+  }
+  if (!budget.empty()) {
+    absl::Status status = ParseKvBudget(budget, &request);
+    if (!status.ok()) return status;
+  }
+  request.heavy = heavy;
+  request.recent = recent;
+  request.flexgen_prefill = flexgen_prefill;
+  absl::Status status = ValidateKvPolicyRequest(request);
+  if (!status.ok()) return status;
+  return request;
+}
+
+void AddEngineFlags(CLI::App* app, EngineFlags* flags) {
+  EngineOptions* options = &flags->options;
+  app->add_option("--max-queue", options->max_queue,
+                  "Requests that may wait; more are refused")
+      ->check(AtLeastOne())
+      ->type_name("N")
+      ->capture_default_str();
+  app->add_option("--max-queue-seconds", options->max_queue_seconds,
+                  "Requests that waited longer are refused; 0: never")
+      ->check(Within(0, 1e9, "a number of seconds, 0 or more"))
+      ->type_name("S")
+      ->capture_default_str();
+  app->add_option("--max-sequences", options->max_sequences,
+                  "Sequences that run at once in one group")
+      ->check(AtLeastOne())
+      ->type_name("N")
+      ->capture_default_str();
+  app->add_option_function<double>(
+         "--stall-target-ms",
+         [options](double ms) { options->stall_target_seconds = ms / 1000; },
+         "A new prompt may hold up running streams for this long at a time")
+      ->check(Within(0.001, 1e9, "a number of milliseconds over 0"))
+      ->type_name("MS")
+      ->default_str(absl::StrCat(options->stall_target_seconds * 1000));
+  app->add_option("--kv-budget-cap", options->kv_budget_cap,
+                  "No request may keep more slots a head; 0: no cap")
+      ->check(Within(0, kMaxPositions,
+                     absl::StrCat("0 to ", kMaxPositions, " slots")))
+      ->type_name("N")
+      ->capture_default_str();
+}
+
+void AddSamplingFlags(CLI::App* app, SamplingFlags* flags) {
+  SamplingParams* params = &flags->params;
+  app->add_option("--temperature", params->temperature,
+                  "0: greedy; over 0: sample, the higher the wilder")
+      ->type_name("T")
+      ->capture_default_str();
+  app->add_option("--top-k", params->top_k,
+                  "Sample among the K likeliest; 0: all")
+      ->type_name("K");
+  app->add_option("--top-p", params->top_p,
+                  "Sample among the likeliest that together reach P; 0, 1: all")
+      ->type_name("P");
+  app->add_option_function<uint64_t>(
+         "--seed",
+         [flags](uint64_t seed) {
+           flags->params.seed = seed;
+           flags->has_seed = true;
+         },
+         "Equal seeds draw equal tokens; by default every run draws anew")
+      ->type_name("S");
+}
+
+void AddRequestFlags(CLI::App* app, RequestFlags* flags) {
+  // Not std::optional options: CLI11 reads an empty argument as none, and an
+  // empty prompt is a prompt.
+  const auto text = [app](const std::string& name,
+                          std::optional<std::string>* out,
+                          const std::string& help) {
+    return app->add_option_function<std::string>(
+        name, [out](const std::string& value) { *out = value; }, help);
+  };
+  CLI::Option* prompt =
+      text("--prompt", &flags->prompt, "A text to continue")->type_name("TEXT");
+  CLI::Option* tokens = text("--tokens", &flags->tokens,
+                             "A prompt of token ids, taken as it is: \"2 5 9\"")
+                            ->type_name("IDS");
+  CLI::Option* input =
+      text(
+          "--input", &flags->input,
+          "Prompts as JSON lines: {\"prompt\": ..} or {\"tokens\": [..]}, with "
+          "any of max_tokens, kv_policy, kv_budget, temperature, top_k, "
+          "top_p, seed, stop, ignore_eos; flags are their defaults")
+          ->type_name("FILE.jsonl");
+  prompt->excludes(tokens)->excludes(input);
+  tokens->excludes(input);
+  app->add_option("--max-tokens", flags->max_tokens,
+                  "Tokens to generate at most; by default 128, or what fits")
+      ->type_name("N");
+  app->add_flag("--ignore-eos", flags->ignore_eos,
+                "Go on after the end-of-text token");
+  // One value each, or a list would swallow what follows it.
+  app->add_option("--stop", flags->stop,
+                  "Stop before this text; may be given several times")
+      ->allow_extra_args(false)
+      ->type_name("STR");
+  AddSamplingFlags(app, &flags->sampling);
+  AddPolicyFlags(app, &flags->policy);
+}
+
+void AddShardFlags(CLI::App* app, ShardFlags* flags) {
+  app->add_option("--device", flags->device, "cpu, cuda or cuda:N")
+      ->check(CLI::Validator(
+          [](std::string& text) -> std::string {
+            const bool numbered =
+                text.rfind("cuda:", 0) == 0 && text.size() > 5 &&
+                text.size() < 9 &&
+                text.find_first_not_of("0123456789", 5) == std::string::npos;
+            if (text == "cpu" || text == "cuda" || numbered) return "";
+            return "'" + text + "' must be cpu, cuda or cuda:N";
+          },
+          ""))
+      ->type_name("DEVICE")
+      ->capture_default_str();
+  app->add_option("--threads", flags->threads,
+                  "Threads of a worker; 0: all cores, shared out by serve")
+      ->check(Within(0, 4096, "0 to 4096 threads"))
+      ->type_name("N")
+      ->capture_default_str();
+  app->add_option("--kv-pool-bytes", flags->kv_pool_bytes,
+                  "Memory of a worker for KV pages; 0: from --memory-share")
+      ->check(Within(0, 1e15, "a number of bytes, 0 or more"))
+      ->type_name("N")
+      ->capture_default_str();
+  app->add_option("--memory-share", flags->memory_share,
+                  "KV pages take at most this share of the memory that is "
+                  "free after loading")
+      ->check(Within(0.001, 1, "over 0 and at most 1"))
+      ->type_name("F")
+      ->capture_default_str();
+  app->add_option_function<std::string>(
+         "--transport",
+         [flags](const std::string& text) { flags->tcp_only = text == "tcp"; },
+         "Between ranks: auto (fast within a host, TCP across) or tcp")
+      ->check(CLI::IsMember({"auto", "tcp"}))
+      ->default_str("auto");
+}
+
+void AddCoordinatorFlags(CLI::App* app, CoordinatorFlags* flags) {
+  AddModelFlags(app, &flags->model);
+  app->add_option("--tp", flags->tp, "Workers that share one copy of the model")
+      ->check(AtLeastOne())
+      ->type_name("N")
+      ->capture_default_str();
+  app->add_option("--groups", flags->groups,
+                  "Copies of the model; each takes tp workers")
+      ->check(AtLeastOne())
+      ->type_name("G")
+      ->capture_default_str();
+  app->add_option("--listen", flags->listen,
+                  "Where clients and workers dial in; port 0 picks one")
+      ->type_name("HOST:PORT")
+      ->capture_default_str();
+  AddEngineFlags(app, &flags->engine);
+  app->add_option("--step-deadline-ms", flags->step_deadline_ms,
+                  "A worker that is silent for longer in a step is lost")
+      ->check(AtLeastOne())
+      ->type_name("MS")
+      ->capture_default_str();
+  app->add_option("--grace", flags->grace_seconds,
+                  "After SIGTERM running requests may finish within this time")
+      ->check(Within(0, 1e6, "a number of seconds, 0 or more"))
+      ->type_name("S")
+      ->capture_default_str();
+  AddPolicyFlags(app, &flags->policy);
+}
+
+int AvailableCores() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) {
+    return std::max(1, CPU_COUNT(&set));
+  }
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
+std::optional<int> ParseCommandLine(CLI::App* app, int argc, char** argv) {
+  app->set_version_flag("--version", Version());
+  try {
+    app->parse(argc, argv);
+  } catch (const CLI::Success& done) {  // --help, --version
+    return app->exit(done);
+  } catch (const CLI::ParseError& error) {
+    std::string line = error.what();
+    for (char& c : line) {
+      if (c == '\n') c = ' ';
+    }
+    std::cerr << app->get_name() << ": " << line << " (see " << app->get_name()
+              << " --help)" << std::endl;
+    return 1;
+  }
+  return std::nullopt;
+}
+
+}  // namespace h2o

@@ -1,0 +1,104 @@
+// The flags that several programs share, as bundles: a struct that holds them,
+// and a function that adds them, with their help, to a CLI11 command.
+//
+// What the syntax can tell (a number, one of a list, a range) is refused while
+// parsing; what needs thought is a Status of the function that reads the
+// bundle.  No flag is ignored: what a program cannot use it does not add.
+//
+// Threads  for main() and its thread.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/kv_policy.h"
+#include "base/sampling.h"
+#include "coordinator/engine.h"
+#include "model/model_spec.h"
+
+namespace CLI {
+class App;
+}
+
+namespace h2o {
+
+// --model, --dtype, --kv-dtype, --load-format, --dummy-seed
+struct ModelFlags {
+  ModelSpec spec;
+};
+void AddModelFlags(CLI::App* app, ModelFlags* flags);
+
+// --kv-policy, --kv-budget, --kv-heavy, --kv-recent, --kv-prefill
+struct PolicyFlags {
+  std::string policy, budget;  // empty: not given
+  std::optional<int32_t> heavy, recent;
+  bool flexgen_prefill = false;
+
+  // Nothing if none of the flags was given.  Errors: INVALID_ARGUMENT.
+  absl::StatusOr<std::optional<KvPolicyRequest>> Request() const;
+};
+void AddPolicyFlags(CLI::App* app, PolicyFlags* flags);
+
+// --max-queue, --max-queue-seconds, --max-sequences, --stall-target-ms,
+// --kv-budget-cap.  The default policy comes from PolicyFlags.
+struct EngineFlags {
+  EngineOptions options;
+};
+void AddEngineFlags(CLI::App* app, EngineFlags* flags);
+
+// --temperature, --top-k, --top-p, --seed
+struct SamplingFlags {
+  SamplingParams params;
+  bool has_seed = false;  // or the seed is the door's to draw
+};
+void AddSamplingFlags(CLI::App* app, SamplingFlags* flags);
+
+// What `generate` and `call` ask for: --prompt, --tokens or --input, and what
+// holds for all of them.
+struct RequestFlags {
+  std::optional<std::string> prompt, tokens, input;
+  std::optional<int32_t> max_tokens;
+  bool ignore_eos = false;
+  std::vector<std::string> stop;
+  SamplingFlags sampling;
+  PolicyFlags policy;
+};
+void AddRequestFlags(CLI::App* app, RequestFlags* flags);
+
+// What a worker may take: --device, --threads, --kv-pool-bytes, --memory-share,
+// --transport.
+struct ShardFlags {
+  std::string device = "cpu";
+  int threads = 0;            // 0: all cores that this process may use
+  int64_t kv_pool_bytes = 0;  // 0: from memory_share
+  double memory_share = 0.5;  // of the memory that is free after loading
+  bool tcp_only = false;
+};
+void AddShardFlags(CLI::App* app, ShardFlags* flags);
+
+// --tp, --groups, --listen, --step-deadline-ms, --grace; with the bundles of
+// model, policy and engine, all flags of a coordinator.
+struct CoordinatorFlags {
+  ModelFlags model;
+  PolicyFlags policy;
+  EngineFlags engine;
+  int tp = 1;
+  int groups = 1;
+  std::string listen = "127.0.0.1:50051";
+  int step_deadline_ms = 30'000;
+  double grace_seconds = 30;
+};
+void AddCoordinatorFlags(CLI::App* app, CoordinatorFlags* flags);
+
+// Cores that this process may run on, at least 1.
+int AvailableCores();
+
+// Parses; done if there is no value, else the program's exit code: 0 after
+// --help and --version, 1 after one line on stderr that says what was wrong.
+std::optional<int> ParseCommandLine(CLI::App* app, int argc, char** argv);
+
+}  // namespace h2o

@@ -1,0 +1,71 @@
+#include "flags/request_check.h"
+
+#include <cmath>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+
+namespace h2o {
+namespace {
+
+template <typename... Parts>
+absl::Status Bad(const Parts&... parts) {
+  return absl::InvalidArgumentError(absl::StrCat(parts...));
+}
+
+absl::Status CheckSampling(const SamplingParams& sampling) {
+  if (!std::isfinite(sampling.temperature) || sampling.temperature < 0) {
+    return Bad("temperature is ", sampling.temperature,
+               "; it must be 0 (greedy) or more, and finite");
+  }
+  if (sampling.top_k < 0) {
+    return Bad("top_k is ", sampling.top_k, "; it must be 0 (off) or more");
+  }
+  if (!(sampling.top_p >= 0 && sampling.top_p <= 1)) {
+    return Bad("top_p is ", sampling.top_p,
+               "; it must be over 0 and at most 1 (0 or 1: off)");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckStop(const std::vector<std::string>& stop) {
+  if (stop.size() > kMaxStopStrings) {
+    return Bad("stop has ", stop.size(), " strings; at most ", kMaxStopStrings,
+               " are allowed");
+  }
+  for (size_t i = 0; i < stop.size(); ++i) {
+    if (stop[i].empty()) {
+      return Bad("stop[", i, "] is empty; a stop string needs a character");
+    }
+    if (stop[i].size() > kMaxStopBytes) {
+      return Bad("stop[", i, "] has ", stop[i].size(), " bytes; at most ",
+                 kMaxStopBytes, " are allowed");
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status CheckRequest(const Request& request) {
+  if (!request.has_text && request.tokens.empty()) {
+    return Bad("the prompt has no tokens; give at least one, or a text");
+  }
+  for (size_t i = 0; i < request.tokens.size(); ++i) {
+    if (request.tokens[i] < 0) {
+      return Bad("tokens[", i, "] is ", request.tokens[i],
+                 "; token ids are 0 or more");
+    }
+  }
+  if (request.max_tokens && *request.max_tokens < 1) {
+    return Bad("max_tokens is ", *request.max_tokens,
+               "; it must be at least 1");
+  }
+  H2O_RETURN_IF_ERROR(CheckSampling(request.sampling));
+  H2O_RETURN_IF_ERROR(CheckStop(request.stop));
+  if (request.kv_policy) return ValidateKvPolicyRequest(*request.kv_policy);
+  return absl::OkStatus();
+}
+
+}  // namespace h2o

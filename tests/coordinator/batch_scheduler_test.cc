@@ -1,0 +1,133 @@
+#include "coordinator/batch_scheduler.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace h2o {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+constexpr int kLayers = 10;
+
+SequenceSpec Spec(uint64_t id, int prompt, int max_tokens) {
+  SequenceSpec spec;
+  spec.id = id;
+  spec.prompt.assign(prompt, 5);
+  spec.max_tokens = max_tokens;
+  return spec;
+}
+
+StepResult Result(double layer_seconds) {
+  StepResult result;
+  result.slowest_layer_seconds = layer_seconds;
+  return result;
+}
+
+std::vector<std::array<int, 3>> Slices(const StepPlan& plan) {
+  std::vector<std::array<int, 3>> slices;
+  for (const PrefillSlice& s : plan.prefill) {
+    slices.push_back(
+        {static_cast<int>(s.sequence_id), s.layer_begin, s.layer_end});
+  }
+  return slices;
+}
+using Slice = std::array<int, 3>;
+
+TEST(BatchScheduler, WithNobodyDecodingAPromptRunsWhole) {
+  BatchScheduler scheduler(kLayers, 0.1);
+  EXPECT_FALSE(scheduler.HasWork());
+  scheduler.Admit(Spec(1, 100, 3));
+  ASSERT_TRUE(scheduler.HasWork());
+  const StepPlan first = scheduler.MakePlan();
+  EXPECT_EQ(first.step, 1u);
+  EXPECT_EQ(first.admit.size(), 1u);
+  EXPECT_THAT(Slices(first), ElementsAre(Slice{1, 0, kLayers}));
+  EXPECT_THAT(first.decode, ElementsAre(1));
+  const StepPlan second = scheduler.MakePlan();
+  EXPECT_EQ(second.step, 2u);
+  EXPECT_THAT(second.admit, IsEmpty());
+  EXPECT_THAT(second.decode, ElementsAre(1));
+  // All three tokens are planned.
+  EXPECT_FALSE(scheduler.HasWork());
+  scheduler.Retire(1);
+  ASSERT_TRUE(scheduler.HasWork());
+  EXPECT_THAT(scheduler.MakePlan().retire, ElementsAre(1));
+  EXPECT_FALSE(scheduler.HasWork());
+}
+
+TEST(BatchScheduler, SlicesFitTheStallTarget) {
+  BatchScheduler scheduler(kLayers, 0.1);
+  scheduler.Admit(Spec(1, 100, 50));
+  scheduler.MakePlan();
+  scheduler.Observe(Result(0.03));
+  scheduler.Admit(Spec(2, 100, 50));
+  // Three layers of 0.03 s fit 0.1 s.
+  EXPECT_THAT(Slices(scheduler.MakePlan()), ElementsAre(Slice{2, 0, 3}));
+  EXPECT_THAT(Slices(scheduler.MakePlan()), ElementsAre(Slice{2, 3, 6}));
+  // Layers were slower than thought: fewer from now on.
+  scheduler.Observe(Result(0.06));
+  const StepPlan plan = scheduler.MakePlan();
+  EXPECT_THAT(Slices(plan), ElementsAre(Slice{2, 6, 7}));
+  EXPECT_THAT(plan.decode, ElementsAre(1));
+}
+
+TEST(BatchScheduler, ALongerPromptIsThoughtSlower) {
+  BatchScheduler scheduler(kLayers, 0.1);
+  scheduler.Admit(Spec(1, 100, 50));
+  scheduler.MakePlan();
+  scheduler.Observe(Result(0.01));
+  scheduler.Admit(Spec(2, 200, 50));
+  // At most four times as slow a layer.
+  EXPECT_THAT(Slices(scheduler.MakePlan()), ElementsAre(Slice{2, 0, 2}));
+}
+
+TEST(BatchScheduler, EvenALayerOverTheTargetRunsSomeTime) {
+  BatchScheduler scheduler(kLayers, 0.1);
+  scheduler.Admit(Spec(1, 10, 50));
+  scheduler.MakePlan();
+  scheduler.Observe(Result(0.5));
+  scheduler.Admit(Spec(2, 10, 50));
+  for (int i = 0; i < kLayers; ++i) {
+    EXPECT_THAT(Slices(scheduler.MakePlan()), ElementsAre(Slice{2, i, i + 1}));
+  }
+}
+
+TEST(BatchScheduler, ShortPromptsShareASlice) {
+  BatchScheduler scheduler(kLayers, 0.1);
+  scheduler.Admit(Spec(1, 100, 50));
+  scheduler.MakePlan();
+  scheduler.Observe(Result(0.004));
+  for (int id : {2, 3, 4}) scheduler.Admit(Spec(id, 100, 50));
+  // 25 layers in all: two whole prompts and half of a third.
+  const StepPlan plan = scheduler.MakePlan();
+  EXPECT_THAT(Slices(plan),
+              ElementsAre(Slice{2, 0, 10}, Slice{3, 0, 10}, Slice{4, 0, 5}));
+  EXPECT_THAT(plan.decode, ElementsAre(1, 2, 3));
+  EXPECT_THAT(Slices(scheduler.MakePlan()), ElementsAre(Slice{4, 5, 10}));
+}
+
+TEST(BatchScheduler, WhoLeavesBeforeItsPlanNeverExisted) {
+  BatchScheduler scheduler(kLayers, 0.1);
+  scheduler.Admit(Spec(1, 100, 50));
+  scheduler.Retire(1);
+  EXPECT_FALSE(scheduler.HasWork());
+}
+
+TEST(BatchScheduler, WhoLeavesAmidPrefillMakesRoom) {
+  BatchScheduler scheduler(kLayers, 0.1);
+  scheduler.Admit(Spec(1, 100, 50));
+  scheduler.MakePlan();
+  scheduler.Observe(Result(0.05));
+  scheduler.Admit(Spec(2, 100, 50));
+  scheduler.Admit(Spec(3, 100, 50));
+  EXPECT_THAT(Slices(scheduler.MakePlan()), ElementsAre(Slice{2, 0, 2}));
+  scheduler.Retire(2);
+  const StepPlan plan = scheduler.MakePlan();
+  EXPECT_THAT(plan.retire, ElementsAre(2));
+  EXPECT_THAT(Slices(plan), ElementsAre(Slice{3, 0, 2}));
+}
+
+}  // namespace
+}  // namespace h2o

@@ -1,0 +1,9 @@
+# The coordinator's doors, with fakes on the other side, in one process.
+h2o_test(inference_service_test
+  SRCS inference_service_test.cc
+  DEPS h2o_coordinator_door h2o_proto_stubs
+  LABELS unit)
+h2o_test(remote_workers_test
+  SRCS remote_workers_test.cc
+  DEPS h2o_coordinator_door h2o_worker_door gRPC::grpc++
+  LABELS multiproc)

@@ -1,0 +1,376 @@
+#include "coordinator/engine.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "tests/coordinator/fake_group.h"
+#include "tests/worker/tiny_model.h"
+
+namespace h2o {
+namespace {
+
+using ::testing::HasSubstr;
+
+class FakeClock final : public Clock {
+ public:
+  double Now() const override { return now.load(); }
+  std::atomic<double> now{100};
+};
+
+// One request's stream, to be waited for.
+class Stream {
+ public:
+  EventCallback Callback() {
+    return [this](StreamEvent event) {
+      Monitor::Lock lock(monitor_);
+      EXPECT_FALSE(done_) << "an event after the last";
+      tokens_.insert(tokens_.end(), event.tokens.begin(), event.tokens.end());
+      done_ = event.done;
+      last_ = std::move(event);
+    };
+  }
+  StreamEvent Wait() {
+    Monitor::Lock lock(monitor_);
+    EXPECT_TRUE(lock.AwaitFor(30, [this] { return done_; }));
+    return last_;
+  }
+  void WaitForTokens(size_t n) {
+    Monitor::Lock lock(monitor_);
+    EXPECT_TRUE(lock.AwaitFor(30, [&] { return tokens_.size() >= n; }));
+  }
+  bool done() {
+    Monitor::Lock lock(monitor_);
+    return done_;
+  }
+  std::vector<int32_t> tokens() {
+    Monitor::Lock lock(monitor_);
+    return tokens_;
+  }
+
+ private:
+  Monitor monitor_;
+  std::vector<int32_t> tokens_;
+  StreamEvent last_;
+  bool done_ = false;
+};
+
+class EngineTest : public ::testing::Test {
+ protected:
+  void Start(EngineOptions options = {}, std::vector<int64_t> pages = {1000},
+             int groups = 1) {
+    options_ = options;
+    engine_ = Engine::Create(options, TinyConfig(), nullptr, &clock_).value();
+    for (int i = 0; i < groups; ++i) AddGroup(pages);
+  }
+  void AddGroup(std::vector<int64_t> pages) {
+    states_.push_back(std::make_shared<FakeGroupState>());
+    engine_->AddGroup(
+        std::make_unique<FakeGroup>(TinyConfig(), pages, states_.back()),
+        [this](absl::Status status) {
+          Monitor::Lock lock(monitor_);
+          lost_.push_back(std::move(status));
+        });
+  }
+  static Request Ask(int prompt, int max_tokens, int budget = 0) {
+    Request request;
+    request.tokens.assign(prompt, 5);
+    request.max_tokens = max_tokens;
+    if (budget > 0) {
+      request.kv_policy = KvPolicyRequest{KvPolicyName::kH2o, budget};
+    }
+    return request;
+  }
+  absl::StatusOr<uint64_t> Submit(Request request, Stream* stream) {
+    return engine_->Submit(std::move(request), stream->Callback());
+  }
+  absl::Status Refusal(Request request) {
+    Stream stream;
+    return Submit(std::move(request), &stream).status();
+  }
+
+  FakeClock clock_;
+  EngineOptions options_;
+  Monitor monitor_;
+  std::vector<absl::Status> lost_;
+  std::vector<std::shared_ptr<FakeGroupState>> states_;
+  std::unique_ptr<Engine> engine_;
+};
+
+TEST_F(EngineTest, StreamsEveryTokenInOrder) {
+  Start();
+  Stream stream;
+  ASSERT_TRUE(Submit(Ask(10, 5), &stream).ok());
+  const StreamEvent last = stream.Wait();
+  EXPECT_EQ(stream.tokens(), (std::vector<int32_t>{100, 101, 102, 103, 104}));
+  EXPECT_EQ(last.finish, FinishReason::kLength);
+  EXPECT_EQ(last.usage.completion_tokens, 5);
+}
+
+TEST_F(EngineTest, RefusesBadRequestsWithTheValue) {
+  Start();
+  const auto expect = [&](Request request, const char* what) {
+    const absl::Status status = Refusal(std::move(request));
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(status.message(), HasSubstr(what));
+  };
+  expect(Ask(0, 5), "without a token");
+  expect(Ask(10, 0), "max_tokens 0");
+  expect(Ask(200, 58), "257");
+  expect(Ask(300, 1), "300");
+  Request stranger = Ask(3, 5);
+  stranger.tokens[1] = 150;
+  expect(stranger, "150");
+  stranger.tokens[1] = -1;
+  expect(stranger, "-1");
+  Request text;
+  text.has_text = true;
+  expect(text, "tokenizer");
+  Request stop = Ask(3, 5);
+  stop.stop = {"x"};
+  expect(stop, "stop");
+  Request policy = Ask(3, 5);
+  policy.kv_policy = KvPolicyRequest{KvPolicyName::kFull, 40};
+  expect(policy, "full");
+  EXPECT_TRUE(engine_->Check(Ask(200, 57)).ok());
+  EXPECT_EQ(engine_->counters().queued, 0);
+}
+
+TEST_F(EngineTest, MaxTokensDefaultsToWhatFits) {
+  Start();
+  Stream shorter, normal;
+  Request request = Ask(250, 1);
+  request.max_tokens.reset();
+  ASSERT_TRUE(Submit(request, &shorter).ok());
+  shorter.Wait();
+  EXPECT_EQ(shorter.tokens().size(), 7u);
+  request.tokens.resize(3);
+  ASSERT_TRUE(Submit(request, &normal).ok());
+  normal.Wait();
+  EXPECT_EQ(normal.tokens().size(), 128u);
+}
+
+TEST_F(EngineTest, WhatCanNeverFitIsRefusedAtOnce) {
+  Start({}, {17});  // a sequence takes 18 pages a 32 slots
+  const absl::Status status = Refusal(Ask(10, 5));
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(status.message(), HasSubstr("18"));
+}
+
+TEST_F(EngineTest, WhatDoesNotFitNowWaitsAndThenRuns) {
+  Start({}, {40});  // two sequences of 18 pages
+  states_[0]->Allow(-(1 << 30));
+  std::vector<Stream> streams(5);
+  for (Stream& s : streams) ASSERT_TRUE(Submit(Ask(10, 5), &s).ok());
+  EXPECT_EQ(engine_->counters().running, 2);
+  EXPECT_EQ(engine_->counters().queued, 3);
+  states_[0]->Allow(1 << 30);
+  for (Stream& s : streams) {
+    EXPECT_EQ(s.Wait().finish, FinishReason::kLength);
+    EXPECT_EQ(s.tokens().size(), 5u);
+  }
+  const Engine::Counters counters = engine_->counters();
+  EXPECT_EQ(counters.preempted, 0);
+  EXPECT_LE(counters.peak_pages_held, 40);
+  Monitor::Lock lock(states_[0]->monitor);
+  EXPECT_LE(states_[0]->peak_pages, 40);
+}
+
+TEST_F(EngineTest, AFullQueueRefuses) {
+  EngineOptions options;
+  options.max_queue = 2;
+  options.max_sequences = 1;
+  Start(options);
+  states_[0]->Allow(-(1 << 30));
+  std::vector<Stream> streams(3);
+  for (Stream& s : streams) ASSERT_TRUE(Submit(Ask(10, 5), &s).ok());
+  EXPECT_EQ(Refusal(Ask(10, 5)).code(), absl::StatusCode::kResourceExhausted);
+  states_[0]->Allow(1 << 30);
+  for (Stream& s : streams) s.Wait();
+}
+
+TEST_F(EngineTest, WhoWaitsTooLongIsRefused) {
+  EngineOptions options;
+  options.max_queue_seconds = 10;
+  options.max_sequences = 1;
+  Start(options);
+  states_[0]->Allow(-(1 << 30));
+  Stream running, waiting;
+  ASSERT_TRUE(Submit(Ask(10, 5), &running).ok());
+  ASSERT_TRUE(Submit(Ask(10, 5), &waiting).ok());
+  clock_.now = 109;
+  engine_->Tick();
+  EXPECT_FALSE(waiting.done());
+  clock_.now = 111;
+  engine_->Tick();
+  EXPECT_EQ(waiting.Wait().status.code(), absl::StatusCode::kResourceExhausted);
+  states_[0]->Allow(1 << 30);
+  EXPECT_TRUE(running.Wait().status.ok());
+}
+
+TEST_F(EngineTest, ACancelledStreamFreesItsPagesWithinTwoSteps) {
+  Start({}, {72});  // the first takes all of it, and so does the next
+  states_[0]->Allow(-(1 << 30));
+  Stream cancelled, next;
+  const uint64_t id = Submit(Ask(10, 100), &cancelled).value();
+  ASSERT_TRUE(Submit(Ask(100, 3), &next).ok());
+  states_[0]->Allow(3);
+  cancelled.WaitForTokens(4);
+  engine_->Cancel(id, absl::CancelledError("the client left"));
+  EXPECT_EQ(cancelled.Wait().status.code(), absl::StatusCode::kCancelled);
+  const size_t sent = states_[0]->Plans().size();
+  states_[0]->Allow(1 << 30);
+  EXPECT_TRUE(next.Wait().status.ok());
+  const std::vector<StepPlan> plans = states_[0]->Plans();
+  size_t retired = 0;
+  while (retired < plans.size() && plans[retired].retire.empty()) ++retired;
+  EXPECT_LE(retired, sent + 1) << "later than the plan after those on the way";
+  engine_->Cancel(id, absl::CancelledError("again"));  // no effect
+}
+
+TEST_F(EngineTest, AQueuedRequestCanBeCancelled) {
+  EngineOptions options;
+  options.max_sequences = 1;
+  Start(options);
+  states_[0]->Allow(-(1 << 30));
+  Stream running, waiting;
+  ASSERT_TRUE(Submit(Ask(10, 5), &running).ok());
+  const uint64_t id = Submit(Ask(10, 5), &waiting).value();
+  engine_->Cancel(id, absl::DeadlineExceededError("too late"));
+  EXPECT_EQ(waiting.Wait().status.code(), absl::StatusCode::kDeadlineExceeded);
+  states_[0]->Allow(1 << 30);
+  EXPECT_TRUE(running.Wait().status.ok());
+}
+
+TEST_F(EngineTest, PlansRunOneAhead) {
+  Start();
+  states_[0]->Allow(-(1 << 30));
+  Stream stream;
+  ASSERT_TRUE(Submit(Ask(10, 50), &stream).ok());
+  for (int i = 0; i < 1000 && states_[0]->Plans().size() < 2; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_EQ(states_[0]->Plans().size(), 2u);
+  states_[0]->Allow(1 << 30);
+  stream.Wait();
+}
+
+TEST_F(EngineTest, RequestsGoWhereMostPagesAreFree) {
+  Start({}, {100}, 2);
+  for (auto& state : states_) state->Allow(-(1 << 30));
+  std::vector<Stream> streams(4);
+  for (Stream& s : streams) ASSERT_TRUE(Submit(Ask(10, 5), &s).ok());
+  for (auto& state : states_) state->Allow(1 << 30);
+  for (Stream& s : streams) s.Wait();
+  for (auto& state : states_) {
+    size_t admitted = 0;
+    for (const StepPlan& plan : state->Plans()) admitted += plan.admit.size();
+    EXPECT_EQ(admitted, 2u);
+  }
+}
+
+TEST_F(EngineTest, ALostGroupEndsItsStreamsAndNoOthers) {
+  Start({}, {100}, 2);
+  for (auto& state : states_) state->Allow(-(1 << 30));
+  std::vector<Stream> streams(2);
+  for (Stream& s : streams) ASSERT_TRUE(Submit(Ask(10, 5), &s).ok());
+  states_[0]->Fail(absl::UnavailableError("rank 1 died"));
+  const StreamEvent lost = streams[0].Wait();
+  EXPECT_EQ(lost.status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(lost.status.message(), HasSubstr("rank 1"));
+  states_[1]->Allow(1 << 30);
+  EXPECT_TRUE(streams[1].Wait().status.ok());
+  EXPECT_EQ(engine_->num_groups(), 1);
+  Monitor::Lock lock(monitor_);
+  EXPECT_TRUE(lock.AwaitFor(30, [&] { return lost_.size() == 1; }));
+}
+
+TEST_F(EngineTest, WithoutAGroupNothingIsTakenAndNothingHangs) {
+  EngineOptions options;
+  options.max_sequences = 1;
+  Start(options);
+  states_[0]->Allow(-(1 << 30));
+  std::vector<Stream> streams(3);
+  for (Stream& s : streams) ASSERT_TRUE(Submit(Ask(10, 5), &s).ok());
+  states_[0]->Fail(absl::UnavailableError("rank 0 died"));
+  for (Stream& s : streams) {
+    EXPECT_EQ(s.Wait().status.code(), absl::StatusCode::kUnavailable);
+  }
+  EXPECT_EQ(Refusal(Ask(10, 5)).code(), absl::StatusCode::kUnavailable);
+  AddGroup({1000});
+  Stream again;
+  ASSERT_TRUE(Submit(Ask(10, 5), &again).ok());
+  EXPECT_TRUE(again.Wait().status.ok());
+}
+
+TEST_F(EngineTest, DrainFinishesWhatRunsAndRefusesTheRest) {
+  Start();
+  states_[0]->Allow(-(1 << 30));
+  Stream stream;
+  ASSERT_TRUE(Submit(Ask(10, 5), &stream).ok());
+  std::thread drain([&] { engine_->Drain(30); });
+  absl::Status refusal;
+  for (int i = 0; i < 1000 && !absl::IsUnavailable(refusal); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    refusal = engine_->Check(Ask(10, 5));
+  }
+  EXPECT_TRUE(absl::IsUnavailable(refusal));
+  states_[0]->Allow(1 << 30);
+  drain.join();
+  EXPECT_TRUE(stream.Wait().status.ok());
+}
+
+TEST_F(EngineTest, DrainEndsWhatOutlastsTheGrace) {
+  Start();
+  states_[0]->Allow(-(1 << 30));
+  Stream stream;
+  ASSERT_TRUE(Submit(Ask(10, 5), &stream).ok());
+  engine_->Drain(0.01);
+  EXPECT_TRUE(absl::IsUnavailable(stream.Wait().status));
+}
+
+TEST_F(EngineTest, ManyThreadsSubmitAndCancel) {
+  EngineOptions options;
+  options.max_queue = 10000;
+  Start(options, {100}, 2);
+  constexpr int kThreads = 4, kEach = 50;
+  std::vector<Stream> streams(kThreads * kEach);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < kEach; ++i) {
+        Stream& stream = streams[t * kEach + i];
+        const uint64_t id = Submit(Ask(5, 20, 8), &stream).value();
+        if (i % 3 == 0) engine_->Cancel(id, absl::CancelledError("left"));
+      }
+    });
+  }
+  for (std::thread& t : threads) t.join();
+  for (Stream& s : streams) {
+    const StreamEvent last = s.Wait();
+    EXPECT_TRUE(last.status.ok() || absl::IsCancelled(last.status));
+  }
+  EXPECT_EQ(engine_->counters().pages_held, 0);
+  EXPECT_EQ(engine_->counters().finished, kThreads * kEach);
+}
+
+TEST(EngineOptions, RefusesWhatCannotBe) {
+  SteadyClock clock;
+  for (auto change : {+[](EngineOptions* o) { o->max_queue = 0; },
+                      +[](EngineOptions* o) { o->max_sequences = 0; },
+                      +[](EngineOptions* o) { o->stall_target_seconds = 0; },
+                      +[](EngineOptions* o) { o->kv_budget_cap = -1; },
+                      +[](EngineOptions* o) {
+                        o->default_kv_policy.budget_tokens = 7;  // full
+                      }}) {
+    EngineOptions options;
+    change(&options);
+    EXPECT_EQ(
+        Engine::Create(options, TinyConfig(), nullptr, &clock).status().code(),
+        absl::StatusCode::kInvalidArgument);
+  }
+}
+
+}  // namespace
+}  // namespace h2o

@@ -1,0 +1,146 @@
+// A WorkerGroup without a model: it keeps the rules of lockstep and of memory,
+// and says token 100 + index for every token.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <set>
+
+#include "base/monitor.h"
+#include "coordinator/worker_group.h"
+
+namespace h2o {
+
+// What a test looks at and steers; outlives the group, which an Engine owns.
+struct FakeGroupState {
+  Monitor monitor;  // guards what follows
+  std::vector<StepPlan> plans;
+  int64_t held_pages = 0;
+  int64_t peak_pages = 0;
+  int allowed_steps = 1 << 30;  // Next waits for more
+  absl::Status failure;
+  double slowest_layer_seconds = 0;
+
+  void Allow(int steps) {
+    Monitor::Lock lock(monitor);
+    allowed_steps += steps;
+  }
+  void Fail(absl::Status status) {
+    Monitor::Lock lock(monitor);
+    failure = std::move(status);
+  }
+  std::vector<StepPlan> Plans() {
+    Monitor::Lock lock(monitor);
+    return plans;
+  }
+};
+
+class FakeGroup final : public WorkerGroup {
+ public:
+  FakeGroup(const OptConfig& config, std::vector<int64_t> num_pages,
+            std::shared_ptr<FakeGroupState> state)
+      : state_(std::move(state)) {
+    info_.config = config;
+    info_.geometry = {config.num_layers,
+                      config.num_heads,
+                      {config.head_dim(), DType::kFloat32}};
+    info_.num_pages = std::move(num_pages);
+  }
+
+  const GroupInfo& info() const override { return info_; }
+
+  absl::Status Submit(const StepPlan& plan) override {
+    Monitor::Lock lock(state_->monitor);
+    if (!state_->failure.ok()) return state_->failure;
+    EXPECT_EQ(plan.step, ++last_step_);
+    EXPECT_LT(unanswered_.size(), size_t(kMaxPlansInFlight));
+    state_->plans.push_back(plan);
+    unanswered_.push_back(plan);
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<StepResult> Next() override {
+    Monitor::Lock lock(state_->monitor);
+    EXPECT_FALSE(unanswered_.empty());
+    const auto ready = [&] {
+      return state_->allowed_steps > 0 || !state_->failure.ok();
+    };
+    lock.Await(ready);
+    if (!state_->failure.ok()) return state_->failure;
+    --state_->allowed_steps;
+    const StepPlan plan = std::move(unanswered_.front());
+    unanswered_.pop_front();
+    return Play(plan);
+  }
+
+  void Abort(absl::Status reason) override {
+    Monitor::Lock lock(state_->monitor);
+    state_->failure.Update(reason);
+  }
+
+ private:
+  struct Open {
+    SequenceSpec spec;
+    int64_t pages = 0;
+    int layers = 0, tokens = 0;
+    bool finished = false;
+  };
+
+  StepResult Play(const StepPlan& plan) {
+    StepResult result;
+    result.step = plan.step;
+    result.slowest_layer_seconds =
+        plan.prefill.empty() ? 0 : state_->slowest_layer_seconds;
+    for (uint64_t id : plan.retire) {
+      EXPECT_TRUE(open_.contains(id)) << id;
+      state_->held_pages -= open_[id].pages;
+      open_.erase(id);
+    }
+    for (const SequenceSpec& spec : plan.admit) {
+      EXPECT_FALSE(open_.contains(spec.id));
+      Open& open = open_[spec.id];
+      open.spec = spec;
+      open.pages = info_.geometry.PagesNeeded(
+          spec.policy, MaxStoredTokens(spec.prompt.size(), spec.max_tokens),
+          {0, info_.config.num_heads});
+      state_->held_pages += open.pages;
+    }
+    state_->peak_pages = std::max(state_->peak_pages, state_->held_pages);
+    int64_t total = 0;
+    for (int64_t n : info_.num_pages) total += n;
+    EXPECT_LE(state_->held_pages, total) << "out of memory";
+    for (const PrefillSlice& slice : plan.prefill) {
+      Open& open = open_.at(slice.sequence_id);
+      EXPECT_EQ(slice.layer_begin, open.layers);
+      open.layers = slice.layer_end;
+      if (open.layers == info_.config.num_layers) Emit(&open, &result);
+    }
+    for (uint64_t id : plan.decode) {
+      Open& open = open_.at(id);
+      EXPECT_EQ(open.layers, info_.config.num_layers);
+      if (!open.finished) Emit(&open, &result);
+    }
+    return result;
+  }
+
+  static void Emit(Open* open, StepResult* result) {
+    TokenResult token{open->spec.id, 100 + open->tokens++, FinishReason::kNone};
+    EXPECT_LE(open->tokens, open->spec.max_tokens);
+    if (open->tokens == open->spec.max_tokens) {
+      token.finish = FinishReason::kLength;
+      open->finished = true;
+    }
+    result->tokens.push_back(token);
+  }
+
+  const std::shared_ptr<FakeGroupState> state_;
+  GroupInfo info_;
+  uint64_t last_step_ = 0;
+  std::deque<StepPlan> unanswered_;
+  std::map<uint64_t, Open> open_;
+};
+
+}  // namespace h2o

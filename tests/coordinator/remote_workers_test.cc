@@ -1,0 +1,540 @@
+// Both ends of the Workers service over real sockets: real doors, fake shards.
+#include "coordinator/remote_workers.h"
+
+#include <gmock/gmock.h>
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "worker/worker_service.h"
+
+namespace h2o {
+namespace {
+
+using namespace std::chrono_literals;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+constexpr auto kPatience = 10s;
+
+OptConfig SmallConfig() {
+  OptConfig config;
+  config.name = "small";
+  config.num_layers = 2;
+  config.num_heads = 2;
+  config.hidden_size = 16;
+  config.ffn_dim = 32;
+  config.vocab_size = 1000;
+  config.max_positions = 512;
+  config.embed_dim = 16;
+  return config;
+}
+
+// What a fake worker does; by default it loads and answers every plan.
+struct Script {
+  std::string version = "1.0.0";
+  std::string build = "b1";
+  std::string device = "cpu";
+  std::string host = "host";
+  std::optional<OptConfig> own_config;
+  LoadedShard shard = {
+      .config = SmallConfig(),
+      .num_pages = 100,
+      .page_bytes = 32 * (2 * 8 * 4 + 4 + 2),
+      .fingerprint = "f1",
+      .workspace_bytes = 1,
+  };
+  std::function<absl::Status(const Assignment&)> on_load;
+  std::function<absl::StatusOr<StepResult>(const StepPlan&)> on_step;
+};
+
+// A worker's process, as a thread.
+class FakeWorker {
+ public:
+  FakeWorker(int port, int number, Script script)
+      : script_(std::move(script)),
+        thread_([this, port, number] { Run(port, number); }) {}
+  ~FakeWorker() { thread_.join(); }
+
+  // Waits until it has ended.
+  absl::Status Verdict() {
+    std::unique_lock lock(mutex_);
+    if (!changed_.wait_for(lock, kPatience, [&] { return ended_; })) {
+      return absl::InternalError("the worker has not ended");
+    }
+    return verdict_;
+  }
+  bool ended() {
+    std::lock_guard lock(mutex_);
+    return ended_;
+  }
+  void Leave() { control_.leave = true; }
+  std::optional<Assignment> assignment() {
+    std::lock_guard lock(mutex_);
+    return assignment_;
+  }
+
+ private:
+  void Run(int port, int number) {
+    WorkerServiceOptions options;
+    options.coordinator = "127.0.0.1:" + std::to_string(port);
+    options.connect_timeout_seconds = 5;
+    options.version = script_.version;
+    options.build = script_.build;
+    options.device = script_.device;
+    options.mesh_address = "10.0.0.1:" + std::to_string(number);
+    options.host_id = script_.host;
+    options.config = script_.own_config;
+    const absl::Status verdict = ServeWorker(
+        options,
+        [&](const Assignment& assignment, std::function<void(double)> progress)
+            -> absl::StatusOr<LoadedShard> {
+          {
+            std::lock_guard lock(mutex_);
+            assignment_ = assignment;
+          }
+          progress(0.5);
+          if (script_.on_load) {
+            const absl::Status status = script_.on_load(assignment);
+            if (!status.ok()) return status;
+          }
+          LoadedShard shard = script_.shard;
+          shard.run =
+              [this](const StepPlan& plan) -> absl::StatusOr<StepResult> {
+            if (script_.on_step) return script_.on_step(plan);
+            return Answer(plan);
+          };
+          return shard;
+        },
+        &control_);
+    std::lock_guard lock(mutex_);
+    verdict_ = verdict;
+    ended_ = true;
+    changed_.notify_all();
+  }
+
+ public:
+  static StepResult Answer(const StepPlan& plan) {
+    StepResult result;
+    result.step = plan.step;
+    result.checksum = plan.step * 17;
+    for (uint64_t id : plan.decode) {
+      result.tokens.push_back({.sequence_id = id, .token = 5});
+    }
+    return result;
+  }
+
+ private:
+  const Script script_;
+  WorkerControl control_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool ended_ = false;
+  absl::Status verdict_;
+  std::optional<Assignment> assignment_;
+  std::thread thread_;  // last: it uses all of the above
+};
+
+class RemoteWorkersTest : public ::testing::Test {
+ protected:
+  void Start(RemoteWorkersOptions options) {
+    options.config = SmallConfig();
+    options.model = {.model = "/models/small"};
+    options.version = "1.0.0";
+    workers_ = std::make_unique<RemoteWorkers>(
+        options, &clock_,
+        RemoteWorkers::Observers{
+            .on_ready =
+                [this](std::unique_ptr<WorkerGroup> group) {
+                  std::lock_guard lock(mutex_);
+                  groups_.push_back(std::move(group));
+                  changed_.notify_all();
+                },
+            .on_over =
+                [this](int, const absl::Status& reason) {
+                  std::lock_guard lock(mutex_);
+                  over_.push_back(std::string(reason.message()));
+                  changed_.notify_all();
+                }});
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(),
+                             &port_);
+    builder.RegisterService(workers_->service());
+    server_ = builder.BuildAndStart();
+    ASSERT_NE(server_, nullptr);
+    ticker_ = std::thread([this] {
+      while (!stop_) {
+        workers_->Tick();
+        std::this_thread::sleep_for(20ms);
+      }
+    });
+  }
+
+  ~RemoteWorkersTest() override {
+    stop_ = true;
+    if (ticker_.joinable()) ticker_.join();
+    groups_.clear();
+    if (workers_ != nullptr) workers_->Shutdown();
+    if (server_ != nullptr) {
+      server_->Shutdown(std::chrono::system_clock::now() + 2s);
+    }
+    fakes_.clear();  // their streams have ended
+    server_.reset();
+    workers_.reset();
+  }
+
+  FakeWorker& Dial(Script script = {}) {
+    fakes_.push_back(std::make_unique<FakeWorker>(
+        port_, static_cast<int>(fakes_.size()), std::move(script)));
+    return *fakes_.back();
+  }
+
+  // The group that became ready as the n-th.
+  WorkerGroup* Group(size_t n) {
+    std::unique_lock lock(mutex_);
+    if (!changed_.wait_for(lock, kPatience,
+                           [&] { return groups_.size() > n; })) {
+      return nullptr;
+    }
+    return groups_[n].get();
+  }
+  std::string Over(size_t n) {
+    std::unique_lock lock(mutex_);
+    if (!changed_.wait_for(lock, kPatience, [&] { return over_.size() > n; })) {
+      return "still on";
+    }
+    return over_[n];
+  }
+
+  SteadyClock clock_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<std::unique_ptr<WorkerGroup>> groups_;
+  std::vector<std::string> over_;
+  std::unique_ptr<RemoteWorkers> workers_;
+  std::unique_ptr<grpc::Server> server_;
+  std::vector<std::unique_ptr<FakeWorker>> fakes_;
+  int port_ = 0;
+  std::atomic<bool> stop_ = false;
+  std::thread ticker_;
+};
+
+StepPlan PlanOf(uint64_t step) {
+  StepPlan plan;
+  plan.step = step;
+  plan.decode = {1, 2};
+  return plan;
+}
+
+TEST_F(RemoteWorkersTest, FormsAGroupAndRunsSteps) {
+  Start({.tp = 2, .max_sequences = 7});
+  Dial();
+  EXPECT_EQ(workers_->num_ready(), 0);
+  Dial();
+  WorkerGroup* group = Group(0);
+  ASSERT_NE(group, nullptr);
+  EXPECT_EQ(workers_->num_ready(), 1);
+  EXPECT_EQ(group->info().tp(), 2);
+  EXPECT_EQ(group->info().num_pages, (std::vector<int64_t>{100, 100}));
+  EXPECT_EQ(group->info().geometry.PageBytes(), 32 * 70);
+  std::set<int> ranks;
+  for (const auto& fake : fakes_) {
+    const Assignment assignment = *fake->assignment();
+    ranks.insert(assignment.rank);
+    EXPECT_EQ(assignment.size, 2);
+    EXPECT_EQ(assignment.model.model, "/models/small");
+    EXPECT_EQ(assignment.max_sequences, 7);
+    EXPECT_EQ(assignment.mesh_addresses.size(), 2);
+    EXPECT_EQ(assignment.nonce, fakes_[0]->assignment()->nonce);
+    EXPECT_THAT(assignment.mesh_addresses[assignment.rank],
+                HasSubstr("10.0.0.1:"));
+  }
+  EXPECT_EQ(ranks, (std::set<int>{0, 1}));
+  // Two in flight, as the engine does.
+  ASSERT_TRUE(group->Submit(PlanOf(1)).ok());
+  for (uint64_t step = 1; step <= 200; ++step) {
+    ASSERT_TRUE(group->Submit(PlanOf(step + 1)).ok());
+    const absl::StatusOr<StepResult> result = group->Next();
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_EQ(result->step, step);
+    EXPECT_EQ(result->tokens.size(), 2);
+  }
+}
+
+TEST_F(RemoteWorkersTest, ShutdownLetsWorkersGo) {
+  Start({.tp = 2});
+  Dial();
+  Dial();
+  Dial();  // spare
+  ASSERT_NE(Group(0), nullptr);
+  std::this_thread::sleep_for(200ms);  // the spare has dialed in
+  workers_->Shutdown();
+  for (const auto& fake : fakes_) EXPECT_TRUE(fake->Verdict().ok());
+  EXPECT_TRUE(over_.empty());
+}
+
+TEST_F(RemoteWorkersTest, StrangersAreRefusedAndNothingElseIsTouched) {
+  Start({.tp = 1, .groups = 2});
+  Dial();
+  WorkerGroup* group = Group(0);
+  ASSERT_NE(group, nullptr);
+
+  const auto refused = [&](Script script) {
+    const absl::Status status = Dial(std::move(script)).Verdict();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+    return std::string(status.message());
+  };
+  EXPECT_THAT(refused({.version = "0.9.0"}),
+              AllOf(HasSubstr("0.9.0"), HasSubstr("1.0.0")));
+  EXPECT_THAT(refused({.build = "b2"}),
+              AllOf(HasSubstr("b1"), HasSubstr("b2")));
+  OptConfig other = SmallConfig();
+  other.vocab_size = 999;
+  EXPECT_THAT(refused({.own_config = other}),
+              AllOf(HasSubstr("vocab_size is 999"), HasSubstr("1000")));
+  Script script;
+  script.shard.config = other;
+  EXPECT_THAT(refused(script), HasSubstr("vocab_size is 999"));
+  script = {};
+  script.shard.fingerprint = "f2";
+  EXPECT_THAT(refused(script), AllOf(HasSubstr("f1"), HasSubstr("f2")));
+  script = {};
+  script.shard.page_bytes = 64;
+  EXPECT_THAT(refused(script), AllOf(HasSubstr("64"), HasSubstr("2240")));
+
+  ASSERT_TRUE(group->Submit(PlanOf(1)).ok());
+  EXPECT_TRUE(group->Next().ok());
+  Dial();
+  EXPECT_NE(Group(1), nullptr);
+}
+
+TEST_F(RemoteWorkersTest, RanksWithDifferentWeightsDoNotFormAGroup) {
+  Start({.tp = 2});
+  Script other;
+  other.shard.fingerprint = "f2";
+  FakeWorker& a = Dial();
+  FakeWorker& b = Dial(other);
+  const absl::Status first = a.Verdict(), second = b.Verdict();
+  // One of them is rank 1 and told; the other learns that it has no group.
+  const bool b_told = second.code() == absl::StatusCode::kFailedPrecondition;
+  EXPECT_THAT(std::string((b_told ? second : first).message()),
+              AllOf(HasSubstr("f1"), HasSubstr("f2")));
+  EXPECT_EQ((b_told ? first : second).code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(Over(0), HasSubstr("fingerprint"));
+}
+
+TEST_F(RemoteWorkersTest, ARankThatFailsIsNamed) {
+  Start({.tp = 2});
+  Script failing;
+  failing.on_step = [](const StepPlan&) -> absl::StatusOr<StepResult> {
+    return absl::InternalError("a gap in the steps");
+  };
+  Dial();
+  FakeWorker& bad = Dial(failing);
+  WorkerGroup* group = Group(0);
+  ASSERT_NE(group, nullptr);
+  const std::string name =
+      "rank " + std::to_string(bad.assignment()->rank) + " (10.0.0.1:1, cpu";
+  ASSERT_TRUE(group->Submit(PlanOf(1)).ok());
+  const absl::Status status = group->Next().status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr(name), HasSubstr("a gap in the steps")));
+  EXPECT_EQ(bad.Verdict().code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(fakes_[0]->Verdict().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(Over(0), HasSubstr(name));
+  EXPECT_EQ(workers_->num_ready(), 0);
+  EXPECT_FALSE(group->Submit(PlanOf(2)).ok());
+}
+
+TEST_F(RemoteWorkersTest, ASilentRankIsNamedAtTheDeadline) {
+  Start({.tp = 2, .step_deadline_seconds = 0.5});
+  std::atomic<bool> wake = false;
+  Script silent;
+  silent.on_step = [&](const StepPlan& plan) -> absl::StatusOr<StepResult> {
+    while (!wake) std::this_thread::sleep_for(5ms);
+    return FakeWorker::Answer(plan);
+  };
+  // The other one waits for it, gives up first and says so.
+  Script waiting;
+  waiting.on_step = [](const StepPlan&) -> absl::StatusOr<StepResult> {
+    std::this_thread::sleep_for(400ms);
+    return absl::UnavailableError("a peer is silent");
+  };
+  Dial(waiting);
+  FakeWorker& bad = Dial(silent);
+  WorkerGroup* group = Group(0);
+  ASSERT_NE(group, nullptr);
+  const std::string name =
+      "rank " + std::to_string(bad.assignment()->rank) + " (";
+  ASSERT_TRUE(group->Submit(PlanOf(1)).ok());
+  const auto start = std::chrono::steady_clock::now();
+  const absl::Status status = group->Next().status();
+  EXPECT_LT(std::chrono::steady_clock::now() - start, 2s);
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr(name), HasSubstr("is silent for 0."),
+                    HasSubstr("past the step deadline")));
+  // The one that only complained is told who it was.
+  EXPECT_THAT(std::string(fakes_[0]->Verdict().message()), HasSubstr(name));
+  wake = true;
+}
+
+TEST_F(RemoteWorkersTest, DivergedRanksAreAnError) {
+  Start({.tp = 2});
+  Script diverged;
+  diverged.on_step = [](const StepPlan& plan) -> absl::StatusOr<StepResult> {
+    StepResult result = FakeWorker::Answer(plan);
+    result.checksum += 1;
+    return result;
+  };
+  Dial();
+  Dial(diverged);
+  WorkerGroup* group = Group(0);
+  ASSERT_NE(group, nullptr);
+  ASSERT_TRUE(group->Submit(PlanOf(1)).ok());
+  EXPECT_EQ(group->Next().status().code(), absl::StatusCode::kInternal);
+  for (const auto& fake : fakes_) {
+    EXPECT_EQ(fake->Verdict().code(), absl::StatusCode::kUnavailable);
+  }
+}
+
+TEST_F(RemoteWorkersTest, MalformedResultsEndTheGroup) {
+  Start({.tp = 1});
+  Script garbled;
+  garbled.on_step = [](const StepPlan& plan) -> absl::StatusOr<StepResult> {
+    StepResult result = FakeWorker::Answer(plan);
+    result.tokens[0].token = 1'000'000;
+    return result;
+  };
+  FakeWorker& bad = Dial(garbled);
+  WorkerGroup* group = Group(0);
+  ASSERT_NE(group, nullptr);
+  ASSERT_TRUE(group->Submit(PlanOf(1)).ok());
+  EXPECT_EQ(group->Next().status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(bad.Verdict().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(RemoteWorkersTest, ARankThatCannotLoadEndsItsGroupAndOthersFormANewOne) {
+  Start({.tp = 2});
+  Script broken;
+  broken.on_load = [](const Assignment&) {
+    return absl::DataLossError("model-1.safetensors is torn");
+  };
+  // Longer than the broken one takes to fail.
+  Script slow;
+  slow.on_load = [](const Assignment&) {
+    std::this_thread::sleep_for(100ms);
+    return absl::OkStatus();
+  };
+  FakeWorker& bad = Dial(broken);
+  FakeWorker& good = Dial(slow);
+  EXPECT_EQ(bad.Verdict().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(good.Verdict().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(Over(0), AllOf(HasSubstr("DATA_LOSS"), HasSubstr("is torn")));
+  Dial();
+  Dial();
+  EXPECT_NE(Group(0), nullptr);
+}
+
+TEST_F(RemoteWorkersTest, ASpareTakesThePlaceOfALostGroup) {
+  Start({.tp = 1, .groups = 2});
+  Script mortal;
+  mortal.on_step = [](const StepPlan&) -> absl::StatusOr<StepResult> {
+    return absl::InternalError("dies");
+  };
+  Dial(mortal);
+  ASSERT_NE(Group(0), nullptr);
+  Dial();
+  ASSERT_NE(Group(1), nullptr);
+  FakeWorker& spare = Dial();
+  std::this_thread::sleep_for(100ms);
+  EXPECT_FALSE(spare.assignment().has_value());
+  EXPECT_EQ(workers_->num_ready(), 2);
+  ASSERT_TRUE(Group(0)->Submit(PlanOf(1)).ok());
+  EXPECT_FALSE(Group(0)->Next().ok());
+  ASSERT_NE(Group(2), nullptr);
+  EXPECT_EQ(workers_->num_ready(), 2);
+  EXPECT_TRUE(spare.assignment().has_value());
+}
+
+TEST_F(RemoteWorkersTest, GroupsAreOfOneKindOfDeviceAndHostsStayTogether) {
+  Start({.tp = 2});
+  Dial({.host = "a"});
+  Dial({.device = "cuda:0", .host = "b"});
+  std::this_thread::sleep_for(100ms);
+  EXPECT_EQ(workers_->num_ready(), 0);
+  Dial({.device = "cuda:1", .host = "b"});
+  ASSERT_NE(Group(0), nullptr);
+  EXPECT_FALSE(fakes_[0]->assignment().has_value());
+}
+
+TEST_F(RemoteWorkersTest, AWorkerThatIsToldToStopLeavesInOrder) {
+  Start({.tp = 1});
+  FakeWorker& worker = Dial();
+  ASSERT_NE(Group(0), nullptr);
+  worker.Leave();
+  EXPECT_TRUE(worker.Verdict().ok());
+  EXPECT_THAT(Over(0), HasSubstr("was told to stop"));
+}
+
+TEST_F(RemoteWorkersTest, ALoadThatHangsIsNoticed) {
+  Start({.tp = 1, .load_deadline_seconds = 0.3});
+  std::atomic<bool> wake = false;
+  Script hanging;
+  hanging.on_load = [&](const Assignment&) {
+    while (!wake) std::this_thread::sleep_for(5ms);
+    return absl::OkStatus();
+  };
+  Dial(hanging);
+  EXPECT_THAT(Over(0), HasSubstr("while loading"));
+  wake = true;
+}
+
+TEST_F(RemoteWorkersTest, TheEngineMayLetAGroupGo) {
+  Start({.tp = 1});
+  FakeWorker& worker = Dial();
+  ASSERT_NE(Group(0), nullptr);
+  Group(0)->Abort(absl::UnavailableError("not wanted"));
+  EXPECT_THAT(std::string(worker.Verdict().message()), HasSubstr("not wanted"));
+  EXPECT_FALSE(Group(0)->Submit(PlanOf(1)).ok());
+}
+
+TEST(WorkerServiceTest, WithoutACoordinatorItGivesUpInTime) {
+  WorkerServiceOptions options;
+  options.coordinator = "127.0.0.1:1";
+  options.connect_timeout_seconds = 0.3;
+  WorkerControl control;
+  const absl::Status status = ServeWorker(options, /*load=*/nullptr, &control);
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("127.0.0.1:1"));
+}
+
+TEST_F(RemoteWorkersTest, WorkersNoticeThatTheCoordinatorIsGone) {
+  Start({.tp = 1});
+  FakeWorker& worker = Dial();
+  ASSERT_NE(Group(0), nullptr);
+  // At once, without a word to anyone.
+  server_->Shutdown(std::chrono::system_clock::now());
+  const absl::Status status = worker.Verdict();
+  EXPECT_FALSE(status.ok());
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("coordinator 127.0.0.1"));
+}
+
+}  // namespace
+}  // namespace h2o

@@ -1,0 +1,238 @@
+// h2oserve-worker: one rank.  It dials the coordinator and does as it is told.
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "base/status_macros.h"
+#include "flags/flags.h"
+#include "flags/version.h"
+#include "model/model_spec.h"
+#include "parallel/host_communicator.h"
+#include "worker/shard_runner.h"
+#include "worker/worker_service.h"
+
+namespace h2o {
+namespace {
+
+struct WorkerFlags {
+  std::string coordinator;
+  std::string model;  // empty: the announced one
+  std::string advertise;
+  double connect_timeout_seconds = 60;
+  ShardFlags shard;
+};
+
+void AddWorkerFlags(CLI::App* app, WorkerFlags* flags) {
+  app->add_option("--coordinator", flags->coordinator,
+                  "Where the coordinator listens")
+      ->required()
+      ->type_name("HOST:PORT");
+  app->add_option("--model", flags->model,
+                  "This worker's copy of the model, if its path differs from "
+                  "the one that the coordinator announces")
+      ->type_name("DIR");
+  app->add_option("--advertise", flags->advertise,
+                  "Host at which other workers reach this one; by default the "
+                  "address from which it reaches the coordinator")
+      ->type_name("HOST");
+  app->add_option("--connect-timeout", flags->connect_timeout_seconds,
+                  "Wait this long for the coordinator to be there")
+      ->check(CLI::Range(0.0, 1e9))
+      ->type_name("S")
+      ->capture_default_str();
+  AddShardFlags(app, &flags->shard);
+}
+
+// Our address on the way to `host`, in brackets if it is IPv6; 127.0.0.1 if
+// the way cannot be told.  Sends nothing.
+std::string LocalAddressTowards(const std::string& host) {
+  addrinfo* found = nullptr;
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_DGRAM;
+  const std::string bare =
+      host.starts_with('[') ? host.substr(1, host.size() - 2) : host;
+  std::string address = "127.0.0.1";
+  if (getaddrinfo(bare.c_str(), "9", &hints, &found) != 0) return address;
+  for (addrinfo* to = found; to != nullptr; to = to->ai_next) {
+    const int fd = socket(to->ai_family, SOCK_DGRAM, 0);
+    sockaddr_storage local{};
+    socklen_t size = sizeof(local);
+    char text[NI_MAXHOST];
+    const bool known =
+        fd >= 0 && connect(fd, to->ai_addr, to->ai_addrlen) == 0 &&
+        getsockname(fd, reinterpret_cast<sockaddr*>(&local), &size) == 0 &&
+        getnameinfo(reinterpret_cast<sockaddr*>(&local), size, text,
+                    sizeof(text), nullptr, 0, NI_NUMERICHOST) == 0;
+    if (fd >= 0) close(fd);
+    if (!known) continue;
+    address = to->ai_family == AF_INET6 ? absl::StrCat("[", text, "]") : text;
+    break;
+  }
+  freeaddrinfo(found);
+  return address;
+}
+
+absl::StatusOr<std::string> HostOf(const std::string& address) {
+  const size_t colon = address.rfind(':');
+  if (colon == std::string::npos || colon == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--coordinator '", address, "' must be HOST:PORT"));
+  }
+  return address.substr(0, colon);
+}
+
+// Binds where the other ranks will call, and sets what they are told.
+absl::StatusOr<MeshListener> BindMesh(const WorkerFlags& flags,
+                                      std::string* told) {
+  H2O_ASSIGN_OR_RETURN(const std::string host, HostOf(flags.coordinator));
+  // An advertised name may be a gateway's, which cannot be bound.
+  const std::string advertised =
+      flags.advertise.empty() ? LocalAddressTowards(host) : flags.advertise;
+  H2O_ASSIGN_OR_RETURN(MeshListener listener,
+                       MeshListener::Bind(flags.advertise.empty()
+                                              ? absl::StrCat(advertised, ":0")
+                                              : std::string("0.0.0.0:0")));
+  *told = absl::StrCat(advertised, ":", listener.port());
+  return listener;
+}
+
+absl::StatusOr<LoadedShard> Load(const WorkerFlags& flags,
+                                 MeshListener listener, const Clock* clock,
+                                 const Assignment& assignment,
+                                 std::function<void(double)> progress) {
+  ShardOptions options;
+  options.model = assignment.model;
+  if (!flags.model.empty()) options.model.model = flags.model;
+  H2O_ASSIGN_OR_RETURN(options.config, ConfigOf(options.model));
+  options.rank = assignment.rank;
+  options.size = assignment.size;
+  options.num_threads =
+      flags.shard.threads > 0 ? flags.shard.threads : AvailableCores();
+  options.kv_pool_bytes = flags.shard.kv_pool_bytes;
+  options.memory_share = flags.shard.memory_share;
+  options.local_ranks = static_cast<int>(
+      std::count(assignment.host_ids.begin(), assignment.host_ids.end(),
+                 assignment.host_ids[assignment.rank]));
+  options.max_sequences = assignment.max_sequences;
+
+  // The mesh first: then a rank that fails to load is noticed by the others.
+  H2O_ASSIGN_OR_RETURN(std::unique_ptr<Communicator> communicator,
+                       ConnectMesh(std::move(listener),
+                                   {.rank = assignment.rank,
+                                    .size = assignment.size,
+                                    .addresses = assignment.mesh_addresses,
+                                    .host_ids = assignment.host_ids,
+                                    .nonce = assignment.nonce,
+                                    .connect_timeout_seconds = 60,
+                                    .operation_timeout_seconds =
+                                        assignment.operation_timeout_seconds,
+                                    .tcp_only = flags.shard.tcp_only}));
+  H2O_ASSIGN_OR_RETURN(std::shared_ptr<ShardRunner> runner,
+                       ShardRunner::Create(options, std::move(communicator),
+                                           clock, std::move(progress)));
+  LoadedShard shard;
+  shard.config = options.config;
+  shard.num_pages = runner->num_pages();
+  shard.page_bytes = runner->geometry().PageBytes();
+  shard.kv_dtype = runner->geometry().page.dtype;
+  shard.fingerprint = runner->fingerprint();
+  shard.workspace_bytes = runner->memory_plan().workspace;
+  shard.run = [runner](const StepPlan& plan) { return runner->Run(plan); };
+  return shard;
+}
+
+void PrintError(const absl::Status& status) {
+  std::fprintf(stderr, "h2oserve-worker: %s\n", status.ToString().c_str());
+}
+
+// A worker that serves asks the coordinator before it leaves; one that does
+// not serve yet, or is told twice, just goes.
+void HandleSignals(const sigset_t* signals, WorkerControl* control) {
+  int signal = 0;
+  sigwait(signals, &signal);
+  if (!control->serving) std::_Exit(0);
+  control->leave = true;
+  sigwait(signals, &signal);
+  std::fprintf(stderr, "h2oserve-worker: stopped at once\n");
+  std::_Exit(1);
+}
+
+absl::Status Run(const WorkerFlags& flags, WorkerControl* control) {
+  if (flags.shard.device != "cpu") {
+    return absl::FailedPreconditionError(
+        absl::StrCat("--device ", flags.shard.device,
+                     ": this build has no CUDA; it must be cpu"));
+  }
+  WorkerServiceOptions options;
+  options.coordinator = flags.coordinator;
+  options.connect_timeout_seconds = flags.connect_timeout_seconds;
+  options.version = Version();
+  options.build = BuildId();
+  options.device = flags.shard.device;
+  options.host_id = ThisHostId();
+  options.model_path = flags.model;
+  H2O_ASSIGN_OR_RETURN(MeshListener listener,
+                       BindMesh(flags, &options.mesh_address));
+  // A model of our own is compared before anything is loaded.  Whether the
+  // announced weights are dummy only the coordinator knows, so a built-in name
+  // is looked at then.
+  if (!flags.model.empty()) {
+    absl::StatusOr<OptConfig> config = ConfigOf({.model = flags.model});
+    if (!config.ok()) config = BuiltInOptConfig(flags.model);
+    if (!config.ok()) return ConfigOf({.model = flags.model}).status();
+    options.config = *std::move(config);
+  }
+  options.on_stuck = [](const absl::Status& reason) {
+    PrintError(reason);
+    std::_Exit(1);
+  };
+  const SteadyClock clock;
+  return ServeWorker(
+      options,
+      [&](const Assignment& assignment, std::function<void(double)> progress) {
+        return Load(flags, std::move(listener), &clock, assignment,
+                    std::move(progress));
+      },
+      control);
+}
+
+int Main(int argc, char** argv) {
+  // Before any thread is made: signals are for one thread alone.
+  static sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+
+  CLI::App app("One rank of a model: dials a coordinator and runs its steps",
+               "h2oserve-worker");
+  WorkerFlags flags;
+  AddWorkerFlags(&app, &flags);
+  if (std::optional<int> code = ParseCommandLine(&app, argc, argv))
+    return *code;
+
+  static WorkerControl control;
+  std::thread(HandleSignals, &signals, &control).detach();
+  const absl::Status status = Run(flags, &control);
+  if (status.ok()) return 0;
+  PrintError(status);
+  return 1;
+}
+
+}  // namespace
+}  // namespace h2o
+
+int main(int argc, char** argv) { return h2o::Main(argc, argv); }

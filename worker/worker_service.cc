@@ -1,0 +1,336 @@
+#include "worker/worker_service.h"
+
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/support/channel_arguments.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "proto/convert.h"
+#include "proto/grpc_status.h"
+#include "proto/worker.grpc.pb.h"
+
+namespace h2o {
+namespace {
+
+namespace wire = h2oserve::worker;
+using SteadyTime = std::chrono::steady_clock::time_point;
+
+// How often waits look whether this worker was told to leave.
+constexpr auto kGlance = std::chrono::milliseconds(100);
+
+// After the stream has ended, a shard may be busy for this long.
+constexpr auto kStuck = std::chrono::seconds(3);
+
+constexpr auto kProgressInterval = std::chrono::milliseconds(250);
+
+// The stream to the coordinator: reads into a queue in a thread of its own,
+// writes from the caller's.
+//
+// Threads  one owner; the reader is its own.
+class CoordinatorStream {
+ public:
+  CoordinatorStream(wire::Workers::Stub* stub,
+                    std::function<void(const absl::Status&)> on_stuck)
+      : on_stuck_(std::move(on_stuck)),
+        stream_(stub->Join(&context_)),
+        reader_([this] { Read(); }) {}
+
+  ~CoordinatorStream() {
+    context_.TryCancel();
+    End().IgnoreError();
+  }
+
+  // Returns false when the stream has ended.
+  bool Write(const wire::WorkerMessage& message) {
+    return stream_->Write(message);
+  }
+
+  // The next message; nothing after kGlance without one, or at the end.
+  std::optional<wire::CoordinatorMessage> Next() {
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, kGlance,
+                      [&] { return ended_ || !incoming_.empty(); });
+    if (incoming_.empty()) return std::nullopt;
+    wire::CoordinatorMessage message = std::move(incoming_.front());
+    incoming_.pop_front();
+    return message;
+  }
+
+  bool ended() const {
+    std::lock_guard lock(mutex_);
+    return ended_ && incoming_.empty();
+  }
+
+  // Why the stream ended.  Waits until it has.
+  absl::Status End() {
+    {
+      std::lock_guard lock(mutex_);
+      joining_ = true;
+      changed_.notify_all();
+    }
+    if (reader_.joinable()) reader_.join();
+    return status_;
+  }
+
+ private:
+  void Read() {
+    wire::CoordinatorMessage message;
+    while (stream_->Read(&message)) {
+      std::lock_guard lock(mutex_);
+      incoming_.push_back(std::move(message));
+      changed_.notify_all();
+    }
+    status_ = FromGrpc(stream_->Finish());
+    std::unique_lock lock(mutex_);
+    ended_ = true;
+    changed_.notify_all();
+    const bool noticed =
+        changed_.wait_for(lock, kStuck, [&] { return joining_; });
+    if (!noticed && on_stuck_) on_stuck_(status_);
+  }
+
+  const std::function<void(const absl::Status&)> on_stuck_;
+  grpc::ClientContext context_;
+  const std::unique_ptr<
+      grpc::ClientReaderWriter<wire::WorkerMessage, wire::CoordinatorMessage>>
+      stream_;
+  absl::Status status_;  // the reader's; read after it has been joined
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<wire::CoordinatorMessage> incoming_;
+  bool ended_ = false;
+  bool joining_ = false;
+
+  std::thread reader_;  // last: it uses all of the above
+};
+
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& coordinator) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  // A coordinator whose host is gone is noticed within half a minute.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
+  // Never through an http_proxy: workers and coordinator are one system.
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  return grpc::CreateCustomChannel(
+      coordinator, grpc::InsecureChannelCredentials(), arguments);
+}
+
+// False if told to leave, or the time is up.
+bool Connect(grpc::Channel* channel, double timeout_seconds,
+             const std::atomic<bool>& leave) {
+  const auto deadline = std::chrono::steady_clock::now() +
+                        std::chrono::duration<double>(timeout_seconds);
+  while (!leave && std::chrono::steady_clock::now() < deadline) {
+    if (channel->WaitForConnected(std::chrono::system_clock::now() + kGlance)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+wire::WorkerMessage HelloMessage(const WorkerServiceOptions& options) {
+  wire::WorkerMessage message;
+  wire::Hello* hello = message.mutable_hello();
+  hello->set_version(options.version);
+  hello->set_wire(WireId());
+  hello->set_build(options.build);
+  hello->set_device(options.device);
+  hello->set_mesh_address(options.mesh_address);
+  hello->set_host_id(options.host_id);
+  hello->set_pid(getpid());
+  hello->set_model_path(options.model_path);
+  if (options.config) ToProto(*options.config, hello->mutable_config());
+  return message;
+}
+
+absl::StatusOr<Assignment> AssignmentOf(const wire::Assign& message) {
+  if (message.size() < 1 || message.rank() < 0 ||
+      message.rank() >= message.size() ||
+      message.mesh_addresses_size() != message.size() ||
+      message.host_ids_size() != message.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("assigned rank ", message.rank(), " of ", message.size(),
+                     " with ", message.mesh_addresses_size(), " addresses and ",
+                     message.host_ids_size(), " host ids; they must agree"));
+  }
+  Assignment assignment;
+  assignment.group = static_cast<int>(message.group());
+  assignment.rank = message.rank();
+  assignment.size = message.size();
+  H2O_ASSIGN_OR_RETURN(assignment.model, FromProto(message.model()));
+  H2O_ASSIGN_OR_RETURN(assignment.config, FromProto(message.config()));
+  assignment.mesh_addresses.assign(message.mesh_addresses().begin(),
+                                   message.mesh_addresses().end());
+  assignment.host_ids.assign(message.host_ids().begin(),
+                             message.host_ids().end());
+  assignment.nonce = message.nonce();
+  assignment.operation_timeout_seconds = message.operation_timeout_seconds();
+  assignment.load_timeout_seconds = message.load_timeout_seconds();
+  assignment.max_sequences = message.max_sequences();
+  return assignment;
+}
+
+wire::WorkerMessage ReadyMessage(const LoadedShard& shard) {
+  wire::WorkerMessage message;
+  wire::Ready* ready = message.mutable_ready();
+  ready->set_num_pages(shard.num_pages);
+  ready->set_page_bytes(shard.page_bytes);
+  ready->set_kv_dtype(std::string(Name(shard.kv_dtype)));
+  ToProto(shard.config, ready->mutable_config());
+  ready->set_fingerprint(shard.fingerprint);
+  ready->set_workspace_bytes(shard.workspace_bytes);
+  return message;
+}
+
+// One worker's life on one stream.
+class Session {
+ public:
+  Session(CoordinatorStream* stream, const LoadShard& load,
+          WorkerControl* control)
+      : stream_(stream), load_(load), control_(control) {}
+
+  // Our own fault, or OK when the stream ended or we were let go.
+  absl::Status Serve() {
+    while (!stream_->ended()) {
+      const std::optional<wire::CoordinatorMessage> message = stream_->Next();
+      SayIfLeaving();
+      if (!message) continue;
+      absl::Status status;
+      switch (message->message_case()) {
+        case wire::CoordinatorMessage::kAssign:
+          status = Load(message->assign());
+          break;
+        case wire::CoordinatorMessage::kPlan:
+          status = Step(message->plan());
+          break;
+        case wire::CoordinatorMessage::kShutdown:
+          return absl::OkStatus();
+        default:
+          status = absl::InvalidArgumentError(
+              "the coordinator sent an empty message");
+      }
+      if (!status.ok()) return Fail(status);
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status Load(const wire::Assign& message) {
+    if (shard_) {
+      return absl::FailedPreconditionError("assigned a second time");
+    }
+    H2O_ASSIGN_OR_RETURN(const Assignment assignment, AssignmentOf(message));
+    H2O_LOG() << "is rank " << assignment.rank << " of " << assignment.size
+              << " in group " << assignment.group << "; loads "
+              << assignment.model.model;
+    SteadyTime told;
+    H2O_ASSIGN_OR_RETURN(shard_, load_(assignment, [&](double fraction) {
+                           const SteadyTime now =
+                               std::chrono::steady_clock::now();
+                           if (now - told < kProgressInterval) return;
+                           told = now;
+                           wire::WorkerMessage progress;
+                           progress.mutable_progress()->set_fraction(
+                               static_cast<float>(fraction));
+                           stream_->Write(progress);
+                         }));
+    control_->serving = true;
+    stream_->Write(ReadyMessage(*shard_));
+    return absl::OkStatus();
+  }
+
+  absl::Status Step(const wire::StepPlan& message) {
+    if (!shard_) {
+      return absl::FailedPreconditionError("a plan came before an assignment");
+    }
+    absl::StatusOr<StepPlan> plan = FromProto(message, shard_->config);
+    if (!plan.ok()) {
+      return absl::Status(plan.status().code(),
+                          absl::StrCat("malformed plan ", message.step(), ": ",
+                                       plan.status().message()));
+    }
+    H2O_ASSIGN_OR_RETURN(const StepResult result, shard_->run(*plan));
+    wire::WorkerMessage answer;
+    ToProto(result, answer.mutable_result());
+    if (answer.ByteSizeLong() > kMaxMessageBytes) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "the result of step ", result.step, " has ", answer.ByteSizeLong(),
+          " bytes; a message may have ", kMaxMessageBytes));
+    }
+    stream_->Write(answer);  // a broken stream ends the loop
+    return absl::OkStatus();
+  }
+
+  // Tells the coordinator and stays until it has ended the stream: if we left
+  // at once it could not tell our fault from that of the rank we complain of.
+  absl::Status Fail(const absl::Status& status) {
+    wire::WorkerMessage message;
+    message.mutable_failed()->set_code(static_cast<int>(status.code()));
+    message.mutable_failed()->set_text(std::string(status.message()));
+    stream_->Write(message);
+    while (!stream_->ended()) stream_->Next();
+    return status;
+  }
+
+  void SayIfLeaving() {
+    if (!control_->leave || said_leaving_) return;
+    said_leaving_ = true;
+    wire::WorkerMessage message;
+    message.mutable_leaving();
+    stream_->Write(message);
+  }
+
+  CoordinatorStream* const stream_;
+  const LoadShard& load_;
+  WorkerControl* const control_;
+  std::optional<LoadedShard> shard_;
+  bool said_leaving_ = false;
+};
+
+}  // namespace
+
+absl::Status ServeWorker(const WorkerServiceOptions& options,
+                         const LoadShard& load, WorkerControl* control) {
+  const std::shared_ptr<grpc::Channel> channel =
+      MakeChannel(options.coordinator);
+  if (!Connect(channel.get(), options.connect_timeout_seconds,
+               control->leave)) {
+    if (control->leave) return absl::OkStatus();
+    return absl::UnavailableError(
+        absl::StrCat("no coordinator answers at ", options.coordinator,
+                     " within ", options.connect_timeout_seconds, " s"));
+  }
+  const std::unique_ptr<wire::Workers::Stub> stub =
+      wire::Workers::NewStub(channel);
+  CoordinatorStream stream(stub.get(), options.on_stuck);
+  stream.Write(HelloMessage(options));
+  const absl::Status own = Session(&stream, load, control).Serve();
+  control->serving = false;
+  const absl::Status verdict = stream.End();
+  // Where we only complained of another rank, the coordinator knows better.
+  if (!own.ok() && (!absl::IsUnavailable(own) || verdict.ok())) return own;
+  if (verdict.ok() || control->leave) return absl::OkStatus();
+  return absl::Status(verdict.code(),
+                      absl::StrCat("coordinator ", options.coordinator, ": ",
+                                   verdict.message()));
+}
+
+}  // namespace h2o

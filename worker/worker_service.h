@@ -1,0 +1,80 @@
+// The worker's door: it dials the coordinator, is given a rank, loads its
+// shard, and runs the plans that come until it is let go.
+//
+// A worker knows nothing of clients and decides nothing: whatever goes wrong,
+// it says so and ends, and whoever supervises it starts a new one.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "model/model_spec.h"
+#include "model/opt_config.h"
+#include "model/step.h"
+
+namespace h2o {
+
+// What the coordinator gave this worker to do.
+struct Assignment {
+  int group = 0;
+  int rank = 0;
+  int size = 1;
+  ModelSpec model;   // as announced; a worker may have its own path
+  OptConfig config;  // as the coordinator reads it
+  std::vector<std::string> mesh_addresses;  // of all ranks, in rank order
+  std::vector<std::string> host_ids;
+  uint64_t nonce = 0;
+  double operation_timeout_seconds = 0;
+  double load_timeout_seconds = 0;
+  int max_sequences = 0;
+};
+
+// One shard at work, and what the coordinator must know of it.
+struct LoadedShard {
+  std::function<absl::StatusOr<StepResult>(const StepPlan&)> run;
+  OptConfig config;  // as this worker reads it
+  int64_t num_pages = 0;
+  int64_t page_bytes = 0;
+  DType kv_dtype = DType::kFloat32;
+  std::string fingerprint;
+  int64_t workspace_bytes = 0;
+};
+
+// Loads the shard of `assignment`, and tells `progress` how far it is (0..1).
+using LoadShard = std::function<absl::StatusOr<LoadedShard>(
+    const Assignment& assignment, std::function<void(double)> progress)>;
+
+struct WorkerServiceOptions {
+  std::string coordinator;  // HOST:PORT
+  double connect_timeout_seconds = 60;
+
+  // Of the handshake; see Hello in worker.proto.
+  std::string version, build, device, mesh_address, host_id;
+  std::string model_path;           // empty: the announced one
+  std::optional<OptConfig> config;  // of model_path
+
+  // Called from another thread when the coordinator has ended the stream and
+  // the shard is still busy a few seconds later.  It should end the process.
+  std::function<void(const absl::Status&)> on_stuck;
+};
+
+// Between ServeWorker and the thread that receives signals.
+struct WorkerControl {
+  std::atomic<bool> leave{false};    // set to leave: asks the coordinator first
+  std::atomic<bool> serving{false};  // the shard is loaded, plans may come
+};
+
+// Returns OK when the coordinator let this worker go.  Errors: UNAVAILABLE if
+// there is no coordinator, it is gone, or another rank was lost;
+// FAILED_PRECONDITION if it refused this worker; what `load` or a step said.
+absl::Status ServeWorker(const WorkerServiceOptions& options,
+                         const LoadShard& load, WorkerControl* control);
+
+}  // namespace h2o
