@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Installs, builds and runs all tests.
+#
+#   ./test.sh              release build, every test
+#   ./test.sh --sanitize   unit and multi-process tests under the address,
+#                          undefined-behaviour and thread sanitizers
+#   ./test.sh --no-grpc    builds and tests all that needs no gRPC
+set -euo pipefail
+cd "$(dirname "$0")"
+
+tools/install_dependencies.sh
+
+# build_and_test PRESET [LABELS [cmake flags]]
+build_and_test() {
+  local preset=$1 labels=${2:-.} flags=("${@:3}")
+  cmake --preset "$preset" "${flags[@]}" >/dev/null
+  cmake --build --preset "$preset" -- --quiet
+  ctest --test-dir "build/$preset" --output-on-failure -L "$labels" -j "$(nproc)"
+}
+
+case "${1:-}" in
+  "")
+    build_and_test release
+    H2O_BIN=build/release/bin /usr/bin/python3 -m pytest -q -rs tests
+    ;;
+  --sanitize)
+    build_and_test asan 'unit|multiproc'
+    # gRPC and protobuf are not instrumented; what happens between their threads
+    # and ours is checked where it leaves their callbacks.
+    TSAN_OPTIONS="ignore_noninstrumented_modules=1:suppressions=$PWD/tools/tsan.suppressions" \
+      build_and_test tsan 'unit|multiproc'
+    ;;
+  --no-grpc)
+    build_and_test no-grpc 'unit|multiproc'
+    ;;
+  *)
+    sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+    exit 1
+    ;;
+esac

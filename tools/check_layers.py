@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""Checks that every room includes only lower floors.
+
+The table is the house's plan (docs/design.md): a file of a room may include
+headers of its own room and of the rooms named for it.  Doors, the programs and
+their gRPC services, may include more than the core of the same folder.
+"""
+import pathlib
+import re
+import sys
+
+# Room -> what it may include beside itself.  A header of another room can be
+# named alone.
+FLOORS = {
+    "base": [],
+    "kernels": ["base"],
+    "parallel": ["base"],
+    "kv": ["base", "kernels", "parallel/shard_spec.h"],
+    "model": ["base", "kv/kv_geometry.h", "parallel/shard_spec.h"],
+    "proto": ["base", "model", "kv/kv_geometry.h", "parallel/shard_spec.h"],
+    "worker": ["base", "kernels", "kv", "model", "parallel"],
+    "coordinator": ["base", "model", "kv/kv_geometry.h", "parallel/shard_spec.h"],
+    "flags": ["base", "model", "coordinator/engine.h"],
+    "clients": ["base", "kernels", "kv", "model", "parallel", "proto", "worker",
+                "coordinator", "flags"],
+    "bench": ["base", "kernels", "kv", "model", "parallel", "proto", "worker",
+              "coordinator", "flags", "clients"],
+}
+# What may include more: each room's program and its door.
+DOORS = {
+    "worker/main.cc": ["flags", "proto"],
+    "worker/worker_service.cc": ["proto", "flags"],
+    "worker/worker_service.h": [],
+    "coordinator/main.cc": ["flags", "proto"],
+    "coordinator/remote_workers.cc": ["proto", "flags"],
+    "coordinator/remote_workers.h": ["proto"],
+    "coordinator/inference_service.cc": ["proto", "flags"],
+    "coordinator/inference_service.h": ["proto"],
+}
+# Libraries with one owner: no other room names them.
+OWNED = [
+    (re.compile(r"<dnnl|hwy/"), {"kernels"}),
+    (re.compile(r"<grpc|\.pb\.h"), {"proto", "coordinator", "worker", "clients"}),
+    (re.compile(r"<CLI/"), {"flags", "clients", "bench", "worker", "coordinator"}),
+    (re.compile(r"<pcre2"), {"model"}),
+]
+INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^>"]+)[>"]', re.M)
+
+
+def problems(root):
+    for path in sorted(root.glob("*/**/*")):
+        if path.suffix not in {".h", ".cc", ".cu", ".cuh"}:
+            continue
+        name = path.relative_to(root).as_posix()
+        room = name.split("/")[0]
+        if room not in FLOORS:
+            continue
+        allowed = [room] + FLOORS[room] + DOORS.get(name, [])
+        for bracket, included in INCLUDE.findall(path.read_text()):
+            other = included.split("/")[0]
+            if other in FLOORS and "/" in included:
+                if other not in allowed and included not in allowed:
+                    yield f"{name} includes {included}: {room}/ may include {', '.join(allowed)}"
+            for pattern, owners in OWNED:
+                if pattern.search(("<" if bracket == "<" else "") + included) and room not in owners:
+                    yield f"{name} includes {included}, which belongs to {', '.join(sorted(owners))}"
+
+
+def main():
+    root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
+    found = list(problems(root))
+    for line in found:
+        print(line)
+    print(f"{len(found)} includes go up or sideways" if found else "layers are in order")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

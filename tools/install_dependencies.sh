@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Installs what building, running and testing needs, from Debian 12 or Ubuntu
+# 24.04.  Does nothing, and asks for nothing, if it is all there.
+set -euo pipefail
+
+packages=(
+  build-essential ccache clang-format cmake mold ninja-build pkg-config
+  libabsl-dev libcli11-dev libdnnl-dev libgmock-dev libgrpc++-dev libgtest-dev
+  libhwy-dev libpcre2-dev libprotobuf-dev librandom123-dev nlohmann-json3-dev
+  ocl-icd-opencl-dev protobuf-compiler protobuf-compiler-grpc
+  python3 python3-grpcio python3-numpy python3-protobuf python3-pytest
+)
+
+missing=()
+for package in "${packages[@]}"; do
+  if [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" != installed ]; then
+    missing+=("$package")
+  fi
+done
+if [ ${#missing[@]} -eq 0 ]; then
+  exit 0
+fi
+
+echo "installing: ${missing[*]}" >&2
+sudo=()
+if [ "$(id -u)" -ne 0 ]; then
+  sudo=(sudo)
+fi
+export DEBIAN_FRONTEND=noninteractive
+"${sudo[@]}" apt-get update -qq
+"${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
