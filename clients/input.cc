@@ -139,7 +139,7 @@ absl::StatusOr<Line> ParseLine(const std::string& text,
                                const Request& defaults) {
   const json line = json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (line.is_discarded()) {
-    return Bad("not a JSON object in UTF-8: ", text.substr(0, 60));
+    return Bad("not a JSON object in UTF-8: ", Shown(json(text)));
   }
   if (!line.is_object()) {
     return Bad(Shown(line), " is not an object; write {\"prompt\": ..}");

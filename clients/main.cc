@@ -2,20 +2,9 @@
 // `bench` hold the model themselves; `serve` starts processes and `call` talks
 // to them.
 #include <CLI/CLI.hpp>
-#include <iostream>
 
 #include "clients/commands.h"
 #include "flags/flags.h"
-
-namespace h2o {
-
-int ExitCodeOf(const absl::Status& status) {
-  if (status.ok()) return 0;
-  std::cerr << "h2oserve: " << status.message() << std::endl;
-  return 1;
-}
-
-}  // namespace h2o
 
 int main(int argc, char** argv) {
   CLI::App app(

@@ -57,7 +57,8 @@ void BatchScheduler::PlanPrefill(bool anyone_decodes, StepPlan* plan) {
     if (anyone_decodes) {
       const double layer_seconds = EstimateLayerSeconds(s.prompt_tokens);
       const bool known = layer_seconds > 0;
-      const double fit = known ? seconds_left / layer_seconds : 0;
+      const double fit =
+          known ? std::max(seconds_left, 0.0) / layer_seconds : 0;
       if (fit < layers) layers = static_cast<int>(fit);
       // Even a layer longer than the target has to run some time.
       if (layers == 0 && plan->prefill.empty()) layers = 1;

@@ -169,6 +169,7 @@ class EngineImpl {
       c.pages_held += group->admission.HeldPages();
       c.pages_total += group->admission.TotalPages();
     }
+    c.head_fits = !queue_.empty() && BestGroupFor(*queue_.front()) != nullptr;
     return c;
   }
 
@@ -192,10 +193,11 @@ class EngineImpl {
   // ... and on the groups there are.
   absl::Status CheckAdmissible(const SequenceSpec& spec) const;
 
+  // The group with the most free pages of those that hold it now, or null.
+  Group* BestGroupFor(const Sequence& sequence) const;
   // Moves requests from the head of the queue to groups while they fit.
   void Place();
-  void Start(Group* group, std::unique_ptr<Sequence> sequence,
-             PageCharge charge);
+  void Start(Group* group, std::unique_ptr<Sequence> sequence);
   // A running sequence is done: its pages are free from the next plan on.
   void Leave(Group* group, Running it);
   void EndAll(const absl::Status& reason);
@@ -296,34 +298,37 @@ absl::Status EngineImpl::CheckAdmissible(const SequenceSpec& spec) const {
   return fits;
 }
 
+Group* EngineImpl::BestGroupFor(const Sequence& sequence) const {
+  Group* best = nullptr;
+  for (const std::unique_ptr<Group>& group : groups_) {
+    if (group->lost ||
+        static_cast<int>(group->running.size()) >= options_.max_sequences ||
+        !group->admission.Fits(group->admission.ChargeOf(
+            sequence.spec().policy, sequence.max_stored_tokens()))) {
+      continue;
+    }
+    if (best == nullptr ||
+        group->admission.FreePages() > best->admission.FreePages()) {
+      best = group.get();
+    }
+  }
+  return best;
+}
+
 void EngineImpl::Place() {
   while (!queue_.empty()) {
-    Sequence& head = *queue_.front();
-    Group* best = nullptr;
-    PageCharge best_charge;
-    for (const std::unique_ptr<Group>& group : groups_) {
-      if (group->lost ||
-          static_cast<int>(group->running.size()) >= options_.max_sequences) {
-        continue;
-      }
-      PageCharge charge = group->admission.ChargeOf(head.spec().policy,
-                                                    head.max_stored_tokens());
-      if (!group->admission.Fits(charge)) continue;
-      if (best == nullptr ||
-          group->admission.FreePages() > best->admission.FreePages()) {
-        best = group.get();
-        best_charge = std::move(charge);
-      }
-    }
-    if (best == nullptr) return;
+    Group* group = BestGroupFor(*queue_.front());
+    if (group == nullptr) return;
     std::unique_ptr<Sequence> sequence = std::move(queue_.front());
     queue_.pop_front();
-    Start(best, std::move(sequence), std::move(best_charge));
+    Start(group, std::move(sequence));
   }
 }
 
-void EngineImpl::Start(Group* group, std::unique_ptr<Sequence> sequence,
-                       PageCharge charge) {
+void EngineImpl::Start(Group* group, std::unique_ptr<Sequence> sequence) {
+  const int64_t stored = sequence->max_stored_tokens();
+  PageCharge charge =
+      group->admission.ChargeOf(sequence->spec().policy, stored);
   group->admission.Charge(charge);
   counters_.peak_pages_held =
       std::max(counters_.peak_pages_held, group->admission.HeldPages());
@@ -332,7 +337,6 @@ void EngineImpl::Start(Group* group, std::unique_ptr<Sequence> sequence,
     for (int64_t n : pages) sum += n;
     return sum * group->workers->info().geometry.PageBytes();
   };
-  const int64_t stored = sequence->max_stored_tokens();
   KvPolicy full;
   full.slots = {SlotsFor(KvPolicyName::kFull, static_cast<int32_t>(stored))};
   const int64_t kv_bytes = bytes(charge);
@@ -413,6 +417,8 @@ void EngineImpl::Deliver(Group* group, StepResult result) {
   const double now = clock_->Now();
   group->scheduler.Observe(result);
   ++counters_.steps;
+  counters_.slowest_layer_seconds =
+      std::max(counters_.slowest_layer_seconds, result.slowest_layer_seconds);
   counters_.prefill_seconds += result.prefill_seconds;
   counters_.decode_seconds += result.decode_seconds;
   if (group->last_result >= 0) {

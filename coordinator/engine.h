@@ -127,11 +127,13 @@ class Engine {
     int64_t preempted = 0;                    // stays 0: admission is exact
     int64_t pages_held = 0, pages_total = 0;  // over groups and ranks
     int64_t peak_pages_held = 0;
-    int64_t steps = 0;            // results received
-    double prefill_seconds = 0;   // of the workers, summed
-    double decode_seconds = 0;    // likewise
-    double step_seconds = 0;      // both, of the steps counted below
-    double interval_seconds = 0;  // between results of busy loops, summed
+    int64_t steps = 0;       // results received
+    bool head_fits = false;  // the queue's head waits without a reason
+    double slowest_layer_seconds = 0;  // of any prefill so far
+    double prefill_seconds = 0;        // of the workers, summed
+    double decode_seconds = 0;         // likewise
+    double step_seconds = 0;           // both, of the steps counted below
+    double interval_seconds = 0;       // between results of busy loops, summed
   };
   Counters counters() const;
 

@@ -209,6 +209,7 @@ absl::Status Run(const CoordinatorFlags& flags, int events_fd,
             << " running and " << open.queued << " waiting requests have "
             << flags.grace_seconds << " s to end; once more stops at once";
   set_serving(false);
+  workers.Drain();
   auto drained = std::async(std::launch::async,
                             [&] { engine->Drain(flags.grace_seconds); });
   while (drained.wait_for(std::chrono::seconds(0)) !=

@@ -329,7 +329,7 @@ class Group final : public std::enable_shared_from_this<Group> {
     End(reason);
   }
 
-  void Tick() {
+  void Tick(bool draining) {
     const double now = clock_->Now();
     std::unique_lock lock(mutex_);
     if (!status_.ok()) return;
@@ -340,7 +340,8 @@ class Group final : public std::enable_shared_from_this<Group> {
         reason = absl::UnavailableError(
             absl::StrCat(rank.name, " is silent for ",
                          Seconds(now - rank.heard), " while loading"));
-      } else if (rank.leaving > 0 && now - rank.leaving > kLeavingSeconds) {
+      } else if (rank.leaving > 0 && !draining &&
+                 now - rank.leaving > kLeavingSeconds) {
         reason = absl::UnavailableError(
             absl::StrCat(rank.name, " was told to stop"));
       } else if (!rank.complaint.empty() && in_flight_.empty() &&
@@ -720,9 +721,11 @@ class RemoteWorkers::Registry final
 
   void Tick() {
     std::vector<std::shared_ptr<Group>> groups;
+    bool draining;
     {
       std::lock_guard lock(mutex_);
       groups = groups_;
+      draining = draining_;
       for (const auto& stream : strangers_) {
         if (clock_->Now() - stream->opened > kHelloSeconds) {
           stream->Close(absl::DeadlineExceededError(
@@ -730,11 +733,15 @@ class RemoteWorkers::Registry final
         }
       }
     }
-    for (const auto& group : groups) group->Tick();
+    for (const auto& group : groups) group->Tick(draining);
+  }
+
+  void Drain() {
+    std::lock_guard lock(mutex_);
+    draining_ = true;
   }
 
   void Shutdown() {
-    std::vector<std::shared_ptr<Group>> groups;
     std::lock_guard lock(mutex_);
     shut_down_ = true;
     auto bye = std::make_shared<wire::CoordinatorMessage>();
@@ -873,6 +880,7 @@ class RemoteWorkers::Registry final
   const std::string wire_id_;
 
   mutable std::mutex mutex_;
+  bool draining_ = false;
   bool shut_down_ = false;
   std::string build_;  // of the workers in groups_
   std::vector<std::shared_ptr<WorkerStream>> strangers_;  // have not said Hello
@@ -891,6 +899,7 @@ grpc::Service* RemoteWorkers::service() { return registry_.get(); }
 int RemoteWorkers::num_ready() const { return registry_->num_ready(); }
 std::string RemoteWorkers::Progress() const { return registry_->Progress(); }
 void RemoteWorkers::Tick() { registry_->Tick(); }
+void RemoteWorkers::Drain() { registry_->Drain(); }
 void RemoteWorkers::Shutdown() { registry_->Shutdown(); }
 
 }  // namespace h2o

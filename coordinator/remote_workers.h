@@ -74,6 +74,9 @@ class RemoteWorkers {
   // Looks at deadlines.  The owner calls it about ten times a second.
   void Tick();
 
+  // The coordinator drains: workers that were told to stop stay until Shutdown.
+  void Drain();
+
   // Lets all workers go: they exit with 0.  New ones are turned away.
   void Shutdown();
 

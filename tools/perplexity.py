@@ -100,7 +100,7 @@ def plot(results, path):
     axes.set_yticks([25, 50, 100, 200], ["25", "50", "100", "200"])
     axes.set_xlabel("KV slots a head")
     axes.set_ylabel("perplexity")
-    axes.legend()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=4, frameon=False, fontsize="small")
     figure.tight_layout()
     figure.savefig(path, dpi=150)
     print(f"wrote {path}")

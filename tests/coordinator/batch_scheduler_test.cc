@@ -94,6 +94,18 @@ TEST(BatchScheduler, EvenALayerOverTheTargetRunsSomeTime) {
   }
 }
 
+// The last layer of a prompt overran the target: nothing is left for the next.
+TEST(BatchScheduler, AnOverrunLeavesNothingForTheNextPrompt) {
+  BatchScheduler scheduler(1, 0.1);
+  scheduler.Admit(Spec(1, 10, 50));
+  scheduler.MakePlan();
+  scheduler.Observe(Result(0.5));
+  scheduler.Admit(Spec(2, 10, 50));
+  scheduler.Admit(Spec(3, 10, 50));
+  EXPECT_THAT(Slices(scheduler.MakePlan()), ElementsAre(Slice{2, 0, 1}));
+  EXPECT_THAT(Slices(scheduler.MakePlan()), ElementsAre(Slice{3, 0, 1}));
+}
+
 TEST(BatchScheduler, ShortPromptsShareASlice) {
   BatchScheduler scheduler(kLayers, 0.1);
   scheduler.Admit(Spec(1, 100, 50));

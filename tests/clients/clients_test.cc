@@ -1,0 +1,197 @@
+// The command line's parts: input lines, results, traces, .npy files.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "clients/bench_report.h"
+#include "clients/input.h"
+#include "clients/npy_file.h"
+#include "clients/output.h"
+#include "clients/trace.h"
+
+namespace h2o {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+std::string Path(const char* name) { return ::testing::TempDir() + "/" + name; }
+std::string WriteFile(const char* name, const std::string& text) {
+  std::ofstream(Path(name)) << text;
+  return Path(name);
+}
+std::string ReadFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+TEST(ParseTokenList, TakesSpacesAndCommas) {
+  EXPECT_THAT(*ParseTokenList(" 2 5,9\n7 "), ElementsAre(2, 5, 9, 7));
+  EXPECT_TRUE(ParseTokenList("")->empty());
+  EXPECT_THAT(ParseTokenList("2 x 3").status().message(), HasSubstr("'x'"));
+  EXPECT_FALSE(ParseTokenList("99999999999").ok());
+}
+
+TEST(ReadInputLines, TakesWhatLinesSayOverDefaults) {
+  const std::string path = WriteFile(
+      "good.jsonl",
+      R"({"prompt": "hi", "max_tokens": 7, "stop": "x", "seed": 18446744073709551615}
+
+{"tokens": [2, 3], "kv_policy": "h2o", "kv_budget": "25%", "temperature": 0.5,
+)");
+  EXPECT_THAT(ReadInputLines(path, {}).status().message(),
+              HasSubstr("good.jsonl:3: "));
+  WriteFile(
+      "good.jsonl",
+      R"({"prompt": "hi", "max_tokens": 7, "stop": "x", "seed": 18446744073709551615}
+
+{"tokens": [2, 3], "kv_policy": "h2o", "kv_budget": "25%", "temperature": 0.5}
+{"tokens": [4], "kv_budget": 9, "ignore_eos": true, "stop": ["a", "b"]}
+)");
+  Request defaults;
+  defaults.max_tokens = 50;
+  defaults.kv_policy = KvPolicyRequest{KvPolicyName::kSink, 40};
+  const std::vector<Request> requests = ReadInputLines(path, defaults).value();
+  ASSERT_EQ(requests.size(), 3u);
+  EXPECT_TRUE(requests[0].has_text);
+  EXPECT_EQ(requests[0].max_tokens, 7);
+  EXPECT_EQ(requests[0].sampling.seed, ~0ull);
+  EXPECT_EQ(requests[0].kv_policy->budget_tokens, 40);
+  EXPECT_THAT(requests[1].tokens, ElementsAre(2, 3));
+  EXPECT_EQ(requests[1].max_tokens, 50);
+  EXPECT_EQ(requests[1].kv_policy->name, KvPolicyName::kH2o);
+  EXPECT_EQ(requests[1].kv_policy->budget_percent, 25);
+  EXPECT_FALSE(requests[1].kv_policy->budget_tokens.has_value());
+  EXPECT_EQ(requests[2].kv_policy->name, KvPolicyName::kSink);
+  EXPECT_EQ(requests[2].kv_policy->budget_tokens, 9);
+  EXPECT_THAT(requests[2].stop, ElementsAre("a", "b"));
+}
+
+TEST(ReadInputLines, NamesTheLineAndTheValue) {
+  const auto expect = [](const std::string& line, const char* what) {
+    const std::string path =
+        WriteFile("bad.jsonl", "{\"prompt\": \"fine\"}\n" + line + "\n");
+    const absl::Status status = ReadInputLines(path, {}).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << line;
+    EXPECT_THAT(status.message(), HasSubstr("bad.jsonl:2: "));
+    EXPECT_THAT(status.message(), HasSubstr(what));
+  };
+  expect("nonsense", "JSON object");
+  expect("[1]", "object");
+  expect("{}", "either");
+  expect(R"({"prompt": "a", "tokens": [1]})", "either");
+  expect(R"({"prompt": 5})", "5");
+  expect(R"({"tokens": 5})", "5");
+  expect(R"({"tokens": [1, "x"]})", "\"x\"");
+  expect(R"({"tokens": [99999999999]})", "99999999999");
+  expect(R"({"prompt": "a", "max_token": 5})", "max_token");
+  expect(R"({"prompt": "a", "max_tokens": 0})", "0");
+  expect(R"({"prompt": "a", "max_tokens": 2.5})", "2.5");
+  expect(R"({"prompt": "a", "kv_policy": "best"})", "best");
+  expect(R"({"prompt": "a", "kv_policy": "h2o", "kv_budget": 0})", "0");
+  expect(R"({"prompt": "a", "kv_policy": "h2o", "kv_budget": "101%"})", "101");
+  expect(R"({"prompt": "a", "temperature": -1})", "-1");
+  expect(R"({"prompt": "a", "top_p": 1.5})", "1.5");
+  expect(R"({"prompt": "a", "top_k": -3})", "-3");
+  expect(R"({"prompt": "a", "seed": -3})", "-3");
+  expect(R"({"prompt": "a", "stop": [""]})", "stop");
+  expect(R"({"prompt": "a", "stop": 5})", "5");
+  expect(R"({"prompt": "a", "ignore_eos": 1})", "1");
+  EXPECT_EQ(ReadInputLines("/no/such/file", {}).status().code(),
+            absl::StatusCode::kNotFound);
+  EXPECT_FALSE(ReadInputLines(WriteFile("empty.jsonl", "\n"), {}).ok());
+}
+
+TEST(ResultJson, HasExactlyTheContractsFields) {
+  Result result;
+  result.index = 3;
+  result.tokens = {5, 2};
+  result.text = "a\"\xff";  // never invalid JSON, whatever the text
+  result.finish = FinishReason::kStop;
+  result.usage = {10, 2, 11, 0, 100, 200, 0, 0, 0};
+  EXPECT_EQ(ResultJson(result),
+            "{\"index\":3,\"tokens\":[5,2],\"text\":\"a\\\"\uFFFD\","
+            "\"finish_reason\":\"stop\",\"usage\":{\"prompt_tokens\":10,"
+            "\"completion_tokens\":2,\"kv_slots_held\":11,\"tokens_evicted\":0,"
+            "\"kv_bytes\":100,\"kv_bytes_full\":200}}");
+  result.status = absl::CancelledError("");
+  EXPECT_EQ(FinishName(result), "cancelled");
+  result.status = absl::DeadlineExceededError("");
+  EXPECT_EQ(FinishName(result), "deadline");
+  result.status = absl::UnavailableError("");
+  EXPECT_EQ(FinishName(result), "error");
+}
+
+TEST(TraceLine, IsTheContracts) {
+  HeadTrace trace;
+  trace.layer = 1;
+  trace.head = 4;
+  trace.kept = {0, 3};
+  EXPECT_EQ(TraceLine(2, trace),
+            "{\"seq\":2,\"layer\":1,\"head\":4,\"kept\":[0,3]}\n");
+  trace.pos = 200;
+  EXPECT_EQ(
+      TraceLine(2, trace),
+      "{\"seq\":2,\"layer\":1,\"head\":4,\"pos\":200,\"evicted\":null}\n");
+  trace.evicted = 180;
+  EXPECT_EQ(TraceLine(2, trace),
+            "{\"seq\":2,\"layer\":1,\"head\":4,\"pos\":200,\"evicted\":180}\n");
+}
+
+TEST(TraceFile, SaysWhatItCannotWrite) {
+  EXPECT_THAT(TraceFile::Create("/no/such/folder/t").status().message(),
+              HasSubstr("/no/such/folder/t"));
+  TraceFile full = TraceFile::Create("/dev/full").value();
+  full.Write(0, std::vector<HeadTrace>(1));
+  EXPECT_EQ(full.Close().code(), absl::StatusCode::kDataLoss);
+}
+
+TEST(NpyFile, HasNumpysLayout) {
+  NpyFile file = NpyFile::Create(Path("a.npy"), 2, 3).value();
+  file.Append({1, 2, 3});
+  file.Append({4, 5, 6});
+  ASSERT_TRUE(file.Close().ok());
+  const std::string bytes = ReadFile(Path("a.npy"));
+  ASSERT_EQ(bytes.substr(0, 8), std::string("\x93NUMPY\x01\x00", 8));
+  const size_t header = static_cast<unsigned char>(bytes[8]) + 10;
+  EXPECT_EQ(header % 64, 0u);
+  EXPECT_THAT(bytes, HasSubstr("'shape': (2, 3)"));
+  ASSERT_EQ(bytes.size(), header + 24);
+  float last;
+  std::memcpy(&last, bytes.data() + header + 20, 4);
+  EXPECT_EQ(last, 6);
+}
+
+TEST(ComputeFloor, CountsBytesAndOperations) {
+  OptConfig config;
+  config.num_layers = 2;
+  config.num_heads = 1;
+  config.hidden_size = config.embed_dim = 10;
+  config.ffn_dim = 40;
+  config.vocab_size = 100;
+  const KvGeometry geometry{2, 1, {10, DType::kFloat32}};
+  // 2 layers of 4 * 100 + 2 * 400, and a head of 1000: 3,400 parameters.
+  const BenchFloor memory =
+      ComputeFloor(config, geometry, {5, 3, 4, 6}, 1e6, 4, 1e6, 1e30);
+  // Slots: 5, then 6 of capacity 6; (2*10*4 + 8) * 2 bytes each.
+  EXPECT_NEAR(memory.decode_seconds, 2 + 4 * (5 + 6) * 176 / 1e6, 1e-9);
+  const BenchFloor compute =
+      ComputeFloor(config, geometry, {5, 2, 4, 6}, 1, 2, 1e30, 1e6);
+  EXPECT_NEAR(compute.decode_seconds, 2 * 2 * 3400 * 2 / 1e6, 1e-9);
+  EXPECT_NEAR(compute.prefill_seconds,
+              4 * (2 * 2400 * 5 + 2000 + 2 * 25 * 10 * 2) / 1e6, 1e-9);
+}
+
+TEST(Quantile, OfFewValues) {
+  EXPECT_EQ(Quantile({}, 0.5), 0);
+  EXPECT_EQ(Quantile({3}, 0.99), 3);
+  EXPECT_EQ(Quantile({4, 1, 3, 2}, 0), 1);
+  EXPECT_EQ(Quantile({4, 1, 3, 2}, 1), 4);
+}
+
+}  // namespace
+}  // namespace h2o

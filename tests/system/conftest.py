@@ -1,0 +1,299 @@
+"""What the system tests share: real processes, a client of the public service, and a promise that nothing is left over.
+
+H2O_BIN  the folder with the programs (default build/release/bin); without them the tests are skipped
+"""
+import collections
+import contextlib
+import importlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+BIN = pathlib.Path(os.environ.get("H2O_BIN") or REPOSITORY / "build" / "release" / "bin").absolute()
+MODEL = REPOSITORY / "models" / "opt-demo"
+PROGRAMS = ("h2oserve", "h2oserve-coordinator", "h2oserve-worker")
+PATIENCE = 30  # seconds that anything may take, on a busy machine
+
+
+def pytest_collection_modifyitems(items):
+    missing = [str(BIN / name) for name in PROGRAMS if not (BIN / name).exists()]
+    reason = f"not built: {', '.join(missing)}" if missing else None
+    try:
+        import grpc  # noqa: F401
+    except ImportError:
+        reason = f"{sys.executable} has no grpc; apt install python3-grpcio and use /usr/bin/python3"
+    if reason:
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def stubs(tmp_path_factory):
+    """The generated modules of both interfaces, by name: pb, rpc, worker_pb, worker_rpc."""
+    folder = tmp_path_factory.mktemp("stubs")
+    plugin = shutil.which("grpc_python_plugin")
+    if plugin is None:
+        pytest.skip("no grpc_python_plugin; apt install protobuf-compiler-grpc")
+    subprocess.run(["protoc", f"-I{REPOSITORY / 'proto'}", f"--python_out={folder}", f"--grpc_python_out={folder}",
+                    f"--plugin=protoc-gen-grpc_python={plugin}", "inference.proto", "worker.proto"], check=True)
+    sys.path.insert(0, str(folder))
+    names = {"pb": "inference_pb2", "rpc": "inference_pb2_grpc", "worker_pb": "worker_pb2", "worker_rpc": "worker_pb2_grpc"}
+    yield collections.namedtuple("Stubs", names)(*(importlib.import_module(module) for module in names.values()))
+    sys.path.remove(str(folder))
+
+
+def until(condition, what, seconds=PATIENCE):
+    """Waits for condition() to be true, and returns what it returned."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"not within {seconds} s: {what}")
+
+
+class Program:
+    """One process; what it prints is gathered as it comes."""
+
+    def __init__(self, name, *arguments):
+        self.name = name
+        self.lines = {"stdout": [], "stderr": []}
+        command = [str(BIN / name), *map(str, arguments)]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True)
+        self.readers = [threading.Thread(target=self._gather, args=(stream,), daemon=True) for stream in self.lines]
+        for reader in self.readers:
+            reader.start()
+
+    def _gather(self, stream):
+        for line in getattr(self.process, stream):
+            self.lines[stream].append(line.rstrip("\n"))
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def stdout(self):
+        return "\n".join(self.lines["stdout"])
+
+    def stderr(self):
+        return "\n".join(self.lines["stderr"])
+
+    def ended(self):
+        return self.process.poll() is not None
+
+    def wait(self, seconds=PATIENCE):
+        """The exit code; all output has come by then."""
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} still runs after {seconds} s\n{self.stderr()}") from None
+        for reader in self.readers:
+            reader.join(5)
+        return self.process.returncode
+
+    def address(self, seconds=PATIENCE):
+        """Where it listens, once it says so."""
+        def listening():
+            for line in list(self.lines["stdout"]):
+                if line.startswith("listening on "):
+                    return line.removeprefix("listening on ")
+            assert not self.ended(), f"{self.name} ended with {self.process.returncode}: {self.stderr()}"
+            return None
+        return until(listening, f"{self.name} listens\n{self.stderr()}", seconds)
+
+    def children(self):
+        """Command lines by pid of what it started."""
+        found = {}
+        for entry in pathlib.Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            with contextlib.suppress(OSError, IndexError):
+                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                if parent == self.pid:
+                    found[int(entry.name)] = (entry / "cmdline").read_bytes().decode().replace("\0", " ")
+        return found
+
+    def workers(self):
+        return sorted(pid for pid, command in self.children().items() if "h2oserve-worker" in command)
+
+    def signal(self, number):
+        if not self.ended():
+            os.kill(self.pid, number)
+
+    def kill(self):
+        for pid in (*self.children(), self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(PATIENCE)
+
+
+def is_running(pid):
+    """Not gone and not a zombie."""
+    with contextlib.suppress(OSError):
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return False
+
+
+class Answer:
+    """What came of one Generate call."""
+
+    def __init__(self):
+        self.messages, self.tokens, self.text = [], [], ""
+        self.code, self.details = None, None
+
+    @property
+    def last(self):
+        return self.messages[-1]
+
+    @property
+    def usage(self):
+        return self.last.usage
+
+    def take(self, call):
+        import grpc
+        try:
+            for message in call:
+                self.messages.append(message)
+                self.tokens += message.tokens
+                self.text += message.text
+            self.code = grpc.StatusCode.OK
+        except grpc.RpcError as error:
+            self.code, self.details = error.code(), error.details()
+        return self
+
+
+class Client:
+    def __init__(self, stubs, address):
+        import grpc
+        self.pb = stubs.pb
+        self.channel = grpc.insecure_channel(address)
+        self.stub = stubs.rpc.InferenceStub(self.channel)
+
+    def request(self, prompt=None, policy=None, budget=None, heavy=None, recent=None, sampling=None, **fields):
+        """`prompt`: a text or token ids; `budget`: tokens, or "20%"."""
+        request = self.pb.GenerateRequest(**fields)
+        if isinstance(prompt, str):
+            request.text = prompt
+        elif prompt is not None:
+            request.tokens.ids.extend(prompt)
+        if policy is not None:
+            request.kv_policy.name = policy
+        if isinstance(budget, str):
+            request.kv_policy.percent_of_prompt = float(budget.rstrip("%"))
+        elif budget is not None:
+            request.kv_policy.tokens = budget
+        if heavy is not None:
+            request.kv_policy.heavy = heavy
+        if recent is not None:
+            request.kv_policy.recent = recent
+        for key, value in (sampling or {}).items():
+            setattr(request.sampling, key, value)
+        return request
+
+    def start(self, *args, timeout=PATIENCE, **kwargs):
+        return self.stub.Generate(self.request(*args, **kwargs), timeout=timeout)
+
+    def generate(self, *args, **kwargs):
+        return Answer().take(self.start(*args, **kwargs))
+
+    def info(self):
+        return self.stub.GetModelInfo(self.pb.GetModelInfoRequest(), timeout=PATIENCE)
+
+    def health(self, service=""):
+        """The name of the serving status, by the standard health service."""
+        call = self.channel.unary_unary("/grpc.health.v1.Health/Check")
+        name = service.encode()
+        reply = call(b"\x0a" + bytes([len(name)]) + name if name else b"", timeout=PATIENCE)
+        return {b"": "UNKNOWN", b"\x08\x01": "SERVING", b"\x08\x02": "NOT_SERVING"}[reply]
+
+
+class System:
+    """Starts programs and ends them all."""
+
+    def __init__(self, stubs):
+        self.stubs = stubs
+        self.programs = []
+
+    def start(self, name, *arguments):
+        self.programs.append(Program(name, *arguments))
+        return self.programs[-1]
+
+    def serve(self, *arguments, model=MODEL, tp=2, pool=64 << 20):
+        return self.start("h2oserve", "serve", "--model", model, "--tp", tp, "--listen", "127.0.0.1:0",
+                          "--kv-pool-bytes", pool, *arguments)
+
+    def coordinator(self, *arguments, model=MODEL, tp=2, listen="127.0.0.1:0"):
+        return self.start("h2oserve-coordinator", "--model", model, "--tp", tp, "--listen", listen, *arguments)
+
+    def worker(self, coordinator, *arguments, pool=64 << 20):
+        return self.start("h2oserve-worker", "--coordinator", coordinator.address(), "--device", "cpu", "--threads", 1,
+                          "--kv-pool-bytes", pool, *arguments)
+
+    def client(self, program):
+        return Client(self.stubs, program.address())
+
+    def group(self, *arguments, tp=2, workers=None, worker_arguments=()):
+        """A coordinator, its workers and a client, once requests are served."""
+        coordinator = self.coordinator(*arguments, tp=tp)
+        workers = [self.worker(coordinator, *worker_arguments) for _ in range(workers or tp)]
+        client = self.client(coordinator)
+        until(lambda: client.health() == "SERVING", f"the group is ready\n{coordinator.stderr()}")
+        return coordinator, workers, client
+
+    def end(self):
+        left = []
+        for program in self.programs:
+            left += program.children()
+            program.kill()
+        return [pid for pid in left if is_running(pid)]
+
+
+@pytest.fixture
+def system(stubs):
+    system = System(stubs)
+    yield system
+    until(lambda: not system.end(), "every process ends", 5)
+
+
+@pytest.fixture(scope="module")
+def shared(stubs):
+    """One server for tests that leave it as it was: 2 workers, full by default, 4 sequences at once."""
+    system = System(stubs)
+    program = system.serve("--max-sequences", 4)
+    client = system.client(program)
+    Shared = collections.namedtuple("Shared", "program client address")
+    yield Shared(program, client, program.address())
+    system.end()
+
+
+@pytest.fixture(scope="session")
+def generate(tmp_path_factory):
+    """What `h2oserve generate --json` says to input lines."""
+    folder = tmp_path_factory.mktemp("generate")
+    answers = {}
+
+    def run(lines, *arguments):
+        key = json.dumps([lines, *arguments])
+        if key not in answers:
+            path = folder / f"{len(answers)}.jsonl"
+            path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            done = subprocess.run([BIN / "h2oserve", "generate", "--model", MODEL, "--input", path, "--json",
+                                   "--kv-pool-bytes", str(64 << 20), *arguments],
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=300)
+            assert done.returncode == 0, done.stderr
+            answers[key] = [json.loads(line) for line in done.stdout.splitlines()]
+        return answers[key]
+
+    return run
