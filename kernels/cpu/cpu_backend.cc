@@ -91,12 +91,11 @@ class CpuBackend final : public Backend {
 
   void AddRows(absl::Span<const int32_t> positions, const StoredMatrix& table,
                Matrix x) override {
+    float* row = Scratch(0);
     for (int64_t i = 0; i < x.rows; ++i) {
-      const void* row = table.Row(positions[i]);
+      WidenRows(table, positions[i], positions[i] + 1, row);
       float* out = x.Row(i);
-      for (int64_t j = 0; j < x.columns; ++j) {
-        out[j] += LoadElement(row, table.dtype, j);
-      }
+      for (int64_t j = 0; j < x.columns; ++j) out[j] += row[j];
     }
   }
 

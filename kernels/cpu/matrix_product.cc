@@ -47,7 +47,11 @@ struct BFloat16Product::Impl {
       sum.append_sum(1.0f);
       attributes.set_post_ops(sum);
     }
+#if DNNL_VERSION_MAJOR >= 3
+    return {engine, a, b, c, attributes};
+#else
     return {{a, b, c}, attributes, engine};
+#endif
   }
 };
 
