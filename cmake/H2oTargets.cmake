@@ -7,6 +7,11 @@ set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 
+# Sanitized code is compiled to be found out, not to be fast: half the time of
+# -O2 -g.
+set(CMAKE_CXX_FLAGS_SANITIZE "-O1 -g1")
+set(CMAKE_C_FLAGS_SANITIZE "-O1 -g1")
+
 add_library(h2o_flags INTERFACE)
 target_include_directories(h2o_flags INTERFACE ${CMAKE_SOURCE_DIR})
 target_compile_options(h2o_flags INTERFACE -Wall -Wextra -Werror

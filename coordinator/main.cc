@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <deque>
@@ -221,12 +222,20 @@ absl::Status Run(const CoordinatorFlags& flags, int events_fd,
     engine->Tick();
     workers.Tick();
   }
+  const Engine::Counters all = engine->counters();
   workers.Shutdown();
   server->Shutdown(std::chrono::system_clock::now() + kFarewell);
   server->Wait();
   server.reset();  // before what its services use
   engine.reset();
-  H2O_LOG() << "stopped";
+  H2O_LOG() << "stopped after " << all.finished << " requests, " << all.refused
+            << " refused; " << all.steps << " steps of "
+            << 1e3 * all.step_seconds / std::max<int64_t>(1, all.steps)
+            << " ms in the workers, "
+            << 1e3 * std::max(0.0, all.interval_seconds - all.step_seconds) /
+                   std::max<int64_t>(1, all.steps)
+            << " ms beside them; at most " << all.peak_pages_held
+            << " KV pages held";
   return absl::OkStatus();
 }
 

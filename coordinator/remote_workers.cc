@@ -194,6 +194,10 @@ class Group final : public std::enable_shared_from_this<Group> {
     std::lock_guard lock(mutex_);
     return ready_ && status_.ok();
   }
+  absl::Status status() const {
+    std::lock_guard lock(mutex_);
+    return status_;
+  }
   std::string fingerprint() const {
     std::lock_guard lock(mutex_);
     return ranks_[0].ready.fingerprint();
@@ -581,6 +585,7 @@ class RemoteGroup final : public WorkerGroup {
     group_->Abort(absl::UnavailableError("the group is not used any more"));
   }
   const GroupInfo& info() const override { return group_->info(); }
+  absl::Status status() const { return group_->status(); }
   absl::Status Submit(const StepPlan& plan) override {
     return group_->Submit(plan);
   }
