@@ -9,6 +9,8 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 tools/install_dependencies.sh
+# Objects are the same wherever the clone lies.
+export CCACHE_BASEDIR="$PWD" CCACHE_NOHASHDIR=1
 
 # build_and_test PRESET [LABELS [cmake flags]]
 build_and_test() {

@@ -135,6 +135,10 @@ LocalGroup::~LocalGroup() {
 }
 
 const GroupInfo& LocalGroup::info() const { return impl_->info; }
+absl::Status LocalGroup::status() const {
+  Monitor::Lock lock(impl_->monitor);
+  return impl_->failure;
+}
 MemoryPlan LocalGroup::memory_plan() const { return impl_->memory_plan; }
 
 absl::Status LocalGroup::Submit(const StepPlan& plan) {

@@ -30,6 +30,7 @@ class LocalGroup final : public WorkerGroup {
   ~LocalGroup() override;
 
   const GroupInfo& info() const override;
+  absl::Status status() const override;
   absl::Status Submit(const StepPlan& plan) override;
   absl::StatusOr<StepResult> Next() override;
   void Abort(absl::Status reason) override;

@@ -32,6 +32,7 @@ struct Group {
   std::map<uint64_t, std::unique_ptr<Sequence>> running;
   int plans_in_flight = 0;
   double last_result = -1;  // time of the last result of this busy period
+  bool found_over = false;  // by Tick, for the loop to deal with
   bool lost = false;
   std::function<void(absl::Status)> on_lost;
   std::thread loop;
@@ -136,8 +137,11 @@ class EngineImpl {
   }
 
   void Tick() {
-    if (options_.max_queue_seconds <= 0) return;
     Monitor::Lock lock(monitor_);
+    for (const std::unique_ptr<Group>& group : groups_) {
+      group->found_over |= !group->workers->status().ok();
+    }
+    if (options_.max_queue_seconds <= 0) return;
     const double now = clock_->Now();
     std::erase_if(queue_, [&](const std::unique_ptr<Sequence>& s) {
       if (s->queued_seconds(now) <= options_.max_queue_seconds) return false;
@@ -301,7 +305,7 @@ absl::Status EngineImpl::CheckAdmissible(const SequenceSpec& spec) const {
 Group* EngineImpl::BestGroupFor(const Sequence& sequence) const {
   Group* best = nullptr;
   for (const std::unique_ptr<Group>& group : groups_) {
-    if (group->lost ||
+    if (group->lost || !group->workers->status().ok() ||
         static_cast<int>(group->running.size()) >= options_.max_sequences ||
         !group->admission.Fits(group->admission.ChargeOf(
             sequence.spec().policy, sequence.max_stored_tokens()))) {
@@ -376,14 +380,16 @@ void EngineImpl::EndAll(const absl::Status& reason) {
 void EngineImpl::Loop(Group* group) {
   const auto ready = [&] {
     return stopping_ || group->plans_in_flight > 0 ||
-           group->scheduler.HasWork();
+           group->scheduler.HasWork() || group->found_over;
   };
   Monitor::Lock lock(monitor_);
   while (true) {
     lock.Await(ready);
     if (stopping_) break;
     absl::Status status;
-    if (group->plans_in_flight < WorkerGroup::kMaxPlansInFlight &&
+    if (group->found_over) status = group->workers->status();
+    if (status.ok() &&
+        group->plans_in_flight < WorkerGroup::kMaxPlansInFlight &&
         group->scheduler.HasWork()) {
       const StepPlan plan = group->scheduler.MakePlan();
       ++group->plans_in_flight;

@@ -114,8 +114,9 @@ class Engine {
   // free within two steps.  No effect if it has ended already.
   void Cancel(uint64_t id, absl::Status reason);
 
-  // Ends queued requests that are older than max_queue_seconds.  The owner
-  // calls it about ten times a second.
+  // Ends queued requests that are older than max_queue_seconds, and notices
+  // groups that were lost while idle.  The owner calls it about ten times a
+  // second.
   void Tick();
 
   // Refuses new requests; returns when none is left or after `grace_seconds`,

@@ -301,10 +301,7 @@ class Group final : public std::enable_shared_from_this<Group> {
     if (failure.code() == absl::StatusCode::kUnavailable) {
       rank.complaint = std::string(failure.message());
       if (complained_ == 0) complained_ = clock_->Now();
-      const bool all =
-          std::none_of(ranks_.begin(), ranks_.end(),
-                       [&](const Rank& other) { return Suspect(other); });
-      if (!all) {
+      if (AnySuspect()) {
         changed_.notify_all();
         return;
       }
@@ -383,8 +380,10 @@ class Group final : public std::enable_shared_from_this<Group> {
       const double now = clock_->Now();
       const double waited = now - std::max(in_flight_.front(), last_done_);
       const double left = options_.step_deadline_seconds - waited;
-      if (left <= 0) {
-        const absl::Status reason = PastDeadline(waited);
+      const bool only_complaints = complained_ > 0 && !AnySuspect();
+      if (left <= 0 || only_complaints) {
+        const absl::Status reason =
+            only_complaints ? FirstComplaint() : PastDeadline(waited);
         lock.unlock();
         End(reason);
         return reason;
@@ -459,15 +458,23 @@ class Group final : public std::enable_shared_from_this<Group> {
         absl::StrCat(rank.name, " failed: ", failure.ToString()));
   }
 
+  bool AnySuspect() const {
+    return std::any_of(ranks_.begin(), ranks_.end(), Suspect);
+  }
+
+  // REQUIRES: there is one.
+  absl::Status FirstComplaint() const {
+    const auto rank =
+        std::find_if(ranks_.begin(), ranks_.end(),
+                     [](const Rank& rank) { return !rank.complaint.empty(); });
+    return Blame(*rank, absl::UnavailableError(rank->complaint));
+  }
+
+  // REQUIRES: there is a suspect.
   absl::Status PastDeadline(double waited) const {
     std::vector<std::string> silent;
     for (const Rank& rank : ranks_) {
       if (Suspect(rank)) silent.push_back(rank.name);
-    }
-    if (silent.empty()) {
-      for (const Rank& rank : ranks_) {
-        if (Owes(rank)) silent.push_back(rank.name);
-      }
     }
     return absl::UnavailableError(absl::StrCat(
         absl::StrJoin(silent, " and "), silent.size() == 1 ? " is" : " are",
@@ -585,7 +592,7 @@ class RemoteGroup final : public WorkerGroup {
     group_->Abort(absl::UnavailableError("the group is not used any more"));
   }
   const GroupInfo& info() const override { return group_->info(); }
-  absl::Status status() const { return group_->status(); }
+  absl::Status status() const override { return group_->status(); }
   absl::Status Submit(const StepPlan& plan) override {
     return group_->Submit(plan);
   }

@@ -23,7 +23,7 @@ struct GroupInfo {
   int64_t kv_pool_bytes() const;  // over all ranks
 };
 
-// Threads  Submit and Next are called by one thread; Abort by any.
+// Threads  Submit and Next are called by one thread, the others by any.
 class WorkerGroup {
  public:
   // Plans that may be unanswered: the running one and the one ahead.
@@ -31,6 +31,10 @@ class WorkerGroup {
 
   virtual ~WorkerGroup() = default;
   virtual const GroupInfo& info() const = 0;
+
+  // OK, or why the group is over.  Known without a plan: a rank may be lost
+  // while nothing runs.
+  virtual absl::Status status() const = 0;
 
   // Sends `plan` to every rank.  REQUIRES: fewer than kMaxPlansInFlight are
   // unanswered.  Errors: UNAVAILABLE naming the rank.

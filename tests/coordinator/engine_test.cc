@@ -286,6 +286,18 @@ TEST_F(EngineTest, ALostGroupEndsItsStreamsAndNoOthers) {
   EXPECT_TRUE(lock.AwaitFor(30, [&] { return lost_.size() == 1; }));
 }
 
+TEST_F(EngineTest, AGroupLostWhileIdleCostsNoRequest) {
+  Start({}, {100}, 2);
+  states_[0]->Fail(absl::UnavailableError("rank 0 died"));
+  std::vector<Stream> streams(3);
+  for (Stream& s : streams) ASSERT_TRUE(Submit(Ask(10, 5), &s).ok());
+  for (Stream& s : streams) EXPECT_TRUE(s.Wait().status.ok());
+  engine_->Tick();
+  Monitor::Lock lock(monitor_);
+  EXPECT_TRUE(lock.AwaitFor(30, [&] { return lost_.size() == 1; }));
+  EXPECT_EQ(engine_->num_groups(), 1);
+}
+
 TEST_F(EngineTest, WithoutAGroupNothingIsTakenAndNothingHangs) {
   EngineOptions options;
   options.max_sequences = 1;

@@ -51,6 +51,10 @@ class FakeGroup final : public WorkerGroup {
   }
 
   const GroupInfo& info() const override { return info_; }
+  absl::Status status() const override {
+    Monitor::Lock lock(state_->monitor);
+    return state_->failure;
+  }
 
   absl::Status Submit(const StepPlan& plan) override {
     Monitor::Lock lock(state_->monitor);

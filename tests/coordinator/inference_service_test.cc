@@ -67,6 +67,10 @@ class FakeGroup final : public WorkerGroup {
     info_.num_pages = {1000, 1000};
   }
   const GroupInfo& info() const override { return info_; }
+  absl::Status status() const override {
+    std::lock_guard lock(mutex_);
+    return aborted_;
+  }
 
   absl::Status Submit(const StepPlan& plan) override {
     std::lock_guard lock(mutex_);
@@ -125,7 +129,7 @@ class FakeGroup final : public WorkerGroup {
   GroupInfo info_;
   Observed* const observed_;
   const std::chrono::milliseconds delay_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::map<uint64_t, Made> sequences_;
   std::deque<StepResult> results_;
   absl::Status aborted_;

@@ -187,6 +187,7 @@ class RemoteWorkersTest : public ::testing::Test {
   ~RemoteWorkersTest() override {
     stop_ = true;
     if (ticker_.joinable()) ticker_.join();
+    wake_ = true;
     groups_.clear();
     if (workers_ != nullptr) workers_->Shutdown();
     if (server_ != nullptr) {
@@ -230,6 +231,7 @@ class RemoteWorkersTest : public ::testing::Test {
   std::vector<std::unique_ptr<FakeWorker>> fakes_;
   int port_ = 0;
   std::atomic<bool> stop_ = false;
+  std::atomic<bool> wake_ = false;  // ends what hangs, with the test
   std::thread ticker_;
 };
 
@@ -363,10 +365,9 @@ TEST_F(RemoteWorkersTest, ARankThatFailsIsNamed) {
 
 TEST_F(RemoteWorkersTest, ASilentRankIsNamedAtTheDeadline) {
   Start({.tp = 2, .step_deadline_seconds = 0.5});
-  std::atomic<bool> wake = false;
   Script silent;
-  silent.on_step = [&](const StepPlan& plan) -> absl::StatusOr<StepResult> {
-    while (!wake) std::this_thread::sleep_for(5ms);
+  silent.on_step = [this](const StepPlan& plan) -> absl::StatusOr<StepResult> {
+    while (!wake_) std::this_thread::sleep_for(5ms);
     return FakeWorker::Answer(plan);
   };
   // The other one waits for it, gives up first and says so.
@@ -391,7 +392,30 @@ TEST_F(RemoteWorkersTest, ASilentRankIsNamedAtTheDeadline) {
                     HasSubstr("past the step deadline")));
   // The one that only complained is told who it was.
   EXPECT_THAT(std::string(fakes_[0]->Verdict().message()), HasSubstr(name));
-  wake = true;
+}
+
+TEST_F(RemoteWorkersTest, AComplaintCountsWhenNobodyIsSilent) {
+  Start({.tp = 2, .step_deadline_seconds = 60});
+  Script complaining;
+  complaining.on_step = [](const StepPlan&) -> absl::StatusOr<StepResult> {
+    return absl::UnavailableError("the wire is cut");
+  };
+  Script slow;
+  slow.on_step = [](const StepPlan& plan) -> absl::StatusOr<StepResult> {
+    std::this_thread::sleep_for(200ms);
+    return FakeWorker::Answer(plan);
+  };
+  Dial(slow);
+  FakeWorker& bad = Dial(complaining);
+  WorkerGroup* group = Group(0);
+  ASSERT_NE(group, nullptr);
+  ASSERT_TRUE(group->Submit(PlanOf(1)).ok());
+  const auto start = std::chrono::steady_clock::now();
+  const absl::Status status = group->Next().status();
+  EXPECT_LT(std::chrono::steady_clock::now() - start, 5s);
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr("rank " + std::to_string(bad.assignment()->rank)),
+                    HasSubstr("reports: the wire is cut")));
 }
 
 TEST_F(RemoteWorkersTest, DivergedRanksAreAnError) {
@@ -494,15 +518,13 @@ TEST_F(RemoteWorkersTest, AWorkerThatIsToldToStopLeavesInOrder) {
 
 TEST_F(RemoteWorkersTest, ALoadThatHangsIsNoticed) {
   Start({.tp = 1, .load_deadline_seconds = 0.3});
-  std::atomic<bool> wake = false;
   Script hanging;
-  hanging.on_load = [&](const Assignment&) {
-    while (!wake) std::this_thread::sleep_for(5ms);
+  hanging.on_load = [this](const Assignment&) {
+    while (!wake_) std::this_thread::sleep_for(5ms);
     return absl::OkStatus();
   };
   Dial(hanging);
   EXPECT_THAT(Over(0), HasSubstr("while loading"));
-  wake = true;
 }
 
 TEST_F(RemoteWorkersTest, TheEngineMayLetAGroupGo) {

@@ -18,12 +18,14 @@ What is checked, of every sequence:
   (b) sinks and the recent window are always kept;
   (c) every query's probabilities, over kept + itself, sum to one, so scores of kept and evicted tokens together equal
       the number of queries;
-  (d) each greedy token is the argmax of the logits, or within the logit tolerance of it;
+  (d) each greedy token is the argmax of the logits, or within the logit tolerance of it; each token drawn with a seed
+      is the one that the counter-based generator draws from the logits;
   (e) no eviction before a head is full, exactly one a step from then on, never of a token that is not there;
   (f) usage: slots held, tokens evicted and the charge in pages, as the budget says.
 
-Near ties: scores closer than 1e-5 of themselves, logits closer than 1e-4. `near_ties` counts the decisions that were
-that close, `excused` those of them in which the run and the reference differ. Excused may be 1 in 1,000.
+Near ties: scores closer than 1e-5 of themselves, logits closer than 1e-4, draws that noise of 1e-4 on the logits moves
+to the other token. `near_ties` counts the decisions that were that close (of draws, those only that differ), `excused`
+those of them in which the run and the reference differ. Excused may be 1 in 1,000.
 """
 import argparse
 import dataclasses
@@ -126,6 +128,47 @@ def reference(policy, prompt_tokens):
     return PinnedH2O(policy.sinks, policy.heavy, policy.recent)
 
 
+# ---- draws: the program's sampler, a second time --------------------------------------------------------------------
+def philox(key, counter):
+    """Philox4x32-10 (Salmon et al., 2011): four 32-bit numbers of a 2-word key and a 4-word counter."""
+    mask = 0xFFFFFFFF
+    (k0, k1), (c0, c1, c2, c3) = key, counter
+    for _ in range(10):
+        p0, p1 = 0xD2511F53 * c0, 0xCD9E8D57 * c2
+        c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ k0, p1 & mask, (p0 >> 32) ^ c3 ^ k1, p0 & mask
+        k0, k1 = (k0 + 0x9E3779B9) & mask, (k1 + 0xBB67AE85) & mask
+    return c0, c1, c2, c3
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    temperature: float
+    seed: int
+    top_k: int = 0
+    top_p: float = 0.0
+
+    def draw(self, logits, index):
+        """The token with this index of the generated ones. The program's flags are float32."""
+        words = philox((self.seed & 0xFFFFFFFF, self.seed >> 32), (index & 0xFFFFFFFF, index >> 32, 0, 0))
+        uniform = (((words[0] << 32) | words[1]) >> 11) * 2.0 ** -53
+        tokens = np.argsort(-logits, kind="stable")[:self.top_k or None]
+        weights = np.exp((logits[tokens] - logits[tokens[0]]) / float(np.float32(self.temperature)))
+        if 0 < self.top_p < 1:
+            sums = np.cumsum(weights)
+            kept = max(int(np.searchsorted(sums, float(np.float32(self.top_p)) * weights.sum())) + 1, 1)
+            tokens, weights = tokens[:kept], weights[:kept]
+        else:  # in the order of their ids
+            order = np.argsort(tokens)
+            tokens, weights = tokens[order], weights[order]
+        sums = np.cumsum(weights)
+        return int(tokens[min(np.searchsorted(sums, uniform * sums[-1], side="right"), len(tokens) - 1)])
+
+    def draws_nearby(self, logits, index, tolerance):
+        """Every token that is drawn from logits with a little noise on them."""
+        noise = np.random.RandomState(index)
+        return {self.draw(logits + noise.uniform(-tolerance, tolerance, logits.shape), index) for _ in range(100)}
+
+
 # ---- a run, as the program tells it ---------------------------------------------------------------------------------
 @dataclasses.dataclass
 class Sequence:
@@ -137,6 +180,7 @@ class Sequence:
     kept: np.ndarray  # bool [layers, heads, S]: kept after the prompt
     victims: np.ndarray  # int [layers, heads, G - 1]: evicted in each step, -1 for none
     greedy: bool = True
+    sampling: Sampling | None = None  # of tokens drawn with a seed
     usage: dict | None = None
     max_tokens: int | None = None
     logits: np.ndarray | None = None  # of `logits`: [S + G - 1, vocabulary]
@@ -197,6 +241,12 @@ def read_lines(path):
     with open(path) as file:
         text = file.read()
     return json.loads("[" + ",".join(line for line in text.split("\n") if line.strip()) + "]")
+
+
+def sampling_of(line):
+    if not line.get("temperature") or "seed" not in line:
+        return None
+    return Sampling(line["temperature"], line["seed"], line.get("top_k", 0), line.get("top_p", 0.0))
 
 
 def read_traces(path, layers, heads, prompt_sizes, report):
@@ -275,7 +325,7 @@ def read_generate(model, lines, outputs, trace_path, options=KvOptions(), max_to
         sequences.append(Sequence(
             index=index, prompt=np.asarray(line["tokens"]), generated=np.asarray(output["tokens"]),
             policy=options.for_line(line).resolve(len(line["tokens"])), kept=kept, victims=victims,
-            greedy=not line.get("temperature"), usage=output.get("usage"),
+            greedy=not line.get("temperature"), sampling=sampling_of(line), usage=output.get("usage"),
             max_tokens=line.get("max_tokens", max_tokens)))
     return sequences
 
@@ -476,6 +526,18 @@ def check_run(model, sequences, score_tolerance=1e-5, logit_tolerance=1e-4, logi
                 worst = np.abs(rows - sequence.logits).max()
                 if not worst <= logits_within:
                     report.fail(f"seq {sequence.index}: logits differ by {worst:.2e}, {logits_within} may be")
+            if sequence.sampling is not None:
+                report.tokens += len(rows)
+                for step, (row, token) in enumerate(zip(rows, sequence.generated)):
+                    drawn = sequence.sampling.draw(row, step)
+                    if drawn == token:
+                        continue
+                    if token in sequence.sampling.draws_nearby(row, step, logit_tolerance):
+                        report.token_near_ties += 1
+                        report.tokens_excused += 1
+                    else:
+                        report.fail(f"seq {sequence.index} (prompt {len(sequence.prompt)}): token {step} is {token}, "
+                                    f"its seed draws {drawn}")
             if not sequence.greedy:
                 continue
             top = np.partition(rows, -2, 1)[:, -2:]
@@ -510,7 +572,7 @@ class Comparison(Counts):
 
     def __str__(self):
         return (f"{self.sequences} sequences: {self.identical} identical, {self.parted_at_victim} parted at a near tie "
-                f"of scores, {self.parted_at_token} of logits; {self.decisions} decisions compared, {self.excused} "
+                f"of scores, {self.parted_at_token} of tokens; {self.decisions} decisions compared, {self.excused} "
                 f"excused; {len(self.failures)} failures")
 
 
@@ -529,12 +591,11 @@ def first_difference(a, b):
     return (int(tokens[0]) - 1, -1, "tokens") if len(tokens) else None
 
 
-def compare_runs(model, a, b, score_tolerance=1e-5, logit_tolerance=1e-4, sampled=False):
+def compare_runs(model, a, b, score_tolerance=1e-5, logit_tolerance=1e-4):
     """Two runs of the same prompts and policies (another tp, alone instead of in a batch): are they the same?
 
     The first difference of a sequence must be at a near tie; what comes after it follows from it and is not compared
-    here (check_run holds each run against the reference on its own trace). sampled: tokens were drawn, and a difference
-    between them is a failure that logits do not excuse.
+    here (check_run holds each run against the reference on its own trace).
     """
     result = Comparison()
     if [sequence.index for sequence in a] != [sequence.index for sequence in b]:
@@ -568,7 +629,11 @@ def compare_runs(model, a, b, score_tolerance=1e-5, logit_tolerance=1e-4, sample
             row = logits[0, step + 1]
             one, other = int(left.generated[step + 1]), int(right.generated[step + 1])
             gap = abs(row[one] - row[other])
-            if sampled or not gap <= logit_tolerance:
+            if left.sampling is not None:
+                near = {one, other} <= left.sampling.draws_nearby(row, step + 1, logit_tolerance)
+            else:
+                near = left.greedy and gap <= logit_tolerance
+            if not near:
                 result.failures.append(f"{name}: token {step + 1} is {one} and {other}, logits {gap:.2e} apart")
             else:
                 result.parted_at_token += 1

@@ -141,19 +141,19 @@ def test_seeded_draws_depend_on_neither_tp_nor_batch(program, prompts, model, ac
     lines = [{**line, **SAMPLERS[index % len(SAMPLERS)], "seed": 1000 + index}
              for index, line in enumerate(prompts[::every])]
     first = program.traced(model, lines, options, max_tokens=48)
-    accept("tp 1, kept sets", check_trace.check_run(model, first))
+    accept("tp 1, kept sets and draws", check_trace.check_run(model, first))
     for tp in 2, 3, 4:
         run = program.traced(model, lines, options, max_tokens=48, tp=tp)
-        compared = check_trace.compare_runs(model, first, run, sampled=True)
+        compared = check_trace.compare_runs(model, first, run)
         accept(f"tp {tp} against tp 1", compared)
         if compared.identical < compared.sequences:
-            accept(f"tp {tp}, kept sets", check_trace.check_run(model, run))
+            accept(f"tp {tp}, kept sets and draws", check_trace.check_run(model, run))
     for tp in (1, 2, 3, 4) if full_matrix else (1, 2):
         step = 1 if full_matrix else 4
         run = program.traced(model, lines[::step], options, max_tokens=48, tp=tp, alone=True)
         run = [dataclasses.replace(sequence, index=sequence.index * step) for sequence in run]
         accept(f"tp {tp} alone against tp 1 in a batch",
-               check_trace.compare_runs(model, pick(first, run), run, sampled=True))
+               check_trace.compare_runs(model, pick(first, run), run))
 
 
 def test_seeds_and_samplers_mean_something(program, prompts):
