@@ -9,17 +9,15 @@
 #include "base/status_macros.h"
 #include "clients/bench_report.h"
 #include "clients/commands.h"
-#include "clients/embedded.h"
+#include "clients/embedded_flags.h"
 #include "flags/flags.h"
 
 namespace h2o {
 namespace {
 
 struct BenchFlags {
-  ModelFlags model;
+  EmbeddedFlags embedded;
   PolicyFlags policy;
-  ShardFlags shard;
-  int tp = 1;
   int max_sequences = 256;
   int prompt_len = 512;
   int gen_len = 128;
@@ -53,16 +51,10 @@ std::vector<Request> MakeRequests(
 absl::Status RunBench(const BenchFlags& flags) {
   H2O_ASSIGN_OR_RETURN(const std::optional<KvPolicyRequest> policy,
                        flags.policy.Request());
-  EmbeddedOptions options;
-  options.model = flags.model.spec;
-  options.tp = flags.tp;
-  options.num_threads = flags.shard.threads;
-  options.kv_pool_bytes = flags.shard.kv_pool_bytes;
-  options.memory_share = flags.shard.memory_share;
+  H2O_ASSIGN_OR_RETURN(EmbeddedOptions options, flags.embedded.Options());
   options.engine.max_sequences = flags.max_sequences;
   options.engine.max_queue = std::max(flags.num_seqs, 1);
-  const int threads =
-      flags.shard.threads > 0 ? flags.shard.threads : AvailableCores();
+  const int threads = options.num_threads;
   const MachineRates rates = MeasureMachineRates(threads);
   H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Embedded> embedded,
                        Embedded::Create(options));
@@ -113,8 +105,9 @@ absl::Status RunBench(const BenchFlags& flags) {
   const double prefill = after.prefill_seconds - before.prefill_seconds;
   const double decode_seconds = after.decode_seconds - before.decode_seconds;
   H2O_ASSIGN_OR_RETURN(const KvGeometry geometry,
-                       GeometryOf(config, flags.model.spec));
-  H2O_ASSIGN_OR_RETURN(const DType dtype, WeightDType(flags.model.spec));
+                       GeometryOf(config, flags.embedded.model.spec));
+  H2O_ASSIGN_OR_RETURN(const DType dtype,
+                       WeightDType(flags.embedded.model.spec));
   const double flops =
       dtype == DType::kBFloat16 && rates.bf16_flops_per_second > 0
           ? rates.bf16_flops_per_second
@@ -143,7 +136,7 @@ absl::Status RunBench(const BenchFlags& flags) {
 
   nlohmann::ordered_json json;
   json["model"] = config.name;
-  json["tp"] = flags.tp;
+  json["tp"] = flags.embedded.tp;
   json["threads"] = threads;
   json["prompt_len"] = flags.prompt_len;
   json["gen_len"] = flags.gen_len;
@@ -196,18 +189,18 @@ absl::Status RunBench(const BenchFlags& flags) {
       "workers     %.3f s prefill, %.3f s decode\n"
       "floor       %.3f s prefill, %.3f s decode\n"
       "fraction    %.2f of the floor: prefill %.2f, decode %.2f\n",
-      config.name.c_str(), flags.tp, threads, flags.num_seqs, flags.prompt_len,
-      flags.gen_len, resolved.slots[0].Capacity(), number("read_gb_per_second"),
-      number("sgemm_gflops"), number("bf16_gflops"),
-      number("tokens_per_second"), total, number("decode_tokens_per_second"),
-      number("ttft_p50_ms"), number("ttft_max_ms"), number("tpot_p50_ms"),
-      number("tpot_p99_ms"), number("gap_p50_ms"), number("gap_p99_ms"), steps,
-      100 * bubble, number("peak_resident_bytes") / 1e9,
-      number("weights_bytes") / 1e9, number("workspace_bytes") / 1e9,
-      number("kv_pool_bytes") / 1e9, static_cast<int>(peak_running), prefill,
-      decode_seconds, floor.prefill_seconds, floor.decode_seconds,
-      number("fraction_of_floor"), number("prefill_fraction"),
-      number("decode_fraction"));
+      config.name.c_str(), flags.embedded.tp, threads, flags.num_seqs,
+      flags.prompt_len, flags.gen_len, resolved.slots[0].Capacity(),
+      number("read_gb_per_second"), number("sgemm_gflops"),
+      number("bf16_gflops"), number("tokens_per_second"), total,
+      number("decode_tokens_per_second"), number("ttft_p50_ms"),
+      number("ttft_max_ms"), number("tpot_p50_ms"), number("tpot_p99_ms"),
+      number("gap_p50_ms"), number("gap_p99_ms"), steps, 100 * bubble,
+      number("peak_resident_bytes") / 1e9, number("weights_bytes") / 1e9,
+      number("workspace_bytes") / 1e9, number("kv_pool_bytes") / 1e9,
+      static_cast<int>(peak_running), prefill, decode_seconds,
+      floor.prefill_seconds, floor.decode_seconds, number("fraction_of_floor"),
+      number("prefill_fraction"), number("decode_fraction"));
   return absl::OkStatus();
 }
 
@@ -219,11 +212,8 @@ void AddBenchCommand(CLI::App* app, int* exit_code) {
       "bench",
       "Measures throughput and latency, beside what the machine could "
       "do; random token prompts");
-  AddModelFlags(command, &flags->model);
+  AddEmbeddedFlags(command, &flags->embedded);
   AddPolicyFlags(command, &flags->policy);
-  AddShardFlags(command, &flags->shard);
-  command->add_option("--tp", flags->tp, "Ranks that share the model")
-      ->capture_default_str();
   command->add_option("--prompt-len", flags->prompt_len, "Tokens of a prompt")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "clients/commands.h"
-#include "clients/embedded.h"
+#include "clients/embedded_flags.h"
 #include "clients/input.h"
 #include "clients/output.h"
 #include "clients/progress_bar.h"
@@ -20,10 +20,8 @@ namespace h2o {
 namespace {
 
 struct GenerateFlags {
-  ModelFlags model;
+  EmbeddedFlags embedded;
   RequestFlags request;
-  ShardFlags shard;
-  int tp = 1;
   int max_sequences = 256;
   bool json = false;
   std::string trace;
@@ -87,12 +85,7 @@ absl::Status RunGenerate(const GenerateFlags& flags) {
   if (!flags.trace.empty()) {
     H2O_ASSIGN_OR_RETURN(trace, TraceFile::Create(flags.trace));
   }
-  EmbeddedOptions options;
-  options.model = flags.model.spec;
-  options.tp = flags.tp;
-  options.num_threads = flags.shard.threads;
-  options.kv_pool_bytes = flags.shard.kv_pool_bytes;
-  options.memory_share = flags.shard.memory_share;
+  H2O_ASSIGN_OR_RETURN(EmbeddedOptions options, flags.embedded.Options());
   options.engine.max_sequences =
       std::min<int>(flags.max_sequences, static_cast<int>(requests.size()));
   options.engine.max_queue = static_cast<int>(requests.size());
@@ -125,11 +118,8 @@ void AddGenerateCommand(CLI::App* app, int* exit_code) {
   auto flags = std::make_shared<GenerateFlags>();
   CLI::App* command = app->add_subcommand(
       "generate", "Generates text in this process, without a server");
-  AddModelFlags(command, &flags->model);
+  AddEmbeddedFlags(command, &flags->embedded);
   AddRequestFlags(command, &flags->request);
-  AddShardFlags(command, &flags->shard);
-  command->add_option("--tp", flags->tp, "Ranks that share the model")
-      ->capture_default_str();
   command
       ->add_option("--max-sequences", flags->max_sequences,
                    "Sequences at once, at most")

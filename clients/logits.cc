@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "clients/commands.h"
-#include "clients/embedded.h"
+#include "clients/embedded_flags.h"
 #include "clients/input.h"
 #include "clients/npy_file.h"
 #include "clients/progress_bar.h"
@@ -22,10 +22,8 @@ namespace h2o {
 namespace {
 
 struct LogitsFlags {
-  ModelFlags model;
+  EmbeddedFlags embedded;
   PolicyFlags policy;
-  ShardFlags shard;
-  int tp = 1;
   std::string tokens;
   std::string input;
   int prefill = 0;  // 0: all tokens
@@ -119,12 +117,7 @@ absl::Status RunLogits(const LogitsFlags& flags) {
   if (!flags.nll && flags.tokens.empty()) {
     return absl::InvalidArgumentError("--out goes with --tokens, not --input");
   }
-  EmbeddedOptions options;
-  options.model = flags.model.spec;
-  options.tp = flags.tp;
-  options.num_threads = flags.shard.threads;
-  options.kv_pool_bytes = flags.shard.kv_pool_bytes;
-  options.memory_share = flags.shard.memory_share;
+  H2O_ASSIGN_OR_RETURN(EmbeddedOptions options, flags.embedded.Options());
   options.engine.max_sequences = 16;  // logits are large
   H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Embedded> embedded,
                        Embedded::Create(options));
@@ -182,11 +175,8 @@ void AddLogitsCommand(CLI::App* app, int* exit_code) {
   auto flags = std::make_shared<LogitsFlags>();
   CLI::App* command = app->add_subcommand(
       "logits", "Writes the logits of given tokens, or how likely they are");
-  AddModelFlags(command, &flags->model);
+  AddEmbeddedFlags(command, &flags->embedded);
   AddPolicyFlags(command, &flags->policy);
-  AddShardFlags(command, &flags->shard);
-  command->add_option("--tp", flags->tp, "Ranks that share the model")
-      ->capture_default_str();
   auto* tokens = command->add_option("--tokens", flags->tokens,
                                      "Token ids, as in \"2 11 12\"");
   auto* input = command->add_option(

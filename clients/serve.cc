@@ -166,6 +166,7 @@ std::string HowItEnded(const Child& child) {
 struct ServeFlags {
   CoordinatorFlags coordinator;
   ShardFlags shard;
+  bool tcp_only = false;
   int workers = 0;  // 0: tp * groups
 
   // As they were given, for the coordinator and for the workers.
@@ -487,6 +488,7 @@ void AddServeCommand(CLI::App* app, int* exit_code) {
   AddCoordinatorFlags(command, &flags->coordinator);
   const size_t between = options().size();
   AddShardFlags(command, &flags->shard);
+  AddTransportFlag(command, &flags->tcp_only);
   const std::vector<const CLI::Option*> all = options();
   flags->for_coordinator.assign(all.begin() + before, all.begin() + between);
   for (const CLI::Option* option :

@@ -239,9 +239,18 @@ void AddShardFlags(CLI::App* app, ShardFlags* flags) {
       ->check(Within(0.001, 1, "over 0 and at most 1"))
       ->type_name("F")
       ->capture_default_str();
+}
+
+absl::Status CheckDevice(const ShardFlags& flags) {
+  if (flags.device == "cpu") return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "--device ", flags.device, ": this build has no CUDA; it must be cpu"));
+}
+
+void AddTransportFlag(CLI::App* app, bool* tcp_only) {
   app->add_option_function<std::string>(
          "--transport",
-         [flags](const std::string& text) { flags->tcp_only = text == "tcp"; },
+         [tcp_only](const std::string& text) { *tcp_only = text == "tcp"; },
          "Between ranks: auto (fast within a host, TCP across) or tcp")
       ->check(CLI::IsMember({"auto", "tcp"}))
       ->default_str("auto");

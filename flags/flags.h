@@ -69,16 +69,20 @@ struct RequestFlags {
 };
 void AddRequestFlags(CLI::App* app, RequestFlags* flags);
 
-// What a worker may take: --device, --threads, --kv-pool-bytes, --memory-share,
-// --transport.
+// What a rank may take: --device, --threads, --kv-pool-bytes, --memory-share.
 struct ShardFlags {
   std::string device = "cpu";
   int threads = 0;            // 0: all cores that this process may use
   int64_t kv_pool_bytes = 0;  // 0: from memory_share
   double memory_share = 0.5;  // of the memory that is free after loading
-  bool tcp_only = false;
 };
 void AddShardFlags(CLI::App* app, ShardFlags* flags);
+
+// Errors: FAILED_PRECONDITION for a device that this build has not.
+absl::Status CheckDevice(const ShardFlags& flags);
+
+// --transport auto|tcp, between the ranks of several processes.
+void AddTransportFlag(CLI::App* app, bool* tcp_only);
 
 // --tp, --groups, --listen, --step-deadline-ms, --grace; with the bundles of
 // model, policy and engine, all flags of a coordinator.

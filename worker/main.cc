@@ -32,6 +32,7 @@ struct WorkerFlags {
   std::string advertise;
   double connect_timeout_seconds = 60;
   ShardFlags shard;
+  bool tcp_only = false;
 };
 
 void AddWorkerFlags(CLI::App* app, WorkerFlags* flags) {
@@ -53,6 +54,7 @@ void AddWorkerFlags(CLI::App* app, WorkerFlags* flags) {
       ->type_name("S")
       ->capture_default_str();
   AddShardFlags(app, &flags->shard);
+  AddTransportFlag(app, &flags->tcp_only);
 }
 
 // Our address on the way to `host`, in brackets if it is IPv6; 127.0.0.1 if
@@ -138,7 +140,7 @@ absl::StatusOr<LoadedShard> Load(const WorkerFlags& flags,
                                     .connect_timeout_seconds = 60,
                                     .operation_timeout_seconds =
                                         assignment.operation_timeout_seconds,
-                                    .tcp_only = flags.shard.tcp_only}));
+                                    .tcp_only = flags.tcp_only}));
   H2O_ASSIGN_OR_RETURN(std::shared_ptr<ShardRunner> runner,
                        ShardRunner::Create(options, std::move(communicator),
                                            clock, std::move(progress)));
@@ -170,11 +172,7 @@ void HandleSignals(const sigset_t* signals, WorkerControl* control) {
 }
 
 absl::Status Run(const WorkerFlags& flags, WorkerControl* control) {
-  if (flags.shard.device != "cpu") {
-    return absl::FailedPreconditionError(
-        absl::StrCat("--device ", flags.shard.device,
-                     ": this build has no CUDA; it must be cpu"));
-  }
+  H2O_RETURN_IF_ERROR(CheckDevice(flags.shard));
   WorkerServiceOptions options;
   options.coordinator = flags.coordinator;
   options.connect_timeout_seconds = flags.connect_timeout_seconds;
