@@ -54,7 +54,7 @@ void AddModelFlags(CLI::App* app, ModelFlags* flags) {
                   "float32 on CPUs, the checkpoint's 16-bit type on GPUs")
       ->check(DTypes());
   app->add_option("--kv-dtype", spec->kv_dtype,
-                  "Type of cached keys and values; defaults as --dtype")
+                  "Type of cached keys and values; by default float32 on CPUs")
       ->check(DTypes());
   app->add_option_function<std::string>(
          "--load-format",
@@ -224,7 +224,8 @@ void AddShardFlags(CLI::App* app, ShardFlags* flags) {
       ->type_name("DEVICE")
       ->capture_default_str();
   app->add_option("--threads", flags->threads,
-                  "Threads of a worker; 0: all cores, shared out by serve")
+                  "Threads of a worker, or of all ranks of a model held here; "
+                  "0: all cores, shared out by serve")
       ->check(Within(0, 4096, "0 to 4096 threads"))
       ->type_name("N")
       ->capture_default_str();

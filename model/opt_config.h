@@ -20,17 +20,17 @@ struct OptConfig {
   std::string name;  // directory's or built-in config's name, for people
   int num_layers = 0;
   int num_heads = 0;
-  int hidden_size = 0;      // num_heads * head_dim
+  int hidden_size = 0;  // num_heads * head_dim
   int ffn_dim = 0;
   int vocab_size = 0;
-  int max_positions = 0;    // without the two rows OPT's table has in front
-  int embed_dim = 0;        // word_embed_proj_dim; != hidden_size: projections
+  int max_positions = 0;  // without the two rows OPT's table has in front
+  int embed_dim = 0;      // word_embed_proj_dim; != hidden_size: projections
   Activation activation = Activation::kRelu;
-  bool pre_layer_norm = true;        // do_layer_norm_before
-  bool final_layer_norm = true;      // pre_layer_norm and not _remove_final_..
-  bool layer_norm_affine = true;     // layer_norm_elementwise_affine
-  bool bias = true;                  // enable_bias
-  bool tied_head = true;             // tie_word_embeddings
+  bool pre_layer_norm = true;     // do_layer_norm_before
+  bool final_layer_norm = true;   // pre_layer_norm and not _remove_final_..
+  bool layer_norm_affine = true;  // layer_norm_elementwise_affine
+  bool bias = true;               // enable_bias
+  bool tied_head = true;          // tie_word_embeddings
   int bos_token = 2;
   int eos_token = 2;
   DType checkpoint_dtype = DType::kFloat16;  // "dtype" or "torch_dtype"

@@ -65,8 +65,8 @@ struct HeadTrace {
   int32_t layer = 0;
   int32_t head = 0;  // of the whole model
   int32_t pos = -1;
-  int32_t evicted = -1;              // decode; -1: nothing was
-  std::vector<int32_t> kept;         // prompt; ascending
+  int32_t evicted = -1;       // decode; -1: nothing was
+  std::vector<int32_t> kept;  // prompt; ascending
 };
 
 struct LogitRows {

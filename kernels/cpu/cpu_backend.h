@@ -16,7 +16,7 @@ struct CpuBackendOptions {
   int64_t max_rows = 0;    // most rows of Linear
   int64_t max_inputs = 0;  // widest input of Linear
   int64_t max_heads = 0;   // of PrefillAttention
-  int64_t vocab_size = 0;   // of Sample
+  int64_t vocab_size = 0;  // of Sample
   int head_dim = 0;
   // Products of bf16 weights through the CPU's bf16 units, where it has them;
   // activations are rounded to bf16 on the way in.  Off: float32 throughout.
