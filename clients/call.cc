@@ -199,6 +199,7 @@ class Printer {
  private:
   void Finish(const Result& result) {
     std::puts(json_ ? ResultJson(result).c_str() : "");
+    std::fflush(stdout);  // before what goes to stderr
     if (result.status.ok()) {
       if (!json_) std::fprintf(stderr, "%s\n", UsageLine(result).c_str());
     } else if (failures_++ == 0) {

@@ -223,13 +223,6 @@ absl::Status Run(const CoordinatorFlags& flags, int events_fd,
     workers.Tick();
   }
   const Engine::Counters all = engine->counters();
-  const Engine::Counters total = engine->counters();
-  if (total.interval_seconds > 0) {
-    H2O_LOG() << total.finished << " requests in " << total.steps
-              << " steps; of the time between steps "
-              << 100 * (1 - total.step_seconds / total.interval_seconds)
-              << " % was not the workers'";
-  }
   workers.Shutdown();
   server->Shutdown(std::chrono::system_clock::now() + kFarewell);
   server->Wait();

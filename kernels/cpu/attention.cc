@@ -11,24 +11,14 @@
 #include "hwy/highway.h"
 // After highway.h.
 #include "hwy/contrib/math/math-inl.h"
+#include "kernels/cpu/vectors-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace h2o {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using F32 = hn::CappedTag<float, 16>;
-using VF = hn::Vec<F32>;
-
 constexpr int kMaxVectors = 4;  // of one pass over the values
-
-HWY_INLINE VF LoadWide(const float* p) { return hn::LoadU(F32(), p); }
-HWY_INLINE VF LoadWide(const hwy::float16_t* p) {
-  return hn::PromoteTo(F32(), hn::LoadU(hn::Rebind<hwy::float16_t, F32>(), p));
-}
-HWY_INLINE VF LoadWide(const hwy::bfloat16_t* p) {
-  return hn::PromoteTo(F32(), hn::LoadU(hn::Rebind<hwy::bfloat16_t, F32>(), p));
-}
 
 // out[i] = q . keys[i] for the `count` keys of one page.
 template <class T>
@@ -46,10 +36,7 @@ HWY_INLINE void PageDots(const float* HWY_RESTRICT q, const T* keys, int count,
       c = hn::MulAdd(x, LoadWide(keys + 2 * head_dim + j), c);
       e = hn::MulAdd(x, LoadWide(keys + 3 * head_dim + j), e);
     }
-    out[i] = hn::GetLane(hn::SumOfLanes(d, a));
-    out[i + 1] = hn::GetLane(hn::SumOfLanes(d, b));
-    out[i + 2] = hn::GetLane(hn::SumOfLanes(d, c));
-    out[i + 3] = hn::GetLane(hn::SumOfLanes(d, e));
+    hn::StoreU(SumEach(a, b, c, e), hn::CappedTag<float, 4>(), out + i);
   }
   for (; i < count; ++i, keys += head_dim) {
     VF a = hn::Zero(d);

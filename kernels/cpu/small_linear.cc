@@ -8,55 +8,17 @@
 #define HWY_TARGET_INCLUDE "kernels/cpu/small_linear.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
+#include "kernels/cpu/vectors-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace h2o {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using F32 = hn::CappedTag<float, 16>;
-using F32x4 = hn::CappedTag<float, 4>;
-using VF = hn::Vec<F32>;
-
 constexpr int kOutputs = 4;  // weight rows of one register tile
 // Rows of x of one register tile: kOutputs * kRows accumulators, kRows rows of
 // x and one weight vector must fit 32 registers (AVX-512) or 16.
 constexpr int kRows = HWY_TARGET <= HWY_AVX3 ? 6 : 2;
-
-HWY_INLINE VF LoadWide(const float* p) { return hn::LoadU(F32(), p); }
-HWY_INLINE VF LoadWide(const hwy::float16_t* p) {
-  return hn::PromoteTo(F32(), hn::LoadU(hn::Rebind<hwy::float16_t, F32>(), p));
-}
-HWY_INLINE VF LoadWide(const hwy::bfloat16_t* p) {
-  return hn::PromoteTo(F32(), hn::LoadU(hn::Rebind<hwy::bfloat16_t, F32>(), p));
-}
-
-// Adds the 128-bit blocks of `v`.
-template <class D, class V>
-HWY_INLINE hn::Vec<F32x4> SumBlocks(D /*d*/, V v) {
-  if constexpr (hn::MaxLanes(D()) > 4) {
-    const hn::Half<D> half;
-    return SumBlocks(half,
-                     hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
-  } else {
-    return v;
-  }
-}
-
-// {sum of a, sum of b, sum of c, sum of e}.
-HWY_INLINE hn::Vec<F32x4> SumEach(VF a, VF b, VF c, VF e) {
-  const F32 d;
-  const hn::RepartitionToWide<F32> dw;
-  const VF ab =
-      hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b));
-  const VF ce =
-      hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e));
-  const auto ab64 = hn::BitCast(dw, ab);
-  const auto ce64 = hn::BitCast(dw, ce);
-  const VF sums = hn::Add(hn::BitCast(d, hn::InterleaveLower(dw, ab64, ce64)),
-                          hn::BitCast(d, hn::InterleaveUpper(dw, ab64, ce64)));
-  return SumBlocks(d, sums);
-}
 
 struct Tile {
   const float* bias;

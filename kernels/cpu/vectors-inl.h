@@ -1,0 +1,61 @@
+// Vector words that kernels share, compiled once for each instruction set.
+// No include guard of the usual kind: Highway includes this once a target.
+#if defined(H2O_KERNELS_CPU_VECTORS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef H2O_KERNELS_CPU_VECTORS_INL_H_
+#undef H2O_KERNELS_CPU_VECTORS_INL_H_
+#else
+#define H2O_KERNELS_CPU_VECTORS_INL_H_
+#endif
+
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace h2o {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using F32 = hn::CappedTag<float, 16>;
+using F32x4 = hn::CappedTag<float, 4>;
+using VF = hn::Vec<F32>;
+
+// A vector of stored elements as float32.
+HWY_INLINE VF LoadWide(const float* p) { return hn::LoadU(F32(), p); }
+HWY_INLINE VF LoadWide(const hwy::float16_t* p) {
+  return hn::PromoteTo(F32(), hn::LoadU(hn::Rebind<hwy::float16_t, F32>(), p));
+}
+HWY_INLINE VF LoadWide(const hwy::bfloat16_t* p) {
+  return hn::PromoteTo(F32(), hn::LoadU(hn::Rebind<hwy::bfloat16_t, F32>(), p));
+}
+
+// Adds the 128-bit blocks of `v`.
+template <class D, class V>
+HWY_INLINE hn::Vec<F32x4> SumBlocks(D /*d*/, V v) {
+  if constexpr (hn::MaxLanes(D()) > 4) {
+    const hn::Half<D> half;
+    return SumBlocks(half,
+                     hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
+  } else {
+    return v;
+  }
+}
+
+// {sum of a, sum of b, sum of c, sum of e}.
+HWY_INLINE hn::Vec<F32x4> SumEach(VF a, VF b, VF c, VF e) {
+  const F32 d;
+  const hn::RepartitionToWide<F32> dw;
+  const VF ab =
+      hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b));
+  const VF ce =
+      hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e));
+  const auto ab64 = hn::BitCast(dw, ab);
+  const auto ce64 = hn::BitCast(dw, ce);
+  const VF sums = hn::Add(hn::BitCast(d, hn::InterleaveLower(dw, ab64, ce64)),
+                          hn::BitCast(d, hn::InterleaveUpper(dw, ab64, ce64)));
+  return SumBlocks(d, sums);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace h2o
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard
