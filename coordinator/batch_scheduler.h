@@ -41,8 +41,6 @@ class BatchScheduler {
   // Learns the speed of prefill from a result of a plan of this scheduler.
   void Observe(const StepResult& result);
 
-  int num_sequences() const { return static_cast<int>(sequences_.size()); }
-
  private:
   struct Sequence {
     int32_t prompt_tokens = 0;

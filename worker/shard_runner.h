@@ -47,9 +47,6 @@ struct MemoryPlan {
 
 class ShardRunner {
  public:
-  // Prefills whose hidden states are held between two plans, at most.
-  static constexpr int kMaxPausedPrefills = 1;
-
   // Loads the weights and takes all memory.  `clock` must outlive the runner;
   // `progress` (may be empty) hears the fraction of the weights loaded.
   // Errors: those of LoadShardWeights and of reading the checkpoint,
@@ -60,6 +57,7 @@ class ShardRunner {
       const Clock* clock, std::function<void(double fraction)> progress);
   virtual ~ShardRunner() = default;
 
+  // The hidden states of one paused prefill are held between two plans.
   // Errors: INTERNAL for a plan that does not follow from the ones before it
   // (a gap in the step numbers, an unknown sequence, too few pages), or the
   // communicator's.  After an error the runner is of no use.

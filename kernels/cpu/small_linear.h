@@ -18,7 +18,7 @@ void SmallLinear(Matrix x, const LinearWeights& weights, Epilogue epilogue,
                  bool accumulate, int64_t begin, int64_t end, Matrix y);
 
 // The greatest number of rows for which SmallLinear is the faster way in
-// float32 (measured by kernel_bench; docs/performance.md).
+// float32, as measured on AVX-512 (docs/performance.md).
 inline constexpr int64_t kSmallRows = 64;
 
 // Widens rows [begin, end) of `stored` to float32: out[(r - begin) * stride].
