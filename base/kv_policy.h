@@ -22,26 +22,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "base/kv_page.h"
+#include "base/kv_slots.h"
 
 namespace h2o {
-
-enum class ScoreRule : uint8_t {
-  kNone = 0,  // scores are not needed and not kept
-  kSum = 1,   // column sums of the attention probabilities
-};
-
-// The policy of one head of one sequence.  Trivially copyable: goes to devices.
-struct KvSlots {
-  int32_t sinks = 0;
-  int32_t heavy = 0;
-  int32_t recent = 1;          // >= 1: a token survives its own step
-  int32_t prefill_recent = 1;  // `recent` of the selection after the prompt
-  ScoreRule score_rule = ScoreRule::kNone;
-
-  constexpr int32_t Capacity() const { return sinks + heavy + recent; }
-  friend bool operator==(const KvSlots&, const KvSlots&) = default;
-};
 
 enum class KvPolicyName : uint8_t {
   kFull = 0,

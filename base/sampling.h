@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "base/host_device.h"
+
 namespace h2o {
 
 struct SamplingParams {
@@ -20,7 +22,7 @@ struct SamplingParams {
 };
 
 // Four 32-bit numbers for counter (`a`, `b`) under `key`.
-inline r123::Philox4x32::ctr_type CounterRandom(uint64_t key, uint64_t a,
+H2O_HOST_DEVICE inline r123::Philox4x32::ctr_type CounterRandom(uint64_t key, uint64_t a,
                                                 uint64_t b) {
   const auto low = [](uint64_t x) { return static_cast<uint32_t>(x); };
   const auto high = [](uint64_t x) { return static_cast<uint32_t>(x >> 32); };
@@ -31,7 +33,7 @@ inline r123::Philox4x32::ctr_type CounterRandom(uint64_t key, uint64_t a,
 
 // Uniform in [0, 1), 53 bits: the draw for generated token `index` of a
 // request.
-inline double UniformDraw(uint64_t seed, uint64_t index) {
+H2O_HOST_DEVICE inline double UniformDraw(uint64_t seed, uint64_t index) {
   const auto r = CounterRandom(seed, index, 0);
   const uint64_t bits = (static_cast<uint64_t>(r[0]) << 32) | r[1];
   return static_cast<double>(bits >> 11) * 0x1.0p-53;

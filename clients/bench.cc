@@ -104,10 +104,12 @@ absl::Status RunBench(const BenchFlags& flags) {
   }
   const double prefill = after.prefill_seconds - before.prefill_seconds;
   const double decode_seconds = after.decode_seconds - before.decode_seconds;
+  const ModelSpec spec = WithFormats(flags.embedded.model.spec, config,
+                                     options.device.cuda);
   H2O_ASSIGN_OR_RETURN(const KvGeometry geometry,
-                       GeometryOf(config, flags.embedded.model.spec));
+                       GeometryOf(config, spec));
   H2O_ASSIGN_OR_RETURN(const DType dtype,
-                       WeightDType(flags.embedded.model.spec));
+                       WeightDType(spec));
   const double flops =
       dtype == DType::kBFloat16 && rates.bf16_flops_per_second > 0
           ? rates.bf16_flops_per_second

@@ -23,6 +23,7 @@ absl::StatusOr<std::unique_ptr<Embedded>> Embedded::Create(
   LocalGroupOptions group;
   group.config = e->config_;
   group.model = options.model;
+  group.device = options.device;
   group.tp = options.tp;
   group.num_threads = options.num_threads;
   group.kv_pool_bytes = options.kv_pool_bytes;

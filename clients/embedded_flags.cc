@@ -3,12 +3,13 @@
 #include <CLI/CLI.hpp>
 
 #include "base/status_macros.h"
+#include "kernels/find_device.h"
 
 namespace h2o {
 
 absl::StatusOr<EmbeddedOptions> EmbeddedFlags::Options() const {
-  H2O_RETURN_IF_ERROR(CheckDevice(shard));
   EmbeddedOptions options;
+  H2O_ASSIGN_OR_RETURN(options.device, FindDevice(shard.device));
   options.model = model.spec;
   options.tp = tp;
   options.num_threads = shard.threads > 0 ? shard.threads : AvailableCores();

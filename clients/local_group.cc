@@ -36,28 +36,40 @@ struct LocalGroup::Impl {
   bool stopping = false;
 
   void RankLoop(int rank) {
+    ShardRunner& runner = *runners[rank];
     while (true) {
-      std::shared_ptr<const StepPlan> plan;
-      {
+      absl::Status status;
+      if (runner.ShouldCollect()) {
+        absl::StatusOr<StepResult> result = runner.Collect();
         Monitor::Lock lock(monitor);
-        const auto ready = [&] {
-          return stopping || !failure.ok() || !plans[rank].empty();
-        };
-        lock.Await(ready);
-        if (!failure.ok()) return;
-        // Stopping, but only with every plan done: peers wait in its sums.
-        if (plans[rank].empty()) return;
-        plan = std::move(plans[rank].front());
-        plans[rank].pop_front();
+        if (result.ok()) results[rank].push_back(*std::move(result));
+        status = result.status();
+      } else if (const auto plan = NextPlan(rank, runner.in_flight() > 0)) {
+        status = runner.Launch(*plan);
+      } else if (runner.in_flight() == 0) {
+        return;  // every plan is done: peers wait in no sum of ours
       }
-      absl::StatusOr<StepResult> result = runners[rank]->Run(*plan);
       Monitor::Lock lock(monitor);
-      if (!result.ok()) {
-        FailLocked(result.status());
-        return;
-      }
-      results[rank].push_back(*std::move(result));
+      if (!status.ok()) FailLocked(status);
+      if (!failure.ok()) return;
     }
+  }
+
+  // Null when stopping or, while a plan runs, when none came at a glance.
+  std::shared_ptr<const StepPlan> NextPlan(int rank, bool runs) {
+    Monitor::Lock lock(monitor);
+    const auto ready = [&] {
+      return stopping || !failure.ok() || !plans[rank].empty();
+    };
+    if (runs) {
+      lock.AwaitFor(PlanRunner::kGlanceSeconds, ready);
+    } else {
+      lock.Await(ready);
+    }
+    if (plans[rank].empty()) return nullptr;
+    std::shared_ptr<const StepPlan> plan = std::move(plans[rank].front());
+    plans[rank].pop_front();
+    return plan;
   }
 
   void FailLocked(const absl::Status& status) {
@@ -92,6 +104,7 @@ absl::StatusOr<std::unique_ptr<LocalGroup>> LocalGroup::Create(
     shard.model = options.model;
     shard.rank = rank;
     shard.size = tp;
+    shard.device = options.device;
     shard.num_threads = std::max(1, cores / tp);
     shard.kv_pool_bytes = options.kv_pool_bytes;
     shard.memory_share = options.memory_share;
@@ -109,6 +122,7 @@ absl::StatusOr<std::unique_ptr<LocalGroup>> LocalGroup::Create(
         ShardRunner::Create(shard, std::move(communicators[rank]), &impl->clock,
                             std::move(of_rank)));
     const ShardRunner& runner = *impl->runners[rank];
+    impl->info.packed_tokens = runner.packed_tokens();
     impl->info.num_pages.push_back(runner.num_pages());
     const MemoryPlan plan = runner.memory_plan();
     impl->memory_plan.weights += plan.weights;

@@ -266,10 +266,16 @@ class Supervisor {
         arguments.push_back(
             absl::StrCat("--threads=", std::max(1, AvailableCores() / n)));
       }
-      // Ranks of one group share the memory among themselves; groups do not
-      // know of each other.
-      arguments.push_back(absl::StrCat(
-          "--memory-share=", shard.memory_share / flags_.coordinator.groups));
+      // Ranks of one group share a host's memory among themselves; groups do
+      // not know of each other.  A GPU is one rank's alone.
+      const bool gpu = shard.device != "cpu";
+      const double share = shard.memory_share > 0 ? shard.memory_share : 0.5;
+      if (!gpu) {
+        arguments.push_back(absl::StrCat("--memory-share=",
+                                         share / flags_.coordinator.groups));
+      } else if (shard.memory_share > 0) {
+        arguments.push_back(absl::StrCat("--memory-share=", share));
+      }
       arguments.push_back(absl::StrCat(
           "--device=",
           shard.device == "cuda" ? absl::StrCat("cuda:", i) : shard.device));

@@ -14,8 +14,9 @@ set(CMAKE_C_FLAGS_SANITIZE "-O1 -g1")
 
 add_library(h2o_flags INTERFACE)
 target_include_directories(h2o_flags INTERFACE ${CMAKE_SOURCE_DIR})
-target_compile_options(h2o_flags INTERFACE -Wall -Wextra -Werror
-  -Wno-missing-field-initializers)
+target_compile_options(h2o_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Werror;-Wno-missing-field-initializers>
+  $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;-lineinfo>)
 if(H2O_SANITIZE)
   target_compile_options(h2o_flags INTERFACE -fsanitize=${H2O_SANITIZE}
     -fno-omit-frame-pointer -fno-sanitize-recover=all -Wno-error=tsan)
@@ -25,6 +26,7 @@ endif()
 find_program(H2O_CCACHE ccache)
 if(H2O_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${H2O_CCACHE})
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${H2O_CCACHE})
 endif()
 find_program(H2O_MOLD mold)
 if(H2O_MOLD)

@@ -20,6 +20,8 @@ void BatchScheduler::Admit(SequenceSpec spec) {
 void BatchScheduler::Retire(uint64_t id) {
   H2O_CHECK(sequences_.erase(id) == 1) << "sequence " << id << " is unknown";
   std::erase(to_prefill_, id);
+  std::erase(pack_.ids, id);
+  if (pack_.ids.empty()) pack_ = {};
   std::erase(to_decode_, id);
   // Whoever leaves before the workers heard of it never existed for them.
   const size_t before = admitted_.size();
@@ -29,7 +31,7 @@ void BatchScheduler::Retire(uint64_t id) {
 
 bool BatchScheduler::HasWork() const {
   return !retired_.empty() || !admitted_.empty() || !to_prefill_.empty() ||
-         !to_decode_.empty();
+         !pack_.ids.empty() || !to_decode_.empty();
 }
 
 StepPlan BatchScheduler::MakePlan() {
@@ -49,13 +51,12 @@ StepPlan BatchScheduler::MakePlan() {
 
 void BatchScheduler::PlanPrefill(bool anyone_decodes, StepPlan* plan) {
   double seconds_left = stall_target_seconds_;
-  int32_t longest = 0;
-  while (!to_prefill_.empty()) {
-    const uint64_t id = to_prefill_.front();
-    Sequence& s = sequences_.at(id);
-    int layers = num_layers_ - s.planned_layers;
+  int32_t most_tokens = 0;
+  while (!pack_.ids.empty() || !to_prefill_.empty()) {
+    if (pack_.ids.empty()) FillPack();
+    int layers = num_layers_ - pack_.planned_layers;
     if (anyone_decodes) {
-      const double layer_seconds = EstimateLayerSeconds(s.prompt_tokens);
+      const double layer_seconds = EstimateLayerSeconds(pack_.tokens);
       const bool known = layer_seconds > 0;
       const double fit =
           known ? std::max(seconds_left, 0.0) / layer_seconds : 0;
@@ -65,24 +66,43 @@ void BatchScheduler::PlanPrefill(bool anyone_decodes, StepPlan* plan) {
       if (layers == 0) break;
       seconds_left -= layers * layer_seconds;
     }
-    plan->prefill.push_back({id, s.planned_layers, s.planned_layers + layers});
-    s.planned_layers += layers;
-    longest = std::max(longest, s.prompt_tokens);
-    if (s.planned_layers < num_layers_) break;
-    to_prefill_.pop_front();
-    s.planned_tokens = 1;
-    if (s.max_tokens > 1) to_decode_.push_back(id);
+    plan->prefill.push_back(
+        {pack_.ids, pack_.planned_layers, pack_.planned_layers + layers});
+    pack_.planned_layers += layers;
+    most_tokens = std::max(most_tokens, pack_.tokens);
+    if (pack_.planned_layers < num_layers_) break;
+    EndPack();
     // From here on someone waits for the next token.
     if (!anyone_decodes) break;
   }
-  unanswered_.push_back(longest);
+  unanswered_.push_back(most_tokens);
 }
 
-double BatchScheduler::EstimateLayerSeconds(int32_t prompt_tokens) const {
+void BatchScheduler::FillPack() {
+  while (!to_prefill_.empty()) {
+    const uint64_t id = to_prefill_.front();
+    const int32_t tokens = sequences_.at(id).prompt_tokens;
+    if (!pack_.ids.empty() && pack_.tokens + tokens > packed_tokens_) break;
+    to_prefill_.pop_front();
+    pack_.ids.push_back(id);
+    pack_.tokens += tokens;
+  }
+}
+
+void BatchScheduler::EndPack() {
+  for (uint64_t id : pack_.ids) {
+    Sequence& s = sequences_.at(id);
+    s.planned_tokens = 1;
+    if (s.max_tokens > 1) to_decode_.push_back(id);
+  }
+  pack_ = {};
+}
+
+double BatchScheduler::EstimateLayerSeconds(int32_t tokens) const {
   if (layer_tokens_ == 0) return 0;
   // Linear layers grow with the prompt, attention with its square: between
   // prompts of different lengths this errs on the careful side.
-  const double ratio = static_cast<double>(prompt_tokens) / layer_tokens_;
+  const double ratio = static_cast<double>(tokens) / layer_tokens_;
   return layer_seconds_ * ratio * std::max(ratio, 1.0);
 }
 

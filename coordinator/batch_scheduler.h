@@ -5,7 +5,8 @@
 // prefill, in order of arrival, as many whole layers as fit the stall target; a
 // running stream therefore waits at most one slice, and the result is exactly
 // the unsliced prefill.  With nobody decoding there is no one to stall, and a
-// prompt runs whole.
+// prompt runs whole.  Where the group packs prompts, those that wait together go
+// in one pass and share the reading of the weights.
 //
 // Pure: no clock, no lock, no network; the same calls give the same plans.
 // Threads  not thread-safe; the Engine's lock.
@@ -22,8 +23,12 @@ namespace h2o {
 
 class BatchScheduler {
  public:
-  BatchScheduler(int num_layers, double stall_target_seconds)
-      : num_layers_(num_layers), stall_target_seconds_(stall_target_seconds) {}
+  // `packed_tokens`: see GroupInfo.
+  BatchScheduler(int num_layers, double stall_target_seconds,
+                 int64_t packed_tokens = 0)
+      : num_layers_(num_layers),
+        stall_target_seconds_(stall_target_seconds),
+        packed_tokens_(packed_tokens) {}
 
   // The sequence's pages are promised; it enters with the next plan.
   void Admit(SequenceSpec spec);
@@ -45,25 +50,35 @@ class BatchScheduler {
   struct Sequence {
     int32_t prompt_tokens = 0;
     int32_t max_tokens = 0;
-    int32_t planned_layers = 0;  // of prefill
     int32_t planned_tokens = 0;  // the first comes with the last layer
+  };
+  // Prompts that go through the layers together.
+  struct Pack {
+    std::vector<uint64_t> ids;
+    int32_t tokens = 0;
+    int32_t planned_layers = 0;
   };
 
   void PlanPrefill(bool anyone_decodes, StepPlan* plan);
-  double EstimateLayerSeconds(int32_t prompt_tokens) const;
+  void FillPack();
+  // All layers of the pack are planned: its sequences decode from now on.
+  void EndPack();
+  double EstimateLayerSeconds(int32_t tokens) const;
 
   const int num_layers_;
   const double stall_target_seconds_;
+  const int64_t packed_tokens_;
   uint64_t next_step_ = 1;
   std::vector<SequenceSpec> admitted_;  // since the last plan
   std::vector<uint64_t> retired_;       // likewise
-  std::deque<uint64_t> to_prefill_;     // in order of arrival
+  Pack pack_;                           // empty: none is under way
+  std::deque<uint64_t> to_prefill_;     // behind it, in order of arrival
   std::vector<uint64_t> to_decode_;     // prompt done, tokens left to plan
   std::unordered_map<uint64_t, Sequence> sequences_;
 
-  // Plans with prefill that are not answered yet: their longest prompt.
+  // Plans that are not answered yet: tokens of their largest pack.
   std::deque<int32_t> unanswered_;
-  // The slowest layer seen lately, and the prompt it was seen with.
+  // The slowest layer seen lately, and the tokens it was seen with.
   double layer_seconds_ = 0;
   int32_t layer_tokens_ = 0;
 };

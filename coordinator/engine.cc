@@ -24,7 +24,8 @@ struct Group {
   Group(std::unique_ptr<WorkerGroup> g, double stall_target_seconds)
       : workers(std::move(g)),
         admission(workers->info()),
-        scheduler(workers->info().config.num_layers, stall_target_seconds) {}
+        scheduler(workers->info().config.num_layers, stall_target_seconds,
+                  workers->info().packed_tokens) {}
 
   const std::unique_ptr<WorkerGroup> workers;
   Admission admission;

@@ -510,6 +510,11 @@ class Group final : public std::enable_shared_from_this<Group> {
           absl::StrCat("another model: its fingerprint is ", b.fingerprint(),
                        ", rank 0's is ", a.fingerprint()));
     }
+    if (a.packed_tokens() != b.packed_tokens()) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "its prefill packs ", b.packed_tokens(), " tokens, rank 0's ",
+          a.packed_tokens(), "; all ranks must run on the same kind of device"));
+    }
     if (a.kv_dtype() != b.kv_dtype()) {
       return absl::FailedPreconditionError(absl::StrCat(
           "its kv_dtype is ", b.kv_dtype(), ", rank 0's is ", a.kv_dtype()));
@@ -528,6 +533,7 @@ class Group final : public std::enable_shared_from_this<Group> {
     std::lock_guard lock(mutex_);
     info_.config = options_.config;
     info_.geometry = Geometry(*ParseDType(ranks_[0].ready.kv_dtype()));
+    info_.packed_tokens = ranks_[0].ready.packed_tokens();
     int64_t pages = 0, workspace = 0;
     for (const Rank& rank : ranks_) {
       info_.num_pages.push_back(rank.ready.num_pages());

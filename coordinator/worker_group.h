@@ -19,6 +19,8 @@ struct GroupInfo {
   OptConfig config;
   KvGeometry geometry;
   std::vector<int64_t> num_pages;  // the pool of each rank
+  // Tokens of several prompts that one prefill may hold; 0: one prompt each.
+  int64_t packed_tokens = 0;
   int tp() const { return static_cast<int>(num_pages.size()); }
   int64_t kv_pool_bytes() const;  // over all ranks
 };

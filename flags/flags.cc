@@ -239,13 +239,7 @@ void AddShardFlags(CLI::App* app, ShardFlags* flags) {
                   "free after loading")
       ->check(Within(0.001, 1, "over 0 and at most 1"))
       ->type_name("F")
-      ->capture_default_str();
-}
-
-absl::Status CheckDevice(const ShardFlags& flags) {
-  if (flags.device == "cpu") return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat(
-      "--device ", flags.device, ": this build has no CUDA; it must be cpu"));
+      ->default_str("0.5 on CPUs, 0.95 on GPUs");
 }
 
 void AddTransportFlag(CLI::App* app, bool* tcp_only) {

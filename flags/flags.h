@@ -74,12 +74,9 @@ struct ShardFlags {
   std::string device = "cpu";
   int threads = 0;            // 0: all cores that this process may use
   int64_t kv_pool_bytes = 0;  // 0: from memory_share
-  double memory_share = 0.5;  // of the memory that is free after loading
+  double memory_share = 0;    // of what is free after loading; 0: by device
 };
 void AddShardFlags(CLI::App* app, ShardFlags* flags);
-
-// Errors: FAILED_PRECONDITION for a device that this build has not.
-absl::Status CheckDevice(const ShardFlags& flags);
 
 // --transport auto|tcp, between the ranks of several processes.
 void AddTransportFlag(CLI::App* app, bool* tcp_only);

@@ -1,13 +1,15 @@
 // Backend: the arithmetic of one rank on one device, behind a handful of
-// operations.  The CPU's is here; a CUDA twin fits behind the same words.
+// operations, with a CPU and a CUDA twin.
 //
-// Activations are float32 matrices whose row stride is a multiple of
-// kRowAlignment elements; the columns behind the last one are zero and stay so,
-// which lets kernels read whole vectors.  Weights are stored as the checkpoint
-// or --dtype says and widened in registers.
+// All pointers are to memory of the device, all operations are enqueued on its
+// queue in order (on CPUs: done on return).  Row strides of matrices are
+// multiples of kRowAlignment elements; the columns behind the last one are zero
+// and stay so, which lets kernels read whole vectors.  Weights are stored as the
+// checkpoint or --dtype says.  Residuals, scores and logits are float32;
+// activations between them are of formats().activations.
 //
 // Threads  one owner, the step thread of the rank.  An operation may use
-//          threads of its own; it returns when it is done.
+//          threads of its own.
 // Errors   operations cannot fail: what could is checked when things are made.
 #pragma once
 
@@ -18,8 +20,11 @@
 #include "absl/types/span.h"
 #include "base/dtype.h"
 #include "base/kv_page.h"
-#include "base/kv_policy.h"
 #include "base/sampling.h"
+#include "kernels/device.h"
+#include "kernels/kv_head.h"
+#include "kernels/norm_place.h"
+#include "kernels/sequence_state.h"
 
 namespace h2o {
 
@@ -28,38 +33,25 @@ constexpr int64_t AlignedStride(int64_t columns) {
   return CeilDiv(columns, kRowAlignment) * kRowAlignment;
 }
 
-// Memory of the device: zeroed, aligned to 64 bytes, taken once, owned.
-class Buffer {
- public:
-  Buffer() = default;
-  // Errors: RESOURCE_EXHAUSTED naming the size.
-  static absl::StatusOr<Buffer> Allocate(int64_t bytes);
-  Buffer(Buffer&& other) noexcept { *this = static_cast<Buffer&&>(other); }
-  Buffer& operator=(Buffer&& other) noexcept;
-  ~Buffer();
-
-  std::byte* data() const { return data_; }
-  int64_t bytes() const { return bytes_; }
-
- private:
-  std::byte* data_ = nullptr;
-  int64_t bytes_ = 0;
-};
-
-// A float32 matrix [rows, columns] that owns nothing.
+// A matrix [rows, columns] that owns nothing.
 struct Matrix {
-  float* data = nullptr;
+  void* data = nullptr;
   int64_t rows = 0;
   int64_t columns = 0;
   int64_t stride = 0;  // of rows, in elements
+  DType dtype = DType::kFloat32;
 
-  float* Row(int64_t r) const { return data + r * stride; }
+  explicit operator bool() const { return data != nullptr; }
+  std::byte* At(int64_t row, int64_t column = 0) const {
+    return static_cast<std::byte*>(data) +
+           (row * stride + column) * SizeOf(dtype);
+  }
+  // REQUIRES: dtype is float32.
+  float* Row(int64_t r) const { return static_cast<float*>(data) + r * stride; }
   Matrix Rows(int64_t begin, int64_t count) const {
-    return {data + begin * stride, count, columns, stride};
+    return {At(begin), count, columns, stride, dtype};
   }
-  Matrix Columns(int64_t begin, int64_t count) const {
-    return {data + begin, rows, count, stride};
-  }
+  int64_t bytes() const { return rows * stride * SizeOf(dtype); }
 };
 
 // A stored matrix [rows, columns], read only: rows are outputs of a linear
@@ -78,10 +70,10 @@ struct StoredMatrix {
 
 enum class Epilogue : uint8_t { kNone, kRelu, kGelu };
 
-// y = epilogue(x W^T + bias), added to what `y` holds if `accumulate`.
+// y = epilogue(x W^T + bias).
 struct LinearWeights {
-  StoredMatrix weight;          // [outputs, inputs]
-  const float* bias = nullptr;  // [outputs]; null: none
+  StoredMatrix weight;         // [outputs, inputs]
+  const void* bias = nullptr;  // [outputs], formats().biases; null: none
 };
 
 struct LayerNormWeights {
@@ -89,76 +81,113 @@ struct LayerNormWeights {
   const float* bias = nullptr;    // [columns]; null: 0
 };
 
-// What one head of one sequence stores in one layer, as the kernels see it.
-// Slot i lies in page pages[i / kPageSlots] at i % kPageSlots.
-struct KvHead {
-  const int32_t* pages = nullptr;
-  KvSlots slots;
-  int32_t num_slots = 0;  // stored now; the attention kernels move it
+// Prompts side by side: prompt p is rows [starts[p], starts[p + 1]).
+struct PromptBatch {
+  absl::Span<const int32_t> starts;      // [n + 1], on the host
+  const int32_t* device_starts = nullptr;  // the same, on the device
+  KvHead* const* heads = nullptr;        // [n]: [layers][heads of this rank]
+  bool scored = true;                    // whether any head has a score rule
+
+  int64_t size() const { return static_cast<int64_t>(starts.size()) - 1; }
 };
 
-struct KvPool {
-  std::byte* data = nullptr;
-  KvPageLayout layout;
-  std::byte* Page(int32_t page) const {
-    return data + page * layout.PageBytes();
-  }
+// Rows of a decode step, one token each.
+struct DecodeBatch {
+  KvHead* const* heads = nullptr;  // [rows]: [layers][heads of this rank]
+  const int32_t* positions = nullptr;  // [rows]; -1: the row does nothing
+  int32_t max_slots = 0;               // no head stores more
+  bool scored = true;  // whether any head has a score rule or evicts
 };
 
-// Best logit of a row among the columns of one rank.
-struct BestLogit {
-  float logit;
-  int32_t token;
+// What a backend computes in.
+struct Formats {
+  DType activations = DType::kFloat32;
+  DType biases = DType::kFloat32;
+  // Whether a prefill may hold several prompts: on a device that is idle with
+  // one, they share the reading of the weights.
+  bool packs_prompts = false;
 };
 
-// One token to be drawn: number `index` of a request's generated tokens.
-struct Draw {
-  SamplingParams sampling;
-  uint64_t index = 0;
+// Elements of a tensor of random numbers: a rectangle of a matrix
+// [.., full_columns] that is filled from (seed, stream, index in the whole).
+struct DummyTensor {
+  uint64_t seed = 0;
+  uint64_t stream = 0;  // of the tensor's name
+  float scale = 1;
+  int64_t row_begin = 0, rows = 0;
+  int64_t column_begin = 0, columns = 0;
+  int64_t full_columns = 0;
 };
 
-class Backend {
+class Backend : public Device {
  public:
-  virtual ~Backend() = default;
+  virtual Formats formats() const = 0;
 
   // out[i] = table row of tokens[i] - first_token, or zero where that is
   // outside the table (another rank has it).
-  virtual void Embed(absl::Span<const int32_t> tokens, int32_t first_token,
+  virtual void Embed(const int32_t* tokens, int32_t first_token,
                      const StoredMatrix& table, Matrix out) = 0;
-  // x[i] += table row positions[i].
-  virtual void AddRows(absl::Span<const int32_t> positions,
-                       const StoredMatrix& table, Matrix x) = 0;
-  // OPT's epsilon, 1e-5.  `out` may be `x`.
-  virtual void LayerNorm(Matrix x, const LayerNormWeights& weights,
-                         Matrix out) = 0;
+  // x[i] = delta[i] + table row positions[i] (row 0 for negative ones).
+  virtual void AddPositions(Matrix delta, const int32_t* positions,
+                            const StoredMatrix& table, Matrix x) = 0;
+  // x += delta + bias, then `place` says what of x, normalised with OPT's
+  // epsilon, 1e-5.  Without `delta`, nothing is added; without `out`, only x is
+  // wanted.
+  virtual void AddNorm(Matrix x, Matrix delta, const void* bias,
+                       NormPlace place, const LayerNormWeights& weights,
+                       Matrix out) = 0;
   virtual void Linear(Matrix x, const LinearWeights& weights, Epilogue epilogue,
-                      bool accumulate, Matrix y) = 0;
+                      Matrix y) = 0;
+  // out[i] = x[rows[i]].
+  virtual void GatherRows(Matrix x, const int32_t* rows, Matrix out) = 0;
 
-  // Causal attention over a whole prompt.  qkv [length, 3 * heads * head_dim]:
+  // Causal attention over whole prompts.  qkv [rows, 3 * heads * head_dim]:
   // queries, keys, values, heads side by side.  Fills each head's slots with
-  // what its policy keeps, scores included.  out [length, heads * head_dim].
-  virtual void PrefillAttention(Matrix qkv, absl::Span<KvHead> heads,
-                                const KvPool& pool, Matrix out) = 0;
+  // what its policy keeps, scores included.  out [rows, heads * head_dim].
+  virtual void PrefillAttention(Matrix qkv, const PromptBatch& prompts,
+                                int layer, const KvPool& pool, Matrix out) = 0;
 
-  // One token of each of qkv.rows sequences: row r is at position positions[r]
-  // and belongs to heads[r], an array of `num_heads`.  Attends the stored slots
-  // and the token itself, updates scores, and writes the token into a free slot
-  // or over the victim.  evicted [rows, num_heads]: the victim's position or
-  // -1.
-  virtual void DecodeAttention(Matrix qkv, absl::Span<KvHead* const> heads,
-                               int num_heads,
-                               absl::Span<const int32_t> positions,
+  // One token of each of qkv.rows sequences.  Attends the stored slots and the
+  // token itself, updates scores, and writes the token into a free slot or over
+  // the victim.  evicted [rows, heads]: the victim's position or -1.
+  virtual void DecodeAttention(Matrix qkv, const DecodeBatch& batch, int layer,
                                const KvPool& pool, Matrix out,
-                               absl::Span<int32_t> evicted) = 0;
+                               int32_t* evicted) = 0;
+
+  // out [count, stride]: the positions that each of `count` heads stores, in
+  // the order of its slots.
+  virtual void StoredPositions(const KvHead* heads, int count,
+                               const KvPool& pool, int stride,
+                               uint16_t* out) = 0;
+
+  // Row r runs states[slots[r]]: its token, position and heads.  A row with
+  // slot -1, and one whose sequence is finished, gets token 0, position -1.
+  virtual void BeginDecode(const SequenceState* states, const int32_t* slots,
+                           int64_t rows, int32_t* tokens, int32_t* positions,
+                           KvHead** heads) = 0;
 
   // The greatest logit of each row; of equal ones the lowest column.
   // Column c stands for token first_token + c.
-  virtual void ArgMax(Matrix logits, int32_t first_token,
-                      absl::Span<BestLogit> best) = 0;
+  virtual void ArgMax(Matrix logits, int32_t first_token, BestLogit* best) = 0;
+  // tokens[r]: of of_ranks[rank * rows + r] the token of the greatest logit; of
+  // equal ones that of the lowest rank, which owns the lowest tokens.
+  virtual void PickBest(const BestLogit* of_ranks, int ranks, int64_t rows,
+                        int32_t* tokens) = 0;
+  // For rows whose sequence has a temperature, tokens[r] = SampleToken(row r of
+  // logits [rows, vocabulary]).
+  virtual void Sample(Matrix logits, const SequenceState* states,
+                      const int32_t* slots, int32_t* tokens) = 0;
+  // Gives every live row its next token (the forced one, if there is one),
+  // moves its state, and tells whether it is finished.
+  virtual void Advance(SequenceState* states, const int32_t* slots,
+                       int64_t rows, const int32_t* tokens,
+                       RowResult* results) = 0;
 
-  // tokens[r] = SampleToken(row r of logits [draws.size(), vocabulary]).
-  virtual void Sample(Matrix logits, absl::Span<const Draw> draws,
-                      absl::Span<int32_t> tokens) = 0;
+  // Element e of the whole tensor is lane e % 4, as a signed number, of
+  // CounterRandom(seed, e / 4, stream) times 2^-31 * scale.  Columns behind are
+  // left alone.
+  virtual void FillDummy(const DummyTensor& tensor, DType dtype, void* out,
+                         int64_t stride) = 0;
 };
 
 // Draws one token from logits[vocabulary] by temperature, top-k and top-p;

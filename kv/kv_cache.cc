@@ -10,56 +10,89 @@
 #include "base/status_macros.h"
 
 namespace h2o {
+namespace {
+
+int64_t NumHeads(const KvCacheOptions& o) {
+  return o.geometry.num_layers * o.heads.size();
+}
+
+}  // namespace
+
+int64_t KvCache::TableBytes(const KvCacheOptions& o) {
+  const int64_t pages =
+      std::min(o.num_pages, NumHeads(o) * CeilDiv(o.max_positions, kPageSlots));
+  const int64_t bytes = NumHeads(o) * sizeof(KvHead) + pages * sizeof(int32_t);
+  return CeilDiv(bytes, 64) * 64;
+}
 
 absl::StatusOr<std::unique_ptr<KvCache>> KvCache::Create(
-    const KvGeometry& geometry, Range heads, int64_t num_pages) {
-  if (num_pages < 1 || num_pages > std::numeric_limits<int32_t>::max()) {
+    const KvCacheOptions& options, Device* device) {
+  const int64_t page_bytes = options.geometry.PageBytes();
+  if (options.num_pages < 1 ||
+      options.num_pages > std::numeric_limits<int32_t>::max()) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "a KV pool of ", num_pages, " pages of ", geometry.PageBytes(),
+        "a KV pool of ", options.num_pages, " pages of ", page_bytes,
         " bytes; it must have at least one and fewer than 2^31"));
   }
   H2O_ASSIGN_OR_RETURN(Buffer memory,
-                       Buffer::Allocate(num_pages * geometry.PageBytes()));
+                       device->Allocate(options.num_pages * page_bytes));
+  H2O_ASSIGN_OR_RETURN(
+      Buffer tables,
+      device->Allocate(options.max_sequences * TableBytes(options)));
   return std::unique_ptr<KvCache>(
-      new KvCache(geometry, heads, num_pages, std::move(memory)));
+      new KvCache(options, device, std::move(memory), std::move(tables)));
 }
 
-KvCache::KvCache(const KvGeometry& geometry, Range heads, int64_t num_pages,
-                 Buffer memory)
-    : geometry_(geometry),
-      heads_(heads),
-      num_pages_(num_pages),
+KvCache::KvCache(const KvCacheOptions& options, Device* device, Buffer memory,
+                 Buffer tables)
+    : options_(options),
+      device_(device),
       memory_(std::move(memory)),
-      pool_{memory_.data(), geometry.page},
-      free_(num_pages) {
+      tables_(std::move(tables)),
+      pool_{memory_.data(), options.geometry.page},
+      free_(options.num_pages),
+      free_slots_(options.max_sequences) {
   // Low pages are handed out first, so that a pool touches only what it needs.
   std::iota(free_.rbegin(), free_.rend(), 0);
+  std::iota(free_slots_.rbegin(), free_slots_.rend(), 0);
 }
 
 absl::Status KvCache::Open(uint64_t id, const KvPolicy& policy,
                            int64_t max_stored_tokens) {
   H2O_CHECK(!sequences_.contains(id)) << "sequence " << id << " is open";
+  const KvGeometry& geometry = options_.geometry;
   const int64_t needed =
-      geometry_.PagesNeeded(policy, max_stored_tokens, heads_);
-  if (needed > free_pages()) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("sequence ", id, " needs ", needed, " KV pages, ",
-                     free_pages(), " of ", num_pages_, " are free"));
+      geometry.PagesNeeded(policy, max_stored_tokens, options_.heads);
+  if (needed > free_pages() || free_slots_.empty()) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "sequence ", id, " needs ", needed, " KV pages, ", free_pages(), " of ",
+        num_pages(), " are free; ", sequences_.size(), " of ",
+        options_.max_sequences, " sequences are open"));
   }
+  H2O_CHECK(max_stored_tokens <= options_.max_positions)
+      << max_stored_tokens << " tokens of " << options_.max_positions;
   Sequence& sequence = sequences_[id];
+  sequence.slot = free_slots_.back();
+  free_slots_.pop_back();
   sequence.pages.assign(free_.end() - needed, free_.end());
   free_.resize(free_.size() - needed);
 
-  sequence.heads.reserve(geometry_.num_layers * heads_.size());
-  const int32_t* next = sequence.pages.data();
-  for (int layer = 0; layer < geometry_.num_layers; ++layer) {
-    for (int64_t h = heads_.begin; h < heads_.end; ++h) {
+  std::vector<KvHead> heads;
+  heads.reserve(NumHeads(options_));
+  KvHead* const table = HeadsOf(sequence.slot);
+  int32_t* const numbers =
+      reinterpret_cast<int32_t*>(table + NumHeads(options_));
+  const int32_t* next = numbers;
+  for (int layer = 0; layer < geometry.num_layers; ++layer) {
+    for (int64_t h = options_.heads.begin; h < options_.heads.end; ++h) {
       const KvSlots& slots =
-          policy.At(layer, static_cast<int>(h), geometry_.num_heads);
-      sequence.heads.push_back({next, slots, 0});
+          policy.At(layer, static_cast<int>(h), geometry.num_heads);
+      heads.push_back({next, slots, 0});
       next += PagesOfHead(slots.Capacity(), max_stored_tokens);
     }
   }
+  device_->Upload(heads.data(), heads.size() * sizeof(KvHead), table);
+  device_->Upload(sequence.pages.data(), needed * sizeof(int32_t), numbers);
   return absl::OkStatus();
 }
 
@@ -68,25 +101,21 @@ void KvCache::Close(uint64_t id) {
   H2O_CHECK(it != sequences_.end()) << "sequence " << id << " is not open";
   const std::vector<int32_t>& pages = it->second.pages;
   free_.insert(free_.end(), pages.begin(), pages.end());
+  free_slots_.push_back(it->second.slot);
   sequences_.erase(it);
 }
 
-KvHead* KvCache::Heads(uint64_t id, int layer) {
+int KvCache::Slot(uint64_t id) const {
   const auto it = sequences_.find(id);
   H2O_CHECK(it != sequences_.end()) << "sequence " << id << " is not open";
-  return it->second.heads.data() + layer * heads_.size();
+  return it->second.slot;
 }
 
-std::vector<int32_t> KvCache::StoredPositions(const KvHead& head) const {
-  std::vector<int32_t> positions;
-  positions.reserve(head.num_slots);
-  for (int32_t slot = 0; slot < head.num_slots; ++slot) {
-    const std::byte* page = pool_.Page(head.pages[slot / kPageSlots]);
-    positions.push_back(reinterpret_cast<const uint16_t*>(
-        page + pool_.layout.PositionsOffset())[slot % kPageSlots]);
-  }
-  std::sort(positions.begin(), positions.end());
-  return positions;
+KvHead* KvCache::Heads(uint64_t id) const { return HeadsOf(Slot(id)); }
+
+KvHead* KvCache::HeadsOf(int slot) const {
+  return reinterpret_cast<KvHead*>(tables_.data() +
+                                   slot * TableBytes(options_));
 }
 
 }  // namespace h2o

@@ -17,6 +17,18 @@ absl::StatusOr<DType> DTypeOr(const std::string& name, const char* what) {
 
 }  // namespace
 
+ModelSpec WithFormats(ModelSpec spec, const OptConfig& config, bool gpu) {
+  DType preferred = DType::kFloat32;
+  if (gpu) {
+    preferred = config.checkpoint_dtype == DType::kFloat32
+                    ? DType::kBFloat16
+                    : config.checkpoint_dtype;
+  }
+  if (spec.dtype.empty()) spec.dtype = Name(preferred);
+  if (spec.kv_dtype.empty()) spec.kv_dtype = gpu ? spec.dtype : Name(preferred);
+  return spec;
+}
+
 absl::StatusOr<OptConfig> ConfigOf(const ModelSpec& spec) {
   std::error_code ignored;
   if (spec.dummy && !std::filesystem::is_directory(spec.model, ignored)) {

@@ -16,9 +16,13 @@ struct ModelSpec {
   std::string model;   // directory, or a built-in config's name
   bool dummy = false;  // --load-format dummy: random weights
   uint64_t dummy_seed = 0;
-  std::string dtype;     // float32, bf16, fp16; empty: float32
+  std::string dtype;     // float32, bf16, fp16; empty: as the device prefers
   std::string kv_dtype;  // likewise
 };
+
+// With the empty formats filled in: float32 on CPUs, on GPUs the checkpoint's
+// 16-bit format (bf16 for one of float32).
+ModelSpec WithFormats(ModelSpec spec, const OptConfig& config, bool gpu);
 
 // A directory's config.json, or for dummy weights also a built-in config.
 // Errors: as ReadOptConfig and BuiltInOptConfig.

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "base/finish_reason.h"
 #include "base/kv_policy.h"
 #include "base/sampling.h"
 
@@ -33,10 +34,11 @@ struct SequenceSpec {
   bool logits = false;  // report the logits of every position
 };
 
-// Runs layers [layer_begin, layer_end) of the prompt of `sequence_id`.  The
-// slice with layer_end == num_layers also yields the first token.
+// Runs layers [layer_begin, layer_end) of the prompts of `sequence_ids`, packed
+// in one pass.  The slice with layer_end == num_layers also yields their first
+// tokens.
 struct PrefillSlice {
-  uint64_t sequence_id = 0;
+  std::vector<uint64_t> sequence_ids;  // at least one
   int32_t layer_begin = 0;
   int32_t layer_end = 0;
 };
@@ -50,12 +52,10 @@ struct StepPlan {
   std::vector<uint64_t> decode;  // one token for each, in this order
 };
 
-enum class FinishReason : uint8_t { kNone = 0, kStop = 1, kLength = 2 };
-
 struct TokenResult {
   uint64_t sequence_id = 0;
   int32_t token = 0;
-  FinishReason finish = FinishReason::kNone;  // kStop: end-of-text
+  FinishReason finish = FinishReason::kNone;
 };
 
 // What one head kept after a prompt (`pos` < 0), or gave up in the decode step

@@ -1,4 +1,6 @@
-// A Communicator moves numbers between the ranks of one group.
+// A Communicator moves numbers between the ranks of one group: between host
+// memories when the call returns, or, over NCCL, between device memories in the
+// order of the rank's stream.
 //
 // All ranks call the same operations in the same order with the same sizes.
 // Sums are taken in rank order, once per element, so every rank receives the
@@ -15,6 +17,8 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "base/dtype.h"
+#include "kernels/device.h"
 
 namespace h2o {
 
@@ -25,9 +29,13 @@ class Communicator {
   virtual int rank() const = 0;
   virtual int size() const = 0;
 
-  // data[count] becomes the sum over ranks.
-  // Bytes on the wire a rank: about 2 * count * 4 * (size - 1) / size.
-  virtual absl::Status AllReduceSum(float* data, int64_t count) = 0;
+  // Later operations are enqueued on `stream`.  Host memory has none.
+  virtual void UseStream(Stream stream) { static_cast<void>(stream); }
+
+  // data[count] becomes the sum over ranks.  Host memory: float32 only.
+  // Bytes on the wire a rank: about 2 * count * width * (size - 1) / size.
+  virtual absl::Status AllReduceSum(void* data, int64_t count,
+                                    DType dtype = DType::kFloat32) = 0;
 
   // Concatenates in rank order: rank r contributes bytes[r] bytes, the same
   // `bytes` on every rank; `mine` has bytes[rank()], `all` their sum.

@@ -15,7 +15,7 @@ class SoloCommunicator final : public Communicator {
   int rank() const override { return 0; }
   int size() const override { return 1; }
 
-  absl::Status AllReduceSum(float*, int64_t count) override {
+  absl::Status AllReduceSum(void*, int64_t count, DType) override {
     H2O_CHECK(count >= 0) << "count is " << count;
     return failure_.Get();
   }

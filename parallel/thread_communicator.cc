@@ -57,8 +57,10 @@ class ThreadCommunicator final : public Communicator {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
 
-  absl::Status AllReduceSum(float* data, int64_t count) override {
+  absl::Status AllReduceSum(void* sum, int64_t count, DType dtype) override {
     H2O_CHECK(count >= 0) << "count is " << count;
+    H2O_CHECK(dtype == DType::kFloat32) << "sums of " << Name(dtype);
+    float* const data = static_cast<float*>(sum);
     if (count == 0) return group_->failure.Get();
     const Operation operation = Operation::AllReduce(count);
     if (operation.bytes > kSmallBytes) return LargeSum(operation, data, count);

@@ -300,7 +300,8 @@ void ToProto(const StepPlan& plan, wire::StepPlan* message) {
   }
   for (const PrefillSlice& slice : plan.prefill) {
     wire::PrefillSlice* out = message->add_prefill();
-    out->set_sequence_id(slice.sequence_id);
+    out->mutable_sequence_ids()->Add(slice.sequence_ids.begin(),
+                                     slice.sequence_ids.end());
     out->set_layer_begin(slice.layer_begin);
     out->set_layer_end(slice.layer_end);
   }
@@ -328,11 +329,13 @@ absl::StatusOr<StepPlan> FromProto(const wire::StepPlan& message,
   for (const wire::PrefillSlice& slice : message.prefill()) {
     if (slice.layer_begin() < 0 || slice.layer_begin() >= slice.layer_end() ||
         slice.layer_end() > config.num_layers) {
-      return Bad("prefill of sequence ", slice.sequence_id(), " has layers [",
-                 slice.layer_begin(), ", ", slice.layer_end(),
-                 "); they must be a part of [0, ", config.num_layers, ")");
+      return Bad("prefill has layers [", slice.layer_begin(), ", ",
+                 slice.layer_end(), "); they must be a part of [0, ",
+                 config.num_layers, ")");
     }
-    plan.prefill.push_back({.sequence_id = slice.sequence_id(),
+    if (slice.sequence_ids().empty()) return Bad("prefill of no sequence");
+    H2O_RETURN_IF_ERROR(CheckDistinct("prefill", slice.sequence_ids()));
+    plan.prefill.push_back({.sequence_ids = ToVector(slice.sequence_ids()),
                             .layer_begin = slice.layer_begin(),
                             .layer_end = slice.layer_end()});
   }

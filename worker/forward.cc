@@ -6,139 +6,130 @@
 #include "base/status_macros.h"
 
 namespace h2o {
-namespace {
 
-// The matrices of the workspace, in order.
-struct Shapes {
-  int64_t normed, embedded, qkv, attention, ffn, logits;  // columns
-};
-
-Shapes ShapesOf(const OptConfig& config, const ShardSpec& shard) {
+Forward::Forward(const OptConfig& config, const ShardSpec& shard,
+                 const ShardWeights& weights, Backend* backend,
+                 Communicator* communicator, int64_t max_rows,
+                 int64_t max_logit_rows)
+    : config_(config),
+      shard_(shard),
+      weights_(weights),
+      backend_(backend),
+      communicator_(communicator) {
+  const DType activations = backend->formats().activations;
+  const auto matrix = [](int64_t rows, int64_t columns, DType dtype) {
+    return Matrix{nullptr, rows, columns, AlignedStride(columns), dtype};
+  };
   const int64_t width = shard.heads.size() * config.head_dim();
-  return {config.hidden_size,
-          config.has_projections() ? config.embed_dim : 0,
-          3 * width,
-          width,
-          shard.ffn_columns.size(),
-          shard.vocabulary.size()};
-}
-
-int64_t Floats(int64_t rows, int64_t columns) {
-  return rows * AlignedStride(columns);
-}
-
-}  // namespace
-
-int64_t Forward::WorkspaceBytes(const OptConfig& config, const ShardSpec& shard,
-                                int64_t max_rows, int64_t max_logit_rows) {
-  const Shapes s = ShapesOf(config, shard);
-  int64_t floats = Floats(max_logit_rows, s.logits);
-  for (int64_t columns : {s.normed, s.embedded, s.qkv, s.attention, s.ffn}) {
-    floats += Floats(max_rows, columns);
-  }
-  return floats * sizeof(float);
+  const int64_t projection = config.has_projections() ? config.embed_dim : 0;
+  normed_ = matrix(max_rows, config.hidden_size, activations);
+  delta_ = matrix(max_rows, config.hidden_size, activations);
+  embedded_ = matrix(max_rows, projection, activations);
+  qkv_ = matrix(max_rows, 3 * width, activations);
+  attention_ = matrix(max_rows, width, activations);
+  ffn_ = matrix(max_rows, shard.ffn_columns.size(), activations);
+  gathered_ = matrix(max_logit_rows, config.hidden_size, activations);
+  projected_ = matrix(max_logit_rows, projection, activations);
+  logits_ = matrix(max_logit_rows, shard.vocabulary.size(), DType::kFloat32);
 }
 
 absl::StatusOr<std::unique_ptr<Forward>> Forward::Create(
     const OptConfig& config, const ShardSpec& shard,
     const ShardWeights& weights, Backend* backend, Communicator* communicator,
     int64_t max_rows, int64_t max_logit_rows) {
-  H2O_ASSIGN_OR_RETURN(Buffer workspace,
-                       Buffer::Allocate(WorkspaceBytes(config, shard, max_rows,
-                                                       max_logit_rows)));
-  return std::unique_ptr<Forward>(
-      new Forward(config, shard, weights, backend, communicator, max_rows,
-                  max_logit_rows, std::move(workspace)));
+  std::unique_ptr<Forward> f(new Forward(config, shard, weights, backend,
+                                         communicator, max_rows,
+                                         max_logit_rows));
+  Matrix* const all[] = {&f->normed_,   &f->delta_,     &f->embedded_,
+                         &f->qkv_,      &f->attention_, &f->ffn_,
+                         &f->gathered_, &f->projected_, &f->logits_};
+  const auto aligned = [](int64_t bytes) { return CeilDiv(bytes, 256) * 256; };
+  int64_t bytes = 0;
+  for (const Matrix* m : all) bytes += aligned(m->bytes());
+  H2O_ASSIGN_OR_RETURN(f->workspace_, backend->Allocate(bytes));
+  std::byte* next = f->workspace_.data();
+  for (Matrix* m : all) {
+    m->data = next;
+    next += aligned(m->bytes());
+  }
+  return f;
 }
 
-Forward::Forward(const OptConfig& config, const ShardSpec& shard,
-                 const ShardWeights& weights, Backend* backend,
-                 Communicator* communicator, int64_t max_rows,
-                 int64_t max_logit_rows, Buffer workspace)
-    : config_(config),
-      shard_(shard),
-      weights_(weights),
-      backend_(backend),
-      communicator_(communicator),
-      workspace_(std::move(workspace)) {
-  const Shapes s = ShapesOf(config, shard);
-  float* next = reinterpret_cast<float*>(workspace_.data());
-  const auto take = [&next](int64_t rows, int64_t columns) {
-    const Matrix m{next, rows, columns, AlignedStride(columns)};
-    next += Floats(rows, columns);
-    return m;
-  };
-  normed_ = take(max_rows, s.normed);
-  embedded_ = take(max_rows, s.embedded);
-  qkv_ = take(max_rows, s.qkv);
-  attention_ = take(max_rows, s.attention);
-  ffn_ = take(max_rows, s.ffn);
-  logits_ = take(max_logit_rows, s.logits);
-}
-
-absl::Status Forward::Embed(absl::Span<const int32_t> tokens,
-                            absl::Span<const int32_t> positions, Matrix x) {
+absl::Status Forward::Embed(const int32_t* tokens, const int32_t* positions,
+                            Matrix x) {
   const bool projected = config_.has_projections();
-  const Matrix embedded = projected ? embedded_.Rows(0, x.rows) : x;
+  const Matrix delta = delta_.Rows(0, x.rows);
+  const Matrix embedded = projected ? embedded_.Rows(0, x.rows) : delta;
   backend_->Embed(tokens, static_cast<int32_t>(shard_.vocabulary.begin),
                   weights_.token_embedding, embedded);
   // One rank has the row, the others add zeros: exact.
-  H2O_RETURN_IF_ERROR(communicator_->AllReduceSum(
-      embedded.data, embedded.rows * embedded.stride));
+  H2O_RETURN_IF_ERROR(AllReduce(embedded));
   if (projected) {
-    backend_->Linear(embedded, weights_.project_in, Epilogue::kNone, false, x);
+    backend_->Linear(embedded, weights_.project_in, Epilogue::kNone, delta);
   }
   StoredMatrix table = weights_.position_embedding;
   table.data = table.Row(kPositionOffset);
   table.rows -= kPositionOffset;
-  backend_->AddRows(positions, table, x);
+  backend_->AddPositions(delta, positions, table, x);
   return absl::OkStatus();
 }
 
-absl::Status Forward::AddRowParallel(Matrix input, const LinearWeights& weights,
-                                     Matrix x) {
-  backend_->Linear(input, weights, Epilogue::kNone,
-                   /*accumulate=*/shard_.rank == 0, x);
-  return communicator_->AllReduceSum(x.data, x.rows * x.stride);
-}
-
-absl::Status Forward::Layer(int layer, Matrix x, Attend attend) {
-  const LayerWeights& w = weights_.layers[layer];
+absl::Status Forward::Layers(int begin, int end, Matrix x, Attend attend) {
   const Matrix normed = normed_.Rows(0, x.rows);
+  const Matrix delta = delta_.Rows(0, x.rows);
   const Matrix qkv = qkv_.Rows(0, x.rows);
   const Matrix attention = attention_.Rows(0, x.rows);
   const Matrix ffn = ffn_.Rows(0, x.rows);
   const bool before = config_.pre_layer_norm;
-  // Before each half (pre-LayerNorm), or behind it (OPT-350m).
-  const auto norm = [&](const LayerNormWeights& weights, Matrix out) {
-    backend_->LayerNorm(x, weights, out);
-  };
+  const Epilogue activation = config_.activation == Activation::kRelu
+                                  ? Epilogue::kRelu
+                                  : Epilogue::kGelu;
 
-  if (before) norm(w.attention_norm, normed);
-  backend_->Linear(before ? normed : x, w.qkv, Epilogue::kNone, false, qkv);
-  attend(qkv, attention);
-  H2O_RETURN_IF_ERROR(AddRowParallel(attention, w.out, x));
-  if (!before) norm(w.attention_norm, x);
+  // The addition at the end of a half goes with the LayerNorm of the next.
+  backend_->AddNorm(x, {}, nullptr,
+                    before ? NormPlace::kBefore : NormPlace::kNone,
+                    weights_.layers[begin].attention_norm, normed);
+  for (int layer = begin; layer < end; ++layer) {
+    const LayerWeights& w = weights_.layers[layer];
+    backend_->Linear(normed, w.qkv, Epilogue::kNone, qkv);
+    attend(layer, qkv, attention);
+    backend_->Linear(attention, w.out, Epilogue::kNone, delta);
+    H2O_RETURN_IF_ERROR(AllReduce(delta));
+    backend_->AddNorm(x, delta, w.out_bias, place(),
+                      before ? w.ffn_norm : w.attention_norm, normed);
 
-  if (before) norm(w.ffn_norm, normed);
-  backend_->Linear(before ? normed : x, w.fc1,
-                   config_.activation == Activation::kRelu ? Epilogue::kRelu
-                                                           : Epilogue::kGelu,
-                   false, ffn);
-  H2O_RETURN_IF_ERROR(AddRowParallel(ffn, w.fc2, x));
-  if (!before) norm(w.ffn_norm, x);
+    backend_->Linear(normed, w.fc1, activation, ffn);
+    backend_->Linear(ffn, w.fc2, Epilogue::kNone, delta);
+    H2O_RETURN_IF_ERROR(AllReduce(delta));
+    const bool last = layer + 1 == config_.num_layers;
+    NormPlace next = place();
+    LayerNormWeights norm = w.ffn_norm;
+    if (before && last) {
+      norm = weights_.final_norm;
+      if (!config_.final_layer_norm) next = NormPlace::kNone;
+    } else if (before) {
+      norm = weights_.layers[layer + 1].attention_norm;
+    }
+    backend_->AddNorm(x, delta, w.fc2_bias, next, norm, normed);
+  }
   return absl::OkStatus();
 }
 
-Matrix Forward::Logits(Matrix x) {
-  if (config_.final_layer_norm) backend_->LayerNorm(x, weights_.final_norm, x);
-  Matrix features = x;
+Matrix Forward::GatherFeatures(const int32_t* rows, int64_t count) {
+  const Matrix out = gathered_.Rows(0, count);
+  backend_->GatherRows(normed_, rows, out);
+  return out;
+}
+
+Matrix Forward::Logits(Matrix features) {
   if (config_.has_projections()) {
-    features = embedded_.Rows(0, x.rows);
-    backend_->Linear(x, weights_.project_out, Epilogue::kNone, false, features);
+    const Matrix projected = projected_.Rows(0, features.rows);
+    backend_->Linear(features, weights_.project_out, Epilogue::kNone,
+                     projected);
+    features = projected;
   }
-  const Matrix logits = logits_.Rows(0, x.rows);
-  backend_->Linear(features, weights_.head, Epilogue::kNone, false, logits);
+  const Matrix logits = LogitsOf(features.rows);
+  backend_->Linear(features, weights_.head, Epilogue::kNone, logits);
   return logits;
 }
 

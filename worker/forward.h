@@ -1,6 +1,6 @@
 // The forward pass of OPT on one rank: what happens between attention and
-// attention.  Two all-reduces a layer; the residual rides in rank 0's share of
-// the sum, so no rank adds it again.
+// attention.  Two all-reduces a layer; every rank holds the whole residual and
+// adds the same sums, so all hold the same bits.
 //
 // Threads  one owner, the step thread.
 // Errors   the communicator's.
@@ -12,7 +12,6 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/types/span.h"
 #include "kernels/backend.h"
 #include "model/opt_config.h"
 #include "parallel/communicator.h"
@@ -22,9 +21,9 @@ namespace h2o {
 
 class Forward {
  public:
-  // Attention over qkv [rows, 3 * local heads * head_dim] into
-  // out [rows, local heads * head_dim].
-  using Attend = absl::FunctionRef<void(Matrix qkv, Matrix out)>;
+  // Attention of one layer over qkv [rows, 3 * local heads * head_dim] into
+  // out [rows, local heads * head_dim].  Called once a layer.
+  using Attend = absl::FunctionRef<void(int layer, Matrix qkv, Matrix out)>;
 
   // `max_rows`: most rows of any call; `max_logit_rows`: of Logits.
   // All arguments must outlive the Forward.
@@ -32,43 +31,53 @@ class Forward {
       const OptConfig& config, const ShardSpec& shard,
       const ShardWeights& weights, Backend* backend, Communicator* communicator,
       int64_t max_rows, int64_t max_logit_rows);
-  static int64_t WorkspaceBytes(const OptConfig& config, const ShardSpec& shard,
-                                int64_t max_rows, int64_t max_logit_rows);
 
-  // Floats of one row of hidden states.
-  static int64_t HiddenStride(const OptConfig& config) {
-    return AlignedStride(config.hidden_size);
-  }
+  int64_t workspace_bytes() const { return workspace_.bytes(); }
 
-  // x = embeddings of tokens[i] at positions[i].
-  absl::Status Embed(absl::Span<const int32_t> tokens,
-                     absl::Span<const int32_t> positions, Matrix x);
+  // x [rows, hidden] float32 = embeddings of tokens[i] at positions[i].
+  absl::Status Embed(const int32_t* tokens, const int32_t* positions, Matrix x);
 
-  // x = decoder layer `layer` of x.
-  absl::Status Layer(int layer, Matrix x, Attend attend);
+  // x = decoder layers [begin, end) of x.  A walk may pause between any two
+  // layers with x alone held.
+  absl::Status Layers(int begin, int end, Matrix x, Attend attend);
 
-  // Logits of this rank's vocabulary for the rows of x, which is overwritten.
-  // The result is valid until the next call.
-  Matrix Logits(Matrix x);
+  // After the last layer: what the head reads, [rows, hidden], valid until the
+  // next call of Layers.
+  Matrix Features(int64_t rows) const { return normed_.Rows(0, rows); }
+  // Row i is row rows[i] of the features; valid until the next call.
+  Matrix GatherFeatures(const int32_t* rows, int64_t count);
+
+  // Logits of this rank's vocabulary, float32 [rows, local vocabulary]; valid
+  // until the next call.
+  Matrix Logits(Matrix features);
+  // Where the logits of `rows` features are.
+  Matrix LogitsOf(int64_t rows) const { return logits_.Rows(0, rows); }
 
  private:
   Forward(const OptConfig& config, const ShardSpec& shard,
           const ShardWeights& weights, Backend* backend,
-          Communicator* communicator, int64_t max_rows, int64_t max_logit_rows,
-          Buffer workspace);
+          Communicator* communicator, int64_t max_rows, int64_t max_logit_rows);
 
-  // x += sum over ranks of input W^T, bias included.
-  absl::Status AddRowParallel(Matrix input, const LinearWeights& weights,
-                              Matrix x);
+  absl::Status AllReduce(Matrix m) {
+    return communicator_->AllReduceSum(m.data, m.rows * m.stride, m.dtype);
+  }
+  // Where the layers are normalised: before each half, or behind it (OPT-350m).
+  NormPlace place() const {
+    return config_.pre_layer_norm ? NormPlace::kBefore : NormPlace::kAfter;
+  }
 
   const OptConfig& config_;
   const ShardSpec& shard_;
   const ShardWeights& weights_;
   Backend* const backend_;
   Communicator* const communicator_;
-  const Buffer workspace_;
+  Buffer workspace_;
   // Views of the workspace, at the greatest number of rows.
-  Matrix normed_, embedded_, qkv_, attention_, ffn_, logits_;
+  Matrix normed_;     // what the next product reads
+  Matrix delta_;      // what is to be added to x
+  Matrix embedded_;   // embed_dim wide, with projections
+  Matrix qkv_, attention_, ffn_;
+  Matrix gathered_, projected_, logits_;  // of max_logit_rows
 };
 
 }  // namespace h2o

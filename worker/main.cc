@@ -18,6 +18,7 @@
 #include "base/status_macros.h"
 #include "flags/flags.h"
 #include "flags/version.h"
+#include "kernels/find_device.h"
 #include "model/model_spec.h"
 #include "parallel/host_communicator.h"
 #include "worker/shard_runner.h"
@@ -111,22 +112,25 @@ absl::StatusOr<MeshListener> BindMesh(const WorkerFlags& flags,
 }
 
 absl::StatusOr<LoadedShard> Load(const WorkerFlags& flags,
-                                 MeshListener listener, const Clock* clock,
+                                 DeviceName device, MeshListener listener, const Clock* clock,
                                  const Assignment& assignment,
                                  std::function<void(double)> progress) {
   ShardOptions options;
   options.model = assignment.model;
   if (!flags.model.empty()) options.model.model = flags.model;
   H2O_ASSIGN_OR_RETURN(options.config, ConfigOf(options.model));
+  options.device = device;
   options.rank = assignment.rank;
   options.size = assignment.size;
   options.num_threads =
       flags.shard.threads > 0 ? flags.shard.threads : AvailableCores();
   options.kv_pool_bytes = flags.shard.kv_pool_bytes;
   options.memory_share = flags.shard.memory_share;
-  options.local_ranks = static_cast<int>(
-      std::count(assignment.host_ids.begin(), assignment.host_ids.end(),
-                 assignment.host_ids[assignment.rank]));
+  if (!device.cuda) {
+    options.local_ranks = static_cast<int>(
+        std::count(assignment.host_ids.begin(), assignment.host_ids.end(),
+                   assignment.host_ids[assignment.rank]));
+  }
   options.max_sequences = assignment.max_sequences;
 
   // The mesh first: then a rank that fails to load is noticed by the others.
@@ -151,7 +155,8 @@ absl::StatusOr<LoadedShard> Load(const WorkerFlags& flags,
   shard.kv_dtype = runner->geometry().page.dtype;
   shard.fingerprint = runner->fingerprint();
   shard.workspace_bytes = runner->memory_plan().workspace;
-  shard.run = [runner](const StepPlan& plan) { return runner->Run(plan); };
+  shard.packed_tokens = runner->packed_tokens();
+  shard.runner = std::move(runner);
   return shard;
 }
 
@@ -172,7 +177,8 @@ void HandleSignals(const sigset_t* signals, WorkerControl* control) {
 }
 
 absl::Status Run(const WorkerFlags& flags, WorkerControl* control) {
-  H2O_RETURN_IF_ERROR(CheckDevice(flags.shard));
+  H2O_ASSIGN_OR_RETURN(const DeviceName device,
+                       FindDevice(flags.shard.device));
   WorkerServiceOptions options;
   options.coordinator = flags.coordinator;
   options.connect_timeout_seconds = flags.connect_timeout_seconds;
@@ -200,7 +206,7 @@ absl::Status Run(const WorkerFlags& flags, WorkerControl* control) {
   return ServeWorker(
       options,
       [&](const Assignment& assignment, std::function<void(double)> progress) {
-        return Load(flags, std::move(listener), &clock, assignment,
+        return Load(flags, device, std::move(listener), &clock, assignment,
                     std::move(progress));
       },
       control);

@@ -1,14 +1,18 @@
 #include "worker/shard_runner.h"
 
 #include <algorithm>
-#include <fstream>
+#include <bit>
+#include <deque>
 #include <map>
+#include <numeric>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/check.h"
 #include "base/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cuda/cuda_backend.h"
 #include "kv/kv_cache.h"
 #include "model/safetensors.h"
 #include "worker/forward.h"
@@ -24,57 +28,143 @@ void Mix(uint64_t value, uint64_t* hash) {
   }
 }
 
-// Bytes this process could still take, from /proc/meminfo; 0 if unknown.
-int64_t AvailableMemoryBytes() {
-  std::ifstream file("/proc/meminfo");
-  std::string key;
-  int64_t kib = 0;
-  while (file >> key >> kib) {
-    if (key == "MemAvailable:") return kib * 1024;
-    file.ignore(1 << 10, '\n');
-  }
-  return 0;
-}
+// Layers of a step that are timed one by one; marks are not without number.
+constexpr size_t kMaxTimedLayers = 1024;
 
+// Decode steps whose heads store no more are recorded as one.
+constexpr int32_t kSmallestSlotClass = 512;
+
+// What plans make known of a sequence; results are known later, if at all.
 struct OpenSequence {
   SequenceSpec spec;
+  int slot = 0;  // its entry of the device's state
   bool prefilled = false;
-  bool finished = false;
-  int32_t num_generated = 0;
-  int32_t last_token = 0;
+  int32_t planned_tokens = 0;
 
   int32_t prompt_length() const {
     return static_cast<int32_t>(spec.prompt.size());
   }
-  // Position of the token that the next decode step processes.
-  int32_t next_position() const { return prompt_length() + num_generated - 1; }
-  bool forced() const { return !spec.forced.empty(); }
-  bool draws() const { return spec.sampling.temperature > 0 && !forced(); }
+  // Position of the token that the step planned last processes.
+  int32_t position() const { return prompt_length() + planned_tokens - 2; }
+  bool draws() const {
+    return spec.sampling.temperature > 0 && spec.forced.empty();
+  }
 };
 
-// The hidden states of a prefill between two of its slices.
+// Whether any head of a policy keeps scores; whether any gives up tokens.
+bool KeepsScores(const KvPolicy& policy) {
+  return std::any_of(
+      policy.slots.begin(), policy.slots.end(),
+      [](const KvSlots& s) { return s.score_rule != ScoreRule::kNone; });
+}
+bool Evicts(const SequenceSpec& spec) {
+  const int64_t stored = MaxStoredTokens(spec.prompt.size(), spec.max_tokens);
+  return std::any_of(spec.policy.slots.begin(), spec.policy.slots.end(),
+                     [&](const KvSlots& s) { return s.Capacity() < stored; });
+}
+int32_t LargestCapacity(const KvPolicy& policy) {
+  int32_t most = 0;
+  for (const KvSlots& s : policy.slots) most = std::max(most, s.Capacity());
+  return most;
+}
+
+// The hidden states of a prefill between two of its slices: prompts side by
+// side.  A prompt whose sequence was retired meanwhile keeps its rows and
+// nothing else: id 0.
 struct PausedPrefill {
-  uint64_t sequence_id = 0;
-  int32_t next_layer = 0;  // 0: none is paused
+  std::vector<uint64_t> sequence_ids;
+  std::vector<int32_t> starts;  // of their rows, and the end
+  int32_t next_layer = 0;       // 0: none is paused
 };
 
-class CpuShardRunner final : public ShardRunner {
+// What all ranks share of a sequence, as the results say.
+struct Observed {
+  int32_t length = 0;
+  int32_t last_token = 0;
+};
+
+// A launched plan.
+struct Pending {
+  StepResult result;  // what is known of it
+  int ring = 0;       // where its rows' results come
+  std::vector<uint64_t> emitted;
+  std::vector<uint64_t> retired;
+  std::vector<std::pair<uint64_t, int32_t>> admitted;  // with their lengths
+  int64_t start = 0, prefilled = 0, end = 0;           // marks
+  std::vector<std::pair<int64_t, int64_t>> layers;     // marks around each
+};
+
+// Takes parts of one buffer, each at a multiple of 256 bytes.  Twice with the
+// same code: first to add up, then, with a base, to hand out.
+class Carver {
  public:
-  CpuShardRunner(const ShardOptions& options,
-                 std::unique_ptr<Communicator> communicator, const Clock* clock)
+  explicit Carver(std::byte* base) : base_(base) {}
+  template <class T>
+  T* Take(int64_t count) {
+    T* at = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
+    used_ += CeilDiv(count * static_cast<int64_t>(sizeof(T)), 256) * 256;
+    return at;
+  }
+  int64_t used() const { return used_; }
+
+ private:
+  std::byte* const base_;
+  int64_t used_ = 0;
+};
+
+// The device memory of steps.
+struct Workspace {
+  float* prefill_hidden = nullptr;  // [max_positions, hidden stride]
+  float* decode_hidden = nullptr;   // [max rows, hidden stride]
+  float* logit_pieces = nullptr;    // of the ranks
+  float* whole_logits = nullptr;    // [max rows, vocabulary stride]
+
+  SequenceState* states = nullptr;  // [max_sequences]
+  int32_t* forced = nullptr;        // [max_sequences, max_positions]
+  // Inputs of a prefill.
+  int32_t* prompt_tokens = nullptr;     // [max_positions]
+  int32_t* prompt_positions = nullptr;  // likewise
+  int32_t* prompt_starts = nullptr;     // [max rows + 1]
+  int32_t* prompt_ends = nullptr;       // [max rows]: their last rows
+  int32_t* prompt_slots = nullptr;      // [max rows]
+  KvHead** prompt_heads = nullptr;      // [max rows]
+  // Inputs of a decode step, and what it finds out.
+  int32_t* slots = nullptr;         // [max rows]
+  int32_t* row_tokens = nullptr;    // [max rows]
+  int32_t* positions = nullptr;     // [max rows]
+  KvHead** heads = nullptr;         // [max rows]
+  int32_t* evicted = nullptr;       // [layers, max rows, local heads]
+  BestLogit* best = nullptr;        // [ranks, max rows]
+  int32_t* tokens = nullptr;        // [max rows]
+  RowResult* results = nullptr;     // [max rows]
+  uint16_t* stored = nullptr;       // [local heads, max_positions], traces
+};
+
+class Runner final : public ShardRunner {
+ public:
+  Runner(const ShardOptions& options,
+         std::unique_ptr<Communicator> communicator)
       : config_(options.config),
         shard_(config_.Shard(options.rank, options.size)),
         max_sequences_(options.max_sequences),
-        communicator_(std::move(communicator)),
-        clock_(clock) {}
+        communicator_(std::move(communicator)) {}
 
-  absl::Status Init(const ShardOptions& options,
+  absl::Status Init(const ShardOptions& options, const Clock* clock,
                     std::function<void(double)> progress);
 
-  absl::StatusOr<StepResult> Run(const StepPlan& plan) override;
+  absl::Status Launch(const StepPlan& plan) override;
+  int in_flight() const override { return static_cast<int>(pending_.size()); }
+  bool Ready() override {
+    return !pending_.empty() && backend_->Reached(pending_.front().end);
+  }
+  absl::StatusOr<StepResult> Collect() override;
+
   const KvGeometry& geometry() const override { return cache_->geometry(); }
   int64_t num_pages() const override { return cache_->num_pages(); }
   int64_t free_pages() const override { return cache_->free_pages(); }
+  int64_t packed_tokens() const override {
+    return backend_->formats().packs_prompts ? config_.max_positions : 0;
+  }
   MemoryPlan memory_plan() const override { return memory_plan_; }
   std::string fingerprint() const override { return fingerprint_; }
   void Abort(absl::Status reason) override {
@@ -82,65 +172,143 @@ class CpuShardRunner final : public ShardRunner {
   }
 
  private:
-  int64_t hidden_stride() const { return Forward::HiddenStride(config_); }
+  int64_t hidden_stride() const { return AlignedStride(config_.hidden_size); }
   int num_local_heads() const { return static_cast<int>(shard_.heads.size()); }
 
-  absl::StatusOr<int64_t> PoolPages(const ShardOptions& options,
-                                    const KvGeometry& geometry) const;
-  absl::StatusOr<OpenSequence*> Find(uint64_t id);
-  absl::Status Admit(const SequenceSpec& spec);
-  absl::Status Retire(uint64_t id);
-  absl::Status Prefill(const PrefillSlice& slice, StepResult* result);
-  absl::Status Decode(const std::vector<uint64_t>& ids, StepResult* result);
-  absl::Status RunPrefillLayer(int layer, uint64_t id, Matrix x);
-  absl::Status RunDecodeLayer(int layer, absl::Span<OpenSequence* const> rows,
-                              absl::Span<const int32_t> positions, Matrix x,
-                              StepResult* result);
+  absl::Status MakeBackend(const ShardOptions& options, DType dtype,
+                           const Clock* clock);
+  absl::Status LoadWeights(const ShardOptions& options, DType dtype,
+                           std::function<void(double)> progress);
+  void CarveWorkspace(Carver* carver);
+  absl::Status MakeCache(const ShardOptions& options);
 
-  // Gives each row its next token; x holds their last hidden states.
-  absl::Status EmitTokens(absl::Span<OpenSequence* const> rows, Matrix x,
-                          StepResult* result);
-  absl::Status EmitPromptLogits(const OpenSequence& sequence, Matrix x,
-                                StepResult* result);
-  // best[r]: the greatest of all ranks' logits.
-  absl::Status GatherBest(Matrix logits, std::vector<BestLogit>* best);
-  // Whole rows, [rows, vocab_size], valid until the next call.
-  absl::StatusOr<Matrix> GatherLogits(Matrix logits,
-                                      absl::Span<const int64_t> rows);
-  uint64_t Checksum() const;
+  absl::StatusOr<OpenSequence*> Find(uint64_t id);
+  absl::Status Admit(const SequenceSpec& spec, Pending* step);
+  absl::Status Retire(uint64_t id, Pending* step);
+  absl::Status Prefill(const PrefillSlice& slice, Pending* step);
+  absl::Status BeginSlice(const PrefillSlice& slice);
+  absl::Status EmbedPrompts(absl::Span<OpenSequence* const> rows, Matrix x);
+  // Gives the prompts their first tokens; rows of retired ones are null.
+  absl::Status EndPrefill(absl::Span<OpenSequence* const> rows, Pending* step);
+  int64_t TimeLayer(int64_t before, Pending* step);
+  absl::Status Decode(const std::vector<uint64_t>& ids, Pending* step);
+  absl::Status DecodeRows(int64_t rows, const DecodeBatch& batch, bool whole,
+                          bool draws);
+
+  // The next token of each row: features [rows, hidden] of sequences slots[r].
+  // `whole`: gathers all ranks' logits, `draws`: some row samples from them.
+  absl::Status EmitTokens(Matrix features, const int32_t* slots, bool whole,
+                          bool draws);
+  // What EmitTokens gave the first sequences.size() rows goes to the host.
+  void DownloadResults(absl::Span<OpenSequence* const> sequences,
+                       Pending* step);
+  // From this rank's logits to WholeLogits.
+  absl::Status GatherLogits(Matrix logits);
+  // Logits of the whole vocabulary of the last step that wanted them.
+  Matrix WholeLogits(int64_t rows) const;
+
+  // Results that are large and rare; these wait for the device.
+  absl::Status ReportLogits(absl::Span<OpenSequence* const> rows,
+                            Pending* step);
+  absl::Status ReportPromptLogits(const OpenSequence& sequence, int64_t begin,
+                                  Pending* step);
+  absl::Status TracePrompt(const OpenSequence& sequence, Pending* step);
+  absl::Status TraceStep(absl::Span<OpenSequence* const> rows, int64_t stride,
+                         Pending* step);
+
+  template <class T>
+  void UploadAll(const std::vector<T>& values, T* to) {
+    backend_->Upload(values.data(), values.size() * sizeof(T), to);
+  }
+  RowResult* ResultsOf(int ring) const {
+    return results_.As<RowResult>() + int64_t{2} * max_sequences_ * ring;
+  }
+  uint64_t Checksum(uint64_t step) const;
 
   const OptConfig config_;
   const ShardSpec shard_;
   const int max_sequences_;
   const std::unique_ptr<Communicator> communicator_;
-  const Clock* const clock_;
   std::string fingerprint_;
   MemoryPlan memory_plan_;
-  ShardWeights weights_;
   std::unique_ptr<Backend> backend_;
+  ShardWeights weights_;
   std::unique_ptr<Forward> forward_;
   std::unique_ptr<KvCache> cache_;
 
-  Buffer prefill_hidden_;         // [max_positions, hidden stride]
-  Buffer decode_hidden_;          // [max_sequences, hidden stride]
-  Buffer logit_pieces_;           // of the ranks, then whole rows
-  std::vector<int32_t> evicted_;  // [max_sequences, local heads]
+  int64_t max_rows_ = 0;  // of a decode step, padding included
+  Buffer memory_;         // of the workspace
+  Workspace w_;
+  Buffer results_;  // on the host: a ring of kMaxInFlight steps
+  std::vector<int32_t> uploaded_slots_;  // what w_.slots holds
 
+  // Of what was launched.
   uint64_t last_step_ = 0;
   std::map<uint64_t, OpenSequence> sequences_;
   PausedPrefill paused_;
+  std::deque<Pending> pending_;
+
+  // Of what was collected.
+  std::map<uint64_t, Observed> observed_;
 };
 
-absl::Status CpuShardRunner::Init(const ShardOptions& options,
-                                  std::function<void(double)> progress) {
+absl::Status Runner::Init(const ShardOptions& options, const Clock* clock,
+                          std::function<void(double)> progress) {
   H2O_RETURN_IF_ERROR(ValidateTensorParallel(config_, options.size));
   if (options.max_sequences < 1) {
     return absl::InvalidArgumentError(absl::StrCat(
         "max-sequences ", options.max_sequences, "; it must be at least 1"));
   }
-  H2O_ASSIGN_OR_RETURN(KvGeometry geometry, GeometryOf(config_, options.model));
-  H2O_ASSIGN_OR_RETURN(DType dtype, WeightDType(options.model));
+  if (options.kv_pool_bytes == 0 &&
+      !(options.memory_share >= 0 && options.memory_share <= 1)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "memory-share ", options.memory_share, "; it must be in (0, 1]"));
+  }
+  ShardOptions o = options;
+  o.model = WithFormats(options.model, config_, options.device.cuda);
+  H2O_ASSIGN_OR_RETURN(DType dtype, WeightDType(o.model));
+  H2O_RETURN_IF_ERROR(GeometryOf(config_, o.model).status());
+  H2O_RETURN_IF_ERROR(MakeBackend(o, dtype, clock));
+  communicator_->UseStream(backend_->stream());
+  H2O_RETURN_IF_ERROR(LoadWeights(o, dtype, std::move(progress)));
+  max_rows_ = backend_->BatchBucket(max_sequences_);
+  H2O_ASSIGN_OR_RETURN(
+      forward_,
+      Forward::Create(config_, shard_, weights_, backend_.get(),
+                      communicator_.get(),
+                      std::max<int64_t>(config_.max_positions, max_rows_),
+                      max_rows_));
+  Carver measure(nullptr);
+  CarveWorkspace(&measure);
+  H2O_ASSIGN_OR_RETURN(memory_, backend_->Allocate(measure.used()));
+  Carver carve(memory_.data());
+  CarveWorkspace(&carve);
+  H2O_ASSIGN_OR_RETURN(
+      results_, backend_->AllocateStaging(int64_t{2} * kMaxInFlight *
+                                          max_sequences_ * sizeof(RowResult)));
+  memory_plan_.weights = weights_.memory.bytes();
+  memory_plan_.workspace =
+      backend_->OwnBytes() + forward_->workspace_bytes() + memory_.bytes();
+  return MakeCache(o);
+}
 
+absl::Status Runner::MakeBackend(const ShardOptions& options, DType dtype,
+                                 const Clock* clock) {
+  if (options.device.cuda) {
+    if (options.model.kv_dtype != options.model.dtype) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "kv-dtype ", options.model.kv_dtype, " with dtype ",
+          options.model.dtype, "; on GPUs both must be the same, bf16 or fp16"));
+    }
+    CudaBackendOptions backend;
+    backend.ordinal = options.device.ordinal;
+    backend.dtype = dtype;
+    backend.max_prompt_rows = config_.max_positions;
+    backend.max_heads = num_local_heads();
+    backend.head_dim = config_.head_dim();
+    H2O_ASSIGN_OR_RETURN(backend_, NewCudaBackend(backend));
+    return absl::OkStatus();
+  }
   CpuBackendOptions backend;
   backend.num_threads = options.num_threads;
   backend.max_prompt = config_.max_positions;
@@ -152,8 +320,13 @@ absl::Status CpuShardRunner::Init(const ShardOptions& options,
   backend.vocab_size = config_.vocab_size;
   backend.head_dim = config_.head_dim();
   backend.bf16_products = dtype == DType::kBFloat16;
+  backend.clock = clock;
   H2O_ASSIGN_OR_RETURN(backend_, NewCpuBackend(backend));
+  return absl::OkStatus();
+}
 
+absl::Status Runner::LoadWeights(const ShardOptions& options, DType dtype,
+                                 std::function<void(double)> progress) {
   std::unique_ptr<const Checkpoint> checkpoint;
   if (options.model.dummy) {
     fingerprint_ = absl::StrCat("dummy-", options.model.dummy_seed);
@@ -168,70 +341,83 @@ absl::Status CpuShardRunner::Init(const ShardOptions& options,
       weights_,
       LoadShardWeights(config_, shard_,
                        {checkpoint.get(), options.model.dummy_seed, dtype,
-                        options.num_threads, std::move(progress)}));
-  H2O_ASSIGN_OR_RETURN(
-      forward_,
-      Forward::Create(config_, shard_, weights_, backend_.get(),
-                      communicator_.get(), backend.max_rows, max_sequences_));
-
-  const int64_t row_bytes = hidden_stride() * sizeof(float);
-  const int64_t prefill_bytes = config_.max_positions * row_bytes;
-  const int64_t decode_bytes = max_sequences_ * row_bytes;
-  const int64_t piece_bytes =
-      2 * int64_t{max_sequences_} * AlignedStride(config_.vocab_size) * 4;
-  H2O_ASSIGN_OR_RETURN(prefill_hidden_, Buffer::Allocate(prefill_bytes));
-  H2O_ASSIGN_OR_RETURN(decode_hidden_, Buffer::Allocate(decode_bytes));
-  H2O_ASSIGN_OR_RETURN(logit_pieces_, Buffer::Allocate(piece_bytes));
-  evicted_.resize(max_sequences_ * num_local_heads());
-  memory_plan_.weights = weights_.memory.bytes();
-  memory_plan_.workspace =
-      CpuBackendScratchBytes(backend) +
-      Forward::WorkspaceBytes(config_, shard_, backend.max_rows,
-                              max_sequences_) +
-      prefill_bytes + decode_bytes + piece_bytes;
-
-  H2O_ASSIGN_OR_RETURN(int64_t pages, PoolPages(options, geometry));
-  memory_plan_.kv_pool = pages * geometry.PageBytes();
-  H2O_ASSIGN_OR_RETURN(cache_, KvCache::Create(geometry, shard_.heads, pages));
+                        options.num_threads, std::move(progress)},
+                       backend_.get()));
   return absl::OkStatus();
 }
 
-absl::StatusOr<int64_t> CpuShardRunner::PoolPages(
-    const ShardOptions& options, const KvGeometry& geometry) const {
-  const int64_t per_token_run = geometry.num_layers * shard_.heads.size();
-  if (options.kv_pool_bytes > 0) {
-    const int64_t pages = options.kv_pool_bytes / geometry.PageBytes();
-    if (pages < per_token_run) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "kv-pool-bytes ", options.kv_pool_bytes, " holds ", pages,
-          " pages; the smallest sequence needs ", per_token_run, " (",
-          geometry.num_layers, " layers x ", shard_.heads.size(), " heads), ",
-          per_token_run * geometry.PageBytes(), " bytes"));
-    }
-    return pages;
+void Runner::CarveWorkspace(Carver* c) {
+  const int64_t positions = config_.max_positions;
+  const int64_t vocabulary = max_rows_ * AlignedStride(config_.vocab_size);
+  w_.prefill_hidden = c->Take<float>(positions * hidden_stride());
+  w_.decode_hidden = c->Take<float>(max_rows_ * hidden_stride());
+  if (shard_.size > 1) {
+    w_.logit_pieces = c->Take<float>(vocabulary);
+    w_.whole_logits = c->Take<float>(vocabulary);
   }
-  if (!(options.memory_share > 0 && options.memory_share <= 1)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "memory-share ", options.memory_share, "; it must be in (0, 1]"));
-  }
-  const int64_t left = AvailableMemoryBytes() - memory_plan_.workspace;
-  const int64_t bytes =
-      static_cast<int64_t>(static_cast<double>(std::max<int64_t>(left, 0)) *
-                           options.memory_share / options.local_ranks);
-  const int64_t most = int64_t{max_sequences_} * per_token_run *
-                       CeilDiv(config_.max_positions, kPageSlots);
-  const int64_t pages = std::min(bytes / geometry.PageBytes(), most);
-  if (pages < per_token_run) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("no memory is left for a KV pool: ", bytes,
-                     " bytes, and the smallest "
-                     "sequence needs ",
-                     per_token_run * geometry.PageBytes()));
-  }
-  return pages;
+  w_.states = c->Take<SequenceState>(max_sequences_);
+  w_.forced = c->Take<int32_t>(max_sequences_ * positions);
+  w_.prompt_tokens = c->Take<int32_t>(positions);
+  w_.prompt_positions = c->Take<int32_t>(positions);
+  w_.prompt_starts = c->Take<int32_t>(max_rows_ + 1);
+  w_.prompt_ends = c->Take<int32_t>(max_rows_);
+  w_.prompt_slots = c->Take<int32_t>(max_rows_);
+  w_.prompt_heads = c->Take<KvHead*>(max_rows_);
+  w_.slots = c->Take<int32_t>(max_rows_);
+  w_.row_tokens = c->Take<int32_t>(max_rows_);
+  w_.positions = c->Take<int32_t>(max_rows_);
+  w_.heads = c->Take<KvHead*>(max_rows_);
+  w_.evicted =
+      c->Take<int32_t>(config_.num_layers * max_rows_ * num_local_heads());
+  w_.best = c->Take<BestLogit>(shard_.size * max_rows_);
+  w_.tokens = c->Take<int32_t>(max_rows_);
+  w_.results = c->Take<RowResult>(max_rows_);
+  w_.stored = c->Take<uint16_t>(num_local_heads() * positions);
 }
 
-absl::StatusOr<OpenSequence*> CpuShardRunner::Find(uint64_t id) {
+absl::Status Runner::MakeCache(const ShardOptions& options) {
+  KvCacheOptions cache;
+  H2O_ASSIGN_OR_RETURN(cache.geometry, GeometryOf(config_, options.model));
+  cache.heads = shard_.heads;
+  cache.max_sequences = max_sequences_;
+  cache.max_positions = config_.max_positions;
+  const int64_t page_bytes = cache.geometry.PageBytes();
+  const int64_t smallest = config_.num_layers * shard_.heads.size();
+  const int64_t most = int64_t{max_sequences_} * smallest *
+                       CeilDiv(config_.max_positions, kPageSlots);
+  int64_t bytes = options.kv_pool_bytes;
+  if (bytes > 0) {
+    cache.num_pages = bytes / page_bytes;
+    if (cache.num_pages < smallest) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "kv-pool-bytes ", bytes, " holds ", cache.num_pages,
+          " pages; the smallest sequence needs ", smallest, " (",
+          config_.num_layers, " layers x ", shard_.heads.size(), " heads), ",
+          smallest * page_bytes, " bytes"));
+    }
+  } else {
+    double share = options.memory_share;
+    if (share == 0) share = options.device.cuda ? 0.95 : 0.5;
+    // Page tables beside it, as large as they can be.
+    cache.num_pages = most;
+    const int64_t left = backend_->FreeBytes() -
+                         max_sequences_ * KvCache::TableBytes(cache);
+    bytes = static_cast<int64_t>(static_cast<double>(std::max<int64_t>(left, 0)) *
+                                 share / options.local_ranks);
+    cache.num_pages = std::min(bytes / page_bytes, most);
+    if (cache.num_pages < smallest) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "no memory is left for a KV pool: ", bytes,
+          " bytes, and the smallest sequence needs ", smallest * page_bytes));
+    }
+  }
+  H2O_ASSIGN_OR_RETURN(cache_, KvCache::Create(cache, backend_.get()));
+  memory_plan_.kv_pool = cache.num_pages * page_bytes;
+  memory_plan_.workspace += max_sequences_ * KvCache::TableBytes(cache);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<OpenSequence*> Runner::Find(uint64_t id) {
   const auto it = sequences_.find(id);
   if (it == sequences_.end()) {
     return absl::InternalError(
@@ -240,31 +426,61 @@ absl::StatusOr<OpenSequence*> CpuShardRunner::Find(uint64_t id) {
   return &it->second;
 }
 
-absl::StatusOr<StepResult> CpuShardRunner::Run(const StepPlan& plan) {
+absl::Status Runner::Launch(const StepPlan& plan) {
+  H2O_CHECK(in_flight() < kMaxInFlight) << in_flight();
   if (plan.step != last_step_ + 1) {
     return absl::InternalError(absl::StrCat("plan ", plan.step, " follows ",
                                             last_step_,
                                             "; ranks run in lockstep"));
   }
   last_step_ = plan.step;
-  StepResult result;
-  result.step = plan.step;
-  for (uint64_t id : plan.retire) H2O_RETURN_IF_ERROR(Retire(id));
-  for (const SequenceSpec& spec : plan.admit) H2O_RETURN_IF_ERROR(Admit(spec));
-
-  const double start = clock_->Now();
-  for (const PrefillSlice& slice : plan.prefill) {
-    H2O_RETURN_IF_ERROR(Prefill(slice, &result));
+  Pending step;
+  step.result.step = plan.step;
+  step.ring = static_cast<int>(plan.step % kMaxInFlight);
+  for (uint64_t id : plan.retire) H2O_RETURN_IF_ERROR(Retire(id, &step));
+  for (const SequenceSpec& spec : plan.admit) {
+    H2O_RETURN_IF_ERROR(Admit(spec, &step));
   }
-  const double middle = clock_->Now();
-  H2O_RETURN_IF_ERROR(Decode(plan.decode, &result));
-  result.prefill_seconds = middle - start;
-  result.decode_seconds = clock_->Now() - middle;
-  result.checksum = Checksum();
-  return result;
+  step.start = backend_->Mark();
+  for (const PrefillSlice& slice : plan.prefill) {
+    H2O_RETURN_IF_ERROR(Prefill(slice, &step));
+  }
+  step.prefilled = backend_->Mark();
+  H2O_RETURN_IF_ERROR(Decode(plan.decode, &step));
+  step.end = backend_->Mark();
+  pending_.push_back(std::move(step));
+  return absl::OkStatus();
 }
 
-absl::Status CpuShardRunner::Admit(const SequenceSpec& spec) {
+absl::StatusOr<StepResult> Runner::Collect() {
+  H2O_CHECK(!pending_.empty());
+  Pending step = std::move(pending_.front());
+  pending_.pop_front();
+  H2O_RETURN_IF_ERROR(backend_->Wait(step.end));
+  StepResult& result = step.result;
+  for (uint64_t id : step.retired) observed_.erase(id);
+  for (const auto& [id, length] : step.admitted) observed_[id].length = length;
+  const RowResult* row = ResultsOf(step.ring);
+  for (uint64_t id : step.emitted) {
+    const RowResult r = *row++;
+    if (r.token < 0) continue;  // it finished in the step before
+    Observed& o = observed_.at(id);
+    ++o.length;
+    o.last_token = r.token;
+    result.tokens.push_back({id, r.token, r.finish});
+  }
+  result.prefill_seconds = backend_->SecondsBetween(step.start, step.prefilled);
+  result.decode_seconds = backend_->SecondsBetween(step.prefilled, step.end);
+  for (const auto& [before, after] : step.layers) {
+    result.slowest_layer_seconds =
+        std::max(result.slowest_layer_seconds,
+                 backend_->SecondsBetween(before, after));
+  }
+  result.checksum = Checksum(result.step);
+  return std::move(step.result);
+}
+
+absl::Status Runner::Admit(const SequenceSpec& spec, Pending* step) {
   if (sequences_.contains(spec.id) ||
       static_cast<int>(sequences_.size()) >= max_sequences_) {
     return absl::InternalError(absl::StrCat("the plan admits sequence ",
@@ -275,7 +491,8 @@ absl::Status CpuShardRunner::Admit(const SequenceSpec& spec) {
   }
   const int64_t stored = MaxStoredTokens(spec.prompt.size(), spec.max_tokens);
   if (spec.prompt.empty() || spec.max_tokens < 1 ||
-      stored > config_.max_positions) {
+      stored > config_.max_positions ||
+      static_cast<int64_t>(spec.forced.size()) > config_.max_positions) {
     return absl::InternalError(absl::StrCat("the plan admits sequence ",
                                             spec.id, " of ", spec.prompt.size(),
                                             " + ", spec.max_tokens, " tokens"));
@@ -298,283 +515,408 @@ absl::Status CpuShardRunner::Admit(const SequenceSpec& spec) {
     return absl::InternalError(
         absl::StrCat("admission was not exact: ", opened.message()));
   }
-  sequences_[spec.id].spec = spec;
+  OpenSequence& sequence = sequences_[spec.id];
+  sequence.spec = spec;
+  sequence.slot = cache_->Slot(spec.id);
+
+  SequenceState state;
+  state.heads = cache_->Heads(spec.id);
+  state.position = sequence.prompt_length() - 1;
+  state.max_tokens = spec.max_tokens;
+  state.stop_token = spec.ignore_eos ? -1 : config_.eos_token;
+  state.sampling = spec.sampling;
+  if (!spec.forced.empty()) {
+    int32_t* forced =
+        w_.forced + int64_t{sequence.slot} * config_.max_positions;
+    state.forced = forced;
+    state.num_forced = static_cast<int32_t>(spec.forced.size());
+    backend_->Upload(spec.forced.data(), spec.forced.size() * sizeof(int32_t),
+                     forced);
+  }
+  backend_->Upload(&state, sizeof(state), w_.states + sequence.slot);
+  step->admitted.emplace_back(spec.id, sequence.prompt_length());
   return absl::OkStatus();
 }
 
-absl::Status CpuShardRunner::Retire(uint64_t id) {
+absl::Status Runner::Retire(uint64_t id, Pending* step) {
   H2O_RETURN_IF_ERROR(Find(id).status());
-  if (paused_.sequence_id == id) paused_ = {};
+  std::vector<uint64_t>& paused = paused_.sequence_ids;
+  std::replace(paused.begin(), paused.end(), id, uint64_t{0});
+  if (std::all_of(paused.begin(), paused.end(),
+                  [](uint64_t p) { return p == 0; })) {
+    paused_ = {};
+  }
   cache_->Close(id);
   sequences_.erase(id);
+  step->retired.push_back(id);
   return absl::OkStatus();
 }
 
-absl::Status CpuShardRunner::Prefill(const PrefillSlice& slice,
-                                     StepResult* result) {
-  H2O_ASSIGN_OR_RETURN(OpenSequence * sequence, Find(slice.sequence_id));
-  const bool resumes = paused_.next_layer > 0;
-  if (sequence->prefilled || slice.layer_begin != paused_.next_layer ||
-      (resumes && paused_.sequence_id != slice.sequence_id) ||
-      slice.layer_end <= slice.layer_begin ||
-      slice.layer_end > config_.num_layers) {
-    return absl::InternalError(absl::StrCat(
-        "prefill of layers ", slice.layer_begin, " to ", slice.layer_end,
-        " of sequence ", slice.sequence_id, " does not follow"));
-  }
-  const std::vector<int32_t>& prompt = sequence->spec.prompt;
-  const Matrix x{reinterpret_cast<float*>(prefill_hidden_.data()),
-                 sequence->prompt_length(), config_.hidden_size,
+absl::Status Runner::Prefill(const PrefillSlice& slice, Pending* step) {
+  H2O_RETURN_IF_ERROR(BeginSlice(slice));
+  const std::vector<uint64_t>& ids = paused_.sequence_ids;
+  const int64_t n = static_cast<int64_t>(ids.size());
+  const Matrix x{w_.prefill_hidden, paused_.starts.back(), config_.hidden_size,
                  hidden_stride()};
-  if (slice.layer_begin == 0) {
-    std::vector<int32_t> positions(prompt.size());
-    for (size_t i = 0; i < positions.size(); ++i) positions[i] = i;
-    H2O_RETURN_IF_ERROR(forward_->Embed(prompt, positions, x));
+  std::vector<OpenSequence*> rows(n, nullptr);  // null: retired
+  std::vector<KvHead*> heads(n, nullptr);
+  PromptBatch prompts;
+  prompts.starts = paused_.starts;
+  prompts.device_starts = w_.prompt_starts;
+  prompts.heads = w_.prompt_heads;
+  prompts.scored = false;
+  for (int64_t p = 0; p < n; ++p) {
+    if (ids[p] == 0) continue;
+    rows[p] = &sequences_.at(ids[p]);
+    heads[p] = cache_->Heads(ids[p]);
+    prompts.scored |= KeepsScores(rows[p]->spec.policy);
   }
-  for (int layer = slice.layer_begin; layer < slice.layer_end; ++layer) {
-    const double start = clock_->Now();
-    H2O_RETURN_IF_ERROR(RunPrefillLayer(layer, slice.sequence_id, x));
-    result->slowest_layer_seconds =
-        std::max(result->slowest_layer_seconds, clock_->Now() - start);
-  }
+  UploadAll(heads, w_.prompt_heads);
+  UploadAll(paused_.starts, w_.prompt_starts);
+  if (slice.layer_begin == 0) H2O_RETURN_IF_ERROR(EmbedPrompts(rows, x));
+
+  int64_t before = backend_->Mark();
+  H2O_RETURN_IF_ERROR(forward_->Layers(
+      slice.layer_begin, slice.layer_end, x,
+      [&](int layer, Matrix qkv, Matrix out) {
+        if (layer > slice.layer_begin) before = TimeLayer(before, step);
+        backend_->PrefillAttention(qkv, prompts, layer, cache_->pool(), out);
+      }));
+  TimeLayer(before, step);
   if (slice.layer_end < config_.num_layers) {
-    paused_ = {slice.sequence_id, slice.layer_end};
+    paused_.next_layer = slice.layer_end;
     return absl::OkStatus();
   }
+  const absl::Status status = EndPrefill(rows, step);
   paused_ = {};
-  sequence->prefilled = true;
-  if (sequence->spec.trace) {
-    for (int layer = 0; layer < config_.num_layers; ++layer) {
-      const KvHead* heads = cache_->Heads(slice.sequence_id, layer);
-      for (int h = 0; h < num_local_heads(); ++h) {
-        HeadTrace trace;
-        trace.sequence_id = slice.sequence_id;
-        trace.layer = layer;
-        trace.head = static_cast<int32_t>(shard_.heads.begin) + h;
-        trace.kept = cache_->StoredPositions(heads[h]);
-        result->trace.push_back(std::move(trace));
-      }
+  return status;
+}
+
+int64_t Runner::TimeLayer(int64_t before, Pending* step) {
+  const int64_t after = backend_->Mark();
+  if (step->layers.size() < kMaxTimedLayers) {
+    step->layers.emplace_back(before, after);
+  }
+  return after;
+}
+
+absl::Status Runner::BeginSlice(const PrefillSlice& slice) {
+  std::vector<uint64_t> open = paused_.sequence_ids;
+  std::erase(open, uint64_t{0});
+  bool follows = slice.layer_begin == paused_.next_layer &&
+                 slice.layer_end > slice.layer_begin &&
+                 slice.layer_end <= config_.num_layers &&
+                 !slice.sequence_ids.empty() &&
+                 (paused_.next_layer == 0 || open == slice.sequence_ids);
+  std::vector<int32_t> starts = {0};
+  for (uint64_t id : slice.sequence_ids) {
+    H2O_ASSIGN_OR_RETURN(OpenSequence * sequence, Find(id));
+    follows &= !sequence->prefilled;
+    starts.push_back(starts.back() + sequence->prompt_length());
+  }
+  follows &= starts.back() <= config_.max_positions &&
+             static_cast<int64_t>(slice.sequence_ids.size()) <= max_rows_;
+  if (!follows) {
+    return absl::InternalError(absl::StrCat(
+        "prefill of layers ", slice.layer_begin, " to ", slice.layer_end,
+        " of sequence ",
+        slice.sequence_ids.empty() ? 0 : slice.sequence_ids[0],
+        " and of ", slice.sequence_ids.size(), " in all does not follow"));
+  }
+  if (slice.layer_begin == 0) {
+    paused_ = {slice.sequence_ids, std::move(starts), 0};
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Runner::EmbedPrompts(absl::Span<OpenSequence* const> rows,
+                                  Matrix x) {
+  std::vector<int32_t> tokens, positions;
+  for (const OpenSequence* row : rows) {
+    const std::vector<int32_t>& prompt = row->spec.prompt;
+    tokens.insert(tokens.end(), prompt.begin(), prompt.end());
+    positions.resize(tokens.size());
+    std::iota(positions.end() - prompt.size(), positions.end(), 0);
+  }
+  UploadAll(tokens, w_.prompt_tokens);
+  UploadAll(positions, w_.prompt_positions);
+  return forward_->Embed(w_.prompt_tokens, w_.prompt_positions, x);
+}
+
+absl::Status Runner::EndPrefill(absl::Span<OpenSequence* const> rows,
+                                Pending* step) {
+  std::vector<int32_t> slots, ends;
+  bool draws = false, whole = false;
+  for (size_t p = 0; p < rows.size(); ++p) {
+    slots.push_back(rows[p] == nullptr ? -1 : rows[p]->slot);
+    ends.push_back(paused_.starts[p + 1] - 1);
+    if (rows[p] == nullptr) continue;
+    rows[p]->prefilled = true;
+    rows[p]->planned_tokens = 1;
+    draws |= rows[p]->draws();
+    whole |= rows[p]->draws() || rows[p]->spec.logits;
+    if (rows[p]->spec.trace) {
+      H2O_RETURN_IF_ERROR(TracePrompt(*rows[p], step));
+    }
+    if (rows[p]->spec.logits) {
+      H2O_RETURN_IF_ERROR(
+          ReportPromptLogits(*rows[p], paused_.starts[p], step));
     }
   }
-  if (sequence->spec.logits) {
-    return EmitPromptLogits(*sequence, x, result);
+  UploadAll(slots, w_.prompt_slots);
+  UploadAll(ends, w_.prompt_ends);
+  const int64_t n = static_cast<int64_t>(rows.size());
+  H2O_RETURN_IF_ERROR(EmitTokens(forward_->GatherFeatures(w_.prompt_ends, n),
+                                 w_.prompt_slots, whole, draws));
+  H2O_RETURN_IF_ERROR(ReportLogits(rows, step));
+  DownloadResults(rows, step);
+  return absl::OkStatus();
+}
+
+absl::Status Runner::Decode(const std::vector<uint64_t>& ids, Pending* step) {
+  if (ids.empty()) return absl::OkStatus();
+  const int64_t n = static_cast<int64_t>(ids.size());
+  if (n > max_sequences_) {
+    return absl::InternalError(absl::StrCat("the plan decodes ", n, " rows of ",
+                                            max_sequences_));
   }
-  return EmitTokens({&sequence, 1}, x.Rows(x.rows - 1, 1), result);
-}
-
-absl::Status CpuShardRunner::RunPrefillLayer(int layer, uint64_t id, Matrix x) {
-  return forward_->Layer(layer, x, [&](Matrix qkv, Matrix out) {
-    backend_->PrefillAttention(
-        qkv, {cache_->Heads(id, layer), size_t(num_local_heads())},
-        cache_->pool(), out);
-  });
-}
-
-absl::Status CpuShardRunner::Decode(const std::vector<uint64_t>& ids,
-                                    StepResult* result) {
-  // A sequence that finished in the step before is still in this plan, which
-  // was made before that was known.
   std::vector<OpenSequence*> rows;
-  std::vector<int32_t> tokens, positions;
+  std::vector<int32_t> slots;
+  DecodeBatch batch;
+  batch.heads = w_.heads;
+  batch.positions = w_.positions;
+  batch.scored = false;
+  bool draws = false, whole = false, traced = false;
   for (uint64_t id : ids) {
     H2O_ASSIGN_OR_RETURN(OpenSequence * sequence, Find(id));
     if (!sequence->prefilled) {
       return absl::InternalError(
           absl::StrCat("decode of sequence ", id, " before its prefill"));
     }
-    if (sequence->finished) continue;
+    ++sequence->planned_tokens;
     rows.push_back(sequence);
-    tokens.push_back(sequence->last_token);
-    positions.push_back(sequence->next_position());
+    slots.push_back(sequence->slot);
+    const SequenceSpec& spec = sequence->spec;
+    batch.scored |= KeepsScores(spec.policy) || Evicts(spec);
+    batch.max_slots =
+        std::max(batch.max_slots,
+                 std::min(sequence->position(), LargestCapacity(spec.policy)));
+    draws |= sequence->draws();
+    whole |= sequence->draws() || spec.logits;
+    traced |= spec.trace;
   }
-  if (rows.empty()) return absl::OkStatus();
-
-  const Matrix x{reinterpret_cast<float*>(decode_hidden_.data()),
-                 static_cast<int64_t>(rows.size()), config_.hidden_size,
-                 hidden_stride()};
-  H2O_RETURN_IF_ERROR(forward_->Embed(tokens, positions, x));
-  for (int layer = 0; layer < config_.num_layers; ++layer) {
-    H2O_RETURN_IF_ERROR(RunDecodeLayer(layer, rows, positions, x, result));
+  // Steps of one bucket and one class of lengths are one recording.
+  const int64_t padded = backend_->BatchBucket(n);
+  slots.resize(padded, -1);
+  batch.max_slots = static_cast<int32_t>(std::bit_ceil(
+      static_cast<uint32_t>(std::max(batch.max_slots, kSmallestSlotClass))));
+  const uint64_t key = static_cast<uint64_t>(padded) << 32 |
+                       static_cast<uint64_t>(batch.max_slots) << 8 |
+                       (batch.scored ? 4 : 0) | (whole ? 2 : 0) |
+                       (draws ? 1 : 0);
+  if (slots != uploaded_slots_) {
+    UploadAll(slots, w_.slots);
+    uploaded_slots_ = std::move(slots);
   }
-  return EmitTokens(rows, x, result);
+  H2O_RETURN_IF_ERROR(backend_->Replay(
+      key, [&] { return DecodeRows(padded, batch, whole, draws); }));
+  H2O_RETURN_IF_ERROR(ReportLogits(rows, step));
+  if (traced) H2O_RETURN_IF_ERROR(TraceStep(rows, padded, step));
+  DownloadResults(rows, step);
+  return absl::OkStatus();
 }
 
-absl::Status CpuShardRunner::RunDecodeLayer(
-    int layer, absl::Span<OpenSequence* const> rows,
-    absl::Span<const int32_t> positions, Matrix x, StepResult* result) {
-  std::vector<KvHead*> heads;
-  heads.reserve(rows.size());
-  for (const OpenSequence* row : rows) {
-    heads.push_back(cache_->Heads(row->spec.id, layer));
+absl::Status Runner::DecodeRows(int64_t rows, const DecodeBatch& batch,
+                                bool whole, bool draws) {
+  const Matrix x{w_.decode_hidden, rows, config_.hidden_size, hidden_stride()};
+  backend_->BeginDecode(w_.states, w_.slots, rows, w_.row_tokens, w_.positions,
+                        w_.heads);
+  H2O_RETURN_IF_ERROR(forward_->Embed(w_.row_tokens, w_.positions, x));
+  H2O_RETURN_IF_ERROR(forward_->Layers(
+      0, config_.num_layers, x, [&](int layer, Matrix qkv, Matrix out) {
+        backend_->DecodeAttention(
+            qkv, batch, layer, cache_->pool(), out,
+            w_.evicted + layer * rows * num_local_heads());
+      }));
+  return EmitTokens(forward_->Features(rows), w_.slots, whole, draws);
+}
+
+absl::Status Runner::EmitTokens(Matrix features, const int32_t* slots,
+                                bool whole, bool draws) {
+  const int64_t rows = features.rows;
+  const Matrix logits = forward_->Logits(features);
+  BestLogit* mine = w_.best + shard_.rank * rows;
+  backend_->ArgMax(logits, static_cast<int32_t>(shard_.vocabulary.begin), mine);
+  const std::vector<int64_t> bytes(shard_.size, rows * sizeof(BestLogit));
+  H2O_RETURN_IF_ERROR(communicator_->AllGather(mine, bytes, w_.best));
+  backend_->PickBest(w_.best, shard_.size, rows, w_.tokens);
+  if (whole) H2O_RETURN_IF_ERROR(GatherLogits(logits));
+  if (draws) {
+    backend_->Sample(WholeLogits(rows), w_.states, slots, w_.tokens);
   }
-  const int n = num_local_heads();
-  const absl::Span<int32_t> evicted(evicted_.data(), rows.size() * n);
-  H2O_RETURN_IF_ERROR(forward_->Layer(layer, x, [&](Matrix qkv, Matrix out) {
-    backend_->DecodeAttention(qkv, heads, n, positions, cache_->pool(), out,
-                              evicted);
-  }));
+  backend_->Advance(w_.states, slots, rows, w_.tokens, w_.results);
+  return absl::OkStatus();
+}
+
+Matrix Runner::WholeLogits(int64_t rows) const {
+  if (shard_.size == 1) return forward_->LogitsOf(rows);
+  return {w_.whole_logits, rows, config_.vocab_size,
+          AlignedStride(config_.vocab_size)};
+}
+
+absl::Status Runner::GatherLogits(Matrix logits) {
+  if (shard_.size == 1) return absl::OkStatus();
+  const int64_t rows = logits.rows;
+  const Matrix whole = WholeLogits(rows);
+  const auto width = [&](int rank) {
+    return ShardOf(config_.vocab_size, rank, shard_.size);
+  };
+  std::vector<int64_t> bytes(shard_.size);
+  float* mine = w_.logit_pieces;
+  for (int rank = 0; rank < shard_.size; ++rank) {
+    const int64_t floats = rows * width(rank).size();
+    if (rank < shard_.rank) mine += floats;
+    bytes[rank] = floats * sizeof(float);
+  }
+  const int64_t local_bytes = shard_.vocabulary.size() * sizeof(float);
+  backend_->CopyRows(logits.data, logits.stride * sizeof(float), mine,
+                     local_bytes, local_bytes, rows);
+  H2O_RETURN_IF_ERROR(communicator_->AllGather(mine, bytes, w_.logit_pieces));
+  const float* piece = w_.logit_pieces;
+  for (int rank = 0; rank < shard_.size; ++rank) {
+    const Range range = width(rank);
+    const int64_t row_bytes = range.size() * sizeof(float);
+    backend_->CopyRows(piece, row_bytes, whole.At(0, range.begin),
+                       whole.stride * sizeof(float), row_bytes, rows);
+    piece += rows * range.size();
+  }
+  return absl::OkStatus();
+}
+
+void Runner::DownloadResults(absl::Span<OpenSequence* const> sequences,
+                             Pending* step) {
+  RowResult* to = ResultsOf(step->ring) + step->emitted.size();
+  for (const OpenSequence* s : sequences) {
+    step->emitted.push_back(s == nullptr ? 0 : s->spec.id);
+  }
+  backend_->Download(w_.results, sequences.size() * sizeof(RowResult), to);
+}
+
+absl::Status Runner::ReportLogits(absl::Span<OpenSequence* const> rows,
+                                  Pending* step) {
+  const Matrix whole = WholeLogits(static_cast<int64_t>(rows.size()));
   for (size_t r = 0; r < rows.size(); ++r) {
-    if (!rows[r]->spec.trace) continue;
+    if (rows[r] == nullptr || !rows[r]->spec.logits) continue;
+    RowResult ran;
+    LogitRows out{rows[r]->spec.id, rows[r]->position(), {}};
+    out.rows.resize(config_.vocab_size);
+    backend_->Download(whole.At(r), out.rows.size() * sizeof(float),
+                       out.rows.data());
+    backend_->Download(w_.results + r, sizeof(ran), &ran);
+    H2O_RETURN_IF_ERROR(backend_->Synchronize());
+    if (ran.token >= 0) step->result.logits.push_back(std::move(out));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Runner::ReportPromptLogits(const OpenSequence& sequence,
+                                        int64_t begin, Pending* step) {
+  // All but the last row, which is reported with the first token.
+  LogitRows out{sequence.spec.id, 0, {}};
+  const int64_t rows = sequence.prompt_length() - 1;
+  const Matrix features = forward_->Features(begin + rows + 1);
+  for (int64_t at = 0; at < rows; at += max_rows_) {
+    const int64_t n = std::min(max_rows_, rows - at);
+    H2O_RETURN_IF_ERROR(
+        GatherLogits(forward_->Logits(features.Rows(begin + at, n))));
+    const Matrix whole = WholeLogits(n);
+    out.rows.resize((at + n) * config_.vocab_size);
+    for (int64_t r = 0; r < n; ++r) {
+      backend_->Download(whole.At(r), config_.vocab_size * sizeof(float),
+                         out.rows.data() + (at + r) * config_.vocab_size);
+    }
+    H2O_RETURN_IF_ERROR(backend_->Synchronize());
+  }
+  if (!out.rows.empty()) step->result.logits.push_back(std::move(out));
+  return absl::OkStatus();
+}
+
+absl::Status Runner::TracePrompt(const OpenSequence& sequence, Pending* step) {
+  const int n = num_local_heads();
+  const int stride = config_.max_positions;
+  std::vector<KvHead> heads(n);
+  std::vector<uint16_t> stored(int64_t{n} * stride);
+  for (int layer = 0; layer < config_.num_layers; ++layer) {
+    const KvHead* of_layer = cache_->Heads(sequence.spec.id) + layer * n;
+    backend_->StoredPositions(of_layer, n, cache_->pool(), stride, w_.stored);
+    backend_->Download(of_layer, n * sizeof(KvHead), heads.data());
+    backend_->Download(w_.stored, stored.size() * sizeof(uint16_t),
+                       stored.data());
+    H2O_RETURN_IF_ERROR(backend_->Synchronize());
     for (int h = 0; h < n; ++h) {
       HeadTrace trace;
-      trace.sequence_id = rows[r]->spec.id;
+      trace.sequence_id = sequence.spec.id;
       trace.layer = layer;
       trace.head = static_cast<int32_t>(shard_.heads.begin) + h;
-      trace.pos = positions[r];
-      trace.evicted = evicted[r * n + h];
-      result->trace.push_back(std::move(trace));
+      const uint16_t* first = stored.data() + int64_t{h} * stride;
+      trace.kept.assign(first, first + heads[h].num_slots);
+      std::sort(trace.kept.begin(), trace.kept.end());
+      step->result.trace.push_back(std::move(trace));
     }
   }
   return absl::OkStatus();
 }
 
-absl::Status CpuShardRunner::GatherBest(Matrix logits,
-                                        std::vector<BestLogit>* best) {
-  const int size = communicator_->size();
-  const int64_t rows = logits.rows;
-  best->resize(rows);
-  backend_->ArgMax(logits, static_cast<int32_t>(shard_.vocabulary.begin),
-                   absl::MakeSpan(*best));
-  if (size == 1) return absl::OkStatus();
-  std::vector<BestLogit> all(size * rows);
-  const std::vector<int64_t> bytes(size, rows * sizeof(BestLogit));
-  H2O_RETURN_IF_ERROR(
-      communicator_->AllGather(best->data(), bytes, all.data()));
-  // Ranks own ascending tokens, so the first of equal logits is the lowest.
-  for (int64_t r = 0; r < rows; ++r) {
-    (*best)[r] = all[r];
-    for (int rank = 1; rank < size; ++rank) {
-      const BestLogit& other = all[rank * rows + r];
-      if (other.logit > (*best)[r].logit) (*best)[r] = other;
+absl::Status Runner::TraceStep(absl::Span<OpenSequence* const> rows,
+                               int64_t padded, Pending* step) {
+  const int n = num_local_heads();
+  std::vector<int32_t> evicted(config_.num_layers * padded * n);
+  std::vector<int32_t> positions(rows.size());
+  backend_->Download(w_.evicted, evicted.size() * sizeof(int32_t),
+                     evicted.data());
+  backend_->Download(w_.positions, positions.size() * sizeof(int32_t),
+                     positions.data());
+  H2O_RETURN_IF_ERROR(backend_->Synchronize());
+  for (int layer = 0; layer < config_.num_layers; ++layer) {
+    for (size_t r = 0; r < rows.size(); ++r) {
+      if (!rows[r]->spec.trace || positions[r] < 0) continue;
+      for (int h = 0; h < n; ++h) {
+        HeadTrace trace;
+        trace.sequence_id = rows[r]->spec.id;
+        trace.layer = layer;
+        trace.head = static_cast<int32_t>(shard_.heads.begin) + h;
+        trace.pos = positions[r];
+        trace.evicted = evicted[(layer * padded + r) * n + h];
+        step->result.trace.push_back(std::move(trace));
+      }
     }
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<Matrix> CpuShardRunner::GatherLogits(
-    Matrix logits, absl::Span<const int64_t> rows) {
-  const int64_t n = static_cast<int64_t>(rows.size());
-  const int64_t stride = AlignedStride(config_.vocab_size);
-  float* pieces = reinterpret_cast<float*>(logit_pieces_.data());
-  Matrix whole{pieces + max_sequences_ * stride, n, config_.vocab_size, stride};
-  const int size = communicator_->size();
-  std::vector<int64_t> bytes(size);
-  float* mine = pieces;
-  for (int rank = 0; rank < size; ++rank) {
-    const int64_t width = ShardOf(config_.vocab_size, rank, size).size();
-    if (rank < shard_.rank) mine += n * width;
-    bytes[rank] = n * width * sizeof(float);
-  }
-  const int64_t local = shard_.vocabulary.size();
-  for (int64_t i = 0; i < n; ++i) {
-    std::copy_n(logits.Row(rows[i]), local, mine + i * local);
-  }
-  H2O_RETURN_IF_ERROR(communicator_->AllGather(mine, bytes, pieces));
-  const float* piece = pieces;
-  for (int rank = 0; rank < size; ++rank) {
-    const Range range = ShardOf(config_.vocab_size, rank, size);
-    for (int64_t i = 0; i < n; ++i, piece += range.size()) {
-      std::copy_n(piece, range.size(), whole.Row(i) + range.begin);
-    }
-  }
-  return whole;
-}
-
-absl::Status CpuShardRunner::EmitTokens(absl::Span<OpenSequence* const> rows,
-                                        Matrix x, StepResult* result) {
-  const Matrix logits = forward_->Logits(x);
-  std::vector<int64_t> drawn;  // rows that draw, and rows that report logits
-  std::vector<Draw> draws;
-  std::vector<int64_t> reported;
-  for (size_t r = 0; r < rows.size(); ++r) {
-    const OpenSequence& sequence = *rows[r];
-    if (sequence.spec.logits) reported.push_back(r);
-    if (!sequence.draws()) continue;
-    drawn.push_back(r);
-    draws.push_back({sequence.spec.sampling,
-                     static_cast<uint64_t>(sequence.num_generated)});
-  }
-  std::vector<BestLogit> best(rows.size());
-  if (drawn.size() < rows.size()) {
-    H2O_RETURN_IF_ERROR(GatherBest(logits, &best));
-  }
-  if (!drawn.empty()) {
-    H2O_ASSIGN_OR_RETURN(Matrix whole, GatherLogits(logits, drawn));
-    std::vector<int32_t> tokens(drawn.size());
-    backend_->Sample(whole, draws, absl::MakeSpan(tokens));
-    for (size_t i = 0; i < drawn.size(); ++i) best[drawn[i]].token = tokens[i];
-  }
-  if (!reported.empty()) {
-    H2O_ASSIGN_OR_RETURN(Matrix whole, GatherLogits(logits, reported));
-    for (size_t i = 0; i < reported.size(); ++i) {
-      const OpenSequence& sequence = *rows[reported[i]];
-      result->logits.push_back(
-          {sequence.spec.id,
-           sequence.next_position(),
-           {whole.Row(i), whole.Row(i) + config_.vocab_size}});
-    }
-  }
-
-  for (size_t r = 0; r < rows.size(); ++r) {
-    OpenSequence& sequence = *rows[r];
-    int32_t token = best[r].token;
-    if (sequence.num_generated <
-        static_cast<int>(sequence.spec.forced.size())) {
-      token = sequence.spec.forced[sequence.num_generated];
-    }
-    sequence.last_token = token;
-    ++sequence.num_generated;
-    FinishReason finish = FinishReason::kNone;
-    if (token == config_.eos_token && !sequence.spec.ignore_eos) {
-      finish = FinishReason::kStop;
-    } else if (sequence.num_generated == sequence.spec.max_tokens) {
-      finish = FinishReason::kLength;
-    }
-    sequence.finished = finish != FinishReason::kNone;
-    result->tokens.push_back({sequence.spec.id, token, finish});
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CpuShardRunner::EmitPromptLogits(const OpenSequence& sequence,
-                                              Matrix x, StepResult* result) {
-  // All but the last row, which EmitTokens reports; logits overwrite x.
-  LogitRows out{sequence.spec.id, 0, {}};
-  for (int64_t begin = 0; begin + 1 < x.rows; begin += max_sequences_) {
-    const int64_t n = std::min<int64_t>(max_sequences_, x.rows - 1 - begin);
-    std::vector<int64_t> rows(n);
-    for (int64_t i = 0; i < n; ++i) rows[i] = i;
-    H2O_ASSIGN_OR_RETURN(
-        Matrix whole, GatherLogits(forward_->Logits(x.Rows(begin, n)), rows));
-    for (int64_t i = 0; i < n; ++i) {
-      out.rows.insert(out.rows.end(), whole.Row(i),
-                      whole.Row(i) + config_.vocab_size);
-    }
-  }
-  if (!out.rows.empty()) result->logits.push_back(std::move(out));
-  OpenSequence* row = &sequences_.at(sequence.spec.id);
-  return EmitTokens({&row, 1}, x.Rows(x.rows - 1, 1), result);
-}
-
-uint64_t CpuShardRunner::Checksum() const {
+uint64_t Runner::Checksum(uint64_t step) const {
   uint64_t hash = 0xcbf29ce484222325u;
-  Mix(last_step_, &hash);
-  for (const auto& [id, sequence] : sequences_) {
+  Mix(step, &hash);
+  for (const auto& [id, o] : observed_) {
     Mix(id, &hash);
-    Mix(sequence.prompt_length() + sequence.num_generated, &hash);
-    Mix(sequence.last_token, &hash);
+    Mix(o.length, &hash);
+    Mix(o.last_token, &hash);
   }
   return hash;
 }
 
 }  // namespace
 
+absl::StatusOr<StepResult> ShardRunner::Run(const StepPlan& plan) {
+  H2O_RETURN_IF_ERROR(Launch(plan));
+  return Collect();
+}
+
 absl::StatusOr<std::unique_ptr<ShardRunner>> ShardRunner::Create(
     const ShardOptions& options, std::unique_ptr<Communicator> communicator,
     const Clock* clock, std::function<void(double)> progress) {
-  auto runner =
-      std::make_unique<CpuShardRunner>(options, std::move(communicator), clock);
-  H2O_RETURN_IF_ERROR(runner->Init(options, std::move(progress)));
+  auto runner = std::make_unique<Runner>(options, std::move(communicator));
+  H2O_RETURN_IF_ERROR(runner->Init(options, clock, std::move(progress)));
   return runner;
 }
 

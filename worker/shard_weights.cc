@@ -3,18 +3,18 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "base/sampling.h"
 #include "base/status_macros.h"
 #include "kernels/cpu/thread_pool.h"
 
 namespace h2o {
 namespace {
 
-constexpr int64_t kAlignmentBytes = 64;
+constexpr int64_t kAlignmentBytes = 256;
 
 // Dummy weights are uniform with OPT's init_std.
 constexpr float kDummyScale = 0.02f * 1.7320508f;
@@ -44,10 +44,12 @@ Slice Vector(std::string name, int64_t size, Range part) {
 class Loader {
  public:
   Loader(const OptConfig& config, const ShardSpec& shard,
-         const WeightOptions& options, std::byte* memory, int64_t total_bytes)
+         const WeightOptions& options, Backend* backend, std::byte* memory,
+         int64_t total_bytes)
       : config_(config),
         shard_(shard),
         options_(options),
+        backend_(backend),
         memory_(memory),
         total_bytes_(total_bytes),
         pool_(memory == nullptr ? 1 : options.num_threads) {}
@@ -104,7 +106,6 @@ class Loader {
     const int64_t hidden = config_.hidden_size, d = config_.head_dim();
     const Range all{0, hidden};
     const Range columns{shard_.heads.begin * d, shard_.heads.end * d};
-    const bool first = shard_.rank == 0;
     const std::string attention = prefix + "self_attn.";
     std::vector<Slice> weights, biases;
     for (const char* part : {"q_proj", "k_proj", "v_proj"}) {
@@ -113,39 +114,46 @@ class Loader {
       biases.push_back(
           Vector(absl::StrCat(attention, part, ".bias"), hidden, columns));
     }
-    H2O_RETURN_IF_ERROR(LoadLinear(weights, biases, true, &w->qkv));
-    H2O_RETURN_IF_ERROR(LoadLinear(
+    H2O_RETURN_IF_ERROR(LoadMatrix(weights, &w->qkv.weight));
+    H2O_RETURN_IF_ERROR(LoadBias(biases, &w->qkv.bias));
+    H2O_RETURN_IF_ERROR(LoadMatrix(
         {{attention + "out_proj.weight", hidden, hidden, all, columns}},
-        {Vector(attention + "out_proj.bias", hidden, all)}, first, &w->out));
-    H2O_RETURN_IF_ERROR(LoadLinear(
-        {{prefix + "fc1.weight", config_.ffn_dim, hidden, shard_.ffn_columns,
-          all}},
+        &w->out.weight));
+    H2O_RETURN_IF_ERROR(LoadBias(
+        {Vector(attention + "out_proj.bias", hidden, all)}, &w->out_bias));
+    H2O_RETURN_IF_ERROR(LoadMatrix({{prefix + "fc1.weight", config_.ffn_dim,
+                                     hidden, shard_.ffn_columns, all}},
+                                   &w->fc1.weight));
+    H2O_RETURN_IF_ERROR(LoadBias(
         {Vector(prefix + "fc1.bias", config_.ffn_dim, shard_.ffn_columns)},
-        true, &w->fc1));
-    H2O_RETURN_IF_ERROR(LoadLinear({{prefix + "fc2.weight", hidden,
+        &w->fc1.bias));
+    H2O_RETURN_IF_ERROR(LoadMatrix({{prefix + "fc2.weight", hidden,
                                      config_.ffn_dim, all, shard_.ffn_columns}},
-                                   {Vector(prefix + "fc2.bias", hidden, all)},
-                                   first, &w->fc2));
+                                   &w->fc2.weight));
+    H2O_RETURN_IF_ERROR(
+        LoadBias({Vector(prefix + "fc2.bias", hidden, all)}, &w->fc2_bias));
     H2O_RETURN_IF_ERROR(
         LoadNorm(prefix + "self_attn_layer_norm", &w->attention_norm));
     return LoadNorm(prefix + "final_layer_norm", &w->ffn_norm);
   }
 
-  absl::Status LoadLinear(const std::vector<Slice>& weights,
-                          const std::vector<Slice>& biases, bool with_bias,
-                          LinearWeights* linear) {
-    H2O_RETURN_IF_ERROR(LoadMatrix(weights, &linear->weight));
-    if (!config_.bias || !with_bias) return absl::OkStatus();
-    return LoadVector(biases, &linear->bias);
+  absl::Status LoadBias(const std::vector<Slice>& slices, const void** out) {
+    if (!config_.bias) return absl::OkStatus();
+    return LoadVector(slices, backend_->formats().biases, out);
   }
 
   absl::Status LoadNorm(const std::string& name, LayerNormWeights* norm) {
     if (!config_.layer_norm_affine) return absl::OkStatus();
     const Range all{0, config_.hidden_size};
-    H2O_RETURN_IF_ERROR(LoadVector(
-        {Vector(name + ".weight", config_.hidden_size, all)}, &norm->weight));
-    return LoadVector({Vector(name + ".bias", config_.hidden_size, all)},
-                      &norm->bias);
+    for (const auto& [part, out] :
+         {std::pair{".weight", &norm->weight}, {".bias", &norm->bias}}) {
+      const void* vector = nullptr;
+      H2O_RETURN_IF_ERROR(
+          LoadVector({Vector(name + part, config_.hidden_size, all)},
+                     DType::kFloat32, &vector));
+      *out = static_cast<const float*>(vector);
+    }
+    return absl::OkStatus();
   }
 
   // Slices stacked on each other, rows padded with zeros to whole vectors.
@@ -164,15 +172,17 @@ class Loader {
     return absl::OkStatus();
   }
 
-  // Slices side by side, always float32: vectors are few.
-  absl::Status LoadVector(const std::vector<Slice>& slices, const float** out) {
+  // Slices side by side.
+  absl::Status LoadVector(const std::vector<Slice>& slices, DType dtype,
+                          const void** out) {
     int64_t size = 0;
     for (const Slice& slice : slices) size += slice.columns.size();
-    std::byte* at = Take(AlignedStride(size) * sizeof(float));
-    *out = reinterpret_cast<const float*>(at);
+    std::byte* at = Take(AlignedStride(size) * SizeOf(dtype));
+    *out = at;
     for (const Slice& slice : slices) {
-      H2O_RETURN_IF_ERROR(Fill(slice, DType::kFloat32, 0, at));
-      if (!measuring()) at += slice.columns.size() * sizeof(float);
+      const int64_t bytes = slice.columns.size() * SizeOf(dtype);
+      H2O_RETURN_IF_ERROR(Fill(slice, dtype, bytes, at));
+      if (!measuring()) at += bytes;
     }
     return absl::OkStatus();
   }
@@ -229,58 +239,73 @@ class Loader {
         absl::StrJoin(slice.full_rows == 1 ? vector : matrix, ", "), "]"));
   }
 
+  // Calls fill(r, row) for each row of a slice, `row` being host memory for
+  // `row_bytes` of it, in slabs that the device takes at once.
+  template <class FillRow>
+  void UploadRows(int64_t rows, int64_t row_bytes, std::byte* out,
+                  FillRow&& fill) {
+    const int64_t slab =
+        std::max<int64_t>(Device::kMaxUploadBytes / row_bytes, 1);
+    for (int64_t first = 0; first < rows; first += slab) {
+      const int64_t n = std::min(slab, rows - first);
+      backend_->UploadFrom(
+          n * row_bytes, out + first * row_bytes, [&](std::byte* host) {
+            pool_.ParallelFor(n, 64, [&](int64_t begin, int64_t end, int) {
+              for (int64_t r = begin; r < end; ++r) {
+                fill(first + r, host + r * row_bytes);
+              }
+            });
+          });
+    }
+  }
+
   void FillStored(const Slice& slice, const StoredTensor& tensor, DType dtype,
                   int64_t row_bytes, std::byte* out) {
     const int64_t width = slice.columns.size();
-    pool_.ParallelFor(
-        slice.rows.size(), 64, [&](int64_t begin, int64_t end, int) {
-          for (int64_t r = begin; r < end; ++r) {
-            const int64_t first = (slice.rows.begin + r) * slice.full_columns +
-                                  slice.columns.begin;
-            std::byte* row = out + r * row_bytes;
-            if (dtype == tensor.dtype) {
-              std::memcpy(row, tensor.data + first * SizeOf(dtype),
-                          width * SizeOf(dtype));
-            } else {
-              for (int64_t c = 0; c < width; ++c) {
-                StoreElement(row, dtype, c,
-                             LoadElement(tensor.data, tensor.dtype, first + c));
-              }
+    const int64_t bytes = width * SizeOf(dtype);
+    UploadRows(
+        slice.rows.size(), row_bytes, out, [&](int64_t r, std::byte* row) {
+          const int64_t first = (slice.rows.begin + r) * slice.full_columns +
+                                slice.columns.begin;
+          if (dtype == tensor.dtype) {
+            std::memcpy(row, tensor.data + first * SizeOf(dtype), bytes);
+          } else {
+            for (int64_t c = 0; c < width; ++c) {
+              StoreElement(row, dtype, c,
+                           LoadElement(tensor.data, tensor.dtype, first + c));
             }
           }
+          std::memset(row + bytes, 0, row_bytes - bytes);
         });
   }
 
   void FillDummy(const Slice& slice, DType dtype, int64_t row_bytes,
                  std::byte* out) {
-    const bool norm = absl::StrContains(slice.name, "layer_norm");
-    const float constant = absl::EndsWith(slice.name, ".weight") ? 1.0f : 0.0f;
-    const uint64_t stream = HashName(slice.name);
-    const int64_t width = slice.columns.size();
-    pool_.ParallelFor(
-        slice.rows.size(), 64, [&](int64_t begin, int64_t end, int) {
-          for (int64_t r = begin; r < end; ++r) {
-            const int64_t first = (slice.rows.begin + r) * slice.full_columns +
-                                  slice.columns.begin;
-            std::byte* row = out + r * row_bytes;
-            r123::Philox4x32::ctr_type random = {};
-            for (int64_t c = 0; c < width; ++c) {
-              const uint64_t i = first + c;
-              if (c == 0 || i % 4 == 0) {
-                random = CounterRandom(options_.dummy_seed, i / 4, stream);
-              }
-              const float u =
-                  static_cast<float>(static_cast<int32_t>(random[i % 4])) *
-                  0x1.0p-31f;
-              StoreElement(row, dtype, c, norm ? constant : u * kDummyScale);
-            }
-          }
-        });
+    if (absl::StrContains(slice.name, "layer_norm")) {
+      const float constant = absl::EndsWith(slice.name, ".weight") ? 1 : 0;
+      UploadRows(1, row_bytes, out, [&](int64_t, std::byte* row) {
+        for (int64_t c = 0; c < slice.columns.size(); ++c) {
+          StoreElement(row, dtype, c, constant);
+        }
+      });
+      return;
+    }
+    DummyTensor tensor;
+    tensor.seed = options_.dummy_seed;
+    tensor.stream = HashName(slice.name);
+    tensor.scale = kDummyScale;
+    tensor.row_begin = slice.rows.begin;
+    tensor.rows = slice.rows.size();
+    tensor.column_begin = slice.columns.begin;
+    tensor.columns = slice.columns.size();
+    tensor.full_columns = slice.full_columns;
+    backend_->FillDummy(tensor, dtype, out, row_bytes / SizeOf(dtype));
   }
 
   const OptConfig& config_;
   const ShardSpec& shard_;
   const WeightOptions& options_;
+  Backend* const backend_;
   std::byte* const memory_;  // null while measuring
   const int64_t total_bytes_;
   ThreadPool pool_;
@@ -291,16 +316,18 @@ class Loader {
 
 absl::StatusOr<ShardWeights> LoadShardWeights(const OptConfig& config,
                                               const ShardSpec& shard,
-                                              const WeightOptions& options) {
-  Loader measure(config, shard, options, nullptr, 0);
+                                              const WeightOptions& options,
+                                              Backend* backend) {
+  Loader measure(config, shard, options, backend, nullptr, 0);
   ShardWeights draft;
   H2O_RETURN_IF_ERROR(measure.Load(&draft));
 
   ShardWeights weights;
-  H2O_ASSIGN_OR_RETURN(weights.memory, Buffer::Allocate(measure.used_bytes()));
-  Loader fill(config, shard, options, weights.memory.data(),
+  H2O_ASSIGN_OR_RETURN(weights.memory, backend->Allocate(measure.used_bytes()));
+  Loader fill(config, shard, options, backend, weights.memory.data(),
               measure.used_bytes());
   H2O_RETURN_IF_ERROR(fill.Load(&weights));
+  H2O_RETURN_IF_ERROR(backend->Synchronize());
   return weights;
 }
 

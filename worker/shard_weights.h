@@ -1,14 +1,13 @@
 // The weights of one rank: its slices of a checkpoint, or random ones of the
-// same shapes, in memory of their own, read once.
+// same shapes, in memory of the device, read once.
 //
 // Megatron's cut (Shoeybi et al. 2019): q, k, v and fc1 by outputs, out_proj
 // and fc2 by inputs, embedding and head by vocabulary.  Biases behind a sum
-// over ranks (out_proj, fc2) belong to rank 0 alone.
+// over ranks (out_proj, fc2) are added after it, by every rank.
 #pragma once
 
 #include <cstdint>
 #include <functional>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,10 +22,12 @@ namespace h2o {
 struct LayerWeights {
   LayerNormWeights attention_norm;
   LinearWeights qkv;  // [3 * local heads * head_dim, hidden]: q, k, v
-  LinearWeights out;  // [hidden, local heads * head_dim]
+  LinearWeights out;  // [hidden, local heads * head_dim], without its bias
+  const void* out_bias = nullptr;  // [hidden]; null: none
   LayerNormWeights ffn_norm;
-  LinearWeights fc1;  // [local ffn, hidden]
-  LinearWeights fc2;  // [hidden, local ffn]
+  LinearWeights fc1;               // [local ffn, hidden]
+  LinearWeights fc2;               // [hidden, local ffn], without its bias
+  const void* fc2_bias = nullptr;  // [hidden]; null: none
 };
 
 struct ShardWeights {
@@ -47,7 +48,8 @@ struct WeightOptions {
   const Checkpoint* checkpoint = nullptr;
   uint64_t dummy_seed = 0;
   // bf16 and fp16 are what weights are stored as; float32 keeps what the
-  // checkpoint has, since widening 16 bits later loses nothing.
+  // checkpoint has, since widening 16 bits later loses nothing.  Biases are
+  // stored as the backend adds them.
   DType dtype = DType::kFloat32;
   int num_threads = 1;
   std::function<void(double fraction)> progress;  // may be empty
@@ -57,6 +59,7 @@ struct WeightOptions {
 // disagrees with the config; RESOURCE_EXHAUSTED if memory is short.
 absl::StatusOr<ShardWeights> LoadShardWeights(const OptConfig& config,
                                               const ShardSpec& shard,
-                                              const WeightOptions& options);
+                                              const WeightOptions& options,
+                                              Backend* backend);
 
 }  // namespace h2o

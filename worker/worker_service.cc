@@ -28,6 +28,7 @@ using SteadyTime = std::chrono::steady_clock::time_point;
 
 // How often waits look whether this worker was told to leave.
 constexpr auto kGlance = std::chrono::milliseconds(100);
+constexpr double kGlanceSeconds = 0.1;
 
 // After the stream has ended, a shard may be busy for this long.
 constexpr auto kStuck = std::chrono::seconds(3);
@@ -56,10 +57,10 @@ class CoordinatorStream {
     return stream_->Write(message);
   }
 
-  // The next message; nothing after kGlance without one, or at the end.
-  std::optional<wire::CoordinatorMessage> Next() {
+  // The next message; nothing after `seconds` without one, or at the end.
+  std::optional<wire::CoordinatorMessage> Next(double seconds) {
     std::unique_lock lock(mutex_);
-    changed_.wait_for(lock, kGlance,
+    changed_.wait_for(lock, std::chrono::duration<double>(seconds),
                       [&] { return ended_ || !incoming_.empty(); });
     if (incoming_.empty()) return std::nullopt;
     wire::CoordinatorMessage message = std::move(incoming_.front());
@@ -197,6 +198,7 @@ wire::WorkerMessage ReadyMessage(const LoadedShard& shard) {
   ToProto(shard.config, ready->mutable_config());
   ready->set_fingerprint(shard.fingerprint);
   ready->set_workspace_bytes(shard.workspace_bytes);
+  ready->set_packed_tokens(shard.packed_tokens);
   return message;
 }
 
@@ -210,7 +212,14 @@ class Session {
   // Our own fault, or OK when the stream ended or we were let go.
   absl::Status Serve() {
     while (!stream_->ended()) {
-      const std::optional<wire::CoordinatorMessage> message = stream_->Next();
+      if (shard_ && shard_->runner->ShouldCollect()) {
+        const absl::Status status = Answer();
+        if (!status.ok()) return Fail(status);
+        continue;
+      }
+      const bool runs = shard_ && shard_->runner->in_flight() > 0;
+      const std::optional<wire::CoordinatorMessage> message =
+          stream_->Next(runs ? PlanRunner::kGlanceSeconds : kGlanceSeconds);
       SayIfLeaving();
       if (!message) continue;
       absl::Status status;
@@ -267,7 +276,12 @@ class Session {
                           absl::StrCat("malformed plan ", message.step(), ": ",
                                        plan.status().message()));
     }
-    H2O_ASSIGN_OR_RETURN(const StepResult result, shard_->run(*plan));
+    return shard_->runner->Launch(*plan);
+  }
+
+  // Sends the result of the oldest plan.
+  absl::Status Answer() {
+    H2O_ASSIGN_OR_RETURN(const StepResult result, shard_->runner->Collect());
     wire::WorkerMessage answer;
     ToProto(result, answer.mutable_result());
     if (answer.ByteSizeLong() > kMaxMessageBytes) {
@@ -286,7 +300,7 @@ class Session {
     message.mutable_failed()->set_code(static_cast<int>(status.code()));
     message.mutable_failed()->set_text(std::string(status.message()));
     stream_->Write(message);
-    while (!stream_->ended()) stream_->Next();
+    while (!stream_->ended()) stream_->Next(kGlanceSeconds);
     return status;
   }
 

@@ -18,6 +18,7 @@
 #include "model/model_spec.h"
 #include "model/opt_config.h"
 #include "model/step.h"
+#include "worker/plan_runner.h"
 
 namespace h2o {
 
@@ -38,13 +39,14 @@ struct Assignment {
 
 // One shard at work, and what the coordinator must know of it.
 struct LoadedShard {
-  std::function<absl::StatusOr<StepResult>(const StepPlan&)> run;
+  std::shared_ptr<PlanRunner> runner;
   OptConfig config;  // as this worker reads it
   int64_t num_pages = 0;
   int64_t page_bytes = 0;
   DType kv_dtype = DType::kFloat32;
   std::string fingerprint;
   int64_t workspace_bytes = 0;
+  int64_t packed_tokens = 0;
 };
 
 // Loads the shard of `assignment`, and tells `progress` how far it is (0..1).

@@ -345,6 +345,13 @@ void StoreKept(absl::Span<const int32_t> kept, const float* keys,
   head->num_slots = static_cast<int32_t>(kept.size());
 }
 
+void CopyPositions(const KvPool& pool, const KvHead& head, uint16_t* out) {
+  for (int32_t slot = 0; slot < head.num_slots; ++slot) {
+    const Slot at = SlotAt(pool, head, slot);
+    out[slot] = Positions(pool, at.page)[at.index];
+  }
+}
+
 void LayerNormRow(const float* x, const LayerNormWeights& weights,
                   int64_t columns, float* out) {
   HWY_DYNAMIC_DISPATCH(LayerNormRowImpl)(x, weights, columns, out);

@@ -34,6 +34,9 @@ void StoreKept(absl::Span<const int32_t> kept, const float* keys,
                const float* values, int64_t stride, const float* scores,
                const KvPool& pool, KvHead* head);
 
+// out[i] = position of slot i.
+void CopyPositions(const KvPool& pool, const KvHead& head, uint16_t* out);
+
 // x [columns] normalised as Backend::LayerNorm.
 void LayerNormRow(const float* x, const LayerNormWeights& weights,
                   int64_t columns, float* out);

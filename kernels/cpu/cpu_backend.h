@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "base/clock.h"
 #include "kernels/backend.h"
 
 namespace h2o {
@@ -21,6 +22,7 @@ struct CpuBackendOptions {
   // Products of bf16 weights through the CPU's bf16 units, where it has them;
   // activations are rounded to bf16 on the way in.  Off: float32 throughout.
   bool bf16_products = false;
+  const Clock* clock = nullptr;  // of marks; null: the steady clock
 };
 
 // Takes all scratch memory at once.

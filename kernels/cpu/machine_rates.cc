@@ -40,7 +40,7 @@ MachineRates MeasureMachineRates(int num_threads) {
 
   // One row times a matrix is a pure stream of reads.
   const int64_t columns = 1024, rows = kReadBytes / 4 / columns;
-  absl::StatusOr<Buffer> memory = Buffer::Allocate(kReadBytes);
+  absl::StatusOr<Buffer> memory = Buffer::AllocateHost(kReadBytes);
   H2O_CHECK(memory.ok()) << memory.status();
   pool.ParallelFor(kReadBytes, kReadBytes / num_threads,
                    [&](int64_t begin, int64_t end, int) {
@@ -55,7 +55,7 @@ MachineRates MeasureMachineRates(int num_threads) {
   const double read = BestSeconds([&] {
     pool.ParallelFor(
         rows, rows / (4 * num_threads), [&](int64_t begin, int64_t end, int) {
-          SmallLinear(in, weights, Epilogue::kNone, false, begin, end, out);
+          SmallLinear(in, weights, Epilogue::kNone, begin, end, out);
         });
   });
   rates.read_bytes_per_second = kReadBytes / read;
@@ -66,7 +66,7 @@ MachineRates MeasureMachineRates(int num_threads) {
   rates.sgemm_flops_per_second = flops / BestSeconds([&] {
                                    pool.Run([&](int thread) {
                                      Sgemm(true, n, n, n, a.data(), n, b.data(),
-                                           n, 0, &c[thread * n * n], n);
+                                           n, &c[thread * n * n], n);
                                    });
                                  });
   if (BFloat16Product::Supported()) {
@@ -75,7 +75,7 @@ MachineRates MeasureMachineRates(int num_threads) {
     rates.bf16_flops_per_second =
         flops / BestSeconds([&] {
           pool.Run([&](int thread) {
-            products[thread].Run(n, n, n, h.data(), n, h.data(), n, false,
+            products[thread].Run(n, n, n, h.data(), n, h.data(), n,
                                  &c[thread * n * n], n);
           });
         });

@@ -20,11 +20,10 @@ void UseOneMathThread() {
 }  // namespace
 
 void Sgemm(bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a,
-           int64_t lda, const float* b, int64_t ldb, float beta, float* c,
-           int64_t ldc) {
+           int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc) {
   UseOneMathThread();
   const dnnl_status_t status = dnnl_sgemm('N', transpose_b ? 'T' : 'N', m, n, k,
-                                          1.0f, a, lda, b, ldb, beta, c, ldc);
+                                          1.0f, a, lda, b, ldb, 0.0f, c, ldc);
   H2O_CHECK(status == dnnl_success)
       << "dnnl_sgemm " << m << " x " << n << " x " << k << ": " << status;
 }
@@ -36,21 +35,15 @@ struct BFloat16Product::Impl {
   // oneDNN keeps the primitives themselves in a cache of its own.
   dnnl::matmul::primitive_desc Describe(int64_t m, int64_t n, int64_t k,
                                         int64_t lda, int64_t ldb,
-                                        bool accumulate, int64_t ldc) const {
+                                        int64_t ldc) const {
     using dnnl::memory;
     const memory::desc a({m, k}, memory::data_type::bf16, {lda, 1});
     const memory::desc b({k, n}, memory::data_type::bf16, {1, ldb});
     const memory::desc c({m, n}, memory::data_type::f32, {ldc, 1});
-    dnnl::primitive_attr attributes;
-    if (accumulate) {
-      dnnl::post_ops sum;
-      sum.append_sum(1.0f);
-      attributes.set_post_ops(sum);
-    }
 #if DNNL_VERSION_MAJOR >= 3
-    return {engine, a, b, c, attributes};
+    return {engine, a, b, c};
 #else
-    return {{a, b, c}, attributes, engine};
+    return {{a, b, c}, engine};
 #endif
   }
 };
@@ -66,9 +59,9 @@ bool BFloat16Product::Supported() {
 
 void BFloat16Product::Run(int64_t m, int64_t n, int64_t k, const uint16_t* a,
                           int64_t lda, const uint16_t* b, int64_t ldb,
-                          bool accumulate, float* c, int64_t ldc) {
+                          float* c, int64_t ldc) {
   try {
-    const auto desc = impl_->Describe(m, n, k, lda, ldb, accumulate, ldc);
+    const auto desc = impl_->Describe(m, n, k, lda, ldb, ldc);
     const auto at = [&](const dnnl::memory::desc& d, const void* data) {
       return dnnl::memory(d, impl_->engine, const_cast<void*>(data));
     };

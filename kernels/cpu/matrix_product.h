@@ -11,11 +11,10 @@
 
 namespace h2o {
 
-// c[m, n] = a[m, k] * op(b) + beta * c, row-major with leading dimensions;
+// c[m, n] = a[m, k] * op(b), row-major with leading dimensions;
 // op(b) is b[n, k] transposed or b[k, n].
 void Sgemm(bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a,
-           int64_t lda, const float* b, int64_t ldb, float beta, float* c,
-           int64_t ldc);
+           int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc);
 
 // bf16 times bf16 into float32, through the CPU's bf16 units.
 // One object a thread.
@@ -27,10 +26,9 @@ class BFloat16Product {
   // Whether this CPU has such units (AVX-512 BF16 or AMX).
   static bool Supported();
 
-  // c[m, n] = a[m, k] * b[n, k]^T (+ c if accumulate).
+  // c[m, n] = a[m, k] * b[n, k]^T.
   void Run(int64_t m, int64_t n, int64_t k, const uint16_t* a, int64_t lda,
-           const uint16_t* b, int64_t ldb, bool accumulate, float* c,
-           int64_t ldc);
+           const uint16_t* b, int64_t ldb, float* c, int64_t ldc);
 
  private:
   struct Impl;

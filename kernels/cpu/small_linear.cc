@@ -23,7 +23,6 @@ constexpr int kRows = HWY_TARGET <= HWY_AVX3 ? 6 : 2;
 struct Tile {
   const float* bias;
   Epilogue epilogue;
-  bool accumulate;
 };
 
 // Writes `count` outputs of one row.
@@ -36,7 +35,7 @@ HWY_INLINE void Finish(const Tile& t, hn::Vec<F32x4> sums, int64_t n,
     float value = v[i] + (t.bias ? t.bias[n + i] : 0.0f);
     if (t.epilogue == Epilogue::kRelu) value = std::max(value, 0.0f);
     if (t.epilogue == Epilogue::kGelu) value = Gelu(value);
-    y[n + i] = t.accumulate ? y[n + i] + value : value;
+    y[n + i] = value;
   }
 }
 
@@ -108,8 +107,8 @@ void Run(Matrix x, const LinearWeights& weights, const Tile& tile,
 }
 
 void SmallLinearImpl(Matrix x, const LinearWeights& weights, Epilogue epilogue,
-                     bool accumulate, int64_t begin, int64_t end, Matrix y) {
-  const Tile tile{weights.bias, epilogue, accumulate};
+                     int64_t begin, int64_t end, Matrix y) {
+  const Tile tile{static_cast<const float*>(weights.bias), epilogue};
   switch (weights.weight.dtype) {
     case DType::kFloat32:
       return Run<float>(x, weights, tile, begin, end, y);
@@ -165,9 +164,9 @@ HWY_EXPORT(WidenImpl);
 HWY_EXPORT(RoundToBFloat16Impl);
 
 void SmallLinear(Matrix x, const LinearWeights& weights, Epilogue epilogue,
-                 bool accumulate, int64_t begin, int64_t end, Matrix y) {
+                 int64_t begin, int64_t end, Matrix y) {
   HWY_DYNAMIC_DISPATCH(SmallLinearImpl)
-  (x, weights, epilogue, accumulate, begin, end, y);
+  (x, weights, epilogue, begin, end, y);
 }
 
 void WidenRows(const StoredMatrix& stored, int64_t begin, int64_t end,

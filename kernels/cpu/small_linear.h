@@ -13,9 +13,9 @@
 
 namespace h2o {
 
-// Outputs [begin, end) of y = epilogue(x W^T + bias), or y += of it.
+// Outputs [begin, end) of y = epilogue(x W^T + bias).
 void SmallLinear(Matrix x, const LinearWeights& weights, Epilogue epilogue,
-                 bool accumulate, int64_t begin, int64_t end, Matrix y);
+                 int64_t begin, int64_t end, Matrix y);
 
 // The greatest number of rows for which SmallLinear is the faster way in
 // float32, as measured on AVX-512 (docs/performance.md).

@@ -25,15 +25,16 @@ StepResult Result(double layer_seconds) {
   return result;
 }
 
-std::vector<std::array<int, 3>> Slices(const StepPlan& plan) {
-  std::vector<std::array<int, 3>> slices;
+// Sequence, first layer, end; of a pack its first sequence.
+using Slice = std::array<int, 3>;
+std::vector<Slice> Slices(const StepPlan& plan) {
+  std::vector<Slice> slices;
   for (const PrefillSlice& s : plan.prefill) {
-    slices.push_back(
-        {static_cast<int>(s.sequence_id), s.layer_begin, s.layer_end});
+    slices.push_back({static_cast<int>(s.sequence_ids.at(0)), s.layer_begin,
+                      s.layer_end});
   }
   return slices;
 }
-using Slice = std::array<int, 3>;
 
 TEST(BatchScheduler, WithNobodyDecodingAPromptRunsWhole) {
   BatchScheduler scheduler(kLayers, 0.1);
@@ -139,6 +140,38 @@ TEST(BatchScheduler, WhoLeavesAmidPrefillMakesRoom) {
   const StepPlan plan = scheduler.MakePlan();
   EXPECT_THAT(plan.retire, ElementsAre(2));
   EXPECT_THAT(Slices(plan), ElementsAre(Slice{3, 0, 2}));
+}
+
+TEST(BatchScheduler, PromptsThatWaitTogetherArePacked) {
+  BatchScheduler scheduler(kLayers, 0.1, /*packed_tokens=*/250);
+  for (int id : {1, 2, 3, 4}) scheduler.Admit(Spec(id, 100, 50));
+  scheduler.Admit(Spec(5, 900, 50));  // more than a pack holds: alone
+  scheduler.Admit(Spec(6, 10, 50));
+  const StepPlan first = scheduler.MakePlan();
+  ASSERT_EQ(first.prefill.size(), 1u);
+  EXPECT_THAT(first.prefill[0].sequence_ids, ElementsAre(1, 2));
+  EXPECT_THAT(first.decode, ElementsAre(1, 2));
+  scheduler.Observe(Result(0.01));
+  const StepPlan second = scheduler.MakePlan();
+  ASSERT_EQ(second.prefill.size(), 1u);
+  EXPECT_THAT(second.prefill[0].sequence_ids, ElementsAre(3, 4));
+  EXPECT_THAT(second.decode, ElementsAre(1, 2, 3, 4));
+  const StepPlan third = scheduler.MakePlan();
+  EXPECT_THAT(third.prefill[0].sequence_ids, ElementsAre(5));
+}
+
+TEST(BatchScheduler, WhoLeavesAPackAmidPrefillStallsNobody) {
+  BatchScheduler scheduler(kLayers, 0.1, /*packed_tokens=*/250);
+  scheduler.Admit(Spec(1, 200, 50));
+  scheduler.MakePlan();
+  scheduler.Observe(Result(0.02));
+  scheduler.Admit(Spec(2, 100, 50));
+  scheduler.Admit(Spec(3, 100, 50));
+  EXPECT_THAT(Slices(scheduler.MakePlan()), ElementsAre(Slice{2, 0, 5}));
+  scheduler.Retire(2);
+  const StepPlan plan = scheduler.MakePlan();
+  EXPECT_THAT(Slices(plan), ElementsAre(Slice{3, 5, 10}));
+  EXPECT_THAT(plan.decode, ElementsAre(1, 3));
 }
 
 }  // namespace

@@ -117,10 +117,12 @@ class FakeGroup final : public WorkerGroup {
     for (int64_t n : info_.num_pages) total += n;
     EXPECT_LE(state_->held_pages, total) << "out of memory";
     for (const PrefillSlice& slice : plan.prefill) {
-      Open& open = open_.at(slice.sequence_id);
-      EXPECT_EQ(slice.layer_begin, open.layers);
-      open.layers = slice.layer_end;
-      if (open.layers == info_.config.num_layers) Emit(&open, &result);
+      for (uint64_t id : slice.sequence_ids) {
+        Open& open = open_.at(id);
+        EXPECT_EQ(slice.layer_begin, open.layers);
+        open.layers = slice.layer_end;
+        if (open.layers == info_.config.num_layers) Emit(&open, &result);
+      }
     }
     for (uint64_t id : plan.decode) {
       Open& open = open_.at(id);

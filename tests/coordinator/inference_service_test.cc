@@ -99,7 +99,7 @@ class FakeGroup final : public WorkerGroup {
                                              : FinishReason::kNone});
     };
     for (const PrefillSlice& slice : plan.prefill) {
-      if (slice.layer_end == 2) emit(slice.sequence_id);
+      if (slice.layer_end == 2) emit(slice.sequence_ids.at(0));
     }
     for (uint64_t id : plan.decode) emit(id);
     results_.push_back(std::move(result));

@@ -62,6 +62,26 @@ struct Script {
   std::function<absl::StatusOr<StepResult>(const StepPlan&)> on_step;
 };
 
+// Runs a plan when it is launched.
+class ScriptRunner final : public PlanRunner {
+ public:
+  using Step = std::function<absl::StatusOr<StepResult>(const StepPlan&)>;
+  explicit ScriptRunner(Step step) : step_(std::move(step)) {}
+  absl::Status Launch(const StepPlan& plan) override {
+    result_ = step_(plan);
+    return result_->status();
+  }
+  int in_flight() const override { return result_ ? 1 : 0; }
+  bool Ready() override { return true; }
+  absl::StatusOr<StepResult> Collect() override {
+    return *std::exchange(result_, std::nullopt);
+  }
+
+ private:
+  const Step step_;
+  std::optional<absl::StatusOr<StepResult>> result_;
+};
+
 // A worker's process, as a thread.
 class FakeWorker {
  public:
@@ -113,11 +133,8 @@ class FakeWorker {
             if (!status.ok()) return status;
           }
           LoadedShard shard = script_.shard;
-          shard.run =
-              [this](const StepPlan& plan) -> absl::StatusOr<StepResult> {
-            if (script_.on_step) return script_.on_step(plan);
-            return Answer(plan);
-          };
+          shard.runner = std::make_shared<ScriptRunner>(
+              script_.on_step ? script_.on_step : Answer);
           return shard;
         },
         &control_);

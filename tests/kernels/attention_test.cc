@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 #include <vector>
@@ -109,7 +110,9 @@ void RunCase(const Case& c, int threads) {
   options.head_dim = c.head_dim;
   const auto backend = NewCpuBackend(options).value();
   const auto cache =
-      KvCache::Create({1, kHeads, {c.head_dim, c.kv}}, {0, kHeads}, 200)
+      KvCache::Create(
+          {{1, kHeads, {c.head_dim, c.kv}}, {0, kHeads}, 200, 1, 1024},
+          backend.get())
           .value();
   KvPolicy policy;
   policy.slots = {c.slots};
@@ -123,8 +126,9 @@ void RunCase(const Case& c, int threads) {
   std::vector<float> out(length * width, std::nanf(""));
   const Matrix all{qkv.data(), length, 3 * width, 3 * width};
   const Matrix outputs{out.data(), length, width, width};
-  KvHead* heads = cache->Heads(1, 0);
-  backend->PrefillAttention(all.Rows(0, c.prompt), {heads, kHeads},
+  KvHead* heads = cache->Heads(1);
+  const int32_t starts[] = {0, c.prompt};
+  backend->PrefillAttention(all.Rows(0, c.prompt), {starts, starts, &heads}, 0,
                             cache->pool(), outputs.Rows(0, c.prompt));
   const auto expect_out = [&](int t, int h, const std::vector<double>& want) {
     for (int i = 0; i < c.head_dim; ++i) {
@@ -133,7 +137,9 @@ void RunCase(const Case& c, int threads) {
     }
   };
   const auto expect_kept = [&](int t, int h) {
-    const std::vector<int32_t> kept = cache->StoredPositions(heads[h]);
+    std::vector<uint16_t> kept(heads[h].num_slots);
+    backend->StoredPositions(heads + h, 1, cache->pool(), 0, kept.data());
+    std::sort(kept.begin(), kept.end());
     ASSERT_THAT(kept, ::testing::ElementsAreArray(reference[h].kept()))
         << "after token " << t << " head " << h;
     if (c.slots.score_rule == ScoreRule::kNone) return;
@@ -161,9 +167,8 @@ void RunCase(const Case& c, int threads) {
   for (int t = c.prompt; t < length; ++t) {
     int32_t evicted[kHeads];
     const int32_t position = t;
-    backend->DecodeAttention(all.Rows(t, 1), {&heads, 1}, kHeads,
-                             {&position, 1}, cache->pool(), outputs.Rows(t, 1),
-                             evicted);
+    backend->DecodeAttention(all.Rows(t, 1), {&heads, &position, 0}, 0,
+                             cache->pool(), outputs.Rows(t, 1), evicted);
     for (int h = 0; h < kHeads; ++h) {
       const float* q = row(t) + h * c.head_dim;
       const std::vector<int> before = reference[h].kept();
@@ -271,16 +276,19 @@ TEST(PrefillAttention, ScoresConserveMassAndIgnoreThreads) {
     options.head_dim = kDim;
     const auto backend = NewCpuBackend(options).value();
     const auto cache =
-        KvCache::Create({1, kHeads, {kDim, DType::kFloat32}}, {0, kHeads}, 100)
+        KvCache::Create(
+            {{1, kHeads, {kDim, DType::kFloat32}}, {0, kHeads}, 100, 1, 1024},
+            backend.get())
             .value();
     KvPolicy policy;
     policy.slots = {{0, kLength, 1, 1, ScoreRule::kSum}};
     ASSERT_TRUE(cache->Open(1, policy, kLength).ok());
     std::vector<float> out(kLength * kHeads * kDim);
-    KvHead* heads = cache->Heads(1, 0);
+    KvHead* heads = cache->Heads(1);
+    const int32_t starts[] = {0, kLength};
     backend->PrefillAttention(
         {qkv.data(), kLength, 3 * kHeads * kDim, 3 * kHeads * kDim},
-        {heads, kHeads}, cache->pool(),
+        {starts, starts, &heads}, 0, cache->pool(),
         {out.data(), kLength, kHeads * kDim, kHeads * kDim});
     std::vector<float> all;
     for (int h = 0; h < kHeads; ++h) {

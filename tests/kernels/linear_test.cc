@@ -79,25 +79,19 @@ std::unique_ptr<Backend> MakeBackend(int threads, bool bf16) {
 }
 
 void ExpectLinear(Backend* backend, int rows, int outputs, int inputs,
-                  DType dtype, Epilogue epilogue, bool accumulate,
-                  double tolerance) {
+                  DType dtype, Epilogue epilogue, double tolerance) {
   const Layer layer(outputs, inputs, dtype, rows + outputs);
   const Activations x(rows, inputs, inputs);
   Activations y(rows, outputs, 9);
-  const std::vector<float> before = y.data;
-  if (!accumulate) {
-    for (int r = 0; r < rows; ++r) {
-      std::fill_n(y.view.Row(r), outputs,
-                  std::numeric_limits<float>::quiet_NaN());
-    }
+  for (int r = 0; r < rows; ++r) {
+    std::fill_n(y.view.Row(r), outputs,
+                std::numeric_limits<float>::quiet_NaN());
   }
-  backend->Linear(x.view, {layer.weight, layer.bias.data()}, epilogue,
-                  accumulate, y.view);
+  backend->Linear(x.view, {layer.weight, layer.bias.data()}, epilogue, y.view);
   for (int r = 0; r < rows; ++r) {
     for (int n = 0; n < outputs; ++n) {
       double expected = layer.Output(x.view.Row(r), n) + layer.bias[n];
       expected = Finished(expected, epilogue);
-      if (accumulate) expected += before[r * y.view.stride + n];
       ASSERT_NEAR(y.view.Row(r)[n], expected, tolerance)
           << rows << "x" << outputs << "x" << inputs << " at " << r << ", "
           << n;
@@ -117,7 +111,7 @@ TEST_P(Linear, EqualsFloat64AtEveryShapeAndFormat) {
       for (auto [outputs, inputs] :
            {std::pair{1, 16}, {7, 33}, {64, 96}, {130, 80}}) {
         ExpectLinear(backend.get(), rows, outputs, inputs, dtype,
-                     Epilogue::kNone, false, 1e-4);
+                     Epilogue::kNone, 1e-4);
       }
     }
   }
@@ -127,13 +121,8 @@ TEST_P(Linear, Epilogues) {
   const auto backend = MakeBackend(1, false);
   for (Epilogue e : {Epilogue::kNone, Epilogue::kRelu, Epilogue::kGelu}) {
     for (int rows : {3, 70}) {
-      ExpectLinear(backend.get(), rows, 37, 48, DType::kFloat16, e, false,
-                   1e-4);
+      ExpectLinear(backend.get(), rows, 37, 48, DType::kFloat16, e, 1e-4);
     }
-  }
-  for (int rows : {3, 70}) {
-    ExpectLinear(backend.get(), rows, 37, 48, DType::kFloat16, Epilogue::kNone,
-                 true, 1e-4);
   }
 }
 
@@ -143,9 +132,9 @@ TEST_P(Linear, ARowIsTheSameAloneAndInABatch) {
   const Activations x(64, 200, 2);
   Activations batch(64, 50, 3), alone(64, 50, 4);
   const LinearWeights weights{layer.weight, layer.bias.data()};
-  backend->Linear(x.view, weights, Epilogue::kNone, false, batch.view);
+  backend->Linear(x.view, weights, Epilogue::kNone, batch.view);
   for (int r = 0; r < 64; ++r) {
-    backend->Linear(x.view.Rows(r, 1), weights, Epilogue::kNone, false,
+    backend->Linear(x.view.Rows(r, 1), weights, Epilogue::kNone,
                     alone.view.Rows(r, 1));
   }
   EXPECT_EQ(batch.data, alone.data);
@@ -176,9 +165,7 @@ TEST(BFloat16Units, EqualFloat64OfRoundedInputs) {
   for (int rows : {24, 64, 100}) {
     // Activations lose 16 bits: relative error 2^-9 a product.
     ExpectLinear(backend.get(), rows, 70, 300, DType::kBFloat16,
-                 Epilogue::kRelu, false, 0.3);
-    ExpectLinear(backend.get(), rows, 70, 300, DType::kBFloat16,
-                 Epilogue::kNone, true, 0.3);
+                 Epilogue::kRelu, 0.3);
   }
 }
 
@@ -187,7 +174,7 @@ TEST(Embed, RowsOfOtherRanksAreZero) {
   const Layer table(5, 40, DType::kBFloat16, 1);
   Activations out(4, 40, 2);
   const std::vector<int32_t> tokens = {10, 14, 9, 15};
-  backend->Embed(tokens, 10, table.weight, out.view);
+  backend->Embed(tokens.data(), 10, table.weight, out.view);
   for (int c = 0; c < 40; ++c) {
     EXPECT_EQ(out.view.Row(0)[c],
               LoadElement(table.weight.Row(0), DType::kBFloat16, c));
@@ -196,9 +183,57 @@ TEST(Embed, RowsOfOtherRanksAreZero) {
     EXPECT_EQ(out.view.Row(2)[c], 0);
     EXPECT_EQ(out.view.Row(3)[c], 0);
   }
-  backend->AddRows(std::vector<int32_t>{1, 2, 3, 4}, table.weight, out.view);
-  EXPECT_EQ(out.view.Row(3)[7],
-            LoadElement(table.weight.Row(4), DType::kBFloat16, 7));
+  const std::vector<int32_t> positions = {1, 2, 3, -1};
+  Activations x(4, 40, 3);
+  backend->AddPositions(out.view, positions.data(), table.weight, x.view);
+  EXPECT_EQ(x.view.Row(2)[7],
+            LoadElement(table.weight.Row(3), DType::kBFloat16, 7));
+  EXPECT_EQ(x.view.Row(1)[7],
+            out.view.Row(1)[7] +
+                LoadElement(table.weight.Row(2), DType::kBFloat16, 7));
+  EXPECT_EQ(x.view.Row(3)[7],
+            LoadElement(table.weight.Row(0), DType::kBFloat16, 7));
+}
+
+TEST(AddNorm, AddsAndNormalisesWhereItIsTold) {
+  const auto backend = MakeBackend(2, false);
+  const int rows = 20, columns = 40;
+  const Activations delta(rows, columns, 1);
+  const Layer vectors(1, columns, DType::kFloat32, 2);
+  const Activations norm(2, columns, 3);
+  const LayerNormWeights weights{norm.view.Row(0), norm.view.Row(1)};
+  const Activations before(rows, columns, 4);
+  for (NormPlace place :
+       {NormPlace::kNone, NormPlace::kBefore, NormPlace::kAfter}) {
+    for (bool adds : {true, false}) {
+      Activations x = before, out(rows, columns, 5);
+      x.view.data = x.data.data();
+      backend->AddNorm(x.view, adds ? delta.view : Matrix{},
+                       vectors.weight.data, place, weights, out.view);
+      for (int r = 0; r < rows; ++r) {
+        std::vector<double> sum(columns);
+        double mean = 0, variance = 0;
+        for (int c = 0; c < columns; ++c) {
+          sum[c] = before.view.Row(r)[c];
+          if (adds) {
+            sum[c] += double{delta.view.Row(r)[c]} +
+                      LoadElement(vectors.weight.data, DType::kFloat32, c);
+          }
+          mean += sum[c] / columns;
+        }
+        for (double v : sum) variance += (v - mean) * (v - mean) / columns;
+        for (int c = 0; c < columns; ++c) {
+          const double normed =
+              (sum[c] - mean) / std::sqrt(variance + 1e-5) *
+                  norm.view.Row(0)[c] + norm.view.Row(1)[c];
+          ASSERT_NEAR(x.view.Row(r)[c],
+                      place == NormPlace::kAfter ? normed : sum[c], 1e-4);
+          ASSERT_NEAR(out.view.Row(r)[c],
+                      place == NormPlace::kNone ? sum[c] : normed, 1e-4);
+        }
+      }
+    }
+  }
 }
 
 TEST(Backend, RefusesHeadDimensionsItHasNot) {

@@ -53,7 +53,7 @@ TEST(SoloCommunicator, FailsAfterAbort) {
   SoloCommunicator solo;
   solo.Abort(absl::CancelledError("enough"));
   float x = 1;
-  EXPECT_EQ(solo.AllReduceSum(&x, 1), absl::CancelledError("enough"));
+  EXPECT_EQ(solo.AllReduceSum(&x, 1, DType::kFloat32), absl::CancelledError("enough"));
   EXPECT_EQ(solo.AllGather(&x, {4}, &x), absl::CancelledError("enough"));
 }
 

@@ -56,7 +56,7 @@ StepPlan FullPlan() {
   plan.step = 12;
   plan.retire = {3, 4};
   plan.admit = {sequence};
-  plan.prefill = {{.sequence_id = 7, .layer_begin = 0, .layer_end = 2}};
+  plan.prefill = {{.sequence_ids = {7, 8}, .layer_begin = 0, .layer_end = 2}};
   plan.decode = {1, 2};
   return plan;
 }
@@ -92,7 +92,7 @@ TEST(ConvertTest, PlanComesBackAsItWas) {
   EXPECT_THAT(back->retire, ElementsAre(3, 4));
   EXPECT_THAT(back->decode, ElementsAre(1, 2));
   ASSERT_EQ(back->prefill.size(), 1);
-  EXPECT_EQ(back->prefill[0].sequence_id, 7);
+  EXPECT_THAT(back->prefill[0].sequence_ids, ElementsAre(7, 8));
   EXPECT_EQ(back->prefill[0].layer_end, 2);
   ASSERT_EQ(back->admit.size(), 1);
   const SequenceSpec &a = plan.admit[0], &b = back->admit[0];

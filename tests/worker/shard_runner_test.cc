@@ -105,7 +105,7 @@ std::vector<Generated> Generate(Ranks* ranks, std::vector<SequenceSpec> specs,
     for (int begin = 0; begin < 3; begin += layers) {
       StepPlan plan;
       if (begin == 0) plan.admit = {spec};
-      plan.prefill = {{spec.id, begin, std::min(begin + layers, 3)}};
+      plan.prefill = {{{spec.id}, begin, std::min(begin + layers, 3)}};
       collect(ranks->Step(plan));
     }
     decode.decode.push_back(spec.id);
@@ -206,7 +206,7 @@ TEST(ShardRunner, BudgetsPerHeadAreKept) {
   }
   StepPlan plan;
   plan.admit = {spec};
-  plan.prefill = {{1, 0, 3}};
+  plan.prefill = {{{1}, 0, 3}};
   const StepResult result = ranks.Step(plan);
   ASSERT_EQ(result.trace.size(), 18u);
   for (const HeadTrace& t : result.trace) {
@@ -233,11 +233,11 @@ TEST(ShardRunner, ARetiredPrefillLeavesNothingBehind) {
   const int64_t free = ranks.runner(0).free_pages();
   StepPlan plan;
   plan.admit = {Spec(1, 50, 5, 20), Spec(2, 50, 5, 20)};
-  plan.prefill = {{1, 0, 2}};
+  plan.prefill = {{{1}, 0, 2}};
   ranks.Step(plan);
   StepPlan next;
   next.retire = {1};
-  next.prefill = {{2, 0, 3}};
+  next.prefill = {{{2}, 0, 3}};
   EXPECT_EQ(ranks.Step(next).tokens.size(), 1u);
   StepPlan last;
   last.retire = {2};
@@ -251,7 +251,7 @@ TEST(ShardRunner, RefusesPlansThatDoNotFollow) {
     StepPlan first;
     first.step = 1;
     first.admit = {Spec(1, 10, 5, 8), Spec(2, 10, 5, 8)};
-    first.prefill = {{1, 0, 3}};
+    first.prefill = {{{1}, 0, 3}};
     ASSERT_TRUE(ranks.Run(first)[0].ok());
     const auto result = ranks.Run(plan)[0];
     EXPECT_EQ(result.status().code(), absl::StatusCode::kInternal);
@@ -262,9 +262,9 @@ TEST(ShardRunner, RefusesPlansThatDoNotFollow) {
   refuse({.step = 2, .retire = {9}}, "sequence 9");
   refuse({.step = 2, .decode = {9}}, "sequence 9");
   refuse({.step = 2, .decode = {2}}, "before its prefill");
-  refuse({.step = 2, .prefill = {{1, 0, 3}}}, "does not follow");
-  refuse({.step = 2, .prefill = {{2, 1, 3}}}, "does not follow");
-  refuse({.step = 2, .prefill = {{2, 0, 4}}}, "does not follow");
+  refuse({.step = 2, .prefill = {{{1}, 0, 3}}}, "does not follow");
+  refuse({.step = 2, .prefill = {{{2}, 1, 3}}}, "does not follow");
+  refuse({.step = 2, .prefill = {{{2}, 0, 4}}}, "does not follow");
   refuse({.step = 2, .admit = {Spec(1, 10, 5, 8)}}, "open already");
   refuse({.step = 2, .admit = {Spec(3, 0, 5, 8)}}, "0 + 5");
   refuse({.step = 2, .admit = {Spec(3, 250, 50, 8)}}, "250 + 50");

@@ -4,21 +4,36 @@
 
 #include <vector>
 
+#include "kernels/cpu/cpu_backend.h"
 #include "tests/worker/tiny_model.h"
 
 namespace h2o {
 namespace {
+
+// A backend of any size: it only stores.
+std::unique_ptr<Backend> MakeBackend() {
+  CpuBackendOptions options;
+  options.head_dim = 16;
+  options.max_inputs = 16;
+  return NewCpuBackend(options).value();
+}
 
 ShardWeights Load(const OptConfig& config, int rank, int size, DType dtype) {
   WeightOptions options;
   options.dummy_seed = 3;
   options.dtype = dtype;
   options.num_threads = 2;
-  return LoadShardWeights(config, config.Shard(rank, size), options).value();
+  return LoadShardWeights(config, config.Shard(rank, size), options,
+                          MakeBackend().get())
+      .value();
 }
 
 float At(const StoredMatrix& m, int64_t r, int64_t c) {
   return LoadElement(m.Row(r), m.dtype, c);
+}
+
+float Bias(const void* bias, int64_t i) {
+  return static_cast<const float*>(bias)[i];
 }
 
 // Every slice of every rank lies where the whole matrix has it.
@@ -40,7 +55,7 @@ TEST(ShardWeights, DummyWeightsAreTheSameForEveryTp) {
           for (int64_t c = 0; c < config.hidden_size; ++c) {
             ASSERT_EQ(At(b.qkv.weight, r, c), At(a.qkv.weight, row, c));
           }
-          ASSERT_EQ(b.qkv.bias[r], a.qkv.bias[row]);
+          ASSERT_EQ(Bias(b.qkv.bias, r), Bias(a.qkv.bias, row));
         }
         for (int64_t r = 0; r < config.hidden_size; ++r) {
           for (int64_t c = 0; c < width; ++c) {
@@ -56,9 +71,11 @@ TEST(ShardWeights, DummyWeightsAreTheSameForEveryTp) {
             ASSERT_EQ(At(b.out.weight, r, c), 0);
           }
         }
-        // Biases behind a sum are added once.
-        EXPECT_EQ(b.out.bias != nullptr, rank == 0);
-        EXPECT_EQ(b.fc2.bias != nullptr, rank == 0);
+        // Biases behind a sum are added after it, by every rank.
+        EXPECT_EQ(b.out.bias, nullptr);
+        EXPECT_EQ(b.fc2.bias, nullptr);
+        EXPECT_EQ(Bias(b.out_bias, 7), Bias(a.out_bias, 7));
+        EXPECT_EQ(Bias(b.fc2_bias, 8), Bias(a.fc2_bias, 8));
         ASSERT_EQ(part.head.weight.rows, shard.vocabulary.size());
         EXPECT_EQ(At(part.head.weight, 0, 5),
                   At(whole.head.weight, shard.vocabulary.begin, 5));
@@ -72,7 +89,8 @@ TEST(ShardWeights, AnotherSeedIsAnotherModel) {
   WeightOptions options;
   options.dummy_seed = 4;
   const ShardWeights other =
-      LoadShardWeights(config, config.Shard(0, 1), options).value();
+      LoadShardWeights(config, config.Shard(0, 1), options, MakeBackend().get())
+          .value();
   EXPECT_NE(At(other.layers[0].fc1.weight, 0, 0),
             At(Load(config, 0, 1, DType::kFloat32).layers[0].fc1.weight, 0, 0));
 }

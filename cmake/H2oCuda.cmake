@@ -1,0 +1,26 @@
+# CUDA as C++20, and what comes with the toolkit.
+
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+  # A100, and Hopper with what is its own (wgmma, bulk copies).
+  set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real)
+endif()
+enable_language(CUDA)
+# CMake 3.25 stops at C++17.
+if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+endif()
+set(CMAKE_CUDA_STANDARD 20)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+find_package(CUDAToolkit REQUIRED)
+
+find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+find_library(NCCL_LIBRARY nccl HINTS ${CUDAToolkit_LIBRARY_DIR})
+if(NOT NCCL_INCLUDE_DIR OR NOT NCCL_LIBRARY)
+  message(FATAL_ERROR "NCCL (nccl.h, libnccl) was not found; it belongs to "
+    "packages libnccl-dev or to the CUDA toolkit's folder")
+endif()
+add_library(h2o_nccl_import INTERFACE)
+target_include_directories(h2o_nccl_import INTERFACE ${NCCL_INCLUDE_DIR})
+target_link_libraries(h2o_nccl_import INTERFACE ${NCCL_LIBRARY})

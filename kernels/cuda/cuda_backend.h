@@ -1,0 +1,30 @@
+// The CUDA twin of Backend: own kernels for attention and everything small,
+// cuBLASLt for matrix products, decode steps as CUDA graphs.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+
+namespace h2o {
+
+struct CudaBackendOptions {
+  int ordinal = 0;                  // of the GPU
+  DType dtype = DType::kBFloat16;   // weights, activations, KV cache
+  int64_t max_prompt_rows = 0;      // of PrefillAttention, all prompts
+  int64_t max_heads = 0;            // likewise
+  int head_dim = 0;
+};
+
+// Errors: FAILED_PRECONDITION if this build has no CUDA or the machine no such
+// GPU.
+absl::Status CheckGpu(int ordinal);
+
+// Errors: those of CheckGpu, INVALID_ARGUMENT for a head_dim or dtype that the kernels do not
+// have, RESOURCE_EXHAUSTED if memory is short.
+absl::StatusOr<std::unique_ptr<Backend>> NewCudaBackend(
+    const CudaBackendOptions& options);
+
+}  // namespace h2o

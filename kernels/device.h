@@ -1,0 +1,109 @@
+// A Device is memory and one queue of work: what a rank asks of a machine before
+// it computes anything.  The CPU's does everything at once; a GPU's queues it,
+// and the host meets it at marks.
+//
+// Threads  one owner, the step thread of the rank.
+// Errors   Allocate and the calls that wait can fail; what is queued cannot.  A
+//          device that failed says so at the next wait, and is of no use after.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace h2o {
+
+// Which of a machine's devices: "cpu", "cuda" or "cuda:N".
+struct DeviceName {
+  bool cuda = false;
+  int ordinal = 0;
+};
+// Errors: INVALID_ARGUMENT naming `text` and what would be right.
+absl::StatusOr<DeviceName> ParseDeviceName(const std::string& text);
+
+// The queue's handle, for libraries that enqueue by themselves (NCCL); null on
+// CPUs, where things are done when the call returns.
+struct Stream {
+  void* handle = nullptr;
+};
+
+// Memory that was taken once and is owned: zeroed, aligned to 64 bytes.
+class Buffer {
+ public:
+  using Release = void (*)(std::byte* data, int64_t bytes);
+
+  Buffer() = default;
+  Buffer(std::byte* data, int64_t bytes, Release release)
+      : data_(data), bytes_(bytes), release_(release) {}
+  // The host's.  Errors: RESOURCE_EXHAUSTED naming the size.
+  static absl::StatusOr<Buffer> AllocateHost(int64_t bytes);
+  Buffer(Buffer&& other) noexcept { *this = static_cast<Buffer&&>(other); }
+  Buffer& operator=(Buffer&& other) noexcept;
+  ~Buffer();
+
+  std::byte* data() const { return data_; }
+  template <class T>
+  T* As() const {
+    return reinterpret_cast<T*>(data_);
+  }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  std::byte* data_ = nullptr;
+  int64_t bytes_ = 0;
+  Release release_ = nullptr;
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+
+  // Memory of the device.  Errors: RESOURCE_EXHAUSTED naming the size.
+  virtual absl::StatusOr<Buffer> Allocate(int64_t bytes) = 0;
+  // Memory of the host to which Download is quick.  Errors: likewise.
+  virtual absl::StatusOr<Buffer> AllocateStaging(int64_t bytes) = 0;
+  // What could still be allocated, about, and what the device took for itself.
+  virtual int64_t FreeBytes() const = 0;
+  virtual int64_t OwnBytes() const = 0;
+
+  // Enqueues a copy to the device of the `bytes` that `fill` writes, at once and
+  // in the calling thread, to the host memory it is given.
+  // REQUIRES: bytes <= kMaxUploadBytes.
+  static constexpr int64_t kMaxUploadBytes = 32 << 20;
+  virtual void UploadFrom(int64_t bytes, void* device,
+                          absl::FunctionRef<void(std::byte* host)> fill) = 0;
+  // The same of what `host` holds, of any size.
+  void Upload(const void* host, int64_t bytes, void* device);
+  // Enqueues a copy from the device; `host` has it after a later mark.
+  virtual void Download(const void* device, int64_t bytes, void* host) = 0;
+  // Enqueues a copy within the device of `rows` rows of `row_bytes`.
+  virtual void CopyRows(const void* from, int64_t from_stride_bytes, void* to,
+                        int64_t to_stride_bytes, int64_t row_bytes,
+                        int64_t rows) = 0;
+
+  // A mark in the queue.  At most kMaxMarks of them are kept.
+  static constexpr int64_t kMaxMarks = 4096;
+  virtual int64_t Mark() = 0;
+  // Whether the queue has passed it (or the device has failed).
+  virtual bool Reached(int64_t mark) = 0;
+  virtual absl::Status Wait(int64_t mark) = 0;
+  // REQUIRES: both are reached.
+  virtual double SecondsBetween(int64_t earlier, int64_t later) = 0;
+  absl::Status Synchronize() { return Wait(Mark()); }
+
+  // Enqueues what `work` enqueues.  A device may record it the second time and
+  // replay the record from then on, so calls with the same key must enqueue the
+  // same operations on the same memory.
+  virtual absl::Status Replay(uint64_t key,
+                              absl::FunctionRef<absl::Status()> work) = 0;
+  // The number of rows, at least `rows`, for which decode steps are recorded.
+  virtual int64_t BatchBucket(int64_t rows) const = 0;
+
+  virtual Stream stream() const = 0;
+};
+
+}  // namespace h2o

@@ -1,0 +1,15 @@
+// From what an operator says to a device that is there.
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "kernels/device.h"
+
+namespace h2o {
+
+// Errors: those of ParseDeviceName; FAILED_PRECONDITION if this build or this
+// machine has no such device.
+absl::StatusOr<DeviceName> FindDevice(const std::string& text);
+
+}  // namespace h2o

@@ -1,0 +1,14 @@
+// Where a layer normalises: what the fused addition and LayerNorm gives.
+#pragma once
+
+#include <cstdint>
+
+namespace h2o {
+
+enum class NormPlace : uint8_t {
+  kNone,    // out = x
+  kBefore,  // out = norm(x), x is left as it is (pre-LayerNorm)
+  kAfter,   // x = norm(x), out = x (post-LayerNorm)
+};
+
+}  // namespace h2o

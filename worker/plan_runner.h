@@ -1,0 +1,38 @@
+// What runs step plans: a plan is launched and later collected.  On a GPU the
+// next plan is launched while one runs, so that the device never waits for the
+// host; on CPUs a launch does everything.
+//
+// Threads  one owner.
+#pragma once
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "model/step.h"
+
+namespace h2o {
+
+class PlanRunner {
+ public:
+  // Plans that may be launched and not collected.
+  static constexpr int kMaxInFlight = 2;
+
+  // While a plan runs, look for the next one this often.
+  static constexpr double kGlanceSeconds = 20e-6;
+
+  virtual ~PlanRunner() = default;
+
+  // Starts a plan.  REQUIRES: fewer than kMaxInFlight are in flight.
+  virtual absl::Status Launch(const StepPlan& plan) = 0;
+  virtual int in_flight() const = 0;
+  // Whether Collect would return at once.
+  virtual bool Ready() = 0;
+  // Waits for the oldest plan.  REQUIRES: one is in flight.
+  virtual absl::StatusOr<StepResult> Collect() = 0;
+
+  // Whether the next thing to do is to collect, whatever plans wait.
+  bool ShouldCollect() {
+    return in_flight() > 0 && (in_flight() == kMaxInFlight || Ready());
+  }
+};
+
+}  // namespace h2o
