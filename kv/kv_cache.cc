@@ -47,7 +47,8 @@ absl::Status KvCache::Open(uint64_t id, const KvPolicy& policy,
                      free_pages(), " of ", num_pages_, " are free"));
   }
   Sequence& sequence = sequences_[id];
-  sequence.pages.assign(free_.end() - needed, free_.end());
+  // In ascending order, as they are read.
+  sequence.pages.assign(free_.rbegin(), free_.rbegin() + needed);
   free_.resize(free_.size() - needed);
 
   sequence.heads.reserve(geometry_.num_layers * heads_.size());
@@ -67,7 +68,7 @@ void KvCache::Close(uint64_t id) {
   const auto it = sequences_.find(id);
   H2O_CHECK(it != sequences_.end()) << "sequence " << id << " is not open";
   const std::vector<int32_t>& pages = it->second.pages;
-  free_.insert(free_.end(), pages.begin(), pages.end());
+  free_.insert(free_.end(), pages.rbegin(), pages.rend());
   sequences_.erase(it);
 }
 
