@@ -19,6 +19,7 @@ struct BenchFlags {
   EmbeddedFlags embedded;
   PolicyFlags policy;
   int max_sequences = 256;
+  double stall_target_ms = 50;
   int prompt_len = 512;
   int gen_len = 128;
   int num_seqs = 1;
@@ -60,6 +61,7 @@ absl::Status RunBench(const BenchFlags& flags) {
   H2O_ASSIGN_OR_RETURN(EmbeddedOptions options, flags.embedded.Options());
   options.engine.max_sequences = flags.max_sequences;
   options.engine.max_queue = std::max(flags.num_seqs, 1);
+  options.engine.stall_target_seconds = flags.stall_target_ms / 1000;
   const int threads = options.num_threads;
   H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Embedded> embedded,
                        Embedded::Create(options));
@@ -257,6 +259,12 @@ void AddBenchCommand(CLI::App* app, int* exit_code) {
   command
       ->add_option("--max-sequences", flags->max_sequences,
                    "Sequences at once, at most")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--stall-target-ms", flags->stall_target_ms,
+                   "Between two steps a prompt takes about this long; a large "
+                   "one fills the batch before it decodes")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command->add_flag("--json", flags->json, "One JSON object");
