@@ -29,9 +29,9 @@ constexpr int64_t kLanes = 16;
 constexpr int kMaxVectors = 4;  // of rows, in a block
 constexpr int64_t kBlockRows = kMaxVectors * kLanes;
 constexpr int64_t kBlockPairs = kTileProductScratch / kBlockRows;
-// Outputs of one register tile: with kMaxVectors 16 sums in flight, and the
-// units need 6.
-constexpr int kOutputs = 4;
+// Outputs of one register tile.  The units need six sums in flight.
+template <int kVectors>
+constexpr int kOutputsOf = kVectors == 1 ? 8 : 4;
 
 struct Operands {
   const uint16_t* a;
@@ -88,10 +88,11 @@ void Pack(const uint16_t* a, int64_t lda, int64_t rows, int64_t pairs,
   }
 }
 
-// sums[output][row] of kOutputs outputs from `b` on, of which `count` exist.
+// sums[output][row] of a tile's outputs from `b` on, of which `count` exist.
 template <int kVectors>
 inline void RunTile(const uint32_t* packed, int64_t pairs, const uint16_t* b,
                     int64_t ldb, int64_t count, float* sums) {
+  constexpr int kOutputs = kOutputsOf<kVectors>;
   const int32_t* w[kOutputs];
   for (int64_t i = 0; i < kOutputs; ++i) {
     w[i] = reinterpret_cast<const int32_t*>(b + std::min(i, count - 1) * ldb);
@@ -151,7 +152,7 @@ void RunBlock(const Operands& o, int64_t rows, int64_t n, int64_t pairs,
   alignas(64) float sums[kLanes * kBlockRows];
   for (int64_t first = 0; first < n; first += kLanes) {
     const int64_t count = std::min(kLanes, n - first);
-    for (int64_t i = 0; i < count; i += kOutputs) {
+    for (int64_t i = 0; i < count; i += kOutputsOf<kVectors>) {
       RunTile<kVectors>(packed, pairs, o.b + (first + i) * o.ldb, o.ldb,
                         count - i, sums + i * kBlockRows);
     }
