@@ -11,6 +11,7 @@
 
 #if !defined(__clang__)
 // GCC 12 complains of its own header (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
