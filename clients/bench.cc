@@ -19,6 +19,7 @@ struct BenchFlags {
   EmbeddedFlags embedded;
   PolicyFlags policy;
   int max_sequences = 256;
+  double stall_target_ms = 50;
   int prompt_len = 512;
   int gen_len = 128;
   int num_seqs = 1;
@@ -48,14 +49,20 @@ std::vector<Request> MakeRequests(
   return requests;
 }
 
+MachineRates Mean(const MachineRates& a, const MachineRates& b) {
+  return {(a.read_bytes_per_second + b.read_bytes_per_second) / 2,
+          (a.sgemm_flops_per_second + b.sgemm_flops_per_second) / 2,
+          (a.bf16_flops_per_second + b.bf16_flops_per_second) / 2};
+}
+
 absl::Status RunBench(const BenchFlags& flags) {
   H2O_ASSIGN_OR_RETURN(const std::optional<KvPolicyRequest> policy,
                        flags.policy.Request());
   H2O_ASSIGN_OR_RETURN(EmbeddedOptions options, flags.embedded.Options());
   options.engine.max_sequences = flags.max_sequences;
   options.engine.max_queue = std::max(flags.num_seqs, 1);
+  options.engine.stall_target_seconds = flags.stall_target_ms / 1000;
   const int threads = options.num_threads;
-  const MachineRates rates = MeasureMachineRates(threads);
   H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Embedded> embedded,
                        Embedded::Create(options));
   const OptConfig& config = embedded->config();
@@ -71,11 +78,14 @@ absl::Status RunBench(const BenchFlags& flags) {
     warm[0].max_tokens = std::min(flags.gen_len, 8);
     embedded->Run(std::move(warm), [](int, StreamEvent) {});
   }
+  // The machine's rates move within minutes: taken on both sides of the run.
+  const MachineRates rates_before = MeasureMachineRates(threads);
   const Engine::Counters before = embedded->engine().counters();
   SteadyClock clock;
   std::vector<Arrivals> arrivals(flags.num_seqs);
   std::vector<double> gaps;
   gaps.reserve(static_cast<size_t>(flags.num_seqs) * flags.gen_len);
+  FullBatchSteps full_batch(flags.num_seqs);
   int64_t peak_running = 0;
   int running = 0;
   const double start = clock.Now();
@@ -88,12 +98,16 @@ absl::Status RunBench(const BenchFlags& flags) {
     } else {
       gaps.push_back(now - a.last);
     }
+    full_batch.OnToken(now, a.tokens == 0, event.done);
     a.last = now;
     a.tokens += static_cast<int>(event.tokens.size());
     if (event.done) --running;
   });
   const double total = clock.Now() - start;
   const Engine::Counters after = embedded->engine().counters();
+  const int64_t peak_resident = PeakResidentBytes();
+  const MachineRates rates_after = MeasureMachineRates(threads);
+  const MachineRates rates = Mean(rates_before, rates_after);
 
   std::vector<double> ttft, tpot;
   int64_t generated = 0;
@@ -155,16 +169,26 @@ absl::Status RunBench(const BenchFlags& flags) {
   json["tpot_p99_ms"] = 1e3 * Quantile(tpot, 0.99);
   json["gap_p50_ms"] = 1e3 * Quantile(gaps, 0.5);
   json["gap_p99_ms"] = 1e3 * Quantile(gaps, 0.99);
+  json["full_batch_steps"] = full_batch.seconds().size();
+  json["full_batch_step_ms"] = 1e3 * Quantile(full_batch.seconds(), 0.5);
   json["steps"] = steps;
   json["step_bubble"] = bubble;
   json["sequences_resident"] = peak_running;
-  json["peak_resident_bytes"] = PeakResidentBytes();
+  json["peak_resident_bytes"] = peak_resident;
   json["weights_bytes"] = embedded->memory_plan().weights;
   json["workspace_bytes"] = embedded->memory_plan().workspace;
   json["kv_pool_bytes"] = embedded->memory_plan().kv_pool;
   json["read_gb_per_second"] = rates.read_bytes_per_second / 1e9;
   json["sgemm_gflops"] = rates.sgemm_flops_per_second / 1e9;
   json["bf16_gflops"] = rates.bf16_flops_per_second / 1e9;
+  json["read_gb_per_second_before_after"] = {
+      rates_before.read_bytes_per_second / 1e9,
+      rates_after.read_bytes_per_second / 1e9};
+  json["sgemm_gflops_before_after"] = {
+      rates_before.sgemm_flops_per_second / 1e9,
+      rates_after.sgemm_flops_per_second / 1e9};
+  json["bf16_gflops_before_after"] = {rates_before.bf16_flops_per_second / 1e9,
+                                      rates_after.bf16_flops_per_second / 1e9};
   json["prefill_seconds"] = prefill;
   json["decode_seconds"] = decode_seconds;
   json["floor_prefill_seconds"] = floor.prefill_seconds;
@@ -180,11 +204,14 @@ absl::Status RunBench(const BenchFlags& flags) {
   const auto number = [&](const char* key) { return json[key].get<double>(); };
   std::printf(
       "%s, tp %d, %d threads: %d x %d+%d tokens, %d KV slots a head\n"
-      "machine     %.1f GB/s read, %.0f GFLOP/s float32, %.0f bf16\n"
+      "machine     %.1f GB/s read, %.0f GFLOP/s float32, %.0f bf16; before\n"
+      "            the run %.1f, %.0f, %.0f, after it %.1f, %.0f, %.0f\n"
       "total       %.1f tok/s in %.3f s\n"
       "decode      %.1f tok/s\n"
       "TTFT        %.2f ms median, %.2f longest\n"
       "TPOT        %.3f ms median, %.3f p99; gaps %.3f median, %.3f p99\n"
+      "full batch  %.3f ms a step, the median of %.0f decode steps of all "
+      "sequences\n"
       "steps       %.0f, of which %.1f %% outside the workers\n"
       "memory      %.2f GB peak; %.2f weights, %.2f workspace, %.2f KV pool\n"
       "resident    %d sequences at most\n"
@@ -194,10 +221,16 @@ absl::Status RunBench(const BenchFlags& flags) {
       config.name.c_str(), flags.embedded.tp, threads, flags.num_seqs,
       flags.prompt_len, flags.gen_len, resolved.slots[0].Capacity(),
       number("read_gb_per_second"), number("sgemm_gflops"),
-      number("bf16_gflops"), number("tokens_per_second"), total,
-      number("decode_tokens_per_second"), number("ttft_p50_ms"),
+      number("bf16_gflops"), rates_before.read_bytes_per_second / 1e9,
+      rates_before.sgemm_flops_per_second / 1e9,
+      rates_before.bf16_flops_per_second / 1e9,
+      rates_after.read_bytes_per_second / 1e9,
+      rates_after.sgemm_flops_per_second / 1e9,
+      rates_after.bf16_flops_per_second / 1e9, number("tokens_per_second"),
+      total, number("decode_tokens_per_second"), number("ttft_p50_ms"),
       number("ttft_max_ms"), number("tpot_p50_ms"), number("tpot_p99_ms"),
-      number("gap_p50_ms"), number("gap_p99_ms"), steps, 100 * bubble,
+      number("gap_p50_ms"), number("gap_p99_ms"), number("full_batch_step_ms"),
+      number("full_batch_steps"), steps, 100 * bubble,
       number("peak_resident_bytes") / 1e9, number("weights_bytes") / 1e9,
       number("workspace_bytes") / 1e9, number("kv_pool_bytes") / 1e9,
       static_cast<int>(peak_running), prefill, decode_seconds,
@@ -228,6 +261,12 @@ void AddBenchCommand(CLI::App* app, int* exit_code) {
   command
       ->add_option("--max-sequences", flags->max_sequences,
                    "Sequences at once, at most")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--stall-target-ms", flags->stall_target_ms,
+                   "Between two steps a prompt takes about this long; a large "
+                   "one fills the batch before it decodes")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command->add_flag("--json", flags->json, "One JSON object");

@@ -55,6 +55,16 @@ BenchFloor ComputeFloor(const OptConfig& config, const KvGeometry& geometry,
   return floor;
 }
 
+void FullBatchSteps::OnToken(double now, bool first, bool last) {
+  started_ += first;
+  over_ |= last;
+  if (over_ || first || started_ < num_seqs_) return;
+  if (++tokens_ < num_seqs_) return;
+  tokens_ = 0;
+  if (last_step_ >= 0) seconds_.push_back(now - last_step_);
+  last_step_ = now;
+}
+
 double Quantile(std::vector<double> values, double q) {
   if (values.empty()) return 0;
   const size_t i =

@@ -35,6 +35,31 @@ BenchFloor ComputeFloor(const OptConfig& config, const KvGeometry& geometry,
                         int sequences_at_once, double read_bytes_per_second,
                         double flops_per_second);
 
+// Hears every token of a run and times the decode steps of the full batch:
+// those in which each of `num_seqs` sequences takes part, and nobody's prompt.
+// A step's tokens come together, first tokens before decoded ones, so between
+// the last sequence's first token and the first end every num_seqs tokens are a
+// step.  The time of a step is from the end of the one before: the workers' and
+// the coordinator's.
+class FullBatchSteps {
+ public:
+  explicit FullBatchSteps(int num_seqs) : num_seqs_(num_seqs) {}
+
+  // `first`, `last`: of its sequence.
+  void OnToken(double now, bool first, bool last);
+
+  // Empty if the batch never was full for two steps on end.
+  const std::vector<double>& seconds() const { return seconds_; }
+
+ private:
+  const int num_seqs_;
+  int started_ = 0;
+  int tokens_ = 0;  // of the step at hand
+  bool over_ = false;
+  double last_step_ = -1;  // when it ended
+  std::vector<double> seconds_;
+};
+
 // The q-quantile (0..1) of `values`, 0 without any.
 double Quantile(std::vector<double> values, double q);
 

@@ -125,7 +125,6 @@ class Engine {
 
   struct Counters {
     int64_t queued = 0, running = 0, finished = 0, refused = 0;
-    int64_t preempted = 0;                    // stays 0: admission is exact
     int64_t pages_held = 0, pages_total = 0;  // over groups and ranks
     int64_t peak_pages_held = 0;
     int64_t steps = 0;       // results received

@@ -4,8 +4,8 @@
 // All pointers are to memory of the device, all operations are enqueued on its
 // queue in order (on CPUs: done on return).  Row strides of matrices are
 // multiples of kRowAlignment elements; the columns behind the last one are zero
-// and stay so, which lets kernels read whole vectors.  Weights are stored as the
-// checkpoint or --dtype says.  Residuals, scores and logits are float32;
+// and stay so, which lets kernels read whole vectors.  Weights are stored as
+// the checkpoint or --dtype says.  Residuals, scores and logits are float32;
 // activations between them are of formats().activations.
 //
 // Threads  one owner, the step thread of the rank.  An operation may use
@@ -83,17 +83,17 @@ struct LayerNormWeights {
 
 // Prompts side by side: prompt p is rows [starts[p], starts[p + 1]).
 struct PromptBatch {
-  absl::Span<const int32_t> starts;      // [n + 1], on the host
+  absl::Span<const int32_t> starts;        // [n + 1], on the host
   const int32_t* device_starts = nullptr;  // the same, on the device
-  KvHead* const* heads = nullptr;        // [n]: [layers][heads of this rank]
-  bool scored = true;                    // whether any head has a score rule
+  KvHead* const* heads = nullptr;          // [n]: [layers][heads of this rank]
+  bool scored = true;                      // whether any head has a score rule
 
   int64_t size() const { return static_cast<int64_t>(starts.size()) - 1; }
 };
 
 // Rows of a decode step, one token each.
 struct DecodeBatch {
-  KvHead* const* heads = nullptr;  // [rows]: [layers][heads of this rank]
+  KvHead* const* heads = nullptr;      // [rows]: [layers][heads of this rank]
   const int32_t* positions = nullptr;  // [rows]; -1: the row does nothing
   int32_t max_slots = 0;               // no head stores more
   bool scored = true;  // whether any head has a score rule or evicts

@@ -1,6 +1,6 @@
-// A Device is memory and one queue of work: what a rank asks of a machine before
-// it computes anything.  The CPU's does everything at once; a GPU's queues it,
-// and the host meets it at marks.
+// A Device is memory and one queue of work: what a rank asks of a machine
+// before it computes anything.  The CPU's does everything at once; a GPU's
+// queues it, and the host meets it at marks.
 //
 // Threads  one owner, the step thread of the rank.
 // Errors   Allocate and the calls that wait can fail; what is queued cannot.  A
@@ -70,9 +70,9 @@ class Device {
   virtual int64_t FreeBytes() const = 0;
   virtual int64_t OwnBytes() const = 0;
 
-  // Enqueues a copy to the device of the `bytes` that `fill` writes, at once and
-  // in the calling thread, to the host memory it is given.
-  // REQUIRES: bytes <= kMaxUploadBytes.
+  // Enqueues a copy to the device of the `bytes` that `fill` writes, at once
+  // and in the calling thread, to the host memory it is given. REQUIRES: bytes
+  // <= kMaxUploadBytes.
   static constexpr int64_t kMaxUploadBytes = 32 << 20;
   virtual void UploadFrom(int64_t bytes, void* device,
                           absl::FunctionRef<void(std::byte* host)> fill) = 0;

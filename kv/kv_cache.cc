@@ -36,9 +36,8 @@ absl::StatusOr<std::unique_ptr<KvCache>> KvCache::Create(
   }
   H2O_ASSIGN_OR_RETURN(Buffer memory,
                        device->Allocate(options.num_pages * page_bytes));
-  H2O_ASSIGN_OR_RETURN(
-      Buffer tables,
-      device->Allocate(options.max_sequences * TableBytes(options)));
+  H2O_ASSIGN_OR_RETURN(Buffer tables, device->Allocate(options.max_sequences *
+                                                       TableBytes(options)));
   return std::unique_ptr<KvCache>(
       new KvCache(options, device, std::move(memory), std::move(tables)));
 }
@@ -74,7 +73,8 @@ absl::Status KvCache::Open(uint64_t id, const KvPolicy& policy,
   Sequence& sequence = sequences_[id];
   sequence.slot = free_slots_.back();
   free_slots_.pop_back();
-  sequence.pages.assign(free_.end() - needed, free_.end());
+  // In ascending order, as they are read.
+  sequence.pages.assign(free_.rbegin(), free_.rbegin() + needed);
   free_.resize(free_.size() - needed);
 
   std::vector<KvHead> heads;
@@ -100,7 +100,7 @@ void KvCache::Close(uint64_t id) {
   const auto it = sequences_.find(id);
   H2O_CHECK(it != sequences_.end()) << "sequence " << id << " is not open";
   const std::vector<int32_t>& pages = it->second.pages;
-  free_.insert(free_.end(), pages.begin(), pages.end());
+  free_.insert(free_.end(), pages.rbegin(), pages.rend());
   free_slots_.push_back(it->second.slot);
   sequences_.erase(it);
 }

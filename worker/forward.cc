@@ -37,9 +37,8 @@ absl::StatusOr<std::unique_ptr<Forward>> Forward::Create(
     const OptConfig& config, const ShardSpec& shard,
     const ShardWeights& weights, Backend* backend, Communicator* communicator,
     int64_t max_rows, int64_t max_logit_rows) {
-  std::unique_ptr<Forward> f(new Forward(config, shard, weights, backend,
-                                         communicator, max_rows,
-                                         max_logit_rows));
+  std::unique_ptr<Forward> f(new Forward(
+      config, shard, weights, backend, communicator, max_rows, max_logit_rows));
   Matrix* const all[] = {&f->normed_,   &f->delta_,     &f->embedded_,
                          &f->qkv_,      &f->attention_, &f->ffn_,
                          &f->gathered_, &f->projected_, &f->logits_};

@@ -73,9 +73,9 @@ class Forward {
   Communicator* const communicator_;
   Buffer workspace_;
   // Views of the workspace, at the greatest number of rows.
-  Matrix normed_;     // what the next product reads
-  Matrix delta_;      // what is to be added to x
-  Matrix embedded_;   // embed_dim wide, with projections
+  Matrix normed_;    // what the next product reads
+  Matrix delta_;     // what is to be added to x
+  Matrix embedded_;  // embed_dim wide, with projections
   Matrix qkv_, attention_, ffn_;
   Matrix gathered_, projected_, logits_;  // of max_logit_rows
 };

@@ -111,8 +111,8 @@ absl::StatusOr<MeshListener> BindMesh(const WorkerFlags& flags,
   return listener;
 }
 
-absl::StatusOr<LoadedShard> Load(const WorkerFlags& flags,
-                                 DeviceName device, MeshListener listener, const Clock* clock,
+absl::StatusOr<LoadedShard> Load(const WorkerFlags& flags, DeviceName device,
+                                 MeshListener listener, const Clock* clock,
                                  const Assignment& assignment,
                                  std::function<void(double)> progress) {
   ShardOptions options;
@@ -177,8 +177,7 @@ void HandleSignals(const sigset_t* signals, WorkerControl* control) {
 }
 
 absl::Status Run(const WorkerFlags& flags, WorkerControl* control) {
-  H2O_ASSIGN_OR_RETURN(const DeviceName device,
-                       FindDevice(flags.shard.device));
+  H2O_ASSIGN_OR_RETURN(const DeviceName device, FindDevice(flags.shard.device));
   WorkerServiceOptions options;
   options.coordinator = flags.coordinator;
   options.connect_timeout_seconds = flags.connect_timeout_seconds;

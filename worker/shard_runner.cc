@@ -129,15 +129,15 @@ struct Workspace {
   int32_t* prompt_slots = nullptr;      // [max rows]
   KvHead** prompt_heads = nullptr;      // [max rows]
   // Inputs of a decode step, and what it finds out.
-  int32_t* slots = nullptr;         // [max rows]
-  int32_t* row_tokens = nullptr;    // [max rows]
-  int32_t* positions = nullptr;     // [max rows]
-  KvHead** heads = nullptr;         // [max rows]
-  int32_t* evicted = nullptr;       // [layers, max rows, local heads]
-  BestLogit* best = nullptr;        // [ranks, max rows]
-  int32_t* tokens = nullptr;        // [max rows]
-  RowResult* results = nullptr;     // [max rows]
-  uint16_t* stored = nullptr;       // [local heads, max_positions], traces
+  int32_t* slots = nullptr;       // [max rows]
+  int32_t* row_tokens = nullptr;  // [max rows]
+  int32_t* positions = nullptr;   // [max rows]
+  KvHead** heads = nullptr;       // [max rows]
+  int32_t* evicted = nullptr;     // [layers, max rows, local heads]
+  BestLogit* best = nullptr;      // [ranks, max rows]
+  int32_t* tokens = nullptr;      // [max rows]
+  RowResult* results = nullptr;   // [max rows]
+  uint16_t* stored = nullptr;     // [local heads, max_positions], traces
 };
 
 class Runner final : public ShardRunner {
@@ -274,10 +274,9 @@ absl::Status Runner::Init(const ShardOptions& options, const Clock* clock,
   max_rows_ = backend_->BatchBucket(max_sequences_);
   H2O_ASSIGN_OR_RETURN(
       forward_,
-      Forward::Create(config_, shard_, weights_, backend_.get(),
-                      communicator_.get(),
-                      std::max<int64_t>(config_.max_positions, max_rows_),
-                      max_rows_));
+      Forward::Create(
+          config_, shard_, weights_, backend_.get(), communicator_.get(),
+          std::max<int64_t>(config_.max_positions, max_rows_), max_rows_));
   Carver measure(nullptr);
   CarveWorkspace(&measure);
   H2O_ASSIGN_OR_RETURN(memory_, backend_->Allocate(measure.used()));
@@ -296,9 +295,10 @@ absl::Status Runner::MakeBackend(const ShardOptions& options, DType dtype,
                                  const Clock* clock) {
   if (options.device.cuda) {
     if (options.model.kv_dtype != options.model.dtype) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "kv-dtype ", options.model.kv_dtype, " with dtype ",
-          options.model.dtype, "; on GPUs both must be the same, bf16 or fp16"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("kv-dtype ", options.model.kv_dtype, " with dtype ",
+                       options.model.dtype,
+                       "; on GPUs both must be the same, bf16 or fp16"));
     }
     CudaBackendOptions backend;
     backend.ordinal = options.device.ordinal;
@@ -389,21 +389,22 @@ absl::Status Runner::MakeCache(const ShardOptions& options) {
   if (bytes > 0) {
     cache.num_pages = bytes / page_bytes;
     if (cache.num_pages < smallest) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "kv-pool-bytes ", bytes, " holds ", cache.num_pages,
-          " pages; the smallest sequence needs ", smallest, " (",
-          config_.num_layers, " layers x ", shard_.heads.size(), " heads), ",
-          smallest * page_bytes, " bytes"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("kv-pool-bytes ", bytes, " holds ", cache.num_pages,
+                       " pages; the smallest sequence needs ", smallest, " (",
+                       config_.num_layers, " layers x ", shard_.heads.size(),
+                       " heads), ", smallest * page_bytes, " bytes"));
     }
   } else {
     double share = options.memory_share;
     if (share == 0) share = options.device.cuda ? 0.95 : 0.5;
     // Page tables beside it, as large as they can be.
     cache.num_pages = most;
-    const int64_t left = backend_->FreeBytes() -
-                         max_sequences_ * KvCache::TableBytes(cache);
-    bytes = static_cast<int64_t>(static_cast<double>(std::max<int64_t>(left, 0)) *
-                                 share / options.local_ranks);
+    const int64_t left =
+        backend_->FreeBytes() - max_sequences_ * KvCache::TableBytes(cache);
+    bytes =
+        static_cast<int64_t>(static_cast<double>(std::max<int64_t>(left, 0)) *
+                             share / options.local_ranks);
     cache.num_pages = std::min(bytes / page_bytes, most);
     if (cache.num_pages < smallest) {
       return absl::ResourceExhaustedError(absl::StrCat(
@@ -472,9 +473,8 @@ absl::StatusOr<StepResult> Runner::Collect() {
   result.prefill_seconds = backend_->SecondsBetween(step.start, step.prefilled);
   result.decode_seconds = backend_->SecondsBetween(step.prefilled, step.end);
   for (const auto& [before, after] : step.layers) {
-    result.slowest_layer_seconds =
-        std::max(result.slowest_layer_seconds,
-                 backend_->SecondsBetween(before, after));
+    result.slowest_layer_seconds = std::max(
+        result.slowest_layer_seconds, backend_->SecondsBetween(before, after));
   }
   result.checksum = Checksum(result.step);
   return std::move(step.result);
@@ -619,8 +619,7 @@ absl::Status Runner::BeginSlice(const PrefillSlice& slice) {
   if (!follows) {
     return absl::InternalError(absl::StrCat(
         "prefill of layers ", slice.layer_begin, " to ", slice.layer_end,
-        " of sequence ",
-        slice.sequence_ids.empty() ? 0 : slice.sequence_ids[0],
+        " of sequence ", slice.sequence_ids.empty() ? 0 : slice.sequence_ids[0],
         " and of ", slice.sequence_ids.size(), " in all does not follow"));
   }
   if (slice.layer_begin == 0) {
@@ -677,8 +676,8 @@ absl::Status Runner::Decode(const std::vector<uint64_t>& ids, Pending* step) {
   if (ids.empty()) return absl::OkStatus();
   const int64_t n = static_cast<int64_t>(ids.size());
   if (n > max_sequences_) {
-    return absl::InternalError(absl::StrCat("the plan decodes ", n, " rows of ",
-                                            max_sequences_));
+    return absl::InternalError(
+        absl::StrCat("the plan decodes ", n, " rows of ", max_sequences_));
   }
   std::vector<OpenSequence*> rows;
   std::vector<int32_t> slots;

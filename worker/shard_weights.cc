@@ -265,8 +265,8 @@ class Loader {
     const int64_t bytes = width * SizeOf(dtype);
     UploadRows(
         slice.rows.size(), row_bytes, out, [&](int64_t r, std::byte* row) {
-          const int64_t first = (slice.rows.begin + r) * slice.full_columns +
-                                slice.columns.begin;
+          const int64_t first =
+              (slice.rows.begin + r) * slice.full_columns + slice.columns.begin;
           if (dtype == tensor.dtype) {
             std::memcpy(row, tensor.data + first * SizeOf(dtype), bytes);
           } else {

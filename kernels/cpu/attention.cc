@@ -20,14 +20,25 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 constexpr int kMaxVectors = 4;  // of one pass over the values
 
-// out[i] = q . keys[i] for the `count` keys of one page.
+// Asks for `count` elements that are read a page later: the hardware looks
+// ahead no further than 4 KB, and pages lie anywhere.  Into the second level,
+// which takes more requests at a time than the first.
+template <class T>
+HWY_INLINE void PrefetchRow(const T* p, int count) {
+  for (int i = 0; i < count; i += 64 / int{sizeof(T)}) {
+    __builtin_prefetch(p + i, /*write=*/0, /*locality=*/2);
+  }
+}
+
+// out[i] = q . keys[i] for the `count` keys of one page; `next` is read next.
 template <class T>
 HWY_INLINE void PageDots(const float* HWY_RESTRICT q, const T* keys, int count,
-                         int head_dim, float* out) {
+                         int head_dim, const T* next, float* out) {
   const F32 d;
   const int lanes = static_cast<int>(hn::Lanes(d));
   int i = 0;
   for (; i + 4 <= count; i += 4, keys += 4 * head_dim) {
+    PrefetchRow(next + i * head_dim, 4 * head_dim);
     VF a = hn::Zero(d), b = a, c = a, e = a;
     for (int j = 0; j < head_dim; j += lanes) {
       const VF x = hn::LoadU(d, q + j);
@@ -73,6 +84,17 @@ HWY_INLINE float ExpRow(float* HWY_RESTRICT x, int64_t n, float scale) {
   return hn::GetLane(hn::SumOfLanes(d, sum));
 }
 
+template <class T>
+HWY_INLINE const T* Keys(const KvPool& pool, const KvHead& head, int page) {
+  return reinterpret_cast<const T*>(pool.Page(head.pages[page]) +
+                                    pool.layout.KeysOffset());
+}
+template <class T>
+HWY_INLINE const T* Values(const KvPool& pool, const KvHead& head, int page) {
+  return reinterpret_cast<const T*>(pool.Page(head.pages[page]) +
+                                    pool.layout.ValuesOffset());
+}
+
 // acc[kN] += p[i] * values[i] over the slots of all pages; columns from `j`.
 template <int kN, class T>
 HWY_INLINE void WeightedValues(const KvPool& pool, const KvHead& head,
@@ -84,12 +106,13 @@ HWY_INLINE void WeightedValues(const KvPool& pool, const KvHead& head,
   VF acc[kN];
   for (int u = 0; u < kN; ++u) acc[u] = hn::Zero(d);
   int32_t slot = 0;
+  const T* next = slot < head.num_slots ? Values<T>(pool, head, 0) : nullptr;
   for (int page = 0; slot < head.num_slots; ++page) {
-    const T* v = reinterpret_cast<const T*>(pool.Page(head.pages[page]) +
-                                            pool.layout.ValuesOffset()) +
-                 j;
+    const T* v = next + j;
     const int32_t end = std::min(slot + kPageSlots, head.num_slots);
-    for (; slot < end; ++slot, v += head_dim) {
+    if (end < head.num_slots) next = Values<T>(pool, head, page + 1);
+    for (int i = 0; slot < end; ++slot, ++i, v += head_dim) {
+      PrefetchRow(next + i * head_dim + j, kN * lanes);
       const VF w = hn::Set(d, p[slot]);
       for (int u = 0; u < kN; ++u) {
         acc[u] = hn::MulAdd(w, LoadWide(v + u * lanes), acc[u]);
@@ -110,12 +133,13 @@ void Attend(const float* q, const float* k, const float* v, const KvPool& pool,
   const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
   for (int page = 0; page * kPageSlots < head.num_slots; ++page) {
     const int first = page * kPageSlots;
-    PageDots(q,
-             reinterpret_cast<const T*>(pool.Page(head.pages[page]) +
-                                        pool.layout.KeysOffset()),
-             std::min(kPageSlots, head.num_slots - first), head_dim, p + first);
+    const int left = head.num_slots - first;
+    PageDots(q, Keys<T>(pool, head, page), std::min(kPageSlots, left), head_dim,
+             left > kPageSlots ? Keys<T>(pool, head, page + 1)
+                               : Values<T>(pool, head, 0),
+             p + first);
   }
-  PageDots(q, k, 1, head_dim, p + head.num_slots);
+  PageDots(q, k, 1, head_dim, k, p + head.num_slots);
   const int64_t n = head.num_slots + 1;
   const F32 d;
   const VF inverse = hn::Set(d, 1.0f / ExpRow(p, n, scale));

@@ -233,10 +233,9 @@ class CpuBackend final : public Backend {
             const float* q = qkv.Row(row) + h * d;
             const float* k = q + num_heads * d;
             const float* v = k + num_heads * d;
-            evicted[i] =
-                DecodeHead(q, k, v, batch.positions[row], pool,
-                           batch.heads[row] + layer * num_heads + h,
-                           probabilities, to);
+            evicted[i] = DecodeHead(q, k, v, batch.positions[row], pool,
+                                    batch.heads[row] + layer * num_heads + h,
+                                    probabilities, to);
           }
         });
   }
@@ -424,7 +423,8 @@ class CpuBackend final : public Backend {
             }
             Sgemm(true, x.rows, last - n, w.stride, x.Row(0), x.stride, rows,
                   w.stride, y.Row(0) + n, y.stride);
-            FinishSlice(y, static_cast<const float*>(weights.bias), epilogue, n, last);
+            FinishSlice(y, static_cast<const float*>(weights.bias), epilogue, n,
+                        last);
           }
         });
   }
@@ -446,7 +446,8 @@ class CpuBackend final : public Backend {
                                 w.stride,
                                 static_cast<const uint16_t*>(w.Row(begin)),
                                 w.stride, y.Row(0) + begin, y.stride);
-          FinishSlice(y, static_cast<const float*>(weights.bias), epilogue, begin, end);
+          FinishSlice(y, static_cast<const float*>(weights.bias), epilogue,
+                      begin, end);
         });
   }
 

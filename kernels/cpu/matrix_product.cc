@@ -3,6 +3,7 @@
 #include <dnnl.hpp>
 
 #include "base/check.h"
+#include "kernels/cpu/bf16_tiles.h"
 
 // OpenMP's runtime, which oneDNN is linked with; no header of it is needed.
 extern "C" void omp_set_num_threads(int);
@@ -31,6 +32,13 @@ void Sgemm(bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a,
 struct BFloat16Product::Impl {
   dnnl::engine engine{dnnl::engine::kind::cpu, 0};
   dnnl::stream stream{engine};
+  // AMX is oneDNN's.
+  const bool has_tiles =
+      dnnl::get_effective_cpu_isa() == dnnl::cpu_isa::avx512_core_bf16;
+  const Buffer tile_scratch =
+      has_tiles
+          ? Buffer::AllocateHost(kTileProductScratch * sizeof(uint32_t)).value()
+          : Buffer();
 
   // oneDNN keeps the primitives themselves in a cache of its own.
   dnnl::matmul::primitive_desc Describe(int64_t m, int64_t n, int64_t k,
@@ -58,8 +66,14 @@ bool BFloat16Product::Supported() {
 }
 
 void BFloat16Product::Run(int64_t m, int64_t n, int64_t k, const uint16_t* a,
-                          int64_t lda, const uint16_t* b, int64_t ldb,
-                          float* c, int64_t ldc) {
+                          int64_t lda, const uint16_t* b, int64_t ldb, float* c,
+                          int64_t ldc) {
+  if (impl_->has_tiles && m <= kTileProductRows &&
+      k % kTileProductInputs == 0) {
+    BFloat16Tiles(m, n, k, a, lda, b, ldb, c, ldc,
+                  reinterpret_cast<uint32_t*>(impl_->tile_scratch.data()));
+    return;
+  }
   try {
     const auto desc = impl_->Describe(m, n, k, lda, ldb, ldc);
     const auto at = [&](const dnnl::memory::desc& d, const void* data) {

@@ -1,4 +1,5 @@
-// Matrix products of many rows, by oneDNN, one slice of outputs a thread.
+// Matrix products of many rows, by oneDNN (bf16 of few: bf16_tiles.h), one
+// slice of outputs a thread.
 //
 // oneDNN's own threads stay unused: each thread of our pool asks for its own
 // slice, so that one pool serves everything and nothing runs OpenMP teams.

@@ -186,6 +186,30 @@ TEST(ComputeFloor, CountsBytesAndOperations) {
               4 * (2 * 2400 * 5 + 2000 + 2 * 25 * 10 * 2) / 1e6, 1e-9);
 }
 
+TEST(FullBatchSteps, CountsOnlyStepsOfAllSequences) {
+  FullBatchSteps steps(2);
+  steps.OnToken(1, true, false);   // a's first
+  steps.OnToken(2, false, false);  // a alone
+  steps.OnToken(10, true, false);  // b's first, then the step of both
+  steps.OnToken(10, false, false);
+  steps.OnToken(11, false, false);
+  EXPECT_TRUE(steps.seconds().empty());
+  steps.OnToken(13, false, false);
+  steps.OnToken(14, false, false);
+  steps.OnToken(16, false, false);
+  steps.OnToken(18, false, false);
+  steps.OnToken(20, false, true);  // a's last: this step counts no more
+  steps.OnToken(21, false, false);
+  steps.OnToken(29, false, true);
+  EXPECT_EQ(steps.seconds(), (std::vector<double>{3, 4}));
+}
+
+TEST(FullBatchSteps, NeverFullHasNone) {
+  FullBatchSteps steps(2);
+  for (int i = 0; i < 4; ++i) steps.OnToken(i, i % 2 == 0, i % 2 == 1);
+  EXPECT_TRUE(steps.seconds().empty());
+}
+
 TEST(Quantile, OfFewValues) {
   EXPECT_EQ(Quantile({}, 0.5), 0);
   EXPECT_EQ(Quantile({3}, 0.99), 3);

@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "proto/inference.grpc.pb.h"
+#include "tests/model/small_config.h"
 
 namespace h2o {
 namespace {
@@ -33,19 +34,6 @@ using namespace std::chrono_literals;
 using ::testing::AnyOf;
 using ::testing::HasSubstr;
 using ::testing::MatchesRegex;
-
-OptConfig SmallConfig() {
-  OptConfig config;
-  config.name = "small";
-  config.num_layers = 2;
-  config.num_heads = 2;
-  config.hidden_size = 16;
-  config.ffn_dim = 32;
-  config.vocab_size = 1000;
-  config.max_positions = 512;
-  config.embed_dim = 16;
-  return config;
-}
 
 // What the tests want to see of a group.
 struct Observed {

@@ -20,6 +20,7 @@
 #include <thread>
 #include <vector>
 
+#include "tests/model/small_config.h"
 #include "worker/worker_service.h"
 
 namespace h2o {
@@ -30,19 +31,6 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 constexpr auto kPatience = 10s;
-
-OptConfig SmallConfig() {
-  OptConfig config;
-  config.name = "small";
-  config.num_layers = 2;
-  config.num_heads = 2;
-  config.hidden_size = 16;
-  config.ffn_dim = 32;
-  config.vocab_size = 1000;
-  config.max_positions = 512;
-  config.embed_dim = 16;
-  return config;
-}
 
 // What a fake worker does; by default it loads and answers every plan.
 struct Script {

@@ -77,6 +77,17 @@ class ReferenceHead {
   std::vector<int> kept_;
 };
 
+std::unique_ptr<Backend> MakeBackend(int threads, int heads, int head_dim) {
+  CpuBackendOptions options;
+  options.num_threads = threads;
+  options.max_prompt = options.max_slots = options.max_rows = 1024;
+  options.max_inputs = 64;
+  options.max_heads = heads;
+  options.vocab_size = 16;
+  options.head_dim = head_dim;
+  return NewCpuBackend(options).value();
+}
+
 struct Case {
   int head_dim, prompt, steps;
   KvSlots slots;
@@ -101,14 +112,7 @@ void RunCase(const Case& c, int threads) {
   }
   const auto row = [&](int t) { return qkv.data() + t * 3 * width; };
 
-  CpuBackendOptions options;
-  options.num_threads = threads;
-  options.max_prompt = options.max_slots = options.max_rows = 1024;
-  options.max_inputs = 64;
-  options.max_heads = kHeads;
-  options.vocab_size = 16;
-  options.head_dim = c.head_dim;
-  const auto backend = NewCpuBackend(options).value();
+  const auto backend = MakeBackend(threads, kHeads, c.head_dim);
   const auto cache =
       KvCache::Create(
           {{1, kHeads, {c.head_dim, c.kv}}, {0, kHeads}, 200, 1, 1024},
@@ -267,14 +271,7 @@ TEST(PrefillAttention, ScoresConserveMassAndIgnoreThreads) {
   for (float& x : qkv) x = normal(random);
   std::vector<std::vector<float>> outs, scores;
   for (int threads : {1, 2, 3}) {
-    CpuBackendOptions options;
-    options.num_threads = threads;
-    options.max_prompt = options.max_slots = options.max_rows = 1024;
-    options.max_inputs = 64;
-    options.max_heads = kHeads;
-    options.vocab_size = 16;
-    options.head_dim = kDim;
-    const auto backend = NewCpuBackend(options).value();
+    const auto backend = MakeBackend(threads, kHeads, kDim);
     const auto cache =
         KvCache::Create(
             {{1, kHeads, {kDim, DType::kFloat32}}, {0, kHeads}, 100, 1, 1024},

@@ -169,6 +169,62 @@ TEST(BFloat16Units, EqualFloat64OfRoundedInputs) {
   }
 }
 
+TEST(BFloat16Units, TilesEqualFloat64) {
+  if (!BFloat16Product::Supported()) {
+    GTEST_SKIP() << "this CPU has neither AVX-512 BF16 nor AMX";
+  }
+  // Every number of vectors a block, two blocks of rows and of columns, tiles
+  // that are not whole.
+  struct Shape {
+    int64_t m, n, k;
+  };
+  for (auto [m, n, k] : {Shape{1, 1, 32},
+                         {16, 16, 64},
+                         {17, 5, 96},
+                         {33, 19, 352},
+                         {64, 37, 1568},
+                         {65, 50, 3104}}) {
+    std::mt19937 random(static_cast<unsigned>(m));
+    std::normal_distribution<float> normal;
+    const int64_t lda = k + 32, ldb = k + 64, ldc = n + 3;
+    std::vector<uint16_t> a(m * lda), b(n * ldb);
+    for (uint16_t& v : a) v = ToBFloat16(normal(random));
+    for (uint16_t& v : b) v = ToBFloat16(normal(random));
+    std::vector<float> c(m * ldc, 7);
+    BFloat16Product product;
+    product.Run(m, n, k, a.data(), lda, b.data(), ldb, c.data(), ldc);
+    for (int64_t r = 0; r < m; ++r) {
+      for (int64_t i = 0; i < ldc; ++i) {
+        double expected = i < n ? 0 : 7;
+        for (int64_t j = 0; i < n && j < k; ++j) {
+          expected +=
+              double{LoadElement(a.data(), DType::kBFloat16, r * lda + j)} *
+              LoadElement(b.data(), DType::kBFloat16, i * ldb + j);
+        }
+        ASSERT_NEAR(c[r * ldc + i], expected, 1e-3)
+            << m << "x" << n << "x" << k << " at " << r << ", " << i;
+      }
+    }
+  }
+}
+
+TEST(BFloat16Units, ARowIsTheSameAmongAnyOthers) {
+  if (!BFloat16Product::Supported()) {
+    GTEST_SKIP() << "this CPU has neither AVX-512 BF16 nor AMX";
+  }
+  const auto backend = MakeBackend(2, true);
+  const Layer layer(50, 200, DType::kBFloat16, 1);
+  const Activations x(100, 200, 2);
+  Activations all(100, 50, 3), some(100, 50, 3);
+  const LinearWeights weights{layer.weight, layer.bias.data()};
+  backend->Linear(x.view, weights, Epilogue::kNone, all.view);
+  for (int r = 0; r < 100; r += 25) {
+    backend->Linear(x.view.Rows(r, 25), weights, Epilogue::kNone,
+                    some.view.Rows(r, 25));
+  }
+  EXPECT_EQ(all.data, some.data);
+}
+
 TEST(Embed, RowsOfOtherRanksAreZero) {
   const auto backend = MakeBackend(1, false);
   const Layer table(5, 40, DType::kBFloat16, 1);
@@ -223,9 +279,9 @@ TEST(AddNorm, AddsAndNormalisesWhereItIsTold) {
         }
         for (double v : sum) variance += (v - mean) * (v - mean) / columns;
         for (int c = 0; c < columns; ++c) {
-          const double normed =
-              (sum[c] - mean) / std::sqrt(variance + 1e-5) *
-                  norm.view.Row(0)[c] + norm.view.Row(1)[c];
+          const double normed = (sum[c] - mean) / std::sqrt(variance + 1e-5) *
+                                    norm.view.Row(0)[c] +
+                                norm.view.Row(1)[c];
           ASSERT_NEAR(x.view.Row(r)[c],
                       place == NormPlace::kAfter ? normed : sum[c], 1e-4);
           ASSERT_NEAR(out.view.Row(r)[c],

@@ -210,6 +210,14 @@ def test_a_worker_that_is_told_to_stop_leaves(system):
 
 # ---- dying ----
 
+def assert_over_until_workers_are_back(system, coordinator, client):
+    until(lambda: client.health() == "NOT_SERVING", "the group is over", 5)
+    assert client.generate([2], max_tokens=1).code == grpc.StatusCode.UNAVAILABLE
+    for _ in range(2):
+        system.worker(coordinator)
+    until(lambda: client.health() == "SERVING", "a new group")
+    assert client.generate([2], max_tokens=3).code == grpc.StatusCode.OK
+
 def test_a_killed_worker_ends_its_streams_by_name(system):
     coordinator, workers, client = system.group()
     answers, threads = start_streams(client, 3)
@@ -222,25 +230,14 @@ def test_a_killed_worker_ends_its_streams_by_name(system):
     assert workers[0].wait(10) == 1
     assert f"pid {workers[1].pid})" in only_error_line(workers[0])
     assert f"pid {workers[1].pid}) is gone" in coordinator.stderr()
-    until(lambda: client.health() == "NOT_SERVING", "the group is over", 5)
-    assert client.generate([2], max_tokens=1).code == grpc.StatusCode.UNAVAILABLE
-    # It goes on as soon as workers are back.
-    for _ in range(2):
-        system.worker(coordinator)
-    until(lambda: client.health() == "SERVING", "a new group")
-    assert client.generate([2], max_tokens=3).code == grpc.StatusCode.OK
+    assert_over_until_workers_are_back(system, coordinator, client)
 
 
 def test_a_worker_killed_while_idle(system):
     coordinator, workers, client = system.group()
     os.kill(workers[0].pid, signal.SIGKILL)
     assert workers[1].wait(10) == 1
-    until(lambda: client.health() == "NOT_SERVING", "the group is over", 5)
-    assert client.generate([2], max_tokens=1).code == grpc.StatusCode.UNAVAILABLE
-    for _ in range(2):
-        system.worker(coordinator)
-    until(lambda: client.health() == "SERVING", "a new group")
-    assert client.generate([2], max_tokens=3).code == grpc.StatusCode.OK
+    assert_over_until_workers_are_back(system, coordinator, client)
 
 
 def test_a_stopped_worker_is_lost_at_the_step_deadline(system):

@@ -1,0 +1,21 @@
+// The config of a model that is never loaded: for tests of what goes around it.
+#pragma once
+
+#include "model/opt_config.h"
+
+namespace h2o {
+
+inline OptConfig SmallConfig() {
+  OptConfig config;
+  config.name = "small";
+  config.num_layers = 2;
+  config.num_heads = 2;
+  config.hidden_size = 16;
+  config.ffn_dim = 32;
+  config.vocab_size = 1000;
+  config.max_positions = 512;
+  config.embed_dim = 16;
+  return config;
+}
+
+}  // namespace h2o
