@@ -11,6 +11,8 @@
 #include "clients/commands.h"
 #include "clients/embedded_flags.h"
 #include "flags/flags.h"
+#include "kernels/cpu/machine_rates.h"
+#include "kernels/cuda/cuda_backend.h"
 
 namespace h2o {
 namespace {
@@ -55,6 +57,16 @@ MachineRates Mean(const MachineRates& a, const MachineRates& b) {
           (a.bf16_flops_per_second + b.bf16_flops_per_second) / 2};
 }
 
+// Of all ranks together.
+absl::StatusOr<MachineRates> MeasureRates(const EmbeddedOptions& options) {
+  if (!options.device.cuda) return MeasureMachineRates(options.num_threads);
+  H2O_ASSIGN_OR_RETURN(MachineRates rates,
+                       MeasureGpuRates(options.device.ordinal));
+  rates.read_bytes_per_second *= options.tp;
+  rates.bf16_flops_per_second *= options.tp;
+  return rates;
+}
+
 absl::Status RunBench(const BenchFlags& flags) {
   H2O_ASSIGN_OR_RETURN(const std::optional<KvPolicyRequest> policy,
                        flags.policy.Request());
@@ -63,6 +75,12 @@ absl::Status RunBench(const BenchFlags& flags) {
   options.engine.max_queue = std::max(flags.num_seqs, 1);
   options.engine.stall_target_seconds = flags.stall_target_ms / 1000;
   const int threads = options.num_threads;
+  // A GPU's rates stay as they are, and later its memory is taken.
+  const bool gpu = options.device.cuda;
+  MachineRates rates_before;
+  if (gpu) {
+    H2O_ASSIGN_OR_RETURN(rates_before, MeasureRates(options));
+  }
   H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Embedded> embedded,
                        Embedded::Create(options));
   const OptConfig& config = embedded->config();
@@ -72,14 +90,18 @@ absl::Status RunBench(const BenchFlags& flags) {
                        ResolveKvPolicy(policy.value_or(KvPolicyRequest{}),
                                        flags.prompt_len, flags.gen_len, 0));
 
-  // One short request first: pages are touched, kernels chosen.
+  // Short requests first: pages are touched, kernels chosen.  On a GPU all of
+  // them, since steps are recorded by the size of the batch.
   {
-    std::vector<Request> warm = {requests[0]};
-    warm[0].max_tokens = std::min(flags.gen_len, 8);
+    std::vector<Request> warm(requests.begin(),
+                              gpu ? requests.end() : requests.begin() + 1);
+    for (Request& r : warm) r.max_tokens = std::min(flags.gen_len, 8);
     embedded->Run(std::move(warm), [](int, StreamEvent) {});
   }
-  // The machine's rates move within minutes: taken on both sides of the run.
-  const MachineRates rates_before = MeasureMachineRates(threads);
+  // A CPU's rates move within minutes: taken on both sides of the run.
+  if (!gpu) {
+    H2O_ASSIGN_OR_RETURN(rates_before, MeasureRates(options));
+  }
   const Engine::Counters before = embedded->engine().counters();
   SteadyClock clock;
   std::vector<Arrivals> arrivals(flags.num_seqs);
@@ -106,7 +128,10 @@ absl::Status RunBench(const BenchFlags& flags) {
   const double total = clock.Now() - start;
   const Engine::Counters after = embedded->engine().counters();
   const int64_t peak_resident = PeakResidentBytes();
-  const MachineRates rates_after = MeasureMachineRates(threads);
+  MachineRates rates_after = rates_before;
+  if (!gpu) {
+    H2O_ASSIGN_OR_RETURN(rates_after, MeasureRates(options));
+  }
   const MachineRates rates = Mean(rates_before, rates_after);
 
   std::vector<double> ttft, tpot;
@@ -125,7 +150,7 @@ absl::Status RunBench(const BenchFlags& flags) {
   H2O_ASSIGN_OR_RETURN(const DType dtype,
                        WeightDType(spec));
   const double flops =
-      dtype == DType::kBFloat16 && rates.bf16_flops_per_second > 0
+      gpu || (dtype == DType::kBFloat16 && rates.bf16_flops_per_second > 0)
           ? rates.bf16_flops_per_second
           : rates.sgemm_flops_per_second;
   const int64_t tables =

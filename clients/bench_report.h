@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/cpu/machine_rates.h"
+#include "kernels/machine_rates.h"
 #include "kv/kv_geometry.h"
 #include "model/opt_config.h"
 

@@ -8,6 +8,10 @@ absl::Status CheckGpu(int) {
       "device cuda: this build has no CUDA; the device must be cpu");
 }
 
+absl::StatusOr<MachineRates> MeasureGpuRates(int ordinal) {
+  return CheckGpu(ordinal);
+}
+
 absl::StatusOr<std::unique_ptr<Backend>> NewCudaBackend(
     const CudaBackendOptions& options) {
   return CheckGpu(options.ordinal);

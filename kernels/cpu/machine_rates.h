@@ -2,13 +2,9 @@
 // printed beside.
 #pragma once
 
-namespace h2o {
+#include "kernels/machine_rates.h"
 
-struct MachineRates {
-  double read_bytes_per_second = 0;   // streaming reads from memory
-  double sgemm_flops_per_second = 0;  // float32 products of large matrices
-  double bf16_flops_per_second = 0;   // bf16 units; 0: there are none
-};
+namespace h2o {
 
 // Takes about a second, the best of several tries on `num_threads` threads.
 MachineRates MeasureMachineRates(int num_threads);

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
+#include "kernels/machine_rates.h"
 
 namespace h2o {
 
@@ -18,9 +19,14 @@ struct CudaBackendOptions {
   int head_dim = 0;
 };
 
-// Errors: FAILED_PRECONDITION if this build has no CUDA or the machine no such
-// GPU.
+// Asked in a process of its own: this one may still fork ranks, which CUDA
+// would not survive.  Errors: FAILED_PRECONDITION if this build has no CUDA or
+// the machine no such GPU.
 absl::Status CheckGpu(int ordinal);
+
+// The ceilings of a GPU, measured in a process of its own: it takes 8 GiB of
+// the GPU for some seconds.  Errors: those of CheckGpu.
+absl::StatusOr<MachineRates> MeasureGpuRates(int ordinal);
 
 // Errors: those of CheckGpu, INVALID_ARGUMENT for a head_dim or dtype that the kernels do not
 // have, RESOURCE_EXHAUSTED if memory is short.

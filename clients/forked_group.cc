@@ -1,0 +1,314 @@
+#include "clients/forked_group.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <deque>
+#include <numeric>
+#include <optional>
+#include <random>
+#include <string>
+#include <thread>
+#include <utility>
+#include <variant>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/monitor.h"
+#include "base/status_macros.h"
+#include "clients/step_pipe.h"
+#include "kernels/find_device.h"
+#include "parallel/host_communicator.h"
+#include "parallel/nccl_communicator.h"
+#include "parallel/unique_fd.h"
+
+namespace h2o {
+namespace {
+
+// A rank that is silent for this long is not slow but stuck.
+constexpr double kRankTimeoutSeconds = 600;
+
+// A rank's socket closes before its process is gone; a GPU's memory is given
+// back in between.  Longer than this nobody waits to tell how it ended, nor to
+// believe a rank that complains of another one.
+constexpr double kVerdictSeconds = 5;
+
+// At the end the ranks may finish what runs for this long.
+constexpr double kFarewellSeconds = 10;
+
+// ---- In a rank's process
+
+// Whether a plan, or the end of all plans, can be read at once.  `runs`: a plan
+// runs, so only a glance; else waits for it.
+bool PlanIsThere(int fd, bool runs) {
+  constexpr timespec kGlance = {
+      .tv_sec = 0, .tv_nsec = static_cast<long>(PlanRunner::kGlanceSeconds * 1e9)};
+  pollfd one = {fd, POLLIN, 0};
+  return ppoll(&one, 1, runs ? &kGlance : nullptr, nullptr) > 0;
+}
+
+absl::Status RunPlans(int rank, int fd, ShardRunner* runner) {
+  bool ended = false;  // no more plans will come
+  while (true) {
+    if (runner->ShouldCollect() || (ended && runner->in_flight() > 0)) {
+      H2O_ASSIGN_OR_RETURN(StepResult result, runner->Collect());
+      if (rank > 0) result.logits.clear();  // large, and rank 0's are taken
+      H2O_RETURN_IF_ERROR(WriteNews(fd, std::move(result)));
+    } else if (ended) {
+      return absl::OkStatus();  // peers wait in no sum of ours
+    } else if (PlanIsThere(fd, runner->in_flight() > 0)) {
+      const absl::StatusOr<StepPlan> plan = ReadPlan(fd);
+      ended = absl::IsUnavailable(plan.status());
+      if (ended) continue;
+      H2O_RETURN_IF_ERROR(plan.status());
+      H2O_RETURN_IF_ERROR(runner->Launch(*plan));
+    }
+  }
+}
+
+absl::Status LoadAndRun(const LocalGroupOptions& options, int fd,
+                        MeshListener listener, const MeshOptions& mesh) {
+  // The mesh first: then a rank that fails to load is noticed by the others.
+  H2O_ASSIGN_OR_RETURN(std::unique_ptr<Communicator> communicator,
+                       ConnectMesh(std::move(listener), mesh));
+  ShardOptions shard;
+  shard.config = options.config;
+  shard.model = options.model;
+  shard.rank = mesh.rank;
+  shard.size = mesh.size;
+  shard.device = options.device;
+  const int cores = options.num_threads > 0
+                        ? options.num_threads
+                        : static_cast<int>(std::thread::hardware_concurrency());
+  shard.num_threads = std::max(1, cores / mesh.size);
+  shard.kv_pool_bytes = options.kv_pool_bytes;
+  shard.memory_share = options.memory_share;
+  shard.max_sequences = options.max_sequences;
+  if (options.device.cuda) {
+    shard.device.ordinal += mesh.rank;
+    if (mesh.size > 1) {
+      H2O_ASSIGN_OR_RETURN(
+          communicator,
+          ConnectNccl(std::move(communicator), shard.device.ordinal));
+    }
+  } else {
+    shard.local_ranks = mesh.size;
+  }
+  const SteadyClock clock;
+  H2O_ASSIGN_OR_RETURN(
+      const std::unique_ptr<ShardRunner> runner,
+      ShardRunner::Create(shard, std::move(communicator), &clock,
+                          [fd](double fraction) {
+                            WriteNews(fd, RankProgress{fraction}).IgnoreError();
+                          }));
+  H2O_RETURN_IF_ERROR(WriteNews(
+      fd, RankReady{runner->num_pages(), runner->packed_tokens(),
+                    runner->memory_plan(), runner->geometry()}));
+  const absl::Status status = RunPlans(mesh.rank, fd, runner.get());
+  if (!status.ok()) {
+    WriteNews(fd, RankFailure{status}).IgnoreError();
+    _exit(1);  // what the device still runs may never end
+  }
+  _exit(0);
+}
+
+// A rank's whole life.
+[[noreturn]] void RunRank(const LocalGroupOptions& options, int fd,
+                          MeshListener listener, const MeshOptions& mesh,
+                          pid_t parent) {
+  // Ctrl-C in the terminal is for the parent alone; and however it ends, we
+  // end too.
+  setpgid(0, 0);
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (getppid() != parent) _exit(1);
+  const absl::Status status =
+      LoadAndRun(options, fd, std::move(listener), mesh);
+  WriteNews(fd, RankFailure{status}).IgnoreError();
+  _exit(1);
+}
+
+// ---- In the parent's
+
+// "was killed by signal 9 (Killed)", once it is known; leaves the zombie.
+std::string HowItEnded(pid_t pid) {
+  const SteadyClock clock;
+  const double deadline = clock.Now() + kVerdictSeconds;
+  while (clock.Now() < deadline) {
+    siginfo_t info = {};
+    if (waitid(P_PID, pid, &info, WEXITED | WNOHANG | WNOWAIT) != 0) break;
+    if (info.si_pid == pid) {
+      return info.si_code == CLD_EXITED
+                 ? absl::StrCat("ended with exit status ", info.si_status)
+                 : absl::StrCat("was killed by signal ", info.si_status, " (",
+                                strsignal(info.si_status), ")");
+    }
+    usleep(2000);
+  }
+  return "closed its connection";
+}
+
+}  // namespace
+
+// A thread a rank reads what comes up.  Plans go down from the caller's: they
+// may have to wait until a rank that writes a large result has written it, and
+// there is always someone who reads that.
+//
+// Processes are waited for at the very end only, so that a process id is the
+// rank's as long as it may be killed.
+struct ForkedGroup::Impl {
+  // Constant once the ranks are forked.
+  GroupInfo info;
+  MemoryPlan memory_plan;
+  std::vector<pid_t> pids;
+  std::vector<UniqueFd> sockets;  // our ends
+  std::vector<std::thread> readers;
+
+  mutable Monitor monitor;  // guards what follows
+  std::vector<double> loaded;
+  std::vector<std::optional<RankReady>> ready;
+  std::vector<std::deque<StepResult>> results;
+  absl::Status failure;
+  int over = 0;  // ranks from which nothing will come
+  bool stopping = false;
+
+  explicit Impl(int tp) : loaded(tp), ready(tp), results(tp) {}
+  ~Impl();
+
+  int tp() const { return static_cast<int>(results.size()); }
+  std::string NameOf(int rank) const {
+    return absl::StrCat("rank ", rank, " (pid ", pids[rank], ")");
+  }
+
+  absl::Status Fork(const LocalGroupOptions& options);
+  absl::Status AwaitLoaded(const std::function<void(double)>& progress);
+
+  void Read(int rank);
+  // Takes one piece in; not OK is the rank's last word.
+  absl::Status Take(int rank, RankNews news);
+  void FailLocked(const absl::Status& status) {
+    failure.Update(status);
+    KillAll();
+  }
+  void KillAll() const {
+    for (pid_t pid : pids) kill(pid, SIGKILL);
+  }
+};
+
+absl::Status ForkedGroup::Impl::Fork(const LocalGroupOptions& options) {
+  MeshOptions mesh;
+  mesh.size = tp();
+  mesh.host_ids.assign(tp(), ThisHostId());
+  mesh.operation_timeout_seconds = kRankTimeoutSeconds;
+  std::random_device random;
+  mesh.nonce = (uint64_t{random()} << 32) | random();
+  std::vector<MeshListener> listeners;
+  std::vector<UniqueFd> their_ends;
+  for (int rank = 0; rank < tp(); ++rank) {
+    H2O_ASSIGN_OR_RETURN(MeshListener listener,
+                         MeshListener::Bind("127.0.0.1:0"));
+    mesh.addresses.push_back(listener.address());
+    listeners.push_back(std::move(listener));
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("no sockets for rank ", rank, ": ", strerror(errno)));
+    }
+    sockets.emplace_back(ends[0]);
+    their_ends.emplace_back(ends[1]);
+  }
+  const pid_t parent = getpid();
+  for (int rank = 0; rank < tp(); ++rank) {
+    const pid_t pid = fork();
+    if (pid < 0) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("no process for rank ", rank, ": ", strerror(errno)));
+    }
+    if (pid == 0) {
+      const UniqueFd mine = std::move(their_ends[rank]);
+      MeshListener listener = std::move(listeners[rank]);
+      sockets.clear();
+      their_ends.clear();
+      listeners.clear();
+      mesh.rank = rank;
+      RunRank(options, mine.get(), std::move(listener), mesh, parent);
+    }
+    pids.push_back(pid);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ForkedGroup::Impl::AwaitLoaded(
+    const std::function<void(double)>& progress) {
+  for (int rank = 0; rank < tp(); ++rank) {
+    readers.emplace_back([this, rank] { Read(rank); });
+  }
+  double told = 0;
+  Monitor::Lock lock(monitor);
+  while (true) {
+    double sum = 0;
+    bool all = false;
+    lock.Await([&] {
+      sum = std::accumulate(loaded.begin(), loaded.end(), 0.0);
+      all = std::all_of(ready.begin(), ready.end(),
+                        [](const auto& r) { return r.has_value(); });
+      return !failure.ok() || all || sum != told;
+    });
+    H2O_RETURN_IF_ERROR(failure);
+    if (all) break;
+    told = sum;
+    lock.Release();
+    if (progress) progress(told / tp());
+    lock.Acquire();
+  }
+  for (const std::optional<RankReady>& rank : ready) {
+    info.num_pages.push_back(rank->num_pages);
+    memory_plan.weights += rank->memory.weights;
+    memory_plan.workspace += rank->memory.workspace;
+    memory_plan.kv_pool += rank->memory.kv_pool;
+  }
+  info.packed_tokens = ready[0]->packed_tokens;
+  info.geometry = ready[0]->geometry;
+  return absl::OkStatus();
+}
+
+absl::Status ForkedGroup::Impl::Take(int rank, RankNews news) {
+  Monitor::Lock lock(monitor);
+  if (const auto* progress = std::get_if<RankProgress>(&news)) {
+    loaded[rank] = progress->fraction;
+  } else if (const auto* is_ready = std::get_if<RankReady>(&news)) {
+    ready[rank] = *is_ready;
+  } else if (auto* result = std::get_if<StepResult>(&news)) {
+    results[rank].push_back(std::move(*result));
+  } else {
+    const absl::Status& status = std::get<RankFailure>(news).status;
+    return absl::Status(status.code(),
+                        tp() == 1 ? std::string(status.message())
+                                  : absl::StrCat("rank ", rank, ": ",
+                                                 status.message()));
+  }
+  return absl::OkStatus();
+}
+
+void ForkedGroup::Impl::Read(int rank) {
+  absl::Status last_word;
+  while (last_word.ok()) {
+    absl::StatusOr<RankNews> news = ReadNews(sockets[rank].get());
+    last_word = news.ok() ? Take(rank, *std::move(news)) : news.status();
+    if (!news.ok() && absl::IsUnavailable(last_word)) break;
+  }
+  // Whoever complains of another rank may complain of one that died without a
+  // word; that is known soon.
+  Monitor::Lock lock(monitor);
+  bool silent = false;
+  ++over;
+  if (stopping) return;
+  FailLocked(last_word);
+  static_cast<void>(silent);
+}

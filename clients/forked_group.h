@@ -1,0 +1,54 @@
+// A WorkerGroup whose ranks are processes forked from this one: the embedded
+// mode on several GPUs, each of which wants a process of its own.
+//
+// A process that has initialised CUDA cannot fork ranks that use it, so this
+// one must not have (CheckGpu asks in a child); and it must have no threads
+// that matter to the ranks, since a child has only the one that forked.
+//
+// A rank ends with the thread that called Create, which must therefore live as
+// long as the group.
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "clients/local_group.h"
+#include "coordinator/worker_group.h"
+#include "worker/shard_runner.h"
+
+namespace h2o {
+
+class ForkedGroup final : public WorkerGroup {
+ public:
+  // Forks and loads every rank; rank r has GPU `options.device.ordinal` + r.
+  // `progress` (may be empty) hears the fraction loaded, in this thread.
+  // Errors: as ShardRunner::Create; UNAVAILABLE naming a rank that died;
+  // RESOURCE_EXHAUSTED if the system grants no processes or sockets.
+  static absl::StatusOr<std::unique_ptr<ForkedGroup>> Create(
+      const LocalGroupOptions& options,
+      std::function<void(double fraction)> progress);
+
+  // Lets the ranks finish what runs, but for ten seconds at most, and waits
+  // until the processes are gone.
+  ~ForkedGroup() override;
+
+  const GroupInfo& info() const override;
+  absl::Status status() const override;
+  absl::Status Submit(const StepPlan& plan) override;
+  absl::StatusOr<StepResult> Next() override;
+  void Abort(absl::Status reason) override;  // kills the ranks
+
+  MemoryPlan memory_plan() const;  // over all ranks
+  const std::vector<pid_t>& pids() const;  // by rank
+
+ private:
+  struct Impl;
+  explicit ForkedGroup(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace h2o

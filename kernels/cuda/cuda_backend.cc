@@ -1,0 +1,407 @@
+#include "kernels/cuda/cuda_backend.h"
+
+#include <cuda_runtime_api.h>
+
+#include <deque>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/status_macros.h"
+#include "kernels/cuda/cuda_status.h"
+#include "kernels/cuda/kernels.h"
+#include "kernels/cuda/linear.h"
+
+namespace h2o {
+namespace {
+
+using cuda::ToStatus;
+
+// Host memory that the GPU reads directly, handed out in a ring: a part is
+// free again once the copy from it is done.
+class UploadRing {
+ public:
+  static constexpr int64_t kBytes = 2 * Device::kMaxUploadBytes;
+
+  absl::Status Init() {
+    return ToStatus(cudaMallocHost(&data_, kBytes), "pinned memory");
+  }
+  ~UploadRing() {
+    for (const Part& part : parts_) cudaEventDestroy(part.copied);
+    for (cudaEvent_t event : spare_) cudaEventDestroy(event);
+    cudaFreeHost(data_);
+  }
+
+  std::byte* Take(int64_t bytes) {
+    bytes = CeilDiv(bytes, 256) * 256;
+    if (next_ + bytes > kBytes) {
+      // What lies behind is of the lap before, and older than all ahead.
+      while (!parts_.empty() && parts_.front().begin >= next_) AwaitOldest();
+      next_ = 0;
+    }
+    begin_ = next_;
+    end_ = next_ + bytes;
+    while (!parts_.empty() && Overlaps(parts_.front())) AwaitOldest();
+    next_ = end_;
+    return static_cast<std::byte*>(data_) + begin_;
+  }
+  // The copy from what was taken last is enqueued.
+  void Copied(cudaStream_t stream) {
+    cudaEvent_t event = nullptr;
+    if (spare_.empty()) {
+      cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+    } else {
+      event = spare_.back();
+      spare_.pop_back();
+    }
+    cudaEventRecord(event, stream);
+    parts_.push_back({begin_, end_, event});
+  }
+
+ private:
+  struct Part {
+    int64_t begin, end;
+    cudaEvent_t copied;
+  };
+  void AwaitOldest() {
+    cudaEventSynchronize(parts_.front().copied);
+    spare_.push_back(parts_.front().copied);
+    parts_.pop_front();
+  }
+  // Parts are in the order of time: the oldest lies right ahead of us.
+  bool Overlaps(const Part& part) const {
+    return part.begin < end_ && begin_ < part.end;
+  }
+
+  void* data_ = nullptr;
+  int64_t next_ = 0, begin_ = 0, end_ = 0;
+  std::deque<Part> parts_;
+  std::vector<cudaEvent_t> spare_;
+};
+
+class CudaBackend final : public Backend {
+ public:
+  explicit CudaBackend(const CudaBackendOptions& options)
+      : options_(options), marks_(kMaxMarks, nullptr) {}
+  ~CudaBackend() override {
+    cudaStreamSynchronize(stream_);
+    for (auto& [key, recording] : recordings_) {
+      if (recording != nullptr) cudaGraphExecDestroy(recording);
+    }
+    for (cudaEvent_t mark : marks_) {
+      if (mark != nullptr) cudaEventDestroy(mark);
+    }
+    products_.reset();
+    if (stream_ != nullptr) cudaStreamDestroy(stream_);
+  }
+
+  absl::Status Init() {
+    H2O_RETURN_IF_ERROR(ToStatus(cudaSetDevice(options_.ordinal), "device"));
+    H2O_RETURN_IF_ERROR(ToStatus(
+        cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream"));
+    H2O_RETURN_IF_ERROR(ring_.Init());
+    H2O_ASSIGN_OR_RETURN(products_, cuda::LinearProducts::Create());
+    const int64_t sums = options_.max_heads * options_.max_prompt_rows;
+    H2O_ASSIGN_OR_RETURN(row_sums_, Allocate(sums * sizeof(float)));
+    H2O_ASSIGN_OR_RETURN(column_sums_, Allocate(sums * sizeof(float)));
+    return absl::OkStatus();
+  }
+
+  // ---- Device
+
+  absl::StatusOr<Buffer> Allocate(int64_t bytes) override {
+    if (bytes == 0) return Buffer();
+    void* data = nullptr;
+    const cudaError_t error = cudaMalloc(&data, bytes);
+    if (error != cudaSuccess) {
+      cudaGetLastError();  // not sticky, and told here
+      return absl::ResourceExhaustedError(
+          absl::StrCat("cannot take ", bytes, " bytes of GPU memory, ",
+                       FreeBytes(), " are free: ", cudaGetErrorString(error)));
+    }
+    Note(cudaMemsetAsync(data, 0, bytes, stream_), "memset");
+    return Buffer(static_cast<std::byte*>(data), bytes,
+                  [](std::byte* p, int64_t) { cudaFree(p); });
+  }
+  absl::StatusOr<Buffer> AllocateStaging(int64_t bytes) override {
+    void* data = nullptr;
+    H2O_RETURN_IF_ERROR(ToStatus(cudaMallocHost(&data, bytes), "pinned memory"));
+    return Buffer(static_cast<std::byte*>(data), bytes,
+                  [](std::byte* p, int64_t) { cudaFreeHost(p); });
+  }
+  int64_t FreeBytes() const override {
+    size_t free = 0, total = 0;
+    cudaMemGetInfo(&free, &total);
+    return static_cast<int64_t>(free);
+  }
+  int64_t OwnBytes() const override {
+    return row_sums_.bytes() + column_sums_.bytes() +
+           products_->workspace_bytes();
+  }
+
+  void UploadFrom(int64_t bytes, void* device,
+                  absl::FunctionRef<void(std::byte*)> fill) override {
+    H2O_CHECK(bytes <= kMaxUploadBytes) << bytes;
+    UseDevice();
+    std::byte* host = ring_.Take(bytes);
+    fill(host);
+    Note(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_),
+         "upload");
+    ring_.Copied(stream_);
+  }
+  void Download(const void* device, int64_t bytes, void* host) override {
+    Note(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_),
+         "download");
+  }
+  void CopyRows(const void* from, int64_t from_stride, void* to,
+                int64_t to_stride, int64_t row_bytes, int64_t rows) override {
+    Note(cudaMemcpy2DAsync(to, to_stride, from, from_stride, row_bytes, rows,
+                           cudaMemcpyDeviceToDevice, stream_),
+         "copy");
+  }
+
+  int64_t Mark() override {
+    UseDevice();
+    cudaEvent_t& mark = marks_[next_mark_ % kMaxMarks];
+    if (mark == nullptr) Note(cudaEventCreate(&mark), "event");
+    Note(cudaEventRecord(mark, stream_), "mark");
+    return next_mark_++;
+  }
+  bool Reached(int64_t mark) override {
+    return cudaEventQuery(marks_[mark % kMaxMarks]) != cudaErrorNotReady;
+  }
+  absl::Status Wait(int64_t mark) override {
+    Note(cudaEventSynchronize(marks_[mark % kMaxMarks]), "step");
+    return failure_;
+  }
+  double SecondsBetween(int64_t earlier, int64_t later) override {
+    float ms = 0;
+    Note(cudaEventElapsedTime(&ms, marks_[earlier % kMaxMarks],
+                              marks_[later % kMaxMarks]),
+         "time");
+    return 1e-3 * static_cast<double>(ms);
+  }
+
+  // The first time runs as it is, so that products choose their kernels; the
+  // second is recorded.
+  absl::Status Replay(uint64_t key,
+                      absl::FunctionRef<absl::Status()> work) override {
+    const auto [it, first] = recordings_.emplace(key, nullptr);
+    if (first) return work();
+    if (it->second == nullptr) {
+      H2O_ASSIGN_OR_RETURN(it->second, Record(work));
+    }
+    Note(cudaGraphLaunch(it->second, stream_), "graph launch");
+    return absl::OkStatus();
+  }
+  int64_t BatchBucket(int64_t rows) const override {
+    for (int64_t few : {1, 2, 4, 8, 16, 24, 32}) {
+      if (rows <= few) return few;
+    }
+    const int64_t step = rows <= 256 ? 16 : 32;
+    return CeilDiv(rows, step) * step;
+  }
+  Stream stream() const override { return {stream_}; }
+
+  // ---- Backend
+
+  Formats formats() const override {
+    return {options_.dtype, options_.dtype, /*packs_prompts=*/true};
+  }
+
+  void Embed(const int32_t* tokens, int32_t first_token,
+             const StoredMatrix& table, Matrix out) override {
+    Note(cuda::Embed(tokens, Int(out.rows), first_token, table.data, table.rows,
+                     table.stride, Int(out.columns), options_.dtype, out.data,
+                     out.stride, stream_),
+         "Embed");
+  }
+  void AddPositions(Matrix delta, const int32_t* positions,
+                    const StoredMatrix& table, Matrix x) override {
+    Note(cuda::AddPositions(delta.data, delta.stride, positions, Int(x.rows),
+                            table.data, table.stride, Int(x.columns),
+                            options_.dtype, x.Row(0), x.stride, stream_),
+         "AddPositions");
+  }
+  void AddNorm(Matrix x, Matrix delta, const void* bias, NormPlace place,
+               const LayerNormWeights& weights, Matrix out) override {
+    cuda::AddNormArgs args;
+    args.x = x.Row(0);
+    args.x_stride = x.stride;
+    args.delta = delta.data;
+    args.delta_stride = delta.stride;
+    args.bias = bias;
+    args.place = place;
+    args.weight = weights.weight;
+    args.norm_bias = weights.bias;
+    args.out = out.data;
+    args.out_stride = out.stride;
+    args.rows = Int(x.rows);
+    args.columns = Int(x.columns);
+    args.dtype = options_.dtype;
+    Note(cuda::AddNorm(args, stream_), "AddNorm");
+  }
+  void Linear(Matrix x, const LinearWeights& weights, Epilogue epilogue,
+              Matrix y) override {
+    Note(products_->Run(x, weights.weight, weights.bias,
+                        epilogue == Epilogue::kRelu, y, stream_));
+    if (epilogue == Epilogue::kGelu) {
+      Note(cuda::Gelu(y.data, y.stride, Int(y.rows), Int(y.columns),
+                      options_.dtype, stream_),
+           "Gelu");
+    }
+  }
+  void GatherRows(Matrix x, const int32_t* rows, Matrix out) override {
+    Note(cuda::GatherRows(x.data, x.stride, rows, Int(out.rows),
+                          Int(out.columns), options_.dtype, out.data,
+                          out.stride, stream_),
+         "GatherRows");
+  }
+
+  void PrefillAttention(Matrix qkv, const PromptBatch& prompts, int layer,
+                        const KvPool& pool, Matrix out) override {
+    cuda::PrefillAttentionArgs args;
+    args.qkv = qkv.data;
+    args.qkv_stride = qkv.stride;
+    args.out = out.data;
+    args.out_stride = out.stride;
+    args.heads = prompts.heads;
+    args.starts = prompts.device_starts;
+    args.pool = pool;
+    args.rows = Int(qkv.rows);
+    args.num_prompts = Int(prompts.size());
+    for (int64_t p = 0; p < prompts.size(); ++p) {
+      args.max_length = std::max(args.max_length,
+                                 prompts.starts[p + 1] - prompts.starts[p]);
+    }
+    args.num_heads = Int(out.columns / options_.head_dim);
+    args.layer = layer;
+    args.scored = prompts.scored;
+    args.log_sum_exp = row_sums_.As<float>();
+    args.scores = column_sums_.As<float>();
+    Note(cuda::PrefillAttention(args, stream_), "PrefillAttention");
+  }
+  void DecodeAttention(Matrix qkv, const DecodeBatch& batch, int layer,
+                       const KvPool& pool, Matrix out,
+                       int32_t* evicted) override {
+    cuda::DecodeAttentionArgs args;
+    args.qkv = qkv.data;
+    args.qkv_stride = qkv.stride;
+    args.out = out.data;
+    args.out_stride = out.stride;
+    args.heads = batch.heads;
+    args.positions = batch.positions;
+    args.evicted = evicted;
+    args.pool = pool;
+    args.rows = Int(qkv.rows);
+    args.num_heads = Int(out.columns / options_.head_dim);
+    args.layer = layer;
+    args.max_slots = batch.max_slots;
+    args.scored = batch.scored;
+    Note(cuda::DecodeAttention(args, stream_), "DecodeAttention");
+  }
+  void StoredPositions(const KvHead* heads, int count, const KvPool& pool,
+                       int stride, uint16_t* out) override {
+    Note(cuda::StoredPositions(heads, count, pool, stride, out, stream_),
+         "StoredPositions");
+  }
+
+  void BeginDecode(const SequenceState* states, const int32_t* slots,
+                   int64_t rows, int32_t* tokens, int32_t* positions,
+                   KvHead** heads) override {
+    Note(cuda::BeginDecode(states, slots, Int(rows), tokens, positions, heads,
+                           stream_),
+         "BeginDecode");
+  }
+  void ArgMax(Matrix logits, int32_t first_token, BestLogit* best) override {
+    Note(cuda::ArgMax(logits.Row(0), logits.stride, Int(logits.rows),
+                      Int(logits.columns), first_token, best, stream_),
+         "ArgMax");
+  }
+  void PickBest(const BestLogit* of_ranks, int ranks, int64_t rows,
+                int32_t* tokens) override {
+    Note(cuda::PickBest(of_ranks, ranks, Int(rows), tokens, stream_),
+         "PickBest");
+  }
+  void Sample(Matrix logits, const SequenceState* states, const int32_t* slots,
+              int32_t* tokens) override {
+    Note(cuda::Sample(logits.Row(0), logits.stride, Int(logits.rows),
+                      Int(logits.columns), states, slots, tokens, stream_),
+         "Sample");
+  }
+  void Advance(SequenceState* states, const int32_t* slots, int64_t rows,
+               const int32_t* tokens, RowResult* results) override {
+    Note(cuda::Advance(states, slots, Int(rows), tokens, results, stream_),
+         "Advance");
+  }
+  void FillDummy(const DummyTensor& t, DType dtype, void* out,
+                 int64_t stride) override {
+    Note(cuda::FillDummy(t.seed, t.stream, t.scale, t.row_begin, t.rows,
+                         t.column_begin, t.columns, t.full_columns, dtype, out,
+                         stride, stream_),
+         "FillDummy");
+  }
+
+ private:
+  static int Int(int64_t n) { return static_cast<int>(n); }
+
+  // The thread that steps may be another than the one that made us.
+  void UseDevice() { Note(cudaSetDevice(options_.ordinal), "device"); }
+
+  // The first failure is what every wait tells.
+  void Note(cudaError_t error, const char* what) {
+    if (error != cudaSuccess) Note(ToStatus(error, what));
+  }
+  void Note(absl::Status status) { failure_.Update(status); }
+
+  absl::StatusOr<cudaGraphExec_t> Record(
+      absl::FunctionRef<absl::Status()> work) {
+    H2O_RETURN_IF_ERROR(ToStatus(
+        cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal),
+        "begin of recording"));
+    const absl::Status status = work();
+    cudaGraph_t graph = nullptr;
+    const cudaError_t ended = cudaStreamEndCapture(stream_, &graph);
+    H2O_RETURN_IF_ERROR(status);
+    H2O_RETURN_IF_ERROR(failure_);
+    H2O_RETURN_IF_ERROR(ToStatus(ended, "end of recording"));
+    cudaGraphExec_t recording = nullptr;
+    const cudaError_t made = cudaGraphInstantiate(&recording, graph, 0);
+    cudaGraphDestroy(graph);
+    H2O_RETURN_IF_ERROR(ToStatus(made, "recording"));
+    return recording;
+  }
+
+  const CudaBackendOptions options_;
+  cudaStream_t stream_ = nullptr;
+  UploadRing ring_;
+  std::unique_ptr<cuda::LinearProducts> products_;
+  Buffer row_sums_, column_sums_;  // [heads, rows] float32, of a prefill
+  std::vector<cudaEvent_t> marks_;
+  int64_t next_mark_ = 0;
+  std::unordered_map<uint64_t, cudaGraphExec_t> recordings_;
+  absl::Status failure_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> NewCudaBackend(
+    const CudaBackendOptions& options) {
+  H2O_RETURN_IF_ERROR(CheckGpu(options.ordinal));
+  if (options.dtype == DType::kFloat32) {
+    return absl::InvalidArgumentError(
+        "dtype float32; GPUs compute in bf16 and fp16");
+  }
+  if (!cuda::HeadDimSupported(options.head_dim)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "head_dim ", options.head_dim,
+        "; the CUDA kernels have those of OPT: 64, 80 and 128"));
+  }
+  auto backend = std::make_unique<CudaBackend>(options);
+  H2O_RETURN_IF_ERROR(backend->Init());
+  return backend;
+}
+
+}  // namespace h2o

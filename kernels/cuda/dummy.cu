@@ -1,0 +1,87 @@
+// Random weights, the same on every machine and for every number of ranks.
+#include <algorithm>
+#include <cstdint>
+
+#include "base/kv_page.h"
+#include "base/sampling.h"
+#include "kernels/cuda/kernels.h"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/vectors.cuh"
+
+namespace h2o::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kLanes = 4;  // of one call of CounterRandom
+
+template <class T>
+__device__ Vector<T, kLanes> DummyValues(uint64_t seed, uint64_t call,
+                                         uint64_t name_hash, float scale) {
+  const auto random = CounterRandom(seed, call, name_hash);
+  Vector<T, kLanes> values;
+  for (int i = 0; i < kLanes; ++i) {
+    const float lane = static_cast<float>(static_cast<int32_t>(random[i]));
+    FromFloat(lane * 0x1.0p-31f * scale, &values.at[i]);
+  }
+  return values;
+}
+
+// A thread makes the elements of one call at a time.  `first` is the number of
+// the first element, in the whole tensor; so a row may begin within a call.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    FillDummyKernel(uint64_t seed, uint64_t name_hash, float scale,
+                    int64_t first, int64_t rows, int64_t columns,
+                    int64_t full_columns, T* out, int64_t stride) {
+  WaitForPrevious();
+  AllowNext();
+  for (int64_t r = blockIdx.y; r < rows; r += gridDim.y) {
+    const int64_t begin = first + r * full_columns, end = begin + columns;
+    const bool aligned = begin % kLanes == 0;
+    for (int64_t call = begin / kLanes + blockIdx.x * kThreads + threadIdx.x;
+         call * kLanes < end; call += int64_t{gridDim.x} * kThreads) {
+      const auto values = DummyValues<T>(seed, call, name_hash, scale);
+      const int64_t column = call * kLanes - begin;
+      T* const to = out + r * stride + column;
+      if (aligned && column + kLanes <= columns) {
+        Store(values, to);
+        continue;
+      }
+      for (int i = 0; i < kLanes; ++i) {
+        const int64_t c = column + i;
+        if (c >= 0 && c < columns) to[i] = values.at[i];
+      }
+    }
+  }
+}
+
+template <class T>
+cudaError_t Fill(uint64_t seed, uint64_t name_hash, float scale, int64_t first,
+                 int64_t rows, int64_t columns, int64_t full_columns, void* out,
+                 int64_t stride, cudaStream_t stream) {
+  // Enough blocks to fill any device; the rest is the kernel's own loops.
+  const int64_t across =
+      std::min<int64_t>(CeilDiv(CeilDiv(columns, kLanes), kThreads), 1024);
+  const dim3 grid(static_cast<unsigned>(across),
+                  static_cast<unsigned>(std::min<int64_t>(rows, 2048)));
+  return Launch(FillDummyKernel<T>, grid, kThreads, stream, seed, name_hash,
+                scale, first, rows, columns, full_columns, static_cast<T*>(out),
+                stride);
+}
+
+}  // namespace
+
+cudaError_t FillDummy(uint64_t seed, uint64_t name_hash, float scale,
+                      int64_t row_begin, int64_t rows, int64_t column_begin,
+                      int64_t columns, int64_t full_columns, DType dtype,
+                      void* out, int64_t stride, cudaStream_t stream) {
+  if (rows == 0 || columns == 0) return cudaSuccess;
+  const int64_t first = row_begin * full_columns + column_begin;
+  const auto fill = [&](auto format) {
+    return Fill<decltype(format)>(seed, name_hash, scale, first, rows, columns,
+                                  full_columns, out, stride, stream);
+  };
+  return dtype == DType::kFloat32 ? fill(float()) : DispatchFormat(dtype, fill);
+}
+
+}  // namespace h2o::cuda

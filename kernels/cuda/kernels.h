@@ -1,0 +1,171 @@
+// The CUDA kernels, as plain functions over device pointers.  cuda_backend.cc
+// puts them behind Backend; the tests and kernel_bench call them as they are.
+//
+// Activations, weights and the KV cache share one 16-bit format a model
+// (`dtype`: bf16 or fp16); sums, scores, softmax, residuals and logits are
+// float32.  Matrices are row-major, strides are in elements, rows start at
+// multiples of 16 bytes.
+//
+// Errors   every function returns what cudaGetLastError says of its launch.
+//          Unsupported shapes are the caller's fault (HeadDimSupported).
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "base/dtype.h"
+#include "base/sampling.h"
+#include "kernels/kv_head.h"
+#include "kernels/norm_place.h"
+#include "kernels/sequence_state.h"
+
+namespace h2o::cuda {
+
+// 64, 80 and 128: what OPT has.
+bool HeadDimSupported(int head_dim);
+
+// ---- attention -------------------------------------------------------------
+
+// One token of each row, all heads: attends the stored slots and the token
+// itself, adds the probabilities to the scores, chooses the victim and writes
+// the token over it (or into a free slot), in one launch.
+struct DecodeAttentionArgs {
+  const void* qkv = nullptr;  // [rows, 3 * num_heads * head_dim]: q, k, v
+  int64_t qkv_stride = 0;
+  void* out = nullptr;  // [rows, num_heads * head_dim]
+  int64_t out_stride = 0;
+  // Of each row, the heads of its sequence, [layers][num_heads]; the kernel
+  // takes those of `layer` and moves their num_slots.
+  KvHead* const* heads = nullptr;
+  const int32_t* positions = nullptr;  // [rows]; -1: out is zero, no more
+  int32_t* evicted = nullptr;  // [rows, num_heads]: position given up, or -1
+  KvPool pool;
+  int rows = 0;
+  int num_heads = 0;
+  int layer = 0;
+  int max_slots = 0;   // no head of this launch stores more
+  bool scored = true;  // false: no head of this launch has a score rule or a
+                       // full cache to evict from, and the code for it is out
+};
+cudaError_t DecodeAttention(const DecodeAttentionArgs& args,
+                            cudaStream_t stream);
+
+// Causal attention over packed prompts: prompt p is rows [starts[p],
+// starts[p + 1]).  Then, for every head, the column sums of the probabilities,
+// what the policy keeps, and its copy into the head's slots.
+struct PrefillAttentionArgs {
+  const void* qkv = nullptr;  // [rows, 3 * num_heads * head_dim]: q, k, v
+  int64_t qkv_stride = 0;
+  void* out = nullptr;  // [rows, num_heads * head_dim]
+  int64_t out_stride = 0;
+  KvHead* const* heads = nullptr;   // [num_prompts]: [layers][num_heads]
+  const int32_t* starts = nullptr;  // [num_prompts + 1], on the device
+  KvPool pool;
+  int rows = 0;  // of all prompts
+  int num_prompts = 0;
+  int max_length = 0;  // of any prompt
+  int num_heads = 0;
+  int layer = 0;
+  bool scored = true;  // false: no head of this launch has a score rule
+  // Workspace: log-sum-exp of each row (natural logarithm of the sum of
+  // exp(q . k / sqrt(head_dim))), and the column sums.
+  float* log_sum_exp = nullptr;  // [num_heads, rows]
+  float* scores = nullptr;       // [num_heads, rows]
+};
+cudaError_t PrefillAttention(const PrefillAttentionArgs& args,
+                             cudaStream_t stream);
+
+// Positions that heads [0, count) store, in slot order: out [count, stride].
+cudaError_t StoredPositions(const KvHead* heads, int count, const KvPool& pool,
+                            int stride, uint16_t* out, cudaStream_t stream);
+
+// ---- what lies between the matrix products ---------------------------------
+
+// out[i] = table row tokens[i] - first_token, or zero where that is outside
+// [0, table_rows).  All of `dtype`.
+cudaError_t Embed(const int32_t* tokens, int rows, int first_token,
+                  const void* table, int64_t table_rows, int64_t table_stride,
+                  int columns, DType dtype, void* out, int64_t out_stride,
+                  cudaStream_t stream);
+
+// x[i] = delta[i] + table[max(positions[i], 0)].  x is float32, the rest of
+// `dtype`.
+cudaError_t AddPositions(const void* delta, int64_t delta_stride,
+                         const int32_t* positions, int rows, const void* table,
+                         int64_t table_stride, int columns, DType dtype,
+                         float* x, int64_t x_stride, cudaStream_t stream);
+
+struct AddNormArgs {
+  float* x = nullptr;  // [rows, columns] float32, the residual
+  int64_t x_stride = 0;
+  const void* delta = nullptr;  // [rows, columns] dtype; null: add nothing
+  int64_t delta_stride = 0;
+  const void* bias = nullptr;  // [columns] dtype; null: none
+  NormPlace place = NormPlace::kBefore;
+  const float* weight = nullptr;     // [columns]; null: 1
+  const float* norm_bias = nullptr;  // [columns]; null: 0
+  void* out = nullptr;               // [rows, columns] dtype; null: not wanted
+  int64_t out_stride = 0;
+  int rows = 0;
+  int columns = 0;
+  DType dtype = DType::kBFloat16;
+};
+// x += delta + bias; out = norm(x).  OPT's epsilon, 1e-5.
+cudaError_t AddNorm(const AddNormArgs& args, cudaStream_t stream);
+
+// y = gelu(y) exactly (erf), in place.
+cudaError_t Gelu(void* y, int64_t stride, int rows, int columns, DType dtype,
+                 cudaStream_t stream);
+
+// out[i] = x[rows_of[i]], `dtype`.
+cudaError_t GatherRows(const void* x, int64_t x_stride, const int32_t* rows_of,
+                       int count, int columns, DType dtype, void* out,
+                       int64_t out_stride, cudaStream_t stream);
+
+// ---- tokens ----------------------------------------------------------------
+
+// Row r runs sequence states[slots[r]]: its token, its position and its heads.
+// A row with slot -1, and one whose sequence is finished, gets token 0,
+// position -1 and no heads.
+cudaError_t BeginDecode(const SequenceState* states, const int32_t* slots,
+                        int rows, int32_t* tokens, int32_t* positions,
+                        KvHead** heads, cudaStream_t stream);
+
+// best[r]: the greatest logit of row r; of equal ones the lowest column.
+cudaError_t ArgMax(const float* logits, int64_t stride, int rows, int columns,
+                   int first_token, BestLogit* best, cudaStream_t stream);
+
+// tokens[r]: the token of the greatest of of_ranks[rank * rows + r]; of equal
+// logits that of the lowest rank, which owns the lowest tokens.
+cudaError_t PickBest(const BestLogit* of_ranks, int ranks, int rows,
+                     int32_t* tokens, cudaStream_t stream);
+
+// tokens[r] = a draw from logits row r for sequences with a temperature; the
+// others' are left alone.  Order as kernels/backend.h's SampleToken: with a
+// top_p by descending logit, ties by id, else by id.  Weights are summed as
+// integers of 2^-40, so the order of threads changes nothing and all ranks
+// draw alike.
+cudaError_t Sample(const float* logits, int64_t stride, int rows,
+                   int vocabulary, const SequenceState* states,
+                   const int32_t* slots, int32_t* tokens, cudaStream_t stream);
+
+// Gives every live row its next token (the forced one, if there is one), moves
+// its state and tells whether it is finished: results[r]; a row that did not
+// run gets token -1.
+cudaError_t Advance(SequenceState* states, const int32_t* slots, int rows,
+                    const int32_t* tokens, RowResult* results,
+                    cudaStream_t stream);
+
+// ---- weights ---------------------------------------------------------------
+
+// Elements [row_begin .. + rows) x [column_begin .. + columns) of a dummy
+// tensor of row length full_columns: element e is (int32 lane e % 4 of
+// CounterRandom(seed, e / 4, name_hash)) * 2^-31 * scale, rounded to `dtype`;
+// the columns behind, up to `stride`, are left alone.
+cudaError_t FillDummy(uint64_t seed, uint64_t name_hash, float scale,
+                      int64_t row_begin, int64_t rows, int64_t column_begin,
+                      int64_t columns, int64_t full_columns, DType dtype,
+                      void* out, int64_t stride, cudaStream_t stream);
+
+}  // namespace h2o::cuda

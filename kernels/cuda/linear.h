@@ -1,0 +1,58 @@
+// Matrix products through cuBLASLt, with a choice of its kernels measured on
+// the spot.
+//
+// The first product of a shape times cuBLASLt's candidates, on its own operands
+// and in its own stream, and keeps the fastest; shapes of more than
+// kExactRows rows share the choice of the next multiple of kRowStep.
+//
+// Threads  one owner.
+#pragma once
+
+#include <cublasLt.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <tuple>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+
+namespace h2o::cuda {
+
+class LinearProducts {
+ public:
+  static constexpr int64_t kExactRows = 256;
+  static constexpr int64_t kRowStep = 256;
+
+  static absl::StatusOr<std::unique_ptr<LinearProducts>> Create();
+  ~LinearProducts();
+
+  // y = x W^T, plus bias, and ReLU of that, as asked.  x and weights of one
+  // 16-bit type; y of that type or float32.  Not GELU: that is a kernel of our
+  // own, since cuBLASLt has only the approximation by tanh.
+  // While `stream` captures, nothing is timed: an unknown shape takes
+  // cuBLASLt's first guess.
+  absl::Status Run(Matrix x, const StoredMatrix& weight, const void* bias,
+                   bool relu, Matrix y, cudaStream_t stream);
+
+  int64_t workspace_bytes() const;
+
+ private:
+  // outputs, inputs, rows, whether there is a bias, relu, float32 outputs
+  using Shape = std::tuple<int64_t, int64_t, int64_t, bool, bool, bool>;
+  struct Problem;
+
+  LinearProducts() = default;
+  absl::StatusOr<cublasLtMatmulAlgo_t> Choose(const Problem& problem,
+                                              cudaStream_t stream);
+
+  cublasLtHandle_t handle_ = nullptr;
+  void* workspace_ = nullptr;
+  cudaEvent_t begin_ = nullptr, end_ = nullptr;
+  std::map<Shape, cublasLtMatmulAlgo_t> chosen_;
+};
+
+}  // namespace h2o::cuda

@@ -1,0 +1,247 @@
+// The tensor cores and what feeds them: copies into shared memory, 8x8
+// matrices from there into registers, products.  One named function each.
+//
+// Fragments, of a warp of 32 lanes, with g = lane / 4 and t = lane % 4:
+//
+//   A [16 rows, 16]        a[0] (g, 2t..2t+1)      a[1] (g + 8, 2t..2t+1)
+//                          a[2] (g, 2t+8..2t+9)    a[3] (g + 8, 2t+8..2t+9)
+//   B [16, 8 columns]      b0 (2t..2t+1, g)        b1 (2t+8..2t+9, g)
+//   C [16 rows, 8 columns] c[0], c[1] (g, 2t..)    c[2], c[3] (g + 8, 2t..)
+//
+// Two C fragments side by side, rounded to 16 bits, are one A fragment.  A warp
+// group (4 warps) holds 64 rows of A and C: warp w of it rows 16 w and on.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+#include <type_traits>
+
+#include "kernels/cuda/ptx.cuh"
+
+namespace h2o::cuda {
+
+// Products of warp groups (wgmma) are of sm_90a alone.
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+inline constexpr bool kHasGroupProducts = true;
+#else
+inline constexpr bool kHasGroupProducts = false;
+#endif
+
+// ---- copies of 16 bytes into shared memory ----------------------------------
+
+// Zeros instead, and `global` is not read, unless `wanted`.
+__device__ __forceinline__ void CopyAsync(uint32_t shared, const void* global,
+                                          bool wanted) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared),
+               "l"(global), "r"(wanted ? 16 : 0)
+               : "memory");
+}
+__device__ __forceinline__ void CommitCopies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+// Waits until no more than kPending of this thread's groups are under way.
+template <int kPending>
+__device__ __forceinline__ void WaitForCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+// ---- matrices of 8 x 8 elements of 16 bits ----------------------------------
+
+// Matrix i has its rows at the addresses that lanes 8 i to 8 i + 7 give; lane
+// gets row g, columns 2t and 2t + 1 of each.
+__device__ __forceinline__ void LoadMatrices(uint32_t shared,
+                                             uint32_t (&r)[4]) {
+  asm volatile(
+      "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+      : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+      : "r"(shared)
+      : "memory");
+}
+// The same, but rows 2t and 2t + 1 of column g.
+__device__ __forceinline__ void LoadTransposed(uint32_t shared,
+                                               uint32_t (&r)[4]) {
+  asm volatile(
+      "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+      : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+      : "r"(shared)
+      : "memory");
+}
+
+// ---- products of a warp -----------------------------------------------------
+
+// c += a b.
+template <class T>
+__device__ __forceinline__ void Multiply(float (&c)[4], const uint32_t (&a)[4],
+                                         uint32_t b0, uint32_t b1) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  } else {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+}
+
+// Two floats, rounded, in one register; `low` is the element before.
+template <class T>
+__device__ __forceinline__ uint32_t Pack(float low, float high) {
+  uint32_t pair;
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  } else {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  }
+  return pair;
+}
+
+// 2^x to 2 units in the last place; 0 for minus infinity.
+__device__ __forceinline__ float Exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// ---- products of a warp group -----------------------------------------------
+//
+// They run beside the program: FenceProducts, products, CommitProducts, then
+// WaitForProducts and Settle of what they wrote, before anyone touches the
+// registers or overwrites the shared memory they use.
+
+// How 16-byte chunks of shared memory are permuted: chunk number ^= row number,
+// both counted from addresses.
+enum class Swizzle : uint64_t {
+  k128Bytes = 1,  // rows of 8 chunks: address bits 4-6 ^= bits 7-9
+  k32Bytes = 3,   // rows of 2 chunks: address bit 4 ^= bit 7
+};
+
+// Names an operand in shared memory: rows as wide as `swizzle` says, in groups
+// of 8 rows, `group_bytes` from one to the next.
+__device__ __forceinline__ uint64_t OperandAt(uint32_t shared, Swizzle swizzle,
+                                              uint32_t group_bytes) {
+  return static_cast<uint64_t>((shared & 0x3ffff) >> 4) |
+         uint64_t{1} << 16 |  // not used by layouts one swizzle wide
+         static_cast<uint64_t>(group_bytes >> 4) << 32 |
+         static_cast<uint64_t>(swizzle) << 62;
+}
+
+// What threads wrote to shared memory (copies they waited for included) becomes
+// visible to the tensor cores: each writer, before the barrier.
+__device__ __forceinline__ void ShowToTensorCores() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+__device__ __forceinline__ void FenceProducts() {
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void CommitProducts() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void WaitForProducts() {
+  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+}
+// Keeps the compiler from reading c before the wait.
+template <int kTiles>
+__device__ __forceinline__ void Settle(float (&c)[kTiles][4]) {
+#pragma unroll
+  for (int j = 0; j < kTiles; ++j) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) asm volatile("" : "+f"(c[j][e])::"memory");
+  }
+}
+
+// The registers of C [64 rows, 64 columns], and of 16 columns: 8, and 2, C
+// fragments a warp.
+#define H2O_C(j) "+f"(c[j][0]), "+f"(c[j][1]), "+f"(c[j][2]), "+f"(c[j][3])
+#define H2O_C16 H2O_C(0), H2O_C(1)
+#define H2O_C64 \
+  H2O_C16, H2O_C(2), H2O_C(3), H2O_C(4), H2O_C(5), H2O_C(6), H2O_C(7)
+#define H2O_C16_NAMES "{%0, %1, %2, %3, %4, %5, %6, %7}"
+#define H2O_C64_NAMES                               \
+  "{%0, %1, %2, %3, %4, %5, %6, %7, "               \
+  "%8, %9, %10, %11, %12, %13, %14, %15, "          \
+  "%16, %17, %18, %19, %20, %21, %22, %23, "        \
+  "%24, %25, %26, %27, %28, %29, %30, %31}"
+
+// c [64, 64] = a b, or += if `add`; a [64, 16] and b [64 columns, 16] have
+// their 16 side by side in shared memory.
+template <class T>
+__device__ __forceinline__ void GroupMultiply(float (*c)[4], uint64_t a,
+                                              uint64_t b, bool add) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    asm volatile(
+        "{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " H2O_C64_NAMES
+        ", %32, %33, add, 1, 1, 0, 0;\n}"
+        : H2O_C64
+        : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+  } else {
+    asm volatile(
+        "{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 " H2O_C64_NAMES
+        ", %32, %33, add, 1, 1, 0, 0;\n}"
+        : H2O_C64
+        : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+  }
+}
+
+// The same with each warp's A fragment in registers.  kTransposed: b is
+// [16, 64 columns], a row's columns side by side in shared memory.
+template <class T, bool kTransposed>
+__device__ __forceinline__ void GroupMultiply(float (*c)[4],
+                                              const uint32_t (&a)[4],
+                                              uint64_t b, bool add) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    asm volatile(
+        "{\n.reg .pred add;\nsetp.ne.b32 add, %37, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " H2O_C64_NAMES
+        ", {%32, %33, %34, %35}, %36, add, 1, 1, %38;\n}"
+        : H2O_C64
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),
+          "r"(static_cast<int>(add)), "n"(kTransposed ? 1 : 0));
+  } else {
+    asm volatile(
+        "{\n.reg .pred add;\nsetp.ne.b32 add, %37, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 " H2O_C64_NAMES
+        ", {%32, %33, %34, %35}, %36, add, 1, 1, %38;\n}"
+        : H2O_C64
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),
+          "r"(static_cast<int>(add)), "n"(kTransposed ? 1 : 0));
+  }
+}
+
+// c [64, 16] += a b, b [16, 16 columns], a row's columns side by side.
+template <class T>
+__device__ __forceinline__ void GroupMultiplyNarrow(float (*c)[4],
+                                                    const uint32_t (&a)[4],
+                                                    uint64_t b) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    asm volatile(
+        "{\n.reg .pred add;\nsetp.ne.b32 add, %13, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 " H2O_C16_NAMES
+        ", {%8, %9, %10, %11}, %12, add, 1, 1, 1;\n}"
+        : H2O_C16
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1));
+  } else {
+    asm volatile(
+        "{\n.reg .pred add;\nsetp.ne.b32 add, %13, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n16k16.f32.f16.f16 " H2O_C16_NAMES
+        ", {%8, %9, %10, %11}, %12, add, 1, 1, 1;\n}"
+        : H2O_C16
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1));
+  }
+}
+
+#undef H2O_C
+#undef H2O_C16
+#undef H2O_C64
+#undef H2O_C16_NAMES
+#undef H2O_C64_NAMES
+
+}  // namespace h2o::cuda

@@ -1,0 +1,79 @@
+// What is asked of GPUs before anything runs on them, each time in a process of
+// its own: a process that has touched CUDA cannot fork ranks any more.
+#include <cuda_runtime_api.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/machine_rates.h"
+
+namespace h2o {
+namespace {
+
+struct GpuCount {
+  int count = 0;
+  cudaError_t error = cudaSuccess;
+};
+
+// What `ask` returns in a child; nothing if the child died of it.
+template <class Answer, class Ask>
+std::optional<Answer> InChild(Ask&& ask) {
+  int ends[2];
+  if (::pipe(ends) != 0) return std::nullopt;
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::close(ends[0]);
+    const Answer answer = ask();
+    const bool told = ::write(ends[1], &answer, sizeof(answer)) ==
+                      static_cast<ssize_t>(sizeof(answer));
+    ::_exit(told ? 0 : 1);
+  }
+  ::close(ends[1]);
+  Answer answer;
+  const bool told = child > 0 && ::read(ends[0], &answer, sizeof(answer)) ==
+                                     static_cast<ssize_t>(sizeof(answer));
+  ::close(ends[0]);
+  if (child > 0) ::waitpid(child, nullptr, 0);
+  if (!told) return std::nullopt;
+  return answer;
+}
+
+}  // namespace
+
+absl::Status CheckGpu(int ordinal) {
+  const GpuCount gpus = InChild<GpuCount>([] {
+                          GpuCount g;
+                          g.error = cudaGetDeviceCount(&g.count);
+                          return g;
+                        }).value_or(GpuCount{0, cudaErrorUnknown});
+  if (gpus.error == cudaSuccess && ordinal < gpus.count) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(absl::StrCat(
+      "device cuda:", ordinal, ": this machine has ", gpus.count, " GPUs",
+      gpus.error == cudaSuccess
+          ? ""
+          : absl::StrCat(" (", cudaGetErrorString(gpus.error), ")")));
+}
+
+absl::StatusOr<MachineRates> MeasureGpuRates(int ordinal) {
+  H2O_RETURN_IF_ERROR(CheckGpu(ordinal));
+  const auto rates = InChild<MachineRates>([ordinal] {
+    MachineRates r;
+    if (cudaSetDevice(ordinal) != cudaSuccess) ::_exit(1);
+    r.read_bytes_per_second = cuda::MeasureReadRate();
+    r.bf16_flops_per_second = cuda::MeasureMatrixRate();
+    return r;
+  });
+  if (!rates) {
+    return absl::InternalError(
+        absl::StrCat("the rates of cuda:", ordinal, " could not be measured"));
+  }
+  return *rates;
+}
+
+}  // namespace h2o

@@ -1,0 +1,204 @@
+// The instructions that C++ has no words for, one named function each.
+//
+// sm_90 is the target.  What older devices lack has a stand-in of the same
+// name (a ring filled by cp.async instead of bulk copies, no dependent launch);
+// what has none, the cluster, ends the kernel and is not launched there.
+#pragma once
+
+#include <cstdint>
+
+namespace h2o::cuda {
+
+// ---- mbarrier: threads and bulk copies meet in shared memory ----------------
+
+__device__ __forceinline__ uint32_t SharedAddress(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+__device__ __forceinline__ void InitBarrier(uint64_t* barrier,
+                                            uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(
+                   SharedAddress(barrier)),
+               "r"(arrivals)
+               : "memory");
+}
+
+// Makes barrier inits visible to the copy engine.
+__device__ __forceinline__ void FenceBarrierInit() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void Arrive(uint64_t* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(
+                   SharedAddress(barrier))
+               : "memory");
+}
+
+// One arrival, and `bytes` more to come from bulk copies.
+__device__ __forceinline__ void ArriveExpect(uint64_t* barrier,
+                                             uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
+                   SharedAddress(barrier)),
+               "r"(bytes)
+               : "memory");
+}
+
+#if __CUDA_ARCH__ >= 900
+#define H2O_MBARRIER_WAIT "mbarrier.try_wait"
+#else
+#define H2O_MBARRIER_WAIT "mbarrier.test_wait"
+#endif
+// Waits until the phase of parity `parity` is complete.
+__device__ __forceinline__ void Wait(uint64_t* barrier, uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n" H2O_MBARRIER_WAIT
+      ".parity.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra over;\n"
+      "bra again;\n"
+      "over:\n"
+      "}" ::"r"(SharedAddress(barrier)),
+      "r"(parity)
+      : "memory");
+}
+#undef H2O_MBARRIER_WAIT
+
+// The first `threads` threads (whole warps) that come to block barrier `id`
+// go on together.  Id 0 is __syncthreads.
+__device__ __forceinline__ void SyncThreads(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// ---- copies -----------------------------------------------------------------
+
+// bytes (a multiple of 16) from global to shared memory by the copy engine,
+// completing on `barrier`.
+__device__ __forceinline__ void BulkCopy(void* shared, const void* global,
+                                         uint32_t bytes, uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
+      "[%0], [%1], %2, [%3];" ::"r"(SharedAddress(shared)),
+      "l"(global), "r"(bytes), "r"(SharedAddress(barrier))
+      : "memory");
+}
+
+// The producing warp of a ring, on any device: its lanes below CopyLanes()
+// each call BeginCopies, then Copy for every piece of the stage, then
+// EndCopies.  `full` is initialized with CopyLanes() arrivals.
+__device__ constexpr int CopyLanes() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  return 32;
+#else
+  return 1;
+#endif
+}
+// `bytes` of the whole stage.
+__device__ __forceinline__ void BeginCopies(uint64_t* full, uint32_t bytes) {
+#if __CUDA_ARCH__ >= 900
+  ArriveExpect(full, bytes);
+#endif
+}
+// Addresses and bytes are multiples of 16.
+__device__ __forceinline__ void Copy(void* shared, const void* global,
+                                     uint32_t bytes, uint64_t* full, int lane) {
+#if __CUDA_ARCH__ >= 900
+  BulkCopy(shared, global, bytes, full);
+#else
+  for (uint32_t i = 16 * lane; i < bytes; i += 16 * CopyLanes()) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                     SharedAddress(shared) + i),
+                 "l"(static_cast<const char*>(global) + i)
+                 : "memory");
+  }
+#endif
+}
+__device__ __forceinline__ void EndCopies(uint64_t* full) {
+#if __CUDA_ARCH__ < 900
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(
+                   SharedAddress(full))
+               : "memory");
+#endif
+}
+
+// Asks for the line of `global` to be brought into the L2 cache.
+__device__ __forceinline__ void PrefetchLine(const void* global) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
+}
+
+// This block's dynamic shared memory.
+__device__ __forceinline__ unsigned char* DynamicShared() {
+  extern __shared__ __align__(128) unsigned char h2o_dynamic_shared[];
+  return h2o_dynamic_shared;
+}
+
+// ---- clusters ---------------------------------------------------------------
+
+// The two halves of a barrier of all threads of the cluster.  What was written
+// to any block's shared memory before ClusterArrive is seen after ClusterWait.
+__device__ __forceinline__ void ClusterArrive() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+#else
+  __trap();
+#endif
+}
+__device__ __forceinline__ void ClusterWait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+#else
+  __trap();
+#endif
+}
+
+// Writes to where block `rank` of the cluster has its `*shared`.
+__device__ __forceinline__ void StoreToRank(float2* shared, int rank,
+                                            float2 value) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %0, %1;\n"
+      "st.shared::cluster.v2.f32 [remote], {%2, %3};\n"
+      "}" ::"r"(SharedAddress(shared)),
+      "r"(rank), "f"(value.x), "f"(value.y)
+      : "memory");
+#else
+  __trap();
+#endif
+}
+__device__ __forceinline__ void StoreToRank(uint64_t* shared, int rank,
+                                            uint64_t value) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %0, %1;\n"
+      "st.shared::cluster.u64 [remote], %2;\n"
+      "}" ::"r"(SharedAddress(shared)),
+      "r"(rank), "l"(value)
+      : "memory");
+#else
+  __trap();
+#endif
+}
+
+// ---- programmatic dependent launch -------------------------------------------
+
+// Waits until the kernels before this one are complete; returns at once where
+// the launch was an ordinary one.
+__device__ __forceinline__ void WaitForPrevious() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// Lets the next kernel's blocks start.
+__device__ __forceinline__ void AllowNext() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+}  // namespace h2o::cuda

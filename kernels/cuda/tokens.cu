@@ -1,0 +1,427 @@
+// From logits to tokens, and the states of sequences.
+#include <climits>
+#include <cmath>
+#include <cstdint>
+
+#include "base/kv_page.h"
+#include "kernels/cuda/kernels.h"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/vectors.cuh"
+
+namespace h2o::cuda {
+namespace {
+
+// ---- one thread a row -------------------------------------------------------
+
+constexpr int kRowThreads = 128;
+
+dim3 GridOfThreads(int rows) {
+  return dim3(static_cast<unsigned>(CeilDiv(rows, kRowThreads)));
+}
+__device__ __forceinline__ int RowOfThread() {
+  return blockIdx.x * kRowThreads + threadIdx.x;
+}
+
+__device__ bool Runs(const SequenceState* states, int32_t slot) {
+  return slot >= 0 && states[slot].finish == FinishReason::kNone;
+}
+
+__global__ void __launch_bounds__(kRowThreads)
+    BeginDecodeKernel(const SequenceState* states, const int32_t* slots,
+                      int rows, int32_t* tokens, int32_t* positions,
+                      KvHead** heads) {
+  WaitForPrevious();
+  AllowNext();
+  const int r = RowOfThread();
+  if (r >= rows) return;
+  const int32_t slot = slots[r];
+  const bool runs = Runs(states, slot);
+  tokens[r] = runs ? states[slot].token : 0;
+  positions[r] = runs ? states[slot].position : -1;
+  heads[r] = runs ? states[slot].heads : nullptr;
+}
+
+__global__ void __launch_bounds__(kRowThreads)
+    PickBestKernel(const BestLogit* of_ranks, int ranks, int rows,
+                   int32_t* tokens) {
+  WaitForPrevious();
+  AllowNext();
+  const int r = RowOfThread();
+  if (r >= rows) return;
+  BestLogit best = of_ranks[r];
+  for (int rank = 1; rank < ranks; ++rank) {
+    const BestLogit other = of_ranks[int64_t{rank} * rows + r];
+    const bool first_number = isnan(best.logit) && !isnan(other.logit);
+    if (other.logit > best.logit || first_number) best = other;
+  }
+  tokens[r] = best.token;
+}
+
+__global__ void __launch_bounds__(kRowThreads)
+    AdvanceKernel(SequenceState* states, const int32_t* slots, int rows,
+                  const int32_t* tokens, RowResult* results) {
+  WaitForPrevious();
+  AllowNext();
+  const int r = RowOfThread();
+  if (r >= rows) return;
+  if (!Runs(states, slots[r])) {
+    results[r] = RowResult();
+    return;
+  }
+  SequenceState& state = states[slots[r]];
+  const bool is_forced = state.num_generated < state.num_forced;
+  const int32_t token =
+      is_forced ? state.forced[state.num_generated] : tokens[r];
+  state.token = token;
+  ++state.num_generated;
+  ++state.position;
+  if (token == state.stop_token) {
+    state.finish = FinishReason::kStop;
+  } else if (state.num_generated == state.max_tokens) {
+    state.finish = FinishReason::kLength;
+  }
+  results[r] = {token, state.finish};
+}
+
+// ---- logits in order --------------------------------------------------------
+
+constexpr int kThreads = 1024;  // of the kernels with a block a row
+constexpr int kWarps = kThreads / kWarp;
+
+// Orders as the logits do; equal logits (0 and -0 too) have equal keys.  NaN is
+// below all.
+__device__ __forceinline__ uint32_t KeyOf(float logit) {
+  if (isnan(logit)) return 0;
+  const uint32_t bits = logit == 0 ? 0 : __float_as_uint(logit);
+  return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+__device__ __forceinline__ float LogitOf(uint32_t key) {
+  return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key);
+}
+
+__global__ void __launch_bounds__(kThreads)
+    ArgMaxKernel(const float* logits, int64_t stride, int columns,
+                 int first_token, BestLogit* best) {
+  __shared__ uint64_t of_warps[kWarps];
+  WaitForPrevious();
+  AllowNext();
+  const float* row = logits + blockIdx.x * stride;
+  constexpr int kVector = 4;
+  uint32_t key = 0;
+  uint32_t column = kVector * threadIdx.x;
+  for (int first = column; first < columns; first += kVector * kThreads) {
+    const auto values = Load<kVector>(row + first);
+    for (int j = 0; j < kVector; ++j) {
+      const uint32_t other = KeyOf(values.at[j]);
+      if (other > key && first + j < columns) {
+        key = other;
+        column = first + j;
+      }
+    }
+  }
+  // The greatest key, and of equal ones the lowest column.
+  const uint64_t mine = uint64_t{key} << 32 | ~column;
+  const uint64_t greatest =
+      BlockReduce(mine, uint64_t{0}, of_warps, Greatest());
+  if (threadIdx.x == 0) {
+    const int winner = static_cast<int>(~static_cast<uint32_t>(greatest));
+    best[blockIdx.x] = {row[winner], first_token + winner};
+  }
+}
+
+// ---- Sample -----------------------------------------------------------------
+//
+// A block draws for one row, without sorting it.  Weights are integers, so sums
+// do not depend on the order of additions, and two searches are enough:
+//
+//   Descend      walks the row by descending logit: radix digits of the keys,
+//                a histogram of what lies under each digit.
+//   WalkInOrder  walks it by ascending id.
+//
+// Both add up a measure (a weight, or one per token) and stop where the sum
+// passes a target.  top_k, top_p and the draw each are such a walk, or two
+// where ties have to be counted off.
+
+constexpr int kDigitBits = 11;
+constexpr int kBins = 1 << kDigitBits;
+static_assert(kBins == 2 * kThreads, "a thread looks after two bins");
+
+// Where a walk stopped, and how far behind its start the target lies.
+struct Stop {
+  uint32_t at;  // a key, or an id
+  uint64_t rest;
+};
+
+struct Shared {
+  // Of a bin's sum the low and the high word: 64-bit additions to shared memory
+  // are loops.
+  uint32_t low[kBins], high[kBins];
+  uint64_t of_segments[kWarps];
+  uint64_t of_warps[kWarps];
+  float greatest[kWarps];
+  Stop stop;
+};
+
+__device__ void AddToBin(uint64_t amount, int bin, Shared& shared) {
+  const uint32_t low = static_cast<uint32_t>(amount);
+  const uint32_t sum = atomicAdd(&shared.low[bin], low) + low;
+  const uint32_t high = static_cast<uint32_t>(amount >> 32) + (sum < low);
+  if (high != 0) atomicAdd(&shared.high[bin], high);
+}
+
+__device__ uint64_t BinSum(int bin, const Shared& shared) {
+  return uint64_t{shared.high[bin]} << 32 | shared.low[bin];
+}
+
+// The sum over this lane and those before it.
+__device__ uint64_t WarpScan(uint64_t x) {
+  for (int distance = 1; distance < kWarp; distance *= 2) {
+    const uint64_t before = __shfl_up_sync(kAllLanes, x, distance);
+    if (Lane() >= distance) x += before;
+  }
+  return x;
+}
+
+// The sum over the threads before this one.  *total: over all.
+__device__ uint64_t SumBefore(uint64_t mine, uint64_t* of_warps,
+                              uint64_t* total) {
+  const uint64_t through = WarpScan(mine);
+  if (Lane() == kWarp - 1) of_warps[WarpInBlock()] = through;
+  __syncthreads();
+  const uint64_t warps = WarpScan(of_warps[Lane()]);
+  *total = __shfl_sync(kAllLanes, warps, kWarp - 1);
+  const uint64_t before =
+      __shfl_sync(kAllLanes, warps, (WarpInBlock() + kWarp - 1) % kWarp);
+  return through - mine + (WarpInBlock() == 0 ? 0 : before);
+}
+
+// The weights of a row: exp((logit - greatest) / temperature), in 2^-40.
+class Weights {
+ public:
+  __device__ Weights(float greatest, float temperature)
+      : greatest_(greatest), inverse_temperature_(1.0 / temperature) {}
+
+  __device__ uint64_t operator()(float logit) const {
+    if (logit == greatest_) return uint64_t{1} << 40;
+    if (!(logit > -INFINITY)) return 0;
+    return __double2ull_rn(
+        0x1p40 *
+        exp((static_cast<double>(logit) - greatest_) * inverse_temperature_));
+  }
+
+ private:
+  float greatest_;
+  double inverse_temperature_;
+};
+
+// The tokens that may be drawn: those above `key`, and of those at `key` the
+// ones up to last_tie.
+struct Cut {
+  uint32_t key = 0;
+  int last_tie = INT_MAX;
+
+  __device__ bool Keeps(uint32_t other, int id) const {
+    return other > key || (other == key && id <= last_tie);
+  }
+};
+
+// Finds the key at which the sum of measure(logit, key, id), by descending key,
+// passes target(sum of all), which must be less than that sum.  `rest` is what
+// the target has left at the first of the tokens with this key.
+template <class Measure, class Target>
+__device__ Stop Descend(const float* row, int vocabulary, Measure measure,
+                        Target target, Shared& shared) {
+  uint64_t key = 0;  // its digits so far
+  uint64_t rest = 0;
+  int known = 32;  // the bits below the digits so far
+#pragma unroll 1
+  for (int shift = 32 - kDigitBits; known > 0;
+       shift = max(shift - kDigitBits, 0)) {
+    // These bins are this thread's own also when they are read.
+    const int top = kBins - 1 - 2 * threadIdx.x;
+    for (int bin : {top, top - 1}) shared.low[bin] = shared.high[bin] = 0;
+    __syncthreads();
+    for (int id = threadIdx.x; id < vocabulary; id += kThreads) {
+      const float logit = row[id];
+      const uint32_t its_key = KeyOf(logit);
+      if (uint64_t{its_key} >> known != key) continue;
+      const uint64_t amount = measure(logit, its_key, id);
+      if (amount > 0) AddToBin(amount, its_key >> shift & (kBins - 1), shared);
+    }
+    __syncthreads();
+    const uint64_t at_top = BinSum(top, shared);
+    const uint64_t mine = at_top + BinSum(top - 1, shared);
+    uint64_t total;
+    const uint64_t before = SumBefore(mine, shared.of_warps, &total);
+    if (known == 32) rest = target(total);
+    if (before <= rest && rest - before < mine) {
+      const bool is_top = rest - before < at_top;
+      shared.stop = {static_cast<uint32_t>(is_top ? top : top - 1),
+                     rest - before - (is_top ? 0 : at_top)};
+    }
+    __syncthreads();
+    // The last digit's upper bit is in the key already.
+    const uint32_t new_bits = (1u << (known - shift)) - 1;
+    key = key << (known - shift) | (shared.stop.at & new_bits);
+    rest = shared.stop.rest;
+    known = shift;
+  }
+  return {static_cast<uint32_t>(key), rest};
+}
+
+// The first id at which the sum of measure(logit, key, id), by ascending id,
+// passes target(sum of all), which must be less than that sum.
+template <class Measure, class Target>
+__device__ int WalkInOrder(const float* row, int vocabulary, Measure measure,
+                           Target target, Shared& shared) {
+  const auto measure_of = [&](int id) -> uint64_t {
+    return measure(row[id], KeyOf(row[id]), id);
+  };
+  // Each warp adds up a segment of the row...
+  const int segment = static_cast<int>(CeilDiv(vocabulary, kThreads)) * kWarp;
+  const int begin = WarpInBlock() * segment;
+  uint64_t sum = 0;
+  for (int id = begin + Lane(); id < min(begin + segment, vocabulary);
+       id += kWarp) {
+    sum += measure_of(id);
+  }
+  sum = WarpReduce(sum, Plus());
+  if (Lane() == 0) shared.of_segments[WarpInBlock()] = sum;
+  __syncthreads();
+  const uint64_t through = WarpScan(shared.of_segments[Lane()]);
+  uint64_t rest = target(__shfl_sync(kAllLanes, through, kWarp - 1));
+  const int found = __ffs(__ballot_sync(kAllLanes, through > rest)) - 1;
+  if (found > 0) rest -= __shfl_sync(kAllLanes, through, found - 1);
+
+  // ...and all share the one in which the walk ends.
+  const int share = static_cast<int>(CeilDiv(segment, kThreads));
+  const int first = found * segment + threadIdx.x * share;
+  const int last = min(min(first + share, (found + 1) * segment), vocabulary);
+  uint64_t mine = 0;
+  for (int id = first; id < last; ++id) mine += measure_of(id);
+  uint64_t total;
+  const uint64_t before = SumBefore(mine, shared.of_warps, &total);
+  if (before <= rest && rest - before < mine) {
+    rest -= before;
+    int id = first;
+    for (uint64_t m; rest >= (m = measure_of(id)); ++id) rest -= m;
+    shared.stop.at = id;
+  }
+  __syncthreads();
+  return static_cast<int>(shared.stop.at);
+}
+
+// The id of the `index`-th token with this key.
+__device__ int TieAt(const float* row, int vocabulary, uint32_t key,
+                     uint64_t index, Shared& shared) {
+  return WalkInOrder(
+      row, vocabulary,
+      [key](float, uint32_t its_key, int) { return its_key == key ? 1 : 0; },
+      [index](uint64_t) { return index; }, shared);
+}
+
+__device__ int32_t Draw(const float* row, int vocabulary,
+                        const SamplingParams& sampling, uint64_t index,
+                        Shared& shared) {
+  float greatest = -INFINITY;
+  for (int id = threadIdx.x; id < vocabulary; id += kThreads) {
+    greatest = fmaxf(greatest, row[id]);
+  }
+  greatest = BlockReduce(greatest, -INFINITY, shared.greatest, Greatest());
+  if (greatest == -INFINITY) return 0;  // no token is better than another
+
+  Cut cut;
+  if (sampling.top_k > 0 && sampling.top_k < vocabulary) {
+    const uint64_t last = sampling.top_k - 1;
+    const Stop stop = Descend(
+        row, vocabulary, [](float, uint32_t, int) { return 1; },
+        [last](uint64_t) { return last; }, shared);
+    cut = {stop.at, TieAt(row, vocabulary, stop.at, stop.rest, shared)};
+  }
+
+  const Weights weights(greatest, sampling.temperature);
+  const auto kept = [&](float logit, uint32_t key, int id) {
+    return cut.Keeps(key, id) ? weights(logit) : 0;
+  };
+  // Tokens of one key have one weight: which of them is a division.
+  const auto tie_at = [&](const Stop& stop) {
+    return TieAt(row, vocabulary, stop.at,
+                 stop.rest / weights(LogitOf(stop.at)), shared);
+  };
+  // The draw is below the sum; rounding must not lift it there.
+  const double u = UniformDraw(sampling.seed, index);
+  const auto drawn = [u](uint64_t total) {
+    return min(static_cast<uint64_t>(u * static_cast<double>(total)),
+               total - 1);
+  };
+  if (!(sampling.top_p > 0 && sampling.top_p < 1)) {
+    return WalkInOrder(row, vocabulary, kept, drawn, shared);
+  }
+  // The last token kept is the one whose sum reaches top_p: passes one less.
+  const double top_p = sampling.top_p;
+  const auto reaching = [top_p](uint64_t total) {
+    const double sum = ceil(top_p * static_cast<double>(total));
+    return min(static_cast<uint64_t>(sum), total) - 1;
+  };
+  const Stop last = Descend(row, vocabulary, kept, reaching, shared);
+  cut = {last.at, tie_at(last)};
+  return tie_at(Descend(row, vocabulary, kept, drawn, shared));
+}
+
+__global__ void __launch_bounds__(kThreads)
+    SampleKernel(const float* logits, int64_t stride, int vocabulary,
+                 const SequenceState* states, const int32_t* slots,
+                 int32_t* tokens) {
+  __shared__ Shared shared;
+  WaitForPrevious();
+  AllowNext();
+  const int32_t slot = slots[blockIdx.x];
+  if (!Runs(states, slot)) return;
+  const SequenceState& state = states[slot];
+  if (!(state.sampling.temperature > 0)) return;
+  const int32_t token = Draw(logits + blockIdx.x * stride, vocabulary,
+                             state.sampling, state.num_generated, shared);
+  if (threadIdx.x == 0) tokens[blockIdx.x] = token;
+}
+
+}  // namespace
+
+cudaError_t BeginDecode(const SequenceState* states, const int32_t* slots,
+                        int rows, int32_t* tokens, int32_t* positions,
+                        KvHead** heads, cudaStream_t stream) {
+  if (rows == 0) return cudaSuccess;
+  return Launch(BeginDecodeKernel, GridOfThreads(rows), kRowThreads, stream,
+                states, slots, rows, tokens, positions, heads);
+}
+
+cudaError_t ArgMax(const float* logits, int64_t stride, int rows, int columns,
+                   int first_token, BestLogit* best, cudaStream_t stream) {
+  if (rows == 0) return cudaSuccess;
+  return Launch(ArgMaxKernel, dim3(rows), kThreads, stream, logits, stride,
+                columns, first_token, best);
+}
+
+cudaError_t PickBest(const BestLogit* of_ranks, int ranks, int rows,
+                     int32_t* tokens, cudaStream_t stream) {
+  if (rows == 0) return cudaSuccess;
+  return Launch(PickBestKernel, GridOfThreads(rows), kRowThreads, stream,
+                of_ranks, ranks, rows, tokens);
+}
+
+cudaError_t Sample(const float* logits, int64_t stride, int rows,
+                   int vocabulary, const SequenceState* states,
+                   const int32_t* slots, int32_t* tokens, cudaStream_t stream) {
+  if (rows == 0) return cudaSuccess;
+  return Launch(SampleKernel, dim3(rows), kThreads, stream, logits, stride,
+                vocabulary, states, slots, tokens);
+}
+
+cudaError_t Advance(SequenceState* states, const int32_t* slots, int rows,
+                    const int32_t* tokens, RowResult* results,
+                    cudaStream_t stream) {
+  if (rows == 0) return cudaSuccess;
+  return Launch(AdvanceKernel, GridOfThreads(rows), kRowThreads, stream, states,
+                slots, rows, tokens, results);
+}
+
+}  // namespace h2o::cuda

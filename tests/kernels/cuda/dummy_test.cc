@@ -1,0 +1,99 @@
+#include <cuda_runtime.h>
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/dtype.h"
+#include "base/sampling.h"
+#include "kernels/cuda/kernels.h"
+#include "tests/kernels/cuda/device_array.h"
+
+namespace h2o {
+namespace {
+
+constexpr uint64_t kSeed = 0x123456789abcdefu;
+constexpr uint64_t kName = 0xcbf29ce484222325u;
+constexpr float kScale = 0.02f * 1.7320508f;
+
+struct Rectangle {
+  int64_t row_begin, rows, column_begin, columns, full_columns, stride;
+};
+
+// The words of the contract, element by element, over poison.
+std::vector<uint8_t> Expected(const Rectangle& t, DType dtype) {
+  std::vector<uint8_t> bytes(t.rows * t.stride * SizeOf(dtype), 0xff);
+  for (int64_t r = 0; r < t.rows; ++r) {
+    for (int64_t c = 0; c < t.columns; ++c) {
+      const uint64_t e =
+          (t.row_begin + r) * t.full_columns + t.column_begin + c;
+      const auto random = CounterRandom(kSeed, e / 4, kName);
+      const float u =
+          static_cast<float>(static_cast<int32_t>(random[e % 4])) * 0x1.0p-31f;
+      StoreElement(bytes.data(), dtype, r * t.stride + c, u * kScale);
+    }
+  }
+  return bytes;
+}
+
+class FillDummy : public ::testing::TestWithParam<DType> {
+ protected:
+  void SetUp() override { H2O_SKIP_WITHOUT_GPU(); }
+
+  void Check(const Rectangle& t) {
+    const DType dtype = GetParam();
+    const DeviceArray<uint8_t> out(t.rows * t.stride * SizeOf(dtype));
+    CheckCuda(cuda::FillDummy(kSeed, kName, kScale, t.row_begin, t.rows,
+                              t.column_begin, t.columns, t.full_columns, dtype,
+                              out.data(), t.stride, nullptr));
+    const std::vector<uint8_t> got = out.Read(), want = Expected(t, dtype);
+    int64_t wrong = 0;
+    for (size_t i = 0; i < got.size(); ++i) wrong += got[i] != want[i];
+    EXPECT_EQ(wrong, 0) << "bytes of " << got.size();
+  }
+};
+
+TEST_P(FillDummy, WholeMatrices) {
+  Check({0, 300, 0, 768, 768, 768});
+  Check({0, 40, 0, 2560, 2560, 2592});
+}
+
+TEST_P(FillDummy, RowsThatBeginWithinACall) {
+  for (int64_t column = 0; column < 5; ++column) {
+    for (int64_t columns : {1, 2, 3, 4, 5, 37, 1030}) {
+      Check({3, 6, column, columns, 1051, 1056});
+    }
+  }
+}
+
+TEST_P(FillDummy, AlignedPartsOfRows) {
+  Check({17, 30, 1792, 1792, 7168, 1792});
+  Check({1, 30, 4, 102, 1024, 128});
+}
+
+TEST_P(FillDummy, Vectors) {
+  Check({0, 1, 0, 7168, 7168, 7168});
+  Check({0, 1, 5000, 21504, 40000, 21504});
+}
+
+TEST_P(FillDummy, NumbersBeyond32Bits) {
+  Check({3000001, 5, 3, 500, 7168, 512});
+  Check({3000000, 5, 0, 512, 7168, 512});
+}
+
+// More rows, and more columns, than the grid has blocks for.
+TEST_P(FillDummy, LongAndWide) {
+  Check({0, 5000, 0, 8, 8, 8});
+  Check({0, 1, 1, 1100000, 1100004, 1100032});
+}
+
+INSTANTIATE_TEST_SUITE_P(DTypes, FillDummy,
+                         ::testing::Values(DType::kFloat32, DType::kBFloat16,
+                                           DType::kFloat16),
+                         [](const auto& info) {
+                           return std::string(Name(info.param));
+                         });
+
+}  // namespace
+}  // namespace h2o
