@@ -198,6 +198,8 @@ absl::Status RunBench(const BenchFlags& flags) {
   json["full_batch_step_ms"] = 1e3 * Quantile(full_batch.seconds(), 0.5);
   json["steps"] = steps;
   json["step_bubble"] = bubble;
+  json["device_idle"] = (after.idle_seconds - before.idle_seconds) /
+                        (prefill + decode_seconds);
   json["sequences_resident"] = peak_running;
   json["peak_resident_bytes"] = peak_resident;
   json["weights_bytes"] = embedded->memory_plan().weights;
@@ -237,7 +239,8 @@ absl::Status RunBench(const BenchFlags& flags) {
       "TPOT        %.3f ms median, %.3f p99; gaps %.3f median, %.3f p99\n"
       "full batch  %.3f ms a step, the median of %.0f decode steps of all "
       "sequences\n"
-      "steps       %.0f, of which %.1f %% outside the workers\n"
+      "steps       %.0f, of which %.1f %% outside the workers; devices idle "
+      "between them %.2f %%\n"
       "memory      %.2f GB peak; %.2f weights, %.2f workspace, %.2f KV pool\n"
       "resident    %d sequences at most\n"
       "workers     %.3f s prefill, %.3f s decode\n"
@@ -256,6 +259,7 @@ absl::Status RunBench(const BenchFlags& flags) {
       number("ttft_max_ms"), number("tpot_p50_ms"), number("tpot_p99_ms"),
       number("gap_p50_ms"), number("gap_p99_ms"), number("full_batch_step_ms"),
       number("full_batch_steps"), steps, 100 * bubble,
+      100 * number("device_idle"),
       number("peak_resident_bytes") / 1e9, number("weights_bytes") / 1e9,
       number("workspace_bytes") / 1e9, number("kv_pool_bytes") / 1e9,
       static_cast<int>(peak_running), prefill, decode_seconds,

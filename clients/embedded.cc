@@ -5,9 +5,24 @@
 #include "base/check.h"
 #include "base/monitor.h"
 #include "base/status_macros.h"
+#include "clients/forked_group.h"
 #include "clients/progress_bar.h"
 
 namespace h2o {
+namespace {
+
+template <class Group>
+absl::StatusOr<std::unique_ptr<WorkerGroup>> Load(
+    const LocalGroupOptions& options, MemoryPlan* memory_plan) {
+  ProgressBar bar("loading " + options.config.name);
+  H2O_ASSIGN_OR_RETURN(
+      std::unique_ptr<Group> group,
+      Group::Create(options, [&bar](double f) { bar.Set(f); }));
+  *memory_plan = group->memory_plan();
+  return group;
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<Embedded>> Embedded::Create(
     const EmbeddedOptions& options) {
@@ -30,12 +45,13 @@ absl::StatusOr<std::unique_ptr<Embedded>> Embedded::Create(
   group.memory_share = options.memory_share;
   group.max_sequences = options.engine.max_sequences;
   const double start = e->clock_.Now();
-  ProgressBar bar("loading " + e->config_.name);
-  H2O_ASSIGN_OR_RETURN(
-      std::unique_ptr<LocalGroup> workers,
-      LocalGroup::Create(group, [&bar](double f) { bar.Set(f); }));
+  // Several GPUs want a process each, forked while this one has one thread: an
+  // Engine makes its own with the group.
+  H2O_ASSIGN_OR_RETURN(std::unique_ptr<WorkerGroup> workers,
+                       options.device.cuda && options.tp > 1
+                           ? Load<ForkedGroup>(group, &e->memory_plan_)
+                           : Load<LocalGroup>(group, &e->memory_plan_));
   e->load_seconds_ = e->clock_.Now() - start;
-  e->memory_plan_ = workers->memory_plan();
   e->group_info_ = workers->info();
   e->engine_->AddGroup(std::move(workers), nullptr);
   return e;

@@ -49,7 +49,8 @@ constexpr double kFarewellSeconds = 10;
 // runs, so only a glance; else waits for it.
 bool PlanIsThere(int fd, bool runs) {
   constexpr timespec kGlance = {
-      .tv_sec = 0, .tv_nsec = static_cast<long>(PlanRunner::kGlanceSeconds * 1e9)};
+      .tv_sec = 0,
+      .tv_nsec = static_cast<long>(PlanRunner::kGlanceSeconds * 1e9)};
   pollfd one = {fd, POLLIN, 0};
   return ppoll(&one, 1, runs ? &kGlance : nullptr, nullptr) > 0;
 }
@@ -73,6 +74,7 @@ absl::Status RunPlans(int rank, int fd, ShardRunner* runner) {
   }
 }
 
+// Returns when no more plans will come, or why the rank cannot go on.
 absl::Status LoadAndRun(const LocalGroupOptions& options, int fd,
                         MeshListener listener, const MeshOptions& mesh) {
   // The mesh first: then a rank that fails to load is noticed by the others.
@@ -94,29 +96,25 @@ absl::Status LoadAndRun(const LocalGroupOptions& options, int fd,
   if (options.device.cuda) {
     shard.device.ordinal += mesh.rank;
     if (mesh.size > 1) {
-      H2O_ASSIGN_OR_RETURN(
-          communicator,
-          ConnectNccl(std::move(communicator), shard.device.ordinal));
+      H2O_ASSIGN_OR_RETURN(communicator, ConnectNccl(std::move(communicator),
+                                                     shard.device.ordinal));
     }
   } else {
     shard.local_ranks = mesh.size;
   }
-  const SteadyClock clock;
+  static const SteadyClock clock;
   H2O_ASSIGN_OR_RETURN(
-      const std::unique_ptr<ShardRunner> runner,
+      std::unique_ptr<ShardRunner> created,
       ShardRunner::Create(shard, std::move(communicator), &clock,
                           [fd](double fraction) {
                             WriteNews(fd, RankProgress{fraction}).IgnoreError();
                           }));
-  H2O_RETURN_IF_ERROR(WriteNews(
-      fd, RankReady{runner->num_pages(), runner->packed_tokens(),
-                    runner->memory_plan(), runner->geometry()}));
-  const absl::Status status = RunPlans(mesh.rank, fd, runner.get());
-  if (!status.ok()) {
-    WriteNews(fd, RankFailure{status}).IgnoreError();
-    _exit(1);  // what the device still runs may never end
-  }
-  _exit(0);
+  // Never destroyed: the process ends, and what its GPU runs may not.
+  ShardRunner* const runner = created.release();
+  H2O_RETURN_IF_ERROR(
+      WriteNews(fd, RankReady{runner->num_pages(), runner->packed_tokens(),
+                              runner->memory_plan(), runner->geometry()}));
+  return RunPlans(mesh.rank, fd, runner);
 }
 
 // A rank's whole life.
@@ -130,6 +128,7 @@ absl::Status LoadAndRun(const LocalGroupOptions& options, int fd,
   if (getppid() != parent) _exit(1);
   const absl::Status status =
       LoadAndRun(options, fd, std::move(listener), mesh);
+  if (status.ok()) _exit(0);
   WriteNews(fd, RankFailure{status}).IgnoreError();
   _exit(1);
 }
@@ -288,27 +287,128 @@ absl::Status ForkedGroup::Impl::Take(int rank, RankNews news) {
     results[rank].push_back(std::move(*result));
   } else {
     const absl::Status& status = std::get<RankFailure>(news).status;
-    return absl::Status(status.code(),
-                        tp() == 1 ? std::string(status.message())
-                                  : absl::StrCat("rank ", rank, ": ",
-                                                 status.message()));
+    return absl::Status(
+        status.code(),
+        tp() == 1 ? std::string(status.message())
+                  : absl::StrCat("rank ", rank, ": ", status.message()));
   }
   return absl::OkStatus();
 }
 
 void ForkedGroup::Impl::Read(int rank) {
-  absl::Status last_word;
-  while (last_word.ok()) {
+  absl::Status reason;  // the rank's last word
+  while (reason.ok()) {
     absl::StatusOr<RankNews> news = ReadNews(sockets[rank].get());
-    last_word = news.ok() ? Take(rank, *std::move(news)) : news.status();
-    if (!news.ok() && absl::IsUnavailable(last_word)) break;
+    if (!news.ok()) break;
+    reason = Take(rank, *std::move(news));
   }
-  // Whoever complains of another rank may complain of one that died without a
-  // word; that is known soon.
   Monitor::Lock lock(monitor);
-  bool silent = false;
-  ++over;
-  if (stopping) return;
-  FailLocked(last_word);
-  static_cast<void>(silent);
+  if (reason.ok() && !stopping) {
+    lock.Release();
+    reason = absl::UnavailableError(
+        absl::StrCat(NameOf(rank), " ", HowItEnded(pids[rank])));
+    lock.Acquire();
+    ++over;
+  } else {
+    ++over;
+    // Who complains of another rank may complain of one that died without a
+    // word, which is known soon.
+    const auto known = [&] {
+      return stopping || !failure.ok() || over == tp();
+    };
+    if (absl::IsUnavailable(reason)) lock.AwaitFor(kVerdictSeconds, known);
+  }
+  if (!stopping) FailLocked(reason);
 }
+
+ForkedGroup::Impl::~Impl() {
+  {
+    Monitor::Lock lock(monitor);
+    stopping = true;
+    for (const UniqueFd& socket : sockets) shutdown(socket.get(), SHUT_WR);
+    lock.AwaitFor(kFarewellSeconds,
+                  [&] { return over == static_cast<int>(readers.size()); });
+  }
+  KillAll();
+  for (const UniqueFd& socket : sockets) shutdown(socket.get(), SHUT_RDWR);
+  for (std::thread& reader : readers) reader.join();
+  for (pid_t pid : pids) {
+    while (waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+    }
+  }
+}
+
+absl::StatusOr<std::unique_ptr<ForkedGroup>> ForkedGroup::Create(
+    const LocalGroupOptions& options,
+    std::function<void(double fraction)> progress) {
+  H2O_RETURN_IF_ERROR(ValidateTensorParallel(options.config, options.tp));
+  if (options.device.cuda) {
+    const int last = options.device.ordinal + options.tp - 1;
+    H2O_RETURN_IF_ERROR(FindDevice(absl::StrCat("cuda:", last)).status());
+  }
+  auto impl = std::make_unique<Impl>(options.tp);
+  impl->info.config = options.config;
+  H2O_RETURN_IF_ERROR(impl->Fork(options));
+  H2O_RETURN_IF_ERROR(impl->AwaitLoaded(progress));
+  return std::unique_ptr<ForkedGroup>(new ForkedGroup(std::move(impl)));
+}
+
+ForkedGroup::ForkedGroup(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+ForkedGroup::~ForkedGroup() = default;
+
+const GroupInfo& ForkedGroup::info() const { return impl_->info; }
+MemoryPlan ForkedGroup::memory_plan() const { return impl_->memory_plan; }
+const std::vector<pid_t>& ForkedGroup::pids() const { return impl_->pids; }
+
+absl::Status ForkedGroup::status() const {
+  Monitor::Lock lock(impl_->monitor);
+  return impl_->failure;
+}
+
+absl::Status ForkedGroup::Submit(const StepPlan& plan) {
+  H2O_RETURN_IF_ERROR(status());
+  for (int rank = 0; rank < impl_->tp(); ++rank) {
+    const absl::Status sent = WritePlan(impl_->sockets[rank].get(), plan);
+    if (sent.ok()) continue;
+    // The rank is gone; who reads from it finds out how.
+    Monitor::Lock lock(impl_->monitor);
+    lock.AwaitFor(2 * kVerdictSeconds, [&] { return !impl_->failure.ok(); });
+    impl_->FailLocked(absl::Status(
+        sent.code(), absl::StrCat(impl_->NameOf(rank), ": ", sent.message())));
+    return impl_->failure;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepResult> ForkedGroup::Next() {
+  Monitor::Lock lock(impl_->monitor);
+  auto& results = impl_->results;
+  const bool known = lock.AwaitFor(kRankTimeoutSeconds, [&] {
+    return !impl_->failure.ok() ||
+           std::none_of(results.begin(), results.end(),
+                        [](const auto& queue) { return queue.empty(); });
+  });
+  if (!known) {
+    std::vector<std::string> silent;
+    for (int rank = 0; rank < impl_->tp(); ++rank) {
+      if (results[rank].empty()) silent.push_back(impl_->NameOf(rank));
+    }
+    impl_->FailLocked(absl::UnavailableError(
+        absl::StrCat("no answer from ", absl::StrJoin(silent, ", "), " within ",
+                     kRankTimeoutSeconds, " s")));
+  }
+  H2O_RETURN_IF_ERROR(impl_->failure);
+  std::vector<StepResult> of_ranks;
+  for (auto& queue : results) {
+    of_ranks.push_back(std::move(queue.front()));
+    queue.pop_front();
+  }
+  return MergeResults(std::move(of_ranks));
+}
+
+void ForkedGroup::Abort(absl::Status reason) {
+  Monitor::Lock lock(impl_->monitor);
+  impl_->FailLocked(reason);
+}
+
+}  // namespace h2o

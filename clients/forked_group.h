@@ -42,7 +42,7 @@ class ForkedGroup final : public WorkerGroup {
   absl::StatusOr<StepResult> Next() override;
   void Abort(absl::Status reason) override;  // kills the ranks
 
-  MemoryPlan memory_plan() const;  // over all ranks
+  MemoryPlan memory_plan() const;          // over all ranks
   const std::vector<pid_t>& pids() const;  // by rank
 
  private:

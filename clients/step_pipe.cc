@@ -50,9 +50,9 @@ auto Fields(Is<LogitRows> auto& s) {
 }
 auto Fields(Is<StepResult> auto& s) {
   auto& [step, checksum, tokens, trace, logits, prefill_seconds, decode_seconds,
-         slowest_layer_seconds] = s;
+         slowest_layer_seconds, idle_seconds] = s;
   return std::tie(step, checksum, tokens, trace, logits, prefill_seconds,
-                  decode_seconds, slowest_layer_seconds);
+                  decode_seconds, slowest_layer_seconds, idle_seconds);
 }
 
 // Goes as its bytes.

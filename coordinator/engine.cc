@@ -428,6 +428,7 @@ void EngineImpl::Deliver(Group* group, StepResult result) {
       std::max(counters_.slowest_layer_seconds, result.slowest_layer_seconds);
   counters_.prefill_seconds += result.prefill_seconds;
   counters_.decode_seconds += result.decode_seconds;
+  counters_.idle_seconds += result.idle_seconds;
   if (group->last_result >= 0) {
     counters_.interval_seconds += now - group->last_result;
     counters_.step_seconds += result.prefill_seconds + result.decode_seconds;

@@ -132,6 +132,7 @@ class Engine {
     double slowest_layer_seconds = 0;  // of any prefill so far
     double prefill_seconds = 0;        // of the workers, summed
     double decode_seconds = 0;         // likewise
+    double idle_seconds = 0;           // of devices between steps, see StepResult
     double step_seconds = 0;           // both, of the steps counted below
     double interval_seconds = 0;       // between results of busy loops, summed
   };

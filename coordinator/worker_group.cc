@@ -33,6 +33,7 @@ absl::StatusOr<StepResult> MergeResults(std::vector<StepResult> of_ranks) {
         std::max(merged.decode_seconds, other.decode_seconds);
     merged.slowest_layer_seconds =
         std::max(merged.slowest_layer_seconds, other.slowest_layer_seconds);
+    merged.idle_seconds = std::max(merged.idle_seconds, other.idle_seconds);
   }
   return merged;
 }

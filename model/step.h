@@ -87,6 +87,9 @@ struct StepResult {
   double decode_seconds = 0;
   // The slowest single layer of this step's prefill slices.
   double slowest_layer_seconds = 0;
+  // The device did nothing for so long before this step although its plan was
+  // there; 0 where the plan came later than that.
+  double idle_seconds = 0;
 };
 
 }  // namespace h2o

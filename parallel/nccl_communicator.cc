@@ -23,8 +23,9 @@
 namespace h2o {
 namespace {
 
-// How long a destructor waits for NCCL to be done.
-constexpr std::chrono::seconds kFarewell{5};
+// How long a destructor waits for NCCL to be done; less than a worker may be
+// busy after its coordinator has let it go.
+constexpr std::chrono::seconds kFarewell{2};
 
 // How long an abort waits for a call into NCCL to return.
 constexpr std::chrono::seconds kLastCall{1};

@@ -4,10 +4,10 @@
 // every rank alike.
 //
 // Sums are taken in NCCL's order: a ring or a tree adds up an element once and
-// hands it on, so every rank has the same bits.  They are not those of another
-// kind of communicator or another number of ranks.  Symmetric windows
-// (ncclMemAlloc, ncclCommWindowRegister) are left out: all that is reduced
-// would have to lie in memory of NCCL's, and there every rank adds for itself.
+// hands it on, so every rank has the same bits.  With more than two ranks they
+// depend on the size of the whole.  Symmetric windows (ncclMemAlloc,
+// ncclCommWindowRegister) are left out: all that is reduced would have to lie
+// in memory of NCCL's, and there every rank adds for itself.
 //
 // Threads  as every Communicator.
 // Errors   what cannot be enqueued: UNAVAILABLE if NCCL blames a peer or the
@@ -18,8 +18,9 @@
 //          What the device computed since is worthless, and graphs keep NCCL
 //          alive until they are destroyed: a process that must go ends by
 //          _exit.
-// Destroy the graphs first.  Destruction waits for the other ranks of this
-// host to do the same, but a few seconds at most.
+// End      with the stream done and its graphs destroyed.  Destruction waits
+//          for the other ranks of this host to do the same, but two seconds at
+//          most.
 #pragma once
 
 #include <memory>

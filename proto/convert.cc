@@ -371,6 +371,7 @@ void ToProto(const StepResult& result, wire::StepResult* message) {
   message->set_prefill_seconds(result.prefill_seconds);
   message->set_decode_seconds(result.decode_seconds);
   message->set_slowest_layer_seconds(result.slowest_layer_seconds);
+  message->set_idle_seconds(result.idle_seconds);
 }
 
 absl::StatusOr<StepResult> FromProto(const wire::StepResult& message,
@@ -425,9 +426,11 @@ absl::StatusOr<StepResult> FromProto(const wire::StepResult& message,
       FiniteSeconds("decode_seconds", message.decode_seconds()));
   H2O_RETURN_IF_ERROR(
       FiniteSeconds("slowest_layer_seconds", message.slowest_layer_seconds()));
+  H2O_RETURN_IF_ERROR(FiniteSeconds("idle_seconds", message.idle_seconds()));
   result.prefill_seconds = message.prefill_seconds();
   result.decode_seconds = message.decode_seconds();
   result.slowest_layer_seconds = message.slowest_layer_seconds();
+  result.idle_seconds = message.idle_seconds();
   return result;
 }
 

@@ -43,6 +43,7 @@ OWNED = [
     (re.compile(r"<grpc|\.pb\.h"), {"proto", "coordinator", "worker", "clients"}),
     (re.compile(r"<CLI/"), {"flags", "clients", "bench", "worker", "coordinator"}),
     (re.compile(r"<pcre2"), {"model"}),
+    (re.compile(r"<nccl"), {"parallel"}),
 ]
 INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^>"]+)[>"]', re.M)
 

@@ -21,6 +21,7 @@
 #include "kernels/find_device.h"
 #include "model/model_spec.h"
 #include "parallel/host_communicator.h"
+#include "parallel/nccl_communicator.h"
 #include "worker/shard_runner.h"
 #include "worker/worker_service.h"
 
@@ -145,6 +146,10 @@ absl::StatusOr<LoadedShard> Load(const WorkerFlags& flags, DeviceName device,
                                     .operation_timeout_seconds =
                                         assignment.operation_timeout_seconds,
                                     .tcp_only = flags.tcp_only}));
+  if (device.cuda && assignment.size > 1) {
+    H2O_ASSIGN_OR_RETURN(communicator,
+                         ConnectNccl(std::move(communicator), device.ordinal));
+  }
   H2O_ASSIGN_OR_RETURN(std::shared_ptr<ShardRunner> runner,
                        ShardRunner::Create(options, std::move(communicator),
                                            clock, std::move(progress)));

@@ -5,6 +5,7 @@
 #include <deque>
 #include <map>
 #include <numeric>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -32,7 +33,7 @@ void Mix(uint64_t value, uint64_t* hash) {
 constexpr size_t kMaxTimedLayers = 1024;
 
 // Decode steps whose heads store no more are recorded as one.
-constexpr int32_t kSmallestSlotClass = 512;
+constexpr int32_t kSmallestSlotClass = 256;
 
 // What plans make known of a sequence; results are known later, if at all.
 struct OpenSequence {
@@ -91,6 +92,8 @@ struct Pending {
   std::vector<uint64_t> retired;
   std::vector<std::pair<uint64_t, int32_t>> admitted;  // with their lengths
   int64_t start = 0, prefilled = 0, end = 0;           // marks
+  // The end of the plan before, if that was under way when this was launched.
+  std::optional<int64_t> end_before;
   std::vector<std::pair<int64_t, int64_t>> layers;     // marks around each
 };
 
@@ -442,6 +445,7 @@ absl::Status Runner::Launch(const StepPlan& plan) {
   for (const SequenceSpec& spec : plan.admit) {
     H2O_RETURN_IF_ERROR(Admit(spec, &step));
   }
+  if (!pending_.empty()) step.end_before = pending_.back().end;
   step.start = backend_->Mark();
   for (const PrefillSlice& slice : plan.prefill) {
     H2O_RETURN_IF_ERROR(Prefill(slice, &step));
@@ -472,6 +476,9 @@ absl::StatusOr<StepResult> Runner::Collect() {
   }
   result.prefill_seconds = backend_->SecondsBetween(step.start, step.prefilled);
   result.decode_seconds = backend_->SecondsBetween(step.prefilled, step.end);
+  if (step.end_before) {
+    result.idle_seconds = backend_->SecondsBetween(*step.end_before, step.start);
+  }
   for (const auto& [before, after] : step.layers) {
     result.slowest_layer_seconds = std::max(
         result.slowest_layer_seconds, backend_->SecondsBetween(before, after));

@@ -30,7 +30,7 @@ constexpr int64_t kQueriesPerGroup = kQueryTile * kTilesPerGroup;
 constexpr int64_t kWidenBytes = 4 << 20;
 
 // From this many rows on the bf16 units beat the float32 kernel for few rows.
-constexpr int64_t kBFloat16Rows = 24;
+constexpr int64_t kBFloat16Rows = 8;
 
 constexpr int64_t kVectorFloats = 16;  // the widest vector of any kernel
 
@@ -195,6 +195,8 @@ class CpuBackend final : public Backend {
       LinearFloat32(x, weights, epilogue, y);
     }
   }
+
+  void Prefetch(const StoredMatrix&, int64_t) override {}
 
   void GatherRows(Matrix x, const int32_t* rows, Matrix out) override {
     for (int64_t i = 0; i < out.rows; ++i) {

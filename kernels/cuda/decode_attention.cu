@@ -36,24 +36,11 @@
 #include <cstring>
 #include <type_traits>
 
+#include "kernels/cuda/decode_attention.h"
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/ptx.cuh"
 
 namespace h2o::cuda {
-
-// How a launch is laid out.  Declared here for the test and the bench, which
-// compare layouts; DecodeAttention chooses by itself.
-struct DecodeAttentionShape {
-  int warps = 8;   // consumers of a block: 4 or 8
-  int split = 1;   // blocks of an item: 1, or with 4 warps 2, 4 or 8
-  int stages = 0;  // of the ring; 0: as many as let all blocks of an SM fit
-  int ahead = 0;   // items by which a block warms the L2 cache for a later one
-};
-DecodeAttentionShape ChooseDecodeAttentionShape(
-    const DecodeAttentionArgs& args);
-cudaError_t DecodeAttentionAs(const DecodeAttentionArgs& args,
-                              const DecodeAttentionShape& shape,
-                              cudaStream_t stream);
 
 namespace {
 
@@ -71,7 +58,6 @@ struct Params {
   float scale;  // of q
   int stages;
   int log2_split;
-  int later_rows, later_heads;  // from an item to the one it warms the L2 for
 };
 
 // How the rows (keys or values) of one stage fall to the lanes.  A lane takes
@@ -331,7 +317,6 @@ class BlockOf {
     __syncwarp();
     WaitForPrevious();
     const uint4 token = LoadToken();
-    const int32_t* later_pages = PrefetchHead();
     if constexpr (kClustered) {
       ClusterWait();    // the other blocks run
       ClusterArrive();  // the consumers tell the sums, the producer has none
@@ -340,7 +325,6 @@ class BlockOf {
     for (; fill < min(fills, stages_ + params_.stages); ++fill) {
       Refill(fill, &cursor);
     }
-    if (later_pages != nullptr) PrefetchLine(later_pages);
     // The kernel before the previous one is complete; the next one may rely on
     // that before its own wait.
     AllowNext();
@@ -446,25 +430,6 @@ class BlockOf {
     if (rank_ != 0 || lane_ >= 2 * Tile::kRowChunks) return {};
     const bool value = lane_ >= Tile::kRowChunks;
     return LoadChunk(value ? 2 : 1, lane_ - (value ? Tile::kRowChunks : 0));
-  }
-
-  // Brings a later item's head into the L2 cache; returns where its page table
-  // is, which is to follow.  A block would else begin with misses one behind
-  // the other.
-  __device__ const int32_t* PrefetchHead() const {
-    if (params_.later_rows + params_.later_heads == 0 || lane_ != 0) {
-      return nullptr;
-    }
-    int row = row_ + params_.later_rows;
-    int head = head_ + params_.later_heads;
-    if (head >= args_.num_heads) {
-      head -= args_.num_heads;
-      ++row;
-    }
-    if (row >= args_.rows || __ldcg(args_.positions + row) < 0) return nullptr;
-    const KvHead* later = LoadPointer(args_.heads + row) + HeadIndex(head);
-    return reinterpret_cast<const int32_t*>(
-        __ldcg(reinterpret_cast<const unsigned long long*>(&later->pages)));
   }
 
   // Writes the token over the victim or into the next free slot.
@@ -929,9 +894,7 @@ cudaError_t Launch(const DecodeAttentionArgs& args,
       .args = args,
       .scale = static_cast<float>(1.4426950408889634 / std::sqrt(kHeadDim)),
       .stages = stages,
-      .log2_split = std::countr_zero(static_cast<unsigned>(shape.split)),
-      .later_rows = shape.ahead / args.num_heads,
-      .later_heads = shape.ahead % args.num_heads};
+      .log2_split = std::countr_zero(static_cast<unsigned>(shape.split))};
   return cudaLaunchKernelEx(&config, kernel, params);
 }
 
@@ -979,19 +942,16 @@ DecodeAttentionShape ChooseDecodeAttentionShape(
   const int items = args.rows * args.num_heads;
   const int64_t pages = CeilDiv(args.max_slots, kPageSlots);
   DecodeAttentionShape shape;
-  // Blocks of eight warps hold twice as much in flight; short heads are better
-  // off with more blocks of four.
-  shape.warps = args.max_slots > 256 ? 8 : 4;
-  // The last blocks to run leave the others idle: let there be three rounds
-  // of them, unless they get shorter than two pages each.
-  const int enough = 3 * device.sms * BlocksPerSm(8);
+  // Many blocks of four warps beat fewer of eight but for the longest heads.
+  shape.warps = args.max_slots > 1024 ? 8 : 4;
+  // A split costs an exchange and a barrier: it pays only where blocks are so
+  // few that most of the machine would be idle.
   while (device.major >= 9 && shape.split < kMaxSplit &&
-         items * shape.split < enough && pages >= 4 * shape.split) {
+         2 * items * shape.split <= 2 * device.sms &&
+         pages >= 4 * shape.split) {
     shape.split *= 2;
   }
   if (shape.split > 1) shape.warps = 4;
-  const int resident = device.sms * BlocksPerSm(shape.warps);
-  shape.ahead = shape.split == 1 && items > resident ? resident : 0;
   return shape;
 }
 

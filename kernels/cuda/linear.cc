@@ -14,8 +14,8 @@ namespace {
 constexpr size_t kWorkspaceBytes = size_t{64} << 20;
 
 // Candidates that are timed, and how often each.
-constexpr int kCandidates = 16;
-constexpr int kTimedRuns = 4;
+constexpr int kCandidates = 48;
+constexpr int kTimedRuns = 3;
 
 cudaDataType_t CudaType(DType dtype) {
   switch (dtype) {

@@ -42,13 +42,13 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-constexpr int kGroupRows = 64;             // of a warp group
-constexpr int kQueries = 2 * kGroupRows;   // of a block of Attend
-constexpr int kKeys = 2 * kGroupRows;      // of a block of SumColumns
-constexpr int kTile = 64;                  // rows of a tile walked over
-constexpr int kFragments = kTile / 8;      // C fragments across a tile
-constexpr int kAttendStages = 2;           // key and value tiles in flight
-constexpr int kSumStages = 3;              // query tiles in flight
+constexpr int kGroupRows = 64;            // of a warp group
+constexpr int kQueries = 2 * kGroupRows;  // of a block of Attend
+constexpr int kKeys = 2 * kGroupRows;     // of a block of SumColumns
+constexpr int kTile = 64;                 // rows of a tile walked over
+constexpr int kFragments = kTile / 8;     // C fragments across a tile
+constexpr int kAttendStages = 2;          // key and value tiles in flight
+constexpr int kSumStages = 3;             // query tiles in flight
 constexpr float kLog2E = 1.44269504088896340736f;
 
 // Two blocks on an SM need 128 registers or less.  Without group products the
@@ -139,9 +139,9 @@ __device__ __forceinline__ void LoadRows(uint32_t tile, int row,
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int step = 0; step < kDim / 16; ++step) {
-    LoadMatrices(tile + ChunkOffset<kDim, kRows>(row + lane % 16,
-                                                 2 * step + lane / 16),
-                 a[step]);
+    LoadMatrices(
+        tile + ChunkOffset<kDim, kRows>(row + lane % 16, 2 * step + lane / 16),
+        a[step]);
   }
 }
 
@@ -161,10 +161,10 @@ __device__ __forceinline__ void MultiplyRows(const uint32_t (&a)[kDim / 16][4],
 #pragma unroll
     for (int j = 0; j < kFragments; j += 2) {
       uint32_t b[4];  // rows 8 j: b0, b1; rows 8 j + 8: b0, b1
-      LoadMatrices(tile + ChunkOffset<kDim, kTile>(
-                              8 * j + lane / 16 * 8 + lane % 8,
-                              2 * step + lane / 8 % 2),
-                   b);
+      LoadMatrices(
+          tile + ChunkOffset<kDim, kTile>(8 * j + lane / 16 * 8 + lane % 8,
+                                          2 * step + lane / 8 % 2),
+          b);
       Multiply<T>(s[j], a[step], b[0], b[1]);
       Multiply<T>(s[j + 1], a[step], b[2], b[3]);
     }
@@ -190,8 +190,9 @@ __device__ __forceinline__ void GroupMultiplyRows(
 // s = queries from `row` on . keys, by a warp group that has no registers to
 // spare for the queries.
 template <class T, int kDim>
-__device__ __forceinline__ void GroupMultiplyShared(
-    uint32_t queries, int row, uint32_t keys, float (&s)[kFragments][4]) {
+__device__ __forceinline__ void GroupMultiplyShared(uint32_t queries, int row,
+                                                    uint32_t keys,
+                                                    float (&s)[kFragments][4]) {
   FenceProducts();
 #pragma unroll
   for (int step = 0; step < kDim / 16; ++step) {
@@ -231,8 +232,8 @@ __device__ __forceinline__ void GroupAddValues(
   FenceProducts();
 #pragma unroll
   for (int step = 0; step < kTile / 16; ++step) {
-    GroupMultiply<T, true>(o, p[step], Operand<kDim, kTile>(values, 16 * step, 0),
-                           true);
+    GroupMultiply<T, true>(o, p[step],
+                           Operand<kDim, kTile>(values, 16 * step, 0), true);
     if constexpr (kDim > 64) {
       const uint64_t rest = Operand<kDim, kTile>(values, 16 * step, 4);
       if constexpr (kDim == 80) {
@@ -339,9 +340,8 @@ __device__ __forceinline__ void WriteRows(const float (&o)[kDim / 8][4],
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int at = ChunkOffset<kDim, kQueries>(row + g + 8 * half, j) + t * 4;
-      *reinterpret_cast<uint32_t*>(tile + at) =
-          Pack<T>(o[j][2 * half] * factor[half],
-                  o[j][2 * half + 1] * factor[half]);
+      *reinterpret_cast<uint32_t*>(tile + at) = Pack<T>(
+          o[j][2 * half] * factor[half], o[j][2 * half + 1] * factor[half]);
     }
   }
   __syncwarp();
@@ -372,8 +372,8 @@ __global__ void __launch_bounds__(kThreads, kAttendBlocks)
   const int first_query = (gridDim.y - 1 - blockIdx.y) * kQueries;
   if (first_query >= length) return;
 
-  const T* q = static_cast<const T*>(args.qkv) + begin * args.qkv_stride +
-               head * kDim;
+  const T* q =
+      static_cast<const T*>(args.qkv) + begin * args.qkv_stride + head * kDim;
   const T* k = q + args.num_heads * kDim;
   const T* v = k + args.num_heads * kDim;
   const auto copy_keys_and_values = [&](int tile) {
@@ -474,20 +474,20 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int length = args.starts[prompt + 1] - begin;
   const int first_key = blockIdx.y * kKeys;  // the longest walks first
   if (first_key >= length) return;
-  if (args.heads[prompt][args.layer * args.num_heads + head]
-          .slots.score_rule != ScoreRule::kSum) {
+  if (args.heads[prompt][args.layer * args.num_heads + head].slots.score_rule !=
+      ScoreRule::kSum) {
     return;
   }
 
-  const T* q = static_cast<const T*>(args.qkv) + begin * args.qkv_stride +
-               head * kDim;
+  const T* q =
+      static_cast<const T*>(args.qkv) + begin * args.qkv_stride + head * kDim;
   const T* k = q + args.num_heads * kDim + first_key * args.qkv_stride;
   const int first_tile = first_key / kTile, tiles = CeilDiv(length, kTile);
   // Commits a group for every tile, there or not, so that they can be counted.
   const auto copy_queries = [&](int tile) {
     if (tile < tiles) {
-      CopyTile<kDim, kTile>(q + tile * kTile * args.qkv_stride,
-                            args.qkv_stride, length - tile * kTile,
+      CopyTile<kDim, kTile>(q + tile * kTile * args.qkv_stride, args.qkv_stride,
+                            length - tile * kTile,
                             stages + tile % kSumStages * kTileBytes);
     }
     CommitCopies();
@@ -498,10 +498,9 @@ __global__ void __launch_bounds__(kThreads, 2)
 
   const int64_t row_of_scores = static_cast<int64_t>(head) * args.rows + begin;
   for (int i = threadIdx.x; i < tiles * kTile - first_key; i += kThreads) {
-    shifts[i] =
-        first_key + i < length
-            ? -args.log_sum_exp[row_of_scores + first_key + i] * kLog2E
-            : -INFINITY;
+    shifts[i] = first_key + i < length
+                    ? -args.log_sum_exp[row_of_scores + first_key + i] * kLog2E
+                    : -INFINITY;
   }
 
   const int warp = ThisWarp();
@@ -688,9 +687,9 @@ __global__ void __launch_bounds__(kThreads)
       if (i >= count) break;
       const int chunk = i % kChunks, is_value = i / kChunks % 2;
       const int position = position_of(first + i / (2 * kChunks));
-      data[n] = *reinterpret_cast<const uint4*>(
-          k + position * args.qkv_stride * 2 + is_value * to_value +
-          chunk * 16);
+      data[n] =
+          *reinterpret_cast<const uint4*>(k + position * args.qkv_stride * 2 +
+                                          is_value * to_value + chunk * 16);
     }
 #pragma unroll
     for (int n = 0; n < kInFlight; ++n) {

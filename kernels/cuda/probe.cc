@@ -45,11 +45,19 @@ std::optional<Answer> InChild(Ask&& ask) {
 }  // namespace
 
 absl::Status CheckGpu(int ordinal) {
-  const GpuCount gpus = InChild<GpuCount>([] {
-                          GpuCount g;
-                          g.error = cudaGetDeviceCount(&g.count);
-                          return g;
-                        }).value_or(GpuCount{0, cudaErrorUnknown});
+  // Once: ranks ask again when they have initialised CUDA, and know it from the
+  // process that forked them.
+  static const GpuCount gpus = [] {
+    const auto ask = [] {
+      GpuCount g;
+      g.error = cudaGetDeviceCount(&g.count);
+      return g;
+    };
+    const GpuCount told =
+        InChild<GpuCount>(ask).value_or(GpuCount{0, cudaErrorUnknown});
+    // What a child of a process says that has itself initialised CUDA.
+    return told.error == cudaErrorInitializationError ? ask() : told;
+  }();
   if (gpus.error == cudaSuccess && ordinal < gpus.count) {
     return absl::OkStatus();
   }

@@ -185,6 +185,20 @@ __device__ __forceinline__ void StoreToRank(uint64_t* shared, int rank,
 #endif
 }
 
+// Asks the L2 cache for `bytes` bytes, a multiple of 128, of global memory.
+__device__ __forceinline__ void PrefetchBytes(const void* global, int bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global),
+               "r"(bytes)
+               : "memory");
+#else
+  for (int at = 0; at < bytes; at += 128) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(
+        static_cast<const char*>(global) + at));
+  }
+#endif
+}
+
 // ---- programmatic dependent launch -------------------------------------------
 
 // Waits until the kernels before this one are complete; returns at once where

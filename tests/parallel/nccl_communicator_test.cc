@@ -194,7 +194,7 @@ class Rank {
  private:
   std::unique_ptr<Communicator> communicator_;
   cudaStream_t stream_ = nullptr;
-  double max_farewell_seconds_ = 4;
+  double max_farewell_seconds_ = 1.9;
 };
 
 void CheckSum(const std::vector<char>& sum, int64_t count, DType dtype,
@@ -354,7 +354,7 @@ TEST_F(NcclCommunicator, AbortEndsARunningSum) {
   RunRanks([](std::unique_ptr<Communicator> mesh) {
     Rank rank(std::move(mesh));
     if (!rank.ok()) return;
-    rank.AllowFarewell(8);
+    rank.AllowFarewell(4);
     SumOnce(rank, 7168, DType::kBFloat16);
     if (rank->rank() == 1) {  // does not come to the next one
       std::this_thread::sleep_for(milliseconds(4000));
@@ -386,7 +386,7 @@ TEST_F(NcclCommunicator, DestructionOutlivesAPeerThatIsGone) {
   RunRanks([](std::unique_ptr<Communicator> mesh) {
     Rank rank(std::move(mesh));
     if (!rank.ok()) return;
-    rank.AllowFarewell(8);
+    rank.AllowFarewell(4);
     SumOnce(rank, 7168, DType::kFloat16);
     if (rank->rank() == 1) {
       std::fflush(nullptr);

@@ -63,7 +63,7 @@ SequenceSpec RandomSpec(uint64_t id, std::mt19937* random, int vocabulary) {
   for (int i = 0; i < prompt; ++i) {
     spec.prompt.push_back(number(0, vocabulary - 1));
   }
-  for (int i = 0; i < steps; ++i) {
+  for (int i = 0; i <= steps; ++i) {  // the last, which is not processed, too
     spec.forced.push_back(number(0, vocabulary - 1));
   }
   spec.max_tokens = steps + 1;
@@ -209,14 +209,13 @@ TEST_P(Twins, AgreeOn500StepsOfRandomTraffic) {
   EXPECT_LT(comparison.parted, comparison.sets / 100);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, Twins,
-    ::testing::Combine(::testing::Values(64, 80, 128),
-                       ::testing::Values("fp16", "bf16")),
-    [](const auto& info) {
-      return std::string(std::get<1>(info.param)) +
-             std::to_string(std::get<0>(info.param));
-    });
+INSTANTIATE_TEST_SUITE_P(All, Twins,
+                         ::testing::Combine(::testing::Values(64, 80, 128),
+                                            ::testing::Values("fp16", "bf16")),
+                         [](const auto& info) {
+                           return std::string(std::get<1>(info.param)) +
+                                  std::to_string(std::get<0>(info.param));
+                         });
 
 TEST(GpuRunner, BatchesAndSlicesDoNotChangeGreedyTokens) {
   const absl::Status there = CheckGpu(0);
@@ -234,6 +233,7 @@ TEST(GpuRunner, BatchesAndSlicesDoNotChangeGreedyTokens) {
   for (int i = 0; i < 6; ++i) {
     specs.push_back(RandomSpec(i + 1, &random, config.vocab_size));
     specs.back().forced.clear();
+    specs.back().prompt.resize(10 + 13 * i, 7);
     specs.back().trace = specs.back().logits = false;
     specs.back().max_tokens = 40;
     specs.back().policy.slots = {SlotsFor(KvPolicyName::kH2o, 40)};
@@ -242,7 +242,8 @@ TEST(GpuRunner, BatchesAndSlicesDoNotChangeGreedyTokens) {
   // All packed, in slices of one layer, two plans in flight.
   std::map<uint64_t, std::vector<int32_t>> together, alone;
   const auto take = [](const StepResult& r, auto* out) {
-    for (const TokenResult& t : r.tokens) (*out)[t.sequence_id].push_back(t.token);
+    for (const TokenResult& t : r.tokens)
+      (*out)[t.sequence_id].push_back(t.token);
   };
   StepPlan plan;
   std::vector<uint64_t> ids;

@@ -15,22 +15,10 @@
 #include <vector>
 
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/decode_attention.h"
 #include "tests/kernels/cuda/device_array.h"
 
 namespace h2o::cuda {
-
-// As in decode_attention.cu: how a launch is laid out.
-struct DecodeAttentionShape {
-  int warps = 8;
-  int split = 1;
-  int stages = 0;
-  int ahead = 0;
-};
-DecodeAttentionShape ChooseDecodeAttentionShape(
-    const DecodeAttentionArgs& args);
-cudaError_t DecodeAttentionAs(const DecodeAttentionArgs& args,
-                              const DecodeAttentionShape& shape,
-                              cudaStream_t stream);
 
 namespace {
 
@@ -58,7 +46,7 @@ std::vector<DecodeAttentionShape> Shapes() {
       {.warps = 8},
       {.warps = 8, .stages = 2},
       {.warps = 4},
-      {.warps = 4, .stages = 3, .ahead = 3}};
+      {.warps = 4, .stages = 3}};
   int device = 0, major = 0;
   CheckCuda(cudaGetDevice(&device));
   CheckCuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor,
@@ -561,6 +549,41 @@ TEST_P(DecodeAttentionTest, TwiceTheSame) {
       ASSERT_EQ(one.evicted(), two.evicted());
     }
   }
+}
+
+// In a graph, right behind the kernel that writes q, k and v: the ring is
+// filled before that one is done, q, k and v are read after.
+TEST_P(DecodeAttentionTest, BehindAKernelInAGraph) {
+  const Launcher in_graph = [](const DecodeAttentionArgs& args) {
+    const int columns = 3 * args.num_heads * args.pool.layout.head_dim;
+    std::vector<int32_t> rows(args.rows);
+    std::iota(rows.begin(), rows.end(), 0);
+    const DeviceArray<int32_t> rows_of(rows);
+    const DeviceArray<uint16_t> qkv(args.rows * args.qkv_stride);
+    DecodeAttentionArgs late = args;
+    late.qkv = qkv.data();
+    CheckCuda(cudaDeviceSynchronize());
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t ready;
+    CheckCuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    CheckCuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    CheckCuda(GatherRows(args.qkv, args.qkv_stride, rows_of.data(), args.rows,
+                         columns, args.pool.layout.dtype, qkv.data(),
+                         args.qkv_stride, stream));
+    CheckCuda(DecodeAttention(late, stream));
+    CheckCuda(cudaStreamEndCapture(stream, &graph));
+    CheckCuda(cudaGraphInstantiate(&ready, graph, 0));
+    CheckCuda(cudaGraphLaunch(ready, stream));
+    CheckCuda(cudaStreamSynchronize(stream));
+    CheckCuda(cudaGraphExecDestroy(ready));
+    CheckCuda(cudaGraphDestroy(graph));
+    CheckCuda(cudaStreamDestroy(stream));
+    return cudaSuccess;
+  };
+  Batch batch(head_dim(), dtype(),
+              {{300, {H2o(200), Full(400)}}, {-1, {H2o(2), H2o(2)}}}, 5);
+  RunSteps(&batch, in_graph, 5);
 }
 
 TEST_P(DecodeAttentionTest, StoredPositions) {

@@ -24,8 +24,8 @@ namespace h2o {
 namespace {
 
 constexpr int kLayers = 3, kLayer = 1;
-constexpr int kPadding = 8;         // columns behind each row, never to be used
-constexpr int kRowsBehind = 70;     // NaN, behind the last prompt
+constexpr int kPadding = 8;      // columns behind each row, never to be used
+constexpr int kRowsBehind = 70;  // NaN, behind the last prompt
 constexpr double kScoreTolerance = 3e-5;  // of a score
 
 using Policies = std::vector<KvSlots>;  // one a head
@@ -97,7 +97,8 @@ struct Prefill {
   int64_t stride = 0, out_stride = 0;
   std::vector<uint16_t> qkv;  // 16 bits, with padding
   KvPageLayout layout;
-  std::vector<std::vector<int32_t>> tables;  // of prompt p and head h: its pages
+  std::vector<std::vector<int32_t>>
+      tables;  // of prompt p and head h: its pages
   std::vector<KvHead> heads_before;
 
   std::vector<uint16_t> out;
@@ -287,10 +288,10 @@ void CheckOutputs(const Prefill& run, int p, int h, const Reference& want,
     for (int i = 0; i < d; ++i) {
       // Each probability is rounded to 16 bits once, and so is the sum; tiny
       // probabilities are float16 subnormals.
-      const double allowed = half_ulp * 1.05 *
-                                 (want.magnitude[t * d + i] +
-                                  std::abs(want.out[t * d + i])) +
-                             5e-5;
+      const double allowed =
+          half_ulp * 1.05 *
+              (want.magnitude[t * d + i] + std::abs(want.out[t * d + i])) +
+          5e-5;
       const double got =
           LoadElement(run.out.data(), run.c.dtype,
                       (run.begin(p) + t) * run.out_stride + h * d + i);
@@ -300,9 +301,8 @@ void CheckOutputs(const Prefill& run, int p, int h, const Reference& want,
                           << want.out[t * d + i];
       errors->out = std::max(errors->out, error);
     }
-    const double error =
-        std::abs(run.log_sum_exp[h * run.rows + run.begin(p) + t] -
-                 want.log_sum_exp[t]);
+    const double error = std::abs(
+        run.log_sum_exp[h * run.rows + run.begin(p) + t] - want.log_sum_exp[t]);
     ASSERT_LE(error, 2e-5) << "prompt " << p << " head " << h << " token " << t;
     errors->sums = std::max(errors->sums, error);
   }
@@ -333,8 +333,7 @@ std::vector<int32_t> StoredPositions(const Prefill& run, int p, int h) {
     uint16_t position;
     std::memcpy(&position,
                 &run.pool[table[slot / kPageSlots] * run.layout.PageBytes() +
-                          run.layout.PositionsOffset() +
-                          slot % kPageSlots * 2],
+                          run.layout.PositionsOffset() + slot % kPageSlots * 2],
                 2);
     positions.push_back(position);
   }
@@ -346,8 +345,7 @@ void CheckNearTies(const KvSlots& slots, const std::vector<int32_t>& kept,
                    const Reference& want, Errors* errors) {
   const int length = static_cast<int>(want.scores.size());
   if (length <= slots.Capacity()) return;
-  const int num_heavy =
-      slots.Capacity() - slots.sinks - slots.prefill_recent;
+  const int num_heavy = slots.Capacity() - slots.sinks - slots.prefill_recent;
   std::vector<int> middle(length - slots.sinks - slots.prefill_recent);
   std::iota(middle.begin(), middle.end(), slots.sinks);
   std::stable_sort(middle.begin(), middle.end(), [&](int a, int b) {
@@ -470,8 +468,8 @@ class CudaPrefillAttention : public ::testing::TestWithParam<int> {
 };
 
 // Lengths around the tiles of 64 and 128, in no order.
-const std::vector<int> kLengths = {200, 1, 65, 513, 31, 128, 2, 1100, 64, 127,
-                                   63};
+const std::vector<int> kLengths = {200, 1,    65, 513, 31, 128,
+                                   2,   1100, 64, 127, 63};
 
 TEST_P(CudaPrefillAttention, BFloat16EqualsFloat64) {
   CheckRun({GetParam(), DType::kBFloat16, kLengths});

@@ -1,0 +1,421 @@
+// kernel_bench: how long the operations of a model's layer take on a GPU, each
+// beside what the GPU could do.
+//
+// Every operation is enqueued over and over on other memory (layers rotate, and
+// together are much larger than the cache), recorded, and replayed: launches
+// follow each other as they do in a decode step.  The floor of an operation is
+// the longer of its bytes over the read rate and its arithmetic over the rate
+// of large matrix products, both measured in the same run.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/check.h"
+#include "base/status_macros.h"
+#include "kernels/cuda/cuda_backend.h"
+#include "kv/kv_cache.h"
+#include "model/model_spec.h"
+
+namespace h2o {
+namespace {
+
+struct Options {
+  std::string model = "opt-30b";
+  std::string only;  // a part of the names of the operations to run
+  std::vector<int> rows = {1, 16, 64, 96, 128, 192, 256, 512, 2048};
+  int tp = 1;
+  int layers = 6;
+  bool json = false;
+};
+
+constexpr int kReplays = 7;
+
+struct Figure {
+  std::string name;
+  double microseconds = 0;
+  double bytes = 0;
+  double flops = 0;
+};
+
+class Bench {
+ public:
+  Bench(const Options& options, const OptConfig& config)
+      : options_(options),
+        config_(config),
+        shard_(config.Shard(0, options.tp)) {}
+
+  absl::Status Run() {
+    H2O_ASSIGN_OR_RETURN(rates_, MeasureGpuRates(0));
+    CudaBackendOptions backend;
+    backend.max_prompt_rows = kMostRows;
+    backend.max_heads = shard_.heads.size();
+    backend.head_dim = config_.head_dim();
+    H2O_ASSIGN_OR_RETURN(backend_, NewCudaBackend(backend));
+    H2O_RETURN_IF_ERROR(MakeMatrices());
+    std::printf("%s, tp %d: %.0f GB/s read, %.0f TFLOP/s bf16\n",
+                config_.name.c_str(), options_.tp,
+                rates_.read_bytes_per_second / 1e9,
+                rates_.bf16_flops_per_second / 1e12);
+    std::printf("%-44s %10s %9s %9s %9s\n", "", "us", "GB/s", "TFLOP/s",
+                "of floor");
+    H2O_RETURN_IF_ERROR(TimeLinear());
+    H2O_RETURN_IF_ERROR(TimeNorm());
+    H2O_RETURN_IF_ERROR(TimeHead());
+    H2O_RETURN_IF_ERROR(TimeDecodeAttention());
+    return TimePrefillAttention();
+  }
+
+ private:
+  static constexpr int64_t kMostRows = 4096;
+
+  struct Weight {
+    const char* name;
+    int64_t outputs, inputs;
+    Epilogue epilogue;
+    bool has_bias;
+    Buffer memory;
+    Matrix in, out;
+
+    int64_t bytes_of_one() const { return outputs * AlignedStride(inputs) * 2; }
+    LinearWeights Of(int layer) const {
+      LinearWeights w;
+      w.weight = {memory.data() + layer * bytes_of_one(), DType::kBFloat16,
+                  outputs, inputs, AlignedStride(inputs)};
+      if (has_bias) w.bias = memory.data();
+      return w;
+    }
+  };
+
+  Matrix Carve(int64_t rows, int64_t columns, Buffer* memory) {
+    const Matrix m{nullptr, rows, columns, AlignedStride(columns),
+                   DType::kBFloat16};
+    *memory = backend_->Allocate(m.bytes()).value();
+    Matrix out = m;
+    out.data = memory->data();
+    FillRandom(out.data, out.bytes() / 2);
+    return out;
+  }
+  void FillRandom(void* data, int64_t elements) {
+    DummyTensor t;
+    t.seed = ++seed_;
+    t.scale = 0.05f;
+    t.rows = CeilDiv(elements, 4096);
+    t.columns = std::min<int64_t>(elements, 4096);
+    t.full_columns = 4096;
+    if (elements % 4096 != 0 && t.rows > 1) --t.rows;
+    backend_->FillDummy(t, DType::kBFloat16, data, 4096);
+  }
+
+  absl::Status MakeMatrices() {
+    const int64_t h = config_.hidden_size;
+    const int64_t width = shard_.heads.size() * config_.head_dim();
+    const int64_t ffn = shard_.ffn_columns.size();
+    hidden_ = Carve(kMostRows, h, &memory_.emplace_back());
+    qkv_ = Carve(kMostRows, 3 * width, &memory_.emplace_back());
+    attention_ = Carve(kMostRows, width, &memory_.emplace_back());
+    delta_ = Carve(kMostRows, h, &memory_.emplace_back());
+    ffn_ = Carve(kMostRows, ffn, &memory_.emplace_back());
+    weights_.push_back(
+        {"qkv", 3 * width, h, Epilogue::kNone, true, {}, hidden_, qkv_});
+    weights_.push_back(
+        {"out", h, width, Epilogue::kNone, false, {}, attention_, delta_});
+    weights_.push_back(
+        {"fc1", ffn, h, Epilogue::kRelu, true, {}, hidden_, ffn_});
+    weights_.push_back(
+        {"fc2", h, ffn, Epilogue::kNone, false, {}, ffn_, delta_});
+    for (Weight& w : weights_) {
+      H2O_ASSIGN_OR_RETURN(
+          w.memory, backend_->Allocate(options_.layers * w.bytes_of_one()));
+      FillRandom(w.memory.data(), w.memory.bytes() / 2);
+    }
+    return backend_->Synchronize();
+  }
+
+  // `count` calls of work(i), recorded and replayed; the median of one call.
+  template <class Work>
+  absl::Status Time(const std::string& name, int count, double bytes,
+                    double flops, Work&& work) {
+    if (name.find(options_.only) == std::string::npos) return absl::OkStatus();
+    const uint64_t key = ++key_;
+    std::vector<double> seconds;
+    for (int replay = -3; replay < kReplays; ++replay) {
+      const int64_t begin = backend_->Mark();
+      H2O_RETURN_IF_ERROR(backend_->Replay(key, [&] {
+        for (int i = 0; i < count; ++i) work(i);
+        return absl::OkStatus();
+      }));
+      const int64_t end = backend_->Mark();
+      H2O_RETURN_IF_ERROR(backend_->Wait(end));
+      if (replay >= 0) seconds.push_back(backend_->SecondsBetween(begin, end));
+    }
+    std::nth_element(seconds.begin(), seconds.begin() + kReplays / 2,
+                     seconds.end());
+    const double s = seconds[kReplays / 2] / count;
+    const double floor = std::max(bytes / rates_.read_bytes_per_second,
+                                  flops / rates_.bf16_flops_per_second);
+    if (options_.json) {
+      const nlohmann::ordered_json line = {
+          {"name", name},   {"us", 1e6 * s},         {"bytes", bytes},
+          {"flops", flops}, {"fraction", floor / s}, {"model", config_.name}};
+      std::printf("%s\n", line.dump().c_str());
+    } else {
+      std::printf("%-44s %10.1f %9.0f %9.1f %9.3f\n", name.c_str(), 1e6 * s,
+                  bytes / s / 1e9, flops / s / 1e12, floor / s);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status TimeLinear() {
+    for (int rows : options_.rows) {
+      double bytes_of_layer = 0, flops_of_layer = 0;
+      for (const Weight& w : weights_) {
+        const double bytes =
+            static_cast<double>(w.bytes_of_one()) +
+            2.0 * rows * static_cast<double>(w.inputs + w.outputs);
+        const double flops = 2.0 * rows * static_cast<double>(w.inputs) *
+                             static_cast<double>(w.outputs);
+        bytes_of_layer += static_cast<double>(w.bytes_of_one());
+        flops_of_layer += flops;
+        H2O_RETURN_IF_ERROR(
+            Time(absl::StrCat("linear ", w.name, " ", rows, " x ", w.inputs,
+                              " -> ", w.outputs),
+                 options_.layers, bytes, flops, [&](int i) {
+                   backend_->Linear(w.in.Rows(0, rows), w.Of(i), w.epilogue,
+                                    w.out.Rows(0, rows));
+                 }));
+      }
+      H2O_RETURN_IF_ERROR(
+          Time(absl::StrCat("linear layer ", rows), options_.layers,
+               bytes_of_layer, flops_of_layer, [&](int i) {
+                 for (const Weight& w : weights_) {
+                   backend_->Linear(w.in.Rows(0, rows), w.Of(i), w.epilogue,
+                                    w.out.Rows(0, rows));
+                 }
+               }));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status TimeNorm() {
+    H2O_ASSIGN_OR_RETURN(
+        Buffer residual,
+        backend_->Allocate(kMostRows * hidden_.stride * sizeof(float)));
+    H2O_ASSIGN_OR_RETURN(Buffer norm,
+                         backend_->Allocate(hidden_.stride * sizeof(float)));
+    for (int rows : options_.rows) {
+      const Matrix x{residual.data(), rows, hidden_.columns, hidden_.stride,
+                     DType::kFloat32};
+      const LayerNormWeights weights{norm.As<float>(), norm.As<float>()};
+      H2O_RETURN_IF_ERROR(
+          Time(absl::StrCat("add and norm ", rows), 40,
+               12.0 * rows * static_cast<double>(hidden_.columns), 0, [&](int) {
+                 backend_->AddNorm(x, delta_.Rows(0, rows), norm.data(),
+                                   NormPlace::kBefore, weights,
+                                   hidden_.Rows(0, rows));
+               }));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status TimeHead() {
+    const int64_t vocabulary = shard_.vocabulary.size();
+    Buffer table, logits, best;
+    const Matrix w = Carve(vocabulary, config_.embed_dim, &table);
+    const StoredMatrix stored{w.data, w.dtype, w.rows, w.columns, w.stride};
+    const int64_t stride = AlignedStride(vocabulary);
+    H2O_ASSIGN_OR_RETURN(logits, backend_->Allocate(512 * stride * 4));
+    H2O_ASSIGN_OR_RETURN(best, backend_->Allocate(512 * sizeof(BestLogit)));
+    for (int rows : options_.rows) {
+      if (rows > 512) continue;
+      const Matrix y{logits.data(), rows, vocabulary, stride, DType::kFloat32};
+      H2O_RETURN_IF_ERROR(
+          Time(absl::StrCat("head ", rows), 4, static_cast<double>(w.bytes()),
+               2.0 * rows * static_cast<double>(w.rows * w.columns), [&](int) {
+                 backend_->Linear(hidden_.Rows(0, rows), {stored, nullptr},
+                                  Epilogue::kNone, y);
+               }));
+      H2O_RETURN_IF_ERROR(
+          Time(absl::StrCat("argmax ", rows), 10,
+               4.0 * rows * static_cast<double>(vocabulary), 0,
+               [&](int) { backend_->ArgMax(y, 0, best.As<BestLogit>()); }));
+    }
+    return absl::OkStatus();
+  }
+
+  // A cache in which `sequences` sequences have seen `prompt` tokens.
+  absl::StatusOr<std::unique_ptr<KvCache>> FillCache(int sequences, int prompt,
+                                                     const KvSlots& slots,
+                                                     Buffer* heads) {
+    KvCacheOptions options;
+    options.geometry = {options_.layers,
+                        config_.num_heads,
+                        {config_.head_dim(), DType::kBFloat16}};
+    options.heads = shard_.heads;
+    KvPolicy policy;
+    policy.slots = {slots};
+    options.num_pages = sequences * options.geometry.PagesNeeded(
+                                        policy, prompt + 64, shard_.heads);
+    options.max_sequences = sequences;
+    options.max_positions = prompt + 64;
+    H2O_ASSIGN_OR_RETURN(std::unique_ptr<KvCache> cache,
+                         KvCache::Create(options, backend_.get()));
+    H2O_ASSIGN_OR_RETURN(*heads,
+                         backend_->Allocate(sequences * sizeof(KvHead*)));
+    std::vector<KvHead*> pointers;
+    for (int s = 0; s < sequences; ++s) {
+      H2O_RETURN_IF_ERROR(cache->Open(s + 1, policy, prompt + 64));
+      pointers.push_back(cache->Heads(s + 1));
+    }
+    backend_->Upload(pointers.data(), sequences * sizeof(KvHead*),
+                     heads->data());
+    const std::vector<int32_t> starts = {0, prompt};
+    H2O_ASSIGN_OR_RETURN(Buffer device_starts,
+                         backend_->Allocate(2 * sizeof(int32_t)));
+    backend_->Upload(starts.data(), 2 * sizeof(int32_t), device_starts.data());
+    for (int s = 0; s < sequences; ++s) {
+      for (int layer = 0; layer < options_.layers; ++layer) {
+        PromptBatch batch;
+        batch.starts = starts;
+        batch.device_starts = device_starts.As<int32_t>();
+        batch.heads = heads->As<KvHead*>() + s;
+        batch.scored = slots.score_rule == ScoreRule::kSum;
+        backend_->PrefillAttention(qkv_.Rows(0, prompt), batch, layer,
+                                   cache->pool(), attention_.Rows(0, prompt));
+      }
+    }
+    H2O_RETURN_IF_ERROR(backend_->Synchronize());
+    return cache;
+  }
+
+  absl::Status TimeDecodeAttention() {
+    const std::pair<int, int> shapes[] = {{128, 410}, {96, 204},  {280, 204},
+                                          {32, 410},  {28, 2048}, {8, 410},
+                                          {1, 576}};
+    for (const auto& [sequences, slots] : shapes) {
+      for (const bool h2o : {true, false}) {
+        const std::string name = absl::StrCat("decode attention ", sequences,
+                                              " x ", shard_.heads.size(), " x ",
+                                              slots, h2o ? " h2o" : " full");
+        if (name.find(options_.only) == std::string::npos) continue;
+        // Every head full and evicting, or with room for all of the replays.
+        const int prompt = h2o ? slots + 40 : slots;
+        const KvSlots kept = h2o ? SlotsFor(KvPolicyName::kH2o, slots)
+                                 : SlotsFor(KvPolicyName::kFull, slots + 64);
+        Buffer heads;
+        H2O_ASSIGN_OR_RETURN(const std::unique_ptr<KvCache> cache,
+                             FillCache(sequences, prompt, kept, &heads));
+        const std::vector<int32_t> position(sequences, prompt);
+        H2O_ASSIGN_OR_RETURN(Buffer positions,
+                             backend_->Allocate(sequences * sizeof(int32_t)));
+        H2O_ASSIGN_OR_RETURN(
+            Buffer evicted, backend_->Allocate(sequences * shard_.heads.size() *
+                                               sizeof(int32_t)));
+        backend_->Upload(position.data(), sequences * sizeof(int32_t),
+                         positions.data());
+        DecodeBatch batch;
+        batch.heads = heads.As<KvHead*>();
+        batch.positions = positions.As<int32_t>();
+        batch.max_slots = h2o ? slots : slots + 64;
+        batch.scored = h2o;
+        const double items =
+            static_cast<double>(sequences) * shard_.heads.size() * slots;
+        const double slot_bytes = 4.0 * config_.head_dim() + (h2o ? 10 : 0);
+        H2O_RETURN_IF_ERROR(
+            Time(name, options_.layers, items * slot_bytes, 0, [&](int i) {
+              backend_->DecodeAttention(
+                  qkv_.Rows(0, sequences), batch, i, cache->pool(),
+                  attention_.Rows(0, sequences), evicted.As<int32_t>());
+            }));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status TimePrefillAttention() {
+    const std::pair<int, int> shapes[] = {
+        {1, 2000}, {1, 512}, {4, 512}, {16, 128}};
+    for (const auto& [prompts, length] : shapes) {
+      for (const bool h2o : {true, false}) {
+        const std::string name =
+            absl::StrCat("prefill attention ", prompts, " x ", length,
+                         h2o ? " h2o" : " full");
+        if (name.find(options_.only) == std::string::npos) continue;
+        const KvSlots kept =
+            h2o ? SlotsFor(KvPolicyName::kH2o, std::max(length / 5, 32))
+                : SlotsFor(KvPolicyName::kFull, length + 64);
+        Buffer heads;
+        H2O_ASSIGN_OR_RETURN(const std::unique_ptr<KvCache> cache,
+                             FillCache(prompts, length, kept, &heads));
+        std::vector<int32_t> starts;
+        for (int p = 0; p <= prompts; ++p) starts.push_back(p * length);
+        H2O_ASSIGN_OR_RETURN(Buffer device_starts,
+                             backend_->Allocate(starts.size() * 4));
+        backend_->Upload(starts.data(), starts.size() * 4,
+                         device_starts.data());
+        PromptBatch batch;
+        batch.starts = starts;
+        batch.device_starts = device_starts.As<int32_t>();
+        batch.heads = heads.As<KvHead*>();
+        batch.scored = h2o;
+        const int64_t rows = int64_t{prompts} * length;
+        // Causal: half of q k^T and of p v; the sums take another half.
+        const double flops = 2.0 * prompts * length * length *
+                             static_cast<double>(attention_.columns);
+        H2O_RETURN_IF_ERROR(Time(name, options_.layers, 0, flops, [&](int i) {
+          backend_->PrefillAttention(qkv_.Rows(0, rows), batch, i,
+                                     cache->pool(), attention_.Rows(0, rows));
+        }));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  const Options options_;
+  const OptConfig config_;
+  const ShardSpec shard_;
+  MachineRates rates_;
+  std::unique_ptr<Backend> backend_;
+  std::vector<Buffer> memory_;
+  std::vector<Weight> weights_;
+  Matrix hidden_, qkv_, attention_, delta_, ffn_;
+  uint64_t key_ = 0;
+  uint64_t seed_ = 0;
+};
+
+absl::Status RunAll(const Options& options) {
+  H2O_ASSIGN_OR_RETURN(const OptConfig config, BuiltInOptConfig(options.model));
+  H2O_RETURN_IF_ERROR(ValidateTensorParallel(config, options.tp));
+  return Bench(options, config).Run();
+}
+
+int Main(int argc, char** argv) {
+  Options options;
+  CLI::App app("Times the operations of a model's layer on a GPU");
+  app.add_option("--model", options.model, "A built-in config's name")
+      ->capture_default_str();
+  app.add_option("--only", options.only, "Operations whose name has this text");
+  app.add_option("--rows", options.rows, "Rows of matrix products")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  app.add_option("--tp", options.tp, "Shapes of one rank of this many")
+      ->capture_default_str();
+  app.add_option("--layers", options.layers, "Layers that rotate")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  app.add_flag("--json", options.json, "A JSON line a figure");
+  CLI11_PARSE(app, argc, argv);
+  const absl::Status status = RunAll(options);
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "kernel_bench: %s\n", status.ToString().c_str());
+  return 1;
+}
+
+}  // namespace
+}  // namespace h2o
+
+int main(int argc, char** argv) { return h2o::Main(argc, argv); }
