@@ -5,6 +5,8 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "base/sampling.h"
 #include "base/status_macros.h"
 #include "clients/bench_report.h"
@@ -143,12 +145,10 @@ absl::Status RunBench(const BenchFlags& flags) {
   }
   const double prefill = after.prefill_seconds - before.prefill_seconds;
   const double decode_seconds = after.decode_seconds - before.decode_seconds;
-  const ModelSpec spec = WithFormats(flags.embedded.model.spec, config,
-                                     options.device.cuda);
-  H2O_ASSIGN_OR_RETURN(const KvGeometry geometry,
-                       GeometryOf(config, spec));
-  H2O_ASSIGN_OR_RETURN(const DType dtype,
-                       WeightDType(spec));
+  const ModelSpec spec =
+      WithFormats(flags.embedded.model.spec, config, options.device.cuda);
+  H2O_ASSIGN_OR_RETURN(const KvGeometry geometry, GeometryOf(config, spec));
+  H2O_ASSIGN_OR_RETURN(const DType dtype, WeightDType(spec));
   const double flops =
       gpu || (dtype == DType::kBFloat16 && rates.bf16_flops_per_second > 0)
           ? rates.bf16_flops_per_second
@@ -198,10 +198,15 @@ absl::Status RunBench(const BenchFlags& flags) {
   json["full_batch_step_ms"] = 1e3 * Quantile(full_batch.seconds(), 0.5);
   json["steps"] = steps;
   json["step_bubble"] = bubble;
-  json["device_idle"] = (after.idle_seconds - before.idle_seconds) /
-                        (prefill + decode_seconds);
+  json["device_idle"] =
+      (after.idle_seconds - before.idle_seconds) / (prefill + decode_seconds);
   json["sequences_resident"] = peak_running;
-  json["peak_resident_bytes"] = peak_resident;
+  // A GPU's memory is taken whole at the start.
+  json["peak_resident_bytes"] =
+      gpu ? embedded->memory_plan().weights +
+                embedded->memory_plan().workspace +
+                embedded->memory_plan().kv_pool
+          : peak_resident;
   json["weights_bytes"] = embedded->memory_plan().weights;
   json["workspace_bytes"] = embedded->memory_plan().workspace;
   json["kv_pool_bytes"] = embedded->memory_plan().kv_pool;
@@ -229,42 +234,55 @@ absl::Status RunBench(const BenchFlags& flags) {
     return absl::OkStatus();
   }
   const auto number = [&](const char* key) { return json[key].get<double>(); };
+  std::printf("%s, tp %d on %s: %d x %d+%d tokens, %d KV slots a head\n",
+              config.name.c_str(), flags.embedded.tp,
+              gpu ? "GPUs" : absl::StrCat(threads, " threads").c_str(),
+              flags.num_seqs, flags.prompt_len, flags.gen_len,
+              resolved.slots[0].Capacity());
+  if (gpu) {
+    std::printf("machine     %.0f GB/s read, %.0f TFLOP/s bf16\n",
+                number("read_gb_per_second"), number("bf16_gflops") / 1e3);
+  } else {
+    std::printf(
+        "machine     %.1f GB/s read, %.0f GFLOP/s float32, %.0f bf16; before\n"
+        "            the run %.1f, %.0f, %.0f, after it %.1f, %.0f, %.0f\n",
+        number("read_gb_per_second"), number("sgemm_gflops"),
+        number("bf16_gflops"), rates_before.read_bytes_per_second / 1e9,
+        rates_before.sgemm_flops_per_second / 1e9,
+        rates_before.bf16_flops_per_second / 1e9,
+        rates_after.read_bytes_per_second / 1e9,
+        rates_after.sgemm_flops_per_second / 1e9,
+        rates_after.bf16_flops_per_second / 1e9);
+  }
+  // Two plans are in flight on a GPU, so results tell little of its steps; its
+  // own clock does.
+  const std::string beside =
+      gpu ? absl::StrFormat("GPUs idle between them %.2f %%",
+                            100 * number("device_idle"))
+          : absl::StrFormat("%.1f %% outside the workers", 100 * bubble);
   std::printf(
-      "%s, tp %d, %d threads: %d x %d+%d tokens, %d KV slots a head\n"
-      "machine     %.1f GB/s read, %.0f GFLOP/s float32, %.0f bf16; before\n"
-      "            the run %.1f, %.0f, %.0f, after it %.1f, %.0f, %.0f\n"
       "total       %.1f tok/s in %.3f s\n"
       "decode      %.1f tok/s\n"
       "TTFT        %.2f ms median, %.2f longest\n"
       "TPOT        %.3f ms median, %.3f p99; gaps %.3f median, %.3f p99\n"
       "full batch  %.3f ms a step, the median of %.0f decode steps of all "
       "sequences\n"
-      "steps       %.0f, of which %.1f %% outside the workers; devices idle "
-      "between them %.2f %%\n"
+      "steps       %.0f; %s\n"
       "memory      %.2f GB peak; %.2f weights, %.2f workspace, %.2f KV pool\n"
       "resident    %d sequences at most\n"
       "workers     %.3f s prefill, %.3f s decode\n"
       "floor       %.3f s prefill, %.3f s decode\n"
       "fraction    %.2f of the floor: prefill %.2f, decode %.2f\n",
-      config.name.c_str(), flags.embedded.tp, threads, flags.num_seqs,
-      flags.prompt_len, flags.gen_len, resolved.slots[0].Capacity(),
-      number("read_gb_per_second"), number("sgemm_gflops"),
-      number("bf16_gflops"), rates_before.read_bytes_per_second / 1e9,
-      rates_before.sgemm_flops_per_second / 1e9,
-      rates_before.bf16_flops_per_second / 1e9,
-      rates_after.read_bytes_per_second / 1e9,
-      rates_after.sgemm_flops_per_second / 1e9,
-      rates_after.bf16_flops_per_second / 1e9, number("tokens_per_second"),
-      total, number("decode_tokens_per_second"), number("ttft_p50_ms"),
-      number("ttft_max_ms"), number("tpot_p50_ms"), number("tpot_p99_ms"),
-      number("gap_p50_ms"), number("gap_p99_ms"), number("full_batch_step_ms"),
-      number("full_batch_steps"), steps, 100 * bubble,
-      100 * number("device_idle"),
-      number("peak_resident_bytes") / 1e9, number("weights_bytes") / 1e9,
-      number("workspace_bytes") / 1e9, number("kv_pool_bytes") / 1e9,
-      static_cast<int>(peak_running), prefill, decode_seconds,
-      floor.prefill_seconds, floor.decode_seconds, number("fraction_of_floor"),
-      number("prefill_fraction"), number("decode_fraction"));
+      number("tokens_per_second"), total, number("decode_tokens_per_second"),
+      number("ttft_p50_ms"), number("ttft_max_ms"), number("tpot_p50_ms"),
+      number("tpot_p99_ms"), number("gap_p50_ms"), number("gap_p99_ms"),
+      number("full_batch_step_ms"), number("full_batch_steps"), steps,
+      beside.c_str(), number("peak_resident_bytes") / 1e9,
+      number("weights_bytes") / 1e9, number("workspace_bytes") / 1e9,
+      number("kv_pool_bytes") / 1e9, static_cast<int>(peak_running), prefill,
+      decode_seconds, floor.prefill_seconds, floor.decode_seconds,
+      number("fraction_of_floor"), number("prefill_fraction"),
+      number("decode_fraction"));
   return absl::OkStatus();
 }
 

@@ -1,5 +1,6 @@
-// The whole service inside one process, without gRPC: an Engine over one
-// LocalGroup.  What `generate`, `logits` and `bench` run on.
+// The whole service without gRPC: an Engine over one LocalGroup, whose ranks
+// are threads of this process, or, on several GPUs, over one ForkedGroup, whose
+// ranks are processes.  What `generate`, `logits` and `bench` run on.
 #pragma once
 
 #include <cstdint>

@@ -3,8 +3,9 @@
 // order of the rank's stream.
 //
 // All ranks call the same operations in the same order with the same sizes.
-// Sums are taken in rank order, once per element, so every rank receives the
-// same bits: sampling and eviction run in lockstep on them.
+// An element is summed once, in rank order between host memories and in NCCL's
+// order between devices, so every rank receives the same bits: sampling and
+// eviction run in lockstep on them.
 //
 // Threads  one owner, the step thread of the rank; Abort alone may be called
 //          from any thread.

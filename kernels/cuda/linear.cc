@@ -15,6 +15,7 @@ constexpr size_t kWorkspaceBytes = size_t{64} << 20;
 
 // Candidates that are timed, and how often each.
 constexpr int kCandidates = 48;
+constexpr int kCandidatesOfMany = 8;  // of more than kExactRows rows
 constexpr int kTimedRuns = 3;
 
 cudaDataType_t CudaType(DType dtype) {
@@ -36,7 +37,7 @@ cudaDataType_t CudaType(DType dtype) {
 struct LinearProducts::Problem {
   Problem(Matrix x, const StoredMatrix& weight, const void* bias, bool relu,
           Matrix y)
-      : a(weight.data), b(x.data), d(y.data) {
+      : a(weight.data), b(x.data), d(y.data), rows(x.rows) {
     const auto ok = [](cublasStatus_t status) {
       H2O_CHECK(status == CUBLAS_STATUS_SUCCESS)
           << cublasLtGetStatusString(status);
@@ -84,6 +85,7 @@ struct LinearProducts::Problem {
   const void* a;
   const void* b;
   void* d;
+  int64_t rows;
   cublasLtMatmulDesc_t operation = nullptr;
   cublasLtMatrixLayout_t a_layout = nullptr, b_layout = nullptr,
                          d_layout = nullptr;
@@ -113,9 +115,8 @@ absl::Status LinearProducts::Run(Matrix x, const StoredMatrix& weight,
                                  const void* bias, bool relu, Matrix y,
                                  cudaStream_t stream) {
   const Problem problem(x, weight, bias, relu, y);
-  const int64_t rows = x.rows <= kExactRows
-                           ? x.rows
-                           : CeilDiv(x.rows, kRowStep) * kRowStep;
+  const int64_t rows =
+      x.rows <= kExactRows ? x.rows : CeilDiv(x.rows, kRowStep) * kRowStep;
   const Shape shape(weight.rows, weight.stride, rows, bias != nullptr, relu,
                     y.dtype == DType::kFloat32);
   const auto it = chosen_.find(shape);
@@ -140,15 +141,16 @@ absl::StatusOr<cublasLtMatmulAlgo_t> LinearProducts::Choose(
   H2O_RETURN_IF_ERROR(
       ToStatus(cublasLtMatmulPreferenceCreate(&preference), "preference"));
   const size_t workspace = kWorkspaceBytes;
-  cublasLtMatmulPreferenceSetAttribute(
-      preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
-      sizeof(workspace));
-  std::vector<cublasLtMatmulHeuristicResult_t> found(kCandidates);
+  cublasLtMatmulPreferenceSetAttribute(preference,
+                                       CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                       &workspace, sizeof(workspace));
+  std::vector<cublasLtMatmulHeuristicResult_t> found(
+      problem.rows <= kExactRows ? kCandidates : kCandidatesOfMany);
   int count = 0;
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
       handle_, problem.operation, problem.a_layout, problem.b_layout,
-      problem.d_layout, problem.d_layout, preference, kCandidates, found.data(),
-      &count);
+      problem.d_layout, problem.d_layout, preference,
+      static_cast<int>(found.size()), found.data(), &count);
   cublasLtMatmulPreferenceDestroy(preference);
   H2O_RETURN_IF_ERROR(ToStatus(status, "heuristic"));
   if (count == 0) return absl::InternalError("cuBLAS knows no such product");
