@@ -44,6 +44,7 @@ absl::StatusOr<std::unique_ptr<Embedded>> Embedded::Create(
   group.kv_pool_bytes = options.kv_pool_bytes;
   group.memory_share = options.memory_share;
   group.max_sequences = options.engine.max_sequences;
+  group.cache_directory = options.cache_directory;
   const double start = e->clock_.Now();
   // Several GPUs want a process each, forked while this one has one thread: an
   // Engine makes its own with the group.

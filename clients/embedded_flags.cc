@@ -15,6 +15,7 @@ absl::StatusOr<EmbeddedOptions> EmbeddedFlags::Options() const {
   options.num_threads = shard.threads > 0 ? shard.threads : AvailableCores();
   options.kv_pool_bytes = shard.kv_pool_bytes;
   options.memory_share = shard.memory_share;
+  options.cache_directory = shard.cache_directory;
   return options;
 }
 

@@ -93,6 +93,7 @@ absl::Status LoadAndRun(const LocalGroupOptions& options, int fd,
   shard.kv_pool_bytes = options.kv_pool_bytes;
   shard.memory_share = options.memory_share;
   shard.max_sequences = options.max_sequences;
+  shard.cache_directory = options.cache_directory;
   if (options.device.cuda) {
     shard.device.ordinal += mesh.rank;
     if (mesh.size > 1) {

@@ -111,6 +111,7 @@ absl::StatusOr<std::unique_ptr<LocalGroup>> LocalGroup::Create(
     // Those loaded before have taken their share of the free memory.
     shard.local_ranks = tp;
     shard.max_sequences = options.max_sequences;
+    shard.cache_directory = options.cache_directory;
     std::function<void(double)> of_rank;
     if (progress) {
       of_rank = [&progress, rank, tp](double fraction) {

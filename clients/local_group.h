@@ -19,6 +19,7 @@ struct LocalGroupOptions {
   int64_t kv_pool_bytes = 0;  // of each rank; 0: from memory_share
   double memory_share = 0;    // 0: the device's default
   int max_sequences = 256;
+  std::string cache_directory;  // see ShardOptions
 };
 
 class LocalGroup final : public WorkerGroup {

@@ -209,6 +209,16 @@ void AddRequestFlags(CLI::App* app, RequestFlags* flags) {
   AddPolicyFlags(app, &flags->policy);
 }
 
+std::string DefaultCacheDirectory() {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  if (cache != nullptr && *cache != 0) return absl::StrCat(cache, "/h2oserve");
+  const char* home = std::getenv("HOME");
+  if (home != nullptr && *home != 0) {
+    return absl::StrCat(home, "/.cache/h2oserve");
+  }
+  return "";
+}
+
 void AddShardFlags(CLI::App* app, ShardFlags* flags) {
   app->add_option("--device", flags->device, "cpu, cuda or cuda:N")
       ->check(CLI::Validator(
@@ -222,6 +232,11 @@ void AddShardFlags(CLI::App* app, ShardFlags* flags) {
           },
           ""))
       ->type_name("DEVICE")
+      ->capture_default_str();
+  app->add_option("--cache-dir", flags->cache_directory,
+                  "Where a GPU's choices of kernels are kept between runs; "
+                  "empty: nowhere")
+      ->type_name("DIR")
       ->capture_default_str();
   app->add_option("--threads", flags->threads,
                   "Threads of a worker, or of all ranks of a model held here; "

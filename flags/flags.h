@@ -69,9 +69,14 @@ struct RequestFlags {
 };
 void AddRequestFlags(CLI::App* app, RequestFlags* flags);
 
-// What a rank may take: --device, --threads, --kv-pool-bytes, --memory-share.
+// The user's folder for what programs keep between runs: h2oserve in
+// $XDG_CACHE_HOME or ~/.cache; empty if there is neither.
+std::string DefaultCacheDirectory();
+
+// What a rank may take: --device, --cache-dir, --threads, --kv-pool-bytes, --memory-share.
 struct ShardFlags {
   std::string device = "cpu";
+  std::string cache_directory = DefaultCacheDirectory();
   int threads = 0;            // 0: all cores that this process may use
   int64_t kv_pool_bytes = 0;  // 0: from memory_share
   double memory_share = 0;    // of what is free after loading; 0: by device

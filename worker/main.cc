@@ -133,6 +133,7 @@ absl::StatusOr<LoadedShard> Load(const WorkerFlags& flags, DeviceName device,
                    assignment.host_ids[assignment.rank]));
   }
   options.max_sequences = assignment.max_sequences;
+  options.cache_directory = flags.shard.cache_directory;
 
   // The mesh first: then a rank that fails to load is noticed by the others.
   H2O_ASSIGN_OR_RETURN(std::unique_ptr<Communicator> communicator,

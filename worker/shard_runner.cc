@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cuda/cuda_backend.h"
@@ -94,7 +95,7 @@ struct Pending {
   int64_t start = 0, prefilled = 0, end = 0;           // marks
   // The end of the plan before, if that was under way when this was launched.
   std::optional<int64_t> end_before;
-  std::vector<std::pair<int64_t, int64_t>> layers;     // marks around each
+  std::vector<std::pair<int64_t, int64_t>> layers;  // marks around each
 };
 
 // Takes parts of one buffer, each at a multiple of 256 bytes.  Twice with the
@@ -271,9 +272,12 @@ absl::Status Runner::Init(const ShardOptions& options, const Clock* clock,
   o.model = WithFormats(options.model, config_, options.device.cuda);
   H2O_ASSIGN_OR_RETURN(DType dtype, WeightDType(o.model));
   H2O_RETURN_IF_ERROR(GeometryOf(config_, o.model).status());
+  const double begun = clock->Now();
   H2O_RETURN_IF_ERROR(MakeBackend(o, dtype, clock));
+  const double found = clock->Now();
   communicator_->UseStream(backend_->stream());
   H2O_RETURN_IF_ERROR(LoadWeights(o, dtype, std::move(progress)));
+  const double loaded = clock->Now();
   max_rows_ = backend_->BatchBucket(max_sequences_);
   H2O_ASSIGN_OR_RETURN(
       forward_,
@@ -291,7 +295,20 @@ absl::Status Runner::Init(const ShardOptions& options, const Clock* clock,
   memory_plan_.weights = weights_.memory.bytes();
   memory_plan_.workspace =
       backend_->OwnBytes() + forward_->workspace_bytes() + memory_.bytes();
-  return MakeCache(o);
+  H2O_RETURN_IF_ERROR(MakeCache(o));
+  H2O_RETURN_IF_ERROR(backend_->Synchronize());
+  if (o.device.cuda) {
+    const auto gigabytes = [](int64_t bytes) {
+      return static_cast<double>(bytes / 10'000'000) / 100;
+    };
+    H2O_LOG() << "rank " << o.rank << " took " << found - begun
+              << " s for its GPU, " << loaded - found << " s for "
+              << gigabytes(memory_plan_.weights) << " GB of weights, "
+              << clock->Now() - loaded << " s for "
+              << gigabytes(memory_plan_.workspace) << " GB of workspace and "
+              << gigabytes(memory_plan_.kv_pool) << " GB of KV pages";
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Runner::MakeBackend(const ShardOptions& options, DType dtype,
@@ -309,6 +326,7 @@ absl::Status Runner::MakeBackend(const ShardOptions& options, DType dtype,
     backend.max_prompt_rows = config_.max_positions;
     backend.max_heads = num_local_heads();
     backend.head_dim = config_.head_dim();
+    backend.cache_directory = options.cache_directory;
     H2O_ASSIGN_OR_RETURN(backend_, NewCudaBackend(backend));
     return absl::OkStatus();
   }
@@ -477,7 +495,8 @@ absl::StatusOr<StepResult> Runner::Collect() {
   result.prefill_seconds = backend_->SecondsBetween(step.start, step.prefilled);
   result.decode_seconds = backend_->SecondsBetween(step.prefilled, step.end);
   if (step.end_before) {
-    result.idle_seconds = backend_->SecondsBetween(*step.end_before, step.start);
+    result.idle_seconds =
+        backend_->SecondsBetween(*step.end_before, step.start);
   }
   for (const auto& [before, after] : step.layers) {
     result.slowest_layer_seconds = std::max(

@@ -42,6 +42,9 @@ struct ShardOptions {
   int local_ranks = 1;
 
   int max_sequences = 256;  // open at once
+
+  // Where a GPU's choices are kept between runs; empty: nowhere.
+  std::string cache_directory;
 };
 
 // Where the memory of a rank goes, in bytes.

@@ -113,7 +113,8 @@ class CudaBackend final : public Backend {
     H2O_RETURN_IF_ERROR(ToStatus(
         cudaEventCreateWithFlags(&fork_, cudaEventDisableTiming), "event"));
     H2O_RETURN_IF_ERROR(ring_.Init());
-    H2O_ASSIGN_OR_RETURN(products_, cuda::LinearProducts::Create());
+    H2O_ASSIGN_OR_RETURN(products_, cuda::LinearProducts::Create(
+                                        options_.cache_directory));
     const int64_t sums = options_.max_heads * options_.max_prompt_rows;
     H2O_ASSIGN_OR_RETURN(row_sums_, Allocate(sums * sizeof(float)));
     H2O_ASSIGN_OR_RETURN(column_sums_, Allocate(sums * sizeof(float)));
@@ -260,26 +261,8 @@ class CudaBackend final : public Backend {
   }
   void Linear(Matrix x, const LinearWeights& weights, Epilogue epilogue,
               Matrix y) override {
-    const bool relu = epilogue == Epilogue::kRelu;
-    if (cuda::FewRowsSupported(Int(x.rows))) {
-      cuda::FewRowsArgs args;
-      args.x = x.data;
-      args.x_stride = x.stride;
-      args.weights = weights.weight.data;
-      args.weight_stride = weights.weight.stride;
-      args.bias = weights.bias;
-      args.y = y.data;
-      args.y_stride = y.stride;
-      args.rows = Int(x.rows);
-      args.outputs = Int(weights.weight.rows);
-      args.inputs = Int(weights.weight.stride);
-      args.relu = relu;
-      args.float_outputs = y.dtype == DType::kFloat32;
-      args.dtype = options_.dtype;
-      Note(cuda::FewRows(args, stream_), "FewRows");
-    } else {
-      Note(products_->Run(x, weights.weight, weights.bias, relu, y, stream_));
-    }
+    Note(products_->Run(x, weights.weight, weights.bias,
+                        epilogue == Epilogue::kRelu, y, stream_));
     if (epilogue == Epilogue::kGelu) {
       Note(cuda::Gelu(y.data, y.stride, Int(y.rows), Int(y.columns),
                       options_.dtype, stream_),

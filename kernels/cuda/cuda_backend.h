@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
@@ -17,6 +18,7 @@ struct CudaBackendOptions {
   int64_t max_prompt_rows = 0;      // of PrefillAttention, all prompts
   int64_t max_heads = 0;            // likewise
   int head_dim = 0;
+  std::string cache_directory;  // of choices that outlive us; empty: none do
 };
 
 // Asked in a process of its own: this one may still fork ranks, which CUDA

@@ -80,30 +80,6 @@ cudaError_t PrefillAttention(const PrefillAttentionArgs& args,
 cudaError_t StoredPositions(const KvHead* heads, int count, const KvPool& pool,
                             int stride, uint16_t* out, cudaStream_t stream);
 
-// ---- matrix products of few rows -------------------------------------------
-
-inline constexpr int kFewRows = 4;
-// Whether this many rows are few, on a GPU that has what it takes (sm_90).
-bool FewRowsSupported(int rows);
-
-struct FewRowsArgs {
-  const void* x = nullptr;  // [rows, inputs]
-  int64_t x_stride = 0;
-  const void* weights = nullptr;  // [outputs, inputs]
-  int64_t weight_stride = 0;
-  const void* bias = nullptr;  // [outputs]; null: none
-  void* y = nullptr;           // [rows, outputs], dtype or float32
-  int64_t y_stride = 0;
-  int rows = 0;
-  int outputs = 0;
-  int inputs = 0;  // a multiple of 8
-  bool relu = false;
-  bool float_outputs = false;
-  DType dtype = DType::kBFloat16;
-};
-// y = x weights^T + bias, then ReLU if asked.  REQUIRES: FewRowsSupported(rows).
-cudaError_t FewRows(const FewRowsArgs& args, cudaStream_t stream);
-
 // ---- what lies between the matrix products ---------------------------------
 
 // out[i] = table row tokens[i] - first_token, or zero where that is outside

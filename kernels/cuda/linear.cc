@@ -1,7 +1,13 @@
 #include "kernels/cuda/linear.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <filesystem>
+#include <fstream>
 #include <limits>
+#include <sstream>
+#include <string>
 #include <vector>
 
 #include "base/check.h"
@@ -91,8 +97,21 @@ struct LinearProducts::Problem {
                          d_layout = nullptr;
 };
 
-absl::StatusOr<std::unique_ptr<LinearProducts>> LinearProducts::Create() {
+absl::StatusOr<std::unique_ptr<LinearProducts>> LinearProducts::Create(
+    const std::string& directory) {
   std::unique_ptr<LinearProducts> products(new LinearProducts());
+  int device = 0;
+  cudaDeviceProp properties;
+  H2O_RETURN_IF_ERROR(ToStatus(cudaGetDevice(&device), "device"));
+  H2O_RETURN_IF_ERROR(
+      ToStatus(cudaGetDeviceProperties(&properties, device), "device"));
+  std::error_code failed;
+  if (!directory.empty() &&
+      (std::filesystem::create_directories(directory, failed), !failed)) {
+    products->path_ = absl::StrCat(directory, "/products ", properties.name,
+                                   " cublaslt ", cublasLtGetVersion(), ".txt");
+    products->ReadChoices();
+  }
   H2O_RETURN_IF_ERROR(
       ToStatus(cublasLtCreate(&products->handle_), "cublasLtCreate"));
   H2O_RETURN_IF_ERROR(ToStatus(
@@ -131,8 +150,43 @@ absl::Status LinearProducts::Run(Matrix x, const StoredMatrix& weight,
   H2O_ASSIGN_OR_RETURN(const cublasLtMatmulAlgo_t algo,
                        Choose(problem, stream));
   chosen_.insert_or_assign(shape, algo);
+  WriteChoices();
   return ToStatus(problem.Run(handle_, algo, workspace_, stream),
                   "matrix product");
+}
+
+// A line a shape: its numbers, then cuBLASLt's choice as hexadecimal words.
+void LinearProducts::ReadChoices() {
+  std::ifstream file(path_);
+  for (std::string line; std::getline(file, line);) {
+    std::istringstream words(line);
+    int64_t outputs = 0, inputs = 0, rows = 0;
+    bool bias = false, relu = false, wide = false;
+    words >> outputs >> inputs >> rows >> bias >> relu >> wide >> std::hex;
+    cublasLtMatmulAlgo_t algo = {};
+    for (uint64_t& word : algo.data) words >> word;
+    if (!words) continue;  // torn: chosen again
+    chosen_[{outputs, inputs, rows, bias, relu, wide}] = algo;
+  }
+}
+
+// Beside it first, then in its place: readers see the old file or the new.
+void LinearProducts::WriteChoices() const {
+  if (path_.empty()) return;
+  const std::string beside = absl::StrCat(path_, ".", getpid());
+  {
+    std::ofstream file(beside);
+    for (const auto& [shape, algo] : chosen_) {
+      const auto& [outputs, inputs, rows, bias, relu, wide] = shape;
+      file << std::dec << outputs << ' ' << inputs << ' ' << rows << ' ' << bias
+           << ' ' << relu << ' ' << wide << std::hex;
+      for (uint64_t word : algo.data) file << ' ' << word;
+      file << '\n';
+    }
+    if (!file.flush()) return;
+  }
+  std::error_code ignored;
+  std::filesystem::rename(beside, path_, ignored);
 }
 
 absl::StatusOr<cublasLtMatmulAlgo_t> LinearProducts::Choose(

@@ -3,7 +3,9 @@
 //
 // The first product of a shape times cuBLASLt's candidates, on its own operands
 // and in its own stream, and keeps the fastest; shapes of more than
-// kExactRows rows share the choice of the next multiple of kRowStep.
+// kExactRows rows share the choice of the next multiple of kRowStep.  Choices
+// are kept in a file, one a kind of GPU and version of cuBLASLt, so that the
+// next process makes none.
 //
 // Threads  one owner.
 #pragma once
@@ -14,6 +16,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <string>
 #include <tuple>
 
 #include "absl/status/status.h"
@@ -27,7 +30,10 @@ class LinearProducts {
   static constexpr int64_t kExactRows = 256;
   static constexpr int64_t kRowStep = 256;
 
-  static absl::StatusOr<std::unique_ptr<LinearProducts>> Create();
+  // `directory`: of the file of choices; empty: none is kept.  A file that
+  // cannot be read or written is done without.
+  static absl::StatusOr<std::unique_ptr<LinearProducts>> Create(
+      const std::string& directory);
   ~LinearProducts();
 
   // y = x W^T, plus bias, and ReLU of that, as asked.  x and weights of one
@@ -48,10 +54,13 @@ class LinearProducts {
   LinearProducts() = default;
   absl::StatusOr<cublasLtMatmulAlgo_t> Choose(const Problem& problem,
                                               cudaStream_t stream);
+  void ReadChoices();
+  void WriteChoices() const;
 
   cublasLtHandle_t handle_ = nullptr;
   void* workspace_ = nullptr;
   cudaEvent_t begin_ = nullptr, end_ = nullptr;
+  std::string path_;  // of the choices; empty: not kept
   std::map<Shape, cublasLtMatmulAlgo_t> chosen_;
 };
 
