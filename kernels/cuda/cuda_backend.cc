@@ -19,9 +19,9 @@ namespace {
 
 using cuda::ToStatus;
 
-// What Prefetch asks for: most of the cache, about what the memory gives while
-// a kernel of few blocks runs.
-constexpr int64_t kPrefetchBytes = int64_t{40} << 20;
+// What Prefetch asks for: about what the memory gives while a kernel of few
+// blocks runs (docs/performance.md).
+constexpr int64_t kPrefetchBytes = int64_t{24} << 20;
 constexpr int64_t kFewItems = 128;
 
 // Host memory that the GPU reads directly, handed out in a ring: a part is

@@ -9,11 +9,13 @@ import subprocess
 import pytest
 
 import check_trace
+import conftest
 from check_trace import KvOptions
 from conftest import BINARY, MODEL
 
 # Activations are rounded to 11 bits (fp16) layer by layer; scores and logits inherit the noise.
 SCORE_TOLERANCE, LOGIT_TOLERANCE = 1e-2, 0.1
+EXCUSED = 1 / 500  # of all decisions; float32 is held to half of it
 POLICIES = [KvOptions("full"), KvOptions("h2o", 40), KvOptions("h2o", "20%"), KvOptions("sink", 64),
             KvOptions("recent", 33)]
 
@@ -35,12 +37,16 @@ GPUS = gpus()
 
 @pytest.mark.parametrize("tp", [1, 2, 4])
 @pytest.mark.parametrize("options", POLICIES, ids=lambda o: f"{o.policy}-{o.budget}")
-def test_kept_sets_and_tokens(options, tp, program, model, prompts, accept):
+def test_kept_sets_and_tokens(options, tp, program, model, prompts):
     if GPUS < tp:
         pytest.skip(f"{GPUS} GPUs")
     sequences = program.traced(model, prompts[::4], options, "--device", "cuda", "--dtype", "fp16", tp=tp)
     report = check_trace.check_run(model, sequences, SCORE_TOLERANCE, LOGIT_TOLERANCE)
-    accept(f"GPU, tp {tp}", report)
+    print(report)
+    conftest.SUMMARY.append(f"GPU, tp {tp}, {options.policy} {options.budget}: {report}")
+    assert not report.failures, report.failures[:10]
+    assert report.excused <= EXCUSED * report.decisions
+    assert report.tokens_excused <= EXCUSED * report.tokens + 2
 
 
 @pytest.mark.parametrize("tp", [2, 4])
