@@ -85,7 +85,9 @@ struct LayerNormWeights {
 struct PromptBatch {
   absl::Span<const int32_t> starts;        // [n + 1], on the host
   const int32_t* device_starts = nullptr;  // the same, on the device
-  KvHead* const* heads = nullptr;          // [n]: [layers][heads of this rank]
+  // [n]: [layers][heads of this rank]; null: nobody keeps the prompt, and what
+  // is computed of it is of no use.
+  KvHead* const* heads = nullptr;
   bool scored = true;                      // whether any head has a score rule
 
   int64_t size() const { return static_cast<int64_t>(starts.size()) - 1; }

@@ -19,6 +19,7 @@
 #include "model/safetensors.h"
 #include "worker/forward.h"
 #include "worker/shard_weights.h"
+#include "worker/step_workspace.h"
 
 namespace h2o {
 namespace {
@@ -98,52 +99,6 @@ struct Pending {
   std::vector<std::pair<int64_t, int64_t>> layers;  // marks around each
 };
 
-// Takes parts of one buffer, each at a multiple of 256 bytes.  Twice with the
-// same code: first to add up, then, with a base, to hand out.
-class Carver {
- public:
-  explicit Carver(std::byte* base) : base_(base) {}
-  template <class T>
-  T* Take(int64_t count) {
-    T* at = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
-    used_ += CeilDiv(count * static_cast<int64_t>(sizeof(T)), 256) * 256;
-    return at;
-  }
-  int64_t used() const { return used_; }
-
- private:
-  std::byte* const base_;
-  int64_t used_ = 0;
-};
-
-// The device memory of steps.
-struct Workspace {
-  float* prefill_hidden = nullptr;  // [max_positions, hidden stride]
-  float* decode_hidden = nullptr;   // [max rows, hidden stride]
-  float* logit_pieces = nullptr;    // of the ranks
-  float* whole_logits = nullptr;    // [max rows, vocabulary stride]
-
-  SequenceState* states = nullptr;  // [max_sequences]
-  int32_t* forced = nullptr;        // [max_sequences, max_positions]
-  // Inputs of a prefill.
-  int32_t* prompt_tokens = nullptr;     // [max_positions]
-  int32_t* prompt_positions = nullptr;  // likewise
-  int32_t* prompt_starts = nullptr;     // [max rows + 1]
-  int32_t* prompt_ends = nullptr;       // [max rows]: their last rows
-  int32_t* prompt_slots = nullptr;      // [max rows]
-  KvHead** prompt_heads = nullptr;      // [max rows]
-  // Inputs of a decode step, and what it finds out.
-  int32_t* slots = nullptr;       // [max rows]
-  int32_t* row_tokens = nullptr;  // [max rows]
-  int32_t* positions = nullptr;   // [max rows]
-  KvHead** heads = nullptr;       // [max rows]
-  int32_t* evicted = nullptr;     // [layers, max rows, local heads]
-  BestLogit* best = nullptr;      // [ranks, max rows]
-  int32_t* tokens = nullptr;      // [max rows]
-  RowResult* results = nullptr;   // [max rows]
-  uint16_t* stored = nullptr;     // [local heads, max_positions], traces
-};
-
 class Runner final : public ShardRunner {
  public:
   Runner(const ShardOptions& options,
@@ -183,7 +138,6 @@ class Runner final : public ShardRunner {
                            const Clock* clock);
   absl::Status LoadWeights(const ShardOptions& options, DType dtype,
                            std::function<void(double)> progress);
-  void CarveWorkspace(Carver* carver);
   absl::Status MakeCache(const ShardOptions& options);
 
   absl::StatusOr<OpenSequence*> Find(uint64_t id);
@@ -241,8 +195,7 @@ class Runner final : public ShardRunner {
   std::unique_ptr<KvCache> cache_;
 
   int64_t max_rows_ = 0;  // of a decode step, padding included
-  Buffer memory_;         // of the workspace
-  Workspace w_;
+  StepWorkspace w_;
   Buffer results_;  // on the host: a ring of kMaxInFlight steps
   std::vector<int32_t> uploaded_slots_;  // what w_.slots holds
 
@@ -284,17 +237,15 @@ absl::Status Runner::Init(const ShardOptions& options, const Clock* clock,
       Forward::Create(
           config_, shard_, weights_, backend_.get(), communicator_.get(),
           std::max<int64_t>(config_.max_positions, max_rows_), max_rows_));
-  Carver measure(nullptr);
-  CarveWorkspace(&measure);
-  H2O_ASSIGN_OR_RETURN(memory_, backend_->Allocate(measure.used()));
-  Carver carve(memory_.data());
-  CarveWorkspace(&carve);
+  H2O_ASSIGN_OR_RETURN(
+      w_, StepWorkspace::Create(config_, shard_, max_rows_, max_sequences_,
+                                backend_.get()));
   H2O_ASSIGN_OR_RETURN(
       results_, backend_->AllocateStaging(int64_t{2} * kMaxInFlight *
                                           max_sequences_ * sizeof(RowResult)));
   memory_plan_.weights = weights_.memory.bytes();
   memory_plan_.workspace =
-      backend_->OwnBytes() + forward_->workspace_bytes() + memory_.bytes();
+      backend_->OwnBytes() + forward_->workspace_bytes() + w_.memory.bytes();
   H2O_RETURN_IF_ERROR(MakeCache(o));
   H2O_RETURN_IF_ERROR(backend_->Synchronize());
   if (o.device.cuda) {
@@ -365,35 +316,6 @@ absl::Status Runner::LoadWeights(const ShardOptions& options, DType dtype,
                         options.num_threads, std::move(progress)},
                        backend_.get()));
   return absl::OkStatus();
-}
-
-void Runner::CarveWorkspace(Carver* c) {
-  const int64_t positions = config_.max_positions;
-  const int64_t vocabulary = max_rows_ * AlignedStride(config_.vocab_size);
-  w_.prefill_hidden = c->Take<float>(positions * hidden_stride());
-  w_.decode_hidden = c->Take<float>(max_rows_ * hidden_stride());
-  if (shard_.size > 1) {
-    w_.logit_pieces = c->Take<float>(vocabulary);
-    w_.whole_logits = c->Take<float>(vocabulary);
-  }
-  w_.states = c->Take<SequenceState>(max_sequences_);
-  w_.forced = c->Take<int32_t>(max_sequences_ * positions);
-  w_.prompt_tokens = c->Take<int32_t>(positions);
-  w_.prompt_positions = c->Take<int32_t>(positions);
-  w_.prompt_starts = c->Take<int32_t>(max_rows_ + 1);
-  w_.prompt_ends = c->Take<int32_t>(max_rows_);
-  w_.prompt_slots = c->Take<int32_t>(max_rows_);
-  w_.prompt_heads = c->Take<KvHead*>(max_rows_);
-  w_.slots = c->Take<int32_t>(max_rows_);
-  w_.row_tokens = c->Take<int32_t>(max_rows_);
-  w_.positions = c->Take<int32_t>(max_rows_);
-  w_.heads = c->Take<KvHead*>(max_rows_);
-  w_.evicted =
-      c->Take<int32_t>(config_.num_layers * max_rows_ * num_local_heads());
-  w_.best = c->Take<BestLogit>(shard_.size * max_rows_);
-  w_.tokens = c->Take<int32_t>(max_rows_);
-  w_.results = c->Take<RowResult>(max_rows_);
-  w_.stored = c->Take<uint16_t>(num_local_heads() * positions);
 }
 
 absl::Status Runner::MakeCache(const ShardOptions& options) {
@@ -601,7 +523,7 @@ absl::Status Runner::Prefill(const PrefillSlice& slice, Pending* step) {
   UploadAll(paused_.starts, w_.prompt_starts);
   if (slice.layer_begin == 0) H2O_RETURN_IF_ERROR(EmbedPrompts(rows, x));
 
-  int64_t before = backend_->Mark();
+  int64_t before = step->layers.size() < kMaxTimedLayers ? backend_->Mark() : 0;
   H2O_RETURN_IF_ERROR(forward_->Layers(
       slice.layer_begin, slice.layer_end, x,
       [&](int layer, Matrix qkv, Matrix out) {
@@ -619,10 +541,9 @@ absl::Status Runner::Prefill(const PrefillSlice& slice, Pending* step) {
 }
 
 int64_t Runner::TimeLayer(int64_t before, Pending* step) {
+  if (step->layers.size() >= kMaxTimedLayers) return before;
   const int64_t after = backend_->Mark();
-  if (step->layers.size() < kMaxTimedLayers) {
-    step->layers.emplace_back(before, after);
-  }
+  step->layers.emplace_back(before, after);
   return after;
 }
 

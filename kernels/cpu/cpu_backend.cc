@@ -208,6 +208,7 @@ class CpuBackend final : public Backend {
                         const KvPool& pool, Matrix out) override {
     const int64_t num_heads = out.columns / options_.head_dim;
     for (int64_t p = 0; p < prompts.size(); ++p) {
+      if (prompts.heads[p] == nullptr) continue;
       const int64_t begin = prompts.starts[p];
       const int64_t length = prompts.starts[p + 1] - begin;
       AttendPrompt(qkv.Rows(begin, length),

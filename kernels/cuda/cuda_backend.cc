@@ -21,7 +21,7 @@ using cuda::ToStatus;
 
 // What Prefetch asks for: about what the memory gives while a kernel of few
 // blocks runs (docs/performance.md).
-constexpr int64_t kPrefetchBytes = int64_t{24} << 20;
+constexpr int64_t kPrefetchBytes = int64_t{40} << 20;
 constexpr int64_t kFewItems = 128;
 
 // Host memory that the GPU reads directly, handed out in a ring: a part is

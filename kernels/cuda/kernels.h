@@ -59,7 +59,8 @@ struct PrefillAttentionArgs {
   int64_t qkv_stride = 0;
   void* out = nullptr;  // [rows, num_heads * head_dim]
   int64_t out_stride = 0;
-  KvHead* const* heads = nullptr;   // [num_prompts]: [layers][num_heads]
+  // [num_prompts]: [layers][num_heads]; null: the prompt is kept by nobody.
+  KvHead* const* heads = nullptr;
   const int32_t* starts = nullptr;  // [num_prompts + 1], on the device
   KvPool pool;
   int rows = 0;  // of all prompts

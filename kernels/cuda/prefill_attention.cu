@@ -474,6 +474,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int length = args.starts[prompt + 1] - begin;
   const int first_key = blockIdx.y * kKeys;  // the longest walks first
   if (first_key >= length) return;
+  if (args.heads[prompt] == nullptr) return;  // nobody keeps it
   if (args.heads[prompt][args.layer * args.num_heads + head].slots.score_rule !=
       ScoreRule::kSum) {
     return;
@@ -654,6 +655,7 @@ __global__ void __launch_bounds__(kThreads)
   const int h = blockIdx.x, prompt = blockIdx.y;
   const int begin = args.starts[prompt];
   const int length = args.starts[prompt + 1] - begin;
+  if (args.heads[prompt] == nullptr) return;  // nobody keeps it
   KvHead* head = args.heads[prompt] + args.layer * args.num_heads + h;
   const KvSlots slots = head->slots;
   const int32_t* pages = head->pages;

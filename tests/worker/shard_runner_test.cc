@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
 #include <random>
 #include <thread>
 #include <vector>
@@ -243,6 +244,39 @@ TEST(ShardRunner, ARetiredPrefillLeavesNothingBehind) {
   last.retire = {2};
   ranks.Step(last);
   EXPECT_EQ(ranks.runner(0).free_pages(), free);
+}
+
+// The middle one of three prompts in a pack is retired between two slices; the
+// others go on as if it were there, and its pages serve another meanwhile.
+TEST(ShardRunner, APackOutlivesOneOfItsPrompts) {
+  const auto first_tokens = [](bool retire) {
+    Ranks ranks(1);
+    StepPlan plan;
+    plan.admit = {Spec(1, 30, 5, 20), Spec(2, 40, 5, 20), Spec(3, 50, 5, 20)};
+    plan.prefill = {{{1, 2, 3}, 0, 2}};
+    ranks.Step(plan);
+    StepPlan next;
+    if (retire) {
+      next.retire = {2};
+      next.admit = {Spec(4, 60, 5, 20)};
+      next.prefill = {{{1, 3}, 2, 3}, {{4}, 0, 3}};
+    } else {
+      next.prefill = {{{1, 2, 3}, 2, 3}};
+    }
+    std::map<uint64_t, int32_t> tokens;
+    for (const TokenResult& t : ranks.Step(next).tokens) {
+      tokens[t.sequence_id] = t.token;
+    }
+    return tokens;
+  };
+  std::map<uint64_t, int32_t> whole = first_tokens(false);
+  std::map<uint64_t, int32_t> rest = first_tokens(true);
+  ASSERT_EQ(whole.size(), 3u);
+  ASSERT_EQ(rest.size(), 3u);
+  EXPECT_EQ(rest[1], whole[1]);
+  EXPECT_EQ(rest[3], whole[3]);
+  Ranks alone(1);
+  EXPECT_EQ(rest[4], Generate(&alone, {Spec(4, 60, 5, 20)})[0].tokens[0]);
 }
 
 TEST(ShardRunner, RefusesPlansThatDoNotFollow) {

@@ -248,12 +248,20 @@ TEST(GpuRunner, BatchesAndSlicesDoNotChangeGreedyTokens) {
   StepPlan plan;
   std::vector<uint64_t> ids;
   plan.admit = specs;
-  for (const SequenceSpec& s : specs) ids.push_back(s.id);
+  // One more, in the midst of the pack, leaves between two slices.
+  plan.admit.insert(plan.admit.begin() + 3, specs[0]);
+  plan.admit[3].id = 99;
+  for (const SequenceSpec& s : plan.admit) ids.push_back(s.id);
   for (int layer = 0; layer < kLayers; ++layer) {
+    if (layer == kLayers - 1) {
+      plan.retire = {99};
+      std::erase(ids, uint64_t{99});
+    }
     plan.prefill = {{ids, layer, layer + 1}};
     take(run(plan), &together);
     plan.admit.clear();
   }
+  EXPECT_FALSE(together.contains(99));
   for (int i = 1; i < 40; ++i) {
     StepPlan decode;
     decode.step = ++step;

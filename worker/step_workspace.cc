@@ -1,0 +1,72 @@
+#include "worker/step_workspace.h"
+
+#include "base/status_macros.h"
+
+namespace h2o {
+namespace {
+
+// Takes parts of one buffer, each at a multiple of 256 bytes.  Twice with the
+// same code: first to add up, then, with a base, to hand out.
+class Carver {
+ public:
+  explicit Carver(std::byte* base) : base_(base) {}
+  template <class T>
+  void Take(int64_t count, T** out) {
+    if (base_ != nullptr) *out = reinterpret_cast<T*>(base_ + used_);
+    used_ += CeilDiv(count * static_cast<int64_t>(sizeof(T)), 256) * 256;
+  }
+  int64_t used() const { return used_; }
+
+ private:
+  std::byte* const base_;
+  int64_t used_ = 0;
+};
+
+int64_t Carve(const OptConfig& config, const ShardSpec& shard, int64_t rows,
+              int64_t sequences, std::byte* base, StepWorkspace* w) {
+  Carver carver(base);
+  const auto take = [&](int64_t count, auto** out) { carver.Take(count, out); };
+  const int64_t positions = config.max_positions;
+  const int64_t hidden = AlignedStride(config.hidden_size);
+  const int64_t vocabulary =
+      shard.size > 1 ? rows * AlignedStride(config.vocab_size) : 0;
+  take(positions * hidden, &w->prefill_hidden);
+  take(rows * hidden, &w->decode_hidden);
+  take(vocabulary, &w->logit_pieces);
+  take(vocabulary, &w->whole_logits);
+  take(sequences, &w->states);
+  take(sequences * positions, &w->forced);
+  take(positions, &w->prompt_tokens);
+  take(positions, &w->prompt_positions);
+  take(rows + 1, &w->prompt_starts);
+  take(rows, &w->prompt_ends);
+  take(rows, &w->prompt_slots);
+  take(rows, &w->prompt_heads);
+  take(rows, &w->slots);
+  take(rows, &w->row_tokens);
+  take(rows, &w->positions);
+  take(rows, &w->heads);
+  take(config.num_layers * rows * shard.heads.size(), &w->evicted);
+  take(shard.size * rows, &w->best);
+  take(rows, &w->tokens);
+  take(rows, &w->results);
+  take(shard.heads.size() * positions, &w->stored);
+  return carver.used();
+}
+
+}  // namespace
+
+absl::StatusOr<StepWorkspace> StepWorkspace::Create(const OptConfig& config,
+                                                    const ShardSpec& shard,
+                                                    int64_t max_rows,
+                                                    int64_t max_sequences,
+                                                    Device* device) {
+  StepWorkspace w;
+  const int64_t bytes =
+      Carve(config, shard, max_rows, max_sequences, nullptr, &w);
+  H2O_ASSIGN_OR_RETURN(w.memory, device->Allocate(bytes));
+  Carve(config, shard, max_rows, max_sequences, w.memory.data(), &w);
+  return w;
+}
+
+}  // namespace h2o
