@@ -33,6 +33,7 @@ import decimal
 import json
 import os
 import sys
+import typing
 from collections import defaultdict
 
 import numpy as np
@@ -210,6 +211,7 @@ class Counts:
 @dataclasses.dataclass
 class Report(Counts):
     """Counts of a check; `failures` is empty if everything held."""
+    EXCUSED_ONE_IN: typing.ClassVar[int] = 1000  # decisions, and tokens, at most
     sequences: int = 0
     decisions: int = 0  # kept sets and victims that the reference was asked about
     near_ties: int = 0
@@ -227,8 +229,8 @@ class Report(Counts):
         failures = list(self.failures)
         for what, excused, total in (("decisions", self.excused, self.decisions),
                                      ("tokens", self.tokens_excused, self.tokens)):
-            if excused * 1000 > max(total, 1000):
-                failures.append(f"{excused} of {total} {what} excused as near ties; 1 in 1,000 may be")
+            if excused * self.EXCUSED_ONE_IN > max(total, 1000):
+                failures.append(f"{excused} of {total} {what} excused as near ties; 1 in {self.EXCUSED_ONE_IN} may be")
         return failures
 
     def __str__(self):

@@ -100,7 +100,7 @@ def pytest_terminal_summary(terminalreporter):
         for line in SUMMARY:
             terminalreporter.write_line(line)
         for kind, counts in TOTALS.items():
-            what = "against the reference" if kind is check_trace.Report else "run against run"
+            what = "against the reference" if issubclass(kind, check_trace.Report) else "run against run"
             terminalreporter.write_line(f"all, {what}: {counts}")
 
 

@@ -3,59 +3,50 @@
 Each run is checked against the float64 model that follows the run's own trace, so a near tie does not cascade. Skipped
 where h2oserve has no CUDA or the machine no GPU.
 """
-import os
 import subprocess
 
 import pytest
 
 import check_trace
-import conftest
 from check_trace import KvOptions
-from conftest import BINARY, MODEL
 
 # Activations are rounded to 11 bits (fp16) layer by layer; scores and logits inherit the noise.
 SCORE_TOLERANCE, LOGIT_TOLERANCE = 1e-2, 0.1
-EXCUSED = 1 / 500  # of all decisions; float32 is held to half of it
+FLAGS = "--device", "cuda", "--dtype", "fp16"
 POLICIES = [KvOptions("full"), KvOptions("h2o", 40), KvOptions("h2o", "20%"), KvOptions("sink", 64),
             KvOptions("recent", 33)]
 
 
-def gpus():
-    """How many GPUs h2oserve can use here."""
-    if not os.access(BINARY, os.X_OK):
-        return 0
-    count = 0
-    while count < 4 and subprocess.run(
-            [str(BINARY), "generate", "--model", str(MODEL), "--device", f"cuda:{count}", "--tokens", "2", "--max-tokens",
-             "1", "--json"], capture_output=True).returncode == 0:
-        count += 1
-    return count
+class GpuReport(check_trace.Report):
+    EXCUSED_ONE_IN = 500
 
 
-GPUS = gpus()
+@pytest.fixture(scope="session")
+def gpus(program):
+    """How many GPUs h2oserve can use here, up to four."""
+    def works(number):
+        return subprocess.run([str(program.binary), "generate", "--model", str(program.model_path), "--device",
+                               f"cuda:{number}", "--tokens", "2", "--max-tokens", "1", "--json"],
+                              capture_output=True).returncode == 0
+    return next((number for number in range(4) if not works(number)), 4)
 
 
 @pytest.mark.parametrize("tp", [1, 2, 4])
 @pytest.mark.parametrize("options", POLICIES, ids=lambda o: f"{o.policy}-{o.budget}")
-def test_kept_sets_and_tokens(options, tp, program, model, prompts):
-    if GPUS < tp:
-        pytest.skip(f"{GPUS} GPUs")
-    sequences = program.traced(model, prompts[::4], options, "--device", "cuda", "--dtype", "fp16", tp=tp)
-    report = check_trace.check_run(model, sequences, SCORE_TOLERANCE, LOGIT_TOLERANCE)
-    print(report)
-    conftest.SUMMARY.append(f"GPU, tp {tp}, {options.policy} {options.budget}: {report}")
-    assert not report.failures, report.failures[:10]
-    assert report.excused <= EXCUSED * report.decisions
-    assert report.tokens_excused <= EXCUSED * report.tokens + 2
+def test_kept_sets_and_tokens(options, tp, gpus, program, model, prompts, accept):
+    if gpus < tp:
+        pytest.skip(f"h2oserve finds {gpus} GPUs")
+    sequences = program.traced(model, prompts[::4], options, *FLAGS, tp=tp)
+    accept(f"GPU, tp {tp}", check_trace.check_run(model, sequences, SCORE_TOLERANCE, LOGIT_TOLERANCE,
+                                                  report=GpuReport()))
 
 
 @pytest.mark.parametrize("tp", [2, 4])
-def test_ranks_agree(tp, program, prompts, model, accept):
+def test_ranks_agree(tp, gpus, program, prompts, model, accept):
     """tp 1 and more, run against run: the same tokens but where logits are close."""
-    if GPUS < tp:
-        pytest.skip(f"{GPUS} GPUs")
-    flags = "--device", "cuda", "--dtype", "fp16"
+    if gpus < tp:
+        pytest.skip(f"h2oserve finds {gpus} GPUs")
     options = KvOptions("h2o", 40)
-    one = program.traced(model, prompts[::4], options, *flags)
-    more = program.traced(model, prompts[::4], options, *flags, tp=tp)
+    one = program.traced(model, prompts[::4], options, *FLAGS)
+    more = program.traced(model, prompts[::4], options, *FLAGS, tp=tp)
     accept(f"tp {tp} against tp 1", check_trace.compare_runs(model, one, more, SCORE_TOLERANCE, LOGIT_TOLERANCE))
