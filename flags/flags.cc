@@ -54,7 +54,8 @@ void AddModelFlags(CLI::App* app, ModelFlags* flags) {
                   "float32 on CPUs, the checkpoint's 16-bit type on GPUs")
       ->check(DTypes());
   app->add_option("--kv-dtype", spec->kv_dtype,
-                  "Type of cached keys and values; by default float32 on CPUs")
+                  "Type of cached keys and values; by default float32 on CPUs, "
+                  "--dtype on GPUs")
       ->check(DTypes());
   app->add_option_function<std::string>(
          "--load-format",

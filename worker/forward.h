@@ -1,6 +1,8 @@
 // The forward pass of OPT on one rank: what happens between attention and
 // attention.  Two all-reduces a layer; every rank holds the whole residual and
-// adds the same sums, so all hold the same bits.
+// adds the same sums, so all hold the same bits (on GPUs, but for the
+// projections of OPT-350m, whose products each rank chooses for itself;
+// docs/design.md).
 //
 // Threads  one owner, the step thread.
 // Errors   the communicator's.
