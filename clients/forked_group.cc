@@ -80,28 +80,10 @@ absl::Status LoadAndRun(const LocalGroupOptions& options, int fd,
   // The mesh first: then a rank that fails to load is noticed by the others.
   H2O_ASSIGN_OR_RETURN(std::unique_ptr<Communicator> communicator,
                        ConnectMesh(std::move(listener), mesh));
-  ShardOptions shard;
-  shard.config = options.config;
-  shard.model = options.model;
-  shard.rank = mesh.rank;
-  shard.size = mesh.size;
-  shard.device = options.device;
-  const int cores = options.num_threads > 0
-                        ? options.num_threads
-                        : static_cast<int>(std::thread::hardware_concurrency());
-  shard.num_threads = std::max(1, cores / mesh.size);
-  shard.kv_pool_bytes = options.kv_pool_bytes;
-  shard.memory_share = options.memory_share;
-  shard.max_sequences = options.max_sequences;
-  shard.cache_directory = options.cache_directory;
-  if (options.device.cuda) {
-    shard.device.ordinal += mesh.rank;
-    if (mesh.size > 1) {
-      H2O_ASSIGN_OR_RETURN(communicator, ConnectNccl(std::move(communicator),
-                                                     shard.device.ordinal));
-    }
-  } else {
-    shard.local_ranks = mesh.size;
+  const ShardOptions shard = ShardOfRank(options, mesh.rank);
+  if (shard.device.cuda && mesh.size > 1) {
+    H2O_ASSIGN_OR_RETURN(communicator, ConnectNccl(std::move(communicator),
+                                                   shard.device.ordinal));
   }
   static const SteadyClock clock;
   H2O_ASSIGN_OR_RETURN(

@@ -80,15 +80,35 @@ struct LocalGroup::Impl {
   }
 };
 
+ShardOptions ShardOfRank(const LocalGroupOptions& options, int rank) {
+  ShardOptions shard;
+  shard.config = options.config;
+  shard.model = options.model;
+  shard.device = options.device;
+  shard.rank = rank;
+  shard.size = options.tp;
+  const int cores = options.num_threads > 0
+                        ? options.num_threads
+                        : static_cast<int>(std::thread::hardware_concurrency());
+  shard.num_threads = std::max(1, cores / options.tp);
+  shard.kv_pool_bytes = options.kv_pool_bytes;
+  shard.memory_share = options.memory_share;
+  shard.max_sequences = options.max_sequences;
+  shard.cache_directory = options.cache_directory;
+  if (options.device.cuda) {
+    shard.device.ordinal += rank;
+  } else {
+    shard.local_ranks = options.tp;
+  }
+  return shard;
+}
+
 absl::StatusOr<std::unique_ptr<LocalGroup>> LocalGroup::Create(
     const LocalGroupOptions& options,
     std::function<void(double fraction)> progress) {
   H2O_RETURN_IF_ERROR(ValidateTensorParallel(options.config, options.tp));
   auto impl = std::make_unique<Impl>();
   const int tp = options.tp;
-  const int cores = options.num_threads > 0
-                        ? options.num_threads
-                        : static_cast<int>(std::thread::hardware_concurrency());
   std::vector<std::unique_ptr<Communicator>> communicators;
   if (tp == 1) {
     communicators.push_back(std::make_unique<SoloCommunicator>());
@@ -99,29 +119,16 @@ absl::StatusOr<std::unique_ptr<LocalGroup>> LocalGroup::Create(
   impl->plans.resize(tp);
   impl->results.resize(tp);
   for (int rank = 0; rank < tp; ++rank) {
-    ShardOptions shard;
-    shard.config = options.config;
-    shard.model = options.model;
-    shard.rank = rank;
-    shard.size = tp;
-    shard.device = options.device;
-    shard.num_threads = std::max(1, cores / tp);
-    shard.kv_pool_bytes = options.kv_pool_bytes;
-    shard.memory_share = options.memory_share;
-    // Those loaded before have taken their share of the free memory.
-    shard.local_ranks = tp;
-    shard.max_sequences = options.max_sequences;
-    shard.cache_directory = options.cache_directory;
     std::function<void(double)> of_rank;
     if (progress) {
       of_rank = [&progress, rank, tp](double fraction) {
         progress((rank + fraction) / tp);
       };
     }
-    H2O_ASSIGN_OR_RETURN(
-        impl->runners[rank],
-        ShardRunner::Create(shard, std::move(communicators[rank]), &impl->clock,
-                            std::move(of_rank)));
+    H2O_ASSIGN_OR_RETURN(impl->runners[rank],
+                         ShardRunner::Create(ShardOfRank(options, rank),
+                                             std::move(communicators[rank]),
+                                             &impl->clock, std::move(of_rank)));
     const ShardRunner& runner = *impl->runners[rank];
     impl->info.packed_tokens = runner.packed_tokens();
     impl->info.num_pages.push_back(runner.num_pages());

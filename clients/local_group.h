@@ -22,6 +22,10 @@ struct LocalGroupOptions {
   std::string cache_directory;  // see ShardOptions
 };
 
+// What rank `rank` of the group is to be: ranks on CPUs share the cores and the
+// memory of the machine, rank r on GPUs has device.ordinal + r to itself.
+ShardOptions ShardOfRank(const LocalGroupOptions& options, int rank);
+
 class LocalGroup final : public WorkerGroup {
  public:
   // Loads every rank.  `progress` (may be empty) hears the fraction loaded.
