@@ -213,7 +213,7 @@ class Bench {
       H2O_RETURN_IF_ERROR(
           Time(absl::StrCat("add and norm ", rows), 40,
                12.0 * rows * static_cast<double>(hidden_.columns), 0, [&](int) {
-                 backend_->AddNorm(x, delta_.Rows(0, rows), norm.data(),
+                 backend_->AddNorm(x, {delta_.Rows(0, rows)}, norm.data(),
                                    NormPlace::kBefore, weights,
                                    hidden_.Rows(0, rows));
                }));

@@ -24,6 +24,7 @@
 #include "kernels/device.h"
 #include "kernels/kv_head.h"
 #include "kernels/norm_place.h"
+#include "kernels/peer_sums.h"
 #include "kernels/sequence_state.h"
 
 namespace h2o {
@@ -81,6 +82,14 @@ struct LayerNormWeights {
   const float* bias = nullptr;    // [columns]; null: 0
 };
 
+// What is to be added to a residual: a matrix, or with `peers` this rank's part
+// of one, peers->Addend(turn), the whole being the sum over all ranks.
+struct Delta {
+  Matrix mine;
+  const PeerSums* peers = nullptr;
+  int turn = 0;
+};
+
 // Prompts side by side: prompt p is rows [starts[p], starts[p + 1]).
 struct PromptBatch {
   absl::Span<const int32_t> starts;        // [n + 1], on the host
@@ -108,6 +117,8 @@ struct Formats {
   // Whether a prefill may hold several prompts: on a device that is idle with
   // one, they share the reading of the weights.
   bool packs_prompts = false;
+  // Whether AddNorm sums over ranks that map each other's memory.
+  bool sums_peers = false;
 };
 
 // Elements of a tensor of random numbers: a rectangle of a matrix
@@ -134,8 +145,8 @@ class Backend : public Device {
                             const StoredMatrix& table, Matrix x) = 0;
   // x += delta + bias, then `place` says what of x, normalised with OPT's
   // epsilon, 1e-5.  Without `delta`, nothing is added; without `out`, only x is
-  // wanted.
-  virtual void AddNorm(Matrix x, Matrix delta, const void* bias,
+  // wanted.  With peers, all ranks call alike, and turns alternate.
+  virtual void AddNorm(Matrix x, const Delta& delta, const void* bias,
                        NormPlace place, const LayerNormWeights& weights,
                        Matrix out) = 0;
   virtual void Linear(Matrix x, const LinearWeights& weights, Epilogue epilogue,

@@ -17,9 +17,11 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "base/dtype.h"
 #include "kernels/device.h"
+#include "kernels/peer_sums.h"
 
 namespace h2o {
 
@@ -44,6 +46,14 @@ class Communicator {
   virtual absl::Status AllGather(const void* mine,
                                  absl::Span<const int64_t> bytes,
                                  void* all) = 0;
+
+  // `bytes` of every rank's device memory, zeroed, that all of them map, until
+  // the communicator's end; size 0 where ranks cannot reach each other's.
+  // Called on all ranks alike.
+  virtual absl::StatusOr<PeerMemory> MapPeers(int64_t bytes) {
+    static_cast<void>(bytes);
+    return PeerMemory();
+  }
 
   // Makes a running operation and every later one fail with `reason`.
   virtual void Abort(absl::Status reason) = 0;

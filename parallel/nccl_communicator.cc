@@ -5,10 +5,12 @@
 #include <stdlib.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <future>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <string>
 #include <thread>
@@ -19,6 +21,7 @@
 #include "base/check.h"
 #include "base/status_macros.h"
 #include "parallel/failure_latch.h"
+#include "parallel/nccl_peers.h"
 
 namespace h2o {
 namespace {
@@ -42,6 +45,12 @@ absl::Status ToStatus(ncclResult_t result, const char* what, ncclComm_t comm) {
              : absl::InternalError(text);
 }
 
+absl::Status CudaStatus(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return absl::OkStatus();
+  return absl::InternalError(
+      absl::StrCat("CUDA ", what, ": ", cudaGetErrorString(error)));
+}
+
 ncclDataType_t TypeOf(DType dtype) {
   switch (dtype) {
     case DType::kFloat32:
@@ -55,21 +64,55 @@ ncclDataType_t TypeOf(DType dtype) {
   return ncclFloat32;
 }
 
+// Memory that ranks map to each other.
+struct SharedMemory {
+  void* data = nullptr;
+  ncclWindow_t window = nullptr;
+};
+
 // NCCL's communicator, as long as anybody may still call into it.
 struct Handle {
   explicit Handle(ncclComm_t c) : comm(c) {}
   const ncclComm_t comm;
-  std::timed_mutex calling;  // held by who calls into NCCL
+  std::timed_mutex calling;  // held by who calls into NCCL, and guards:
+  std::vector<SharedMemory> shared;
 };
+
+// A word of the host that kernels read; they may do so until the process ends.
+absl::StatusOr<uint32_t*> NewAbortWord() {
+  void* word = nullptr;
+  H2O_RETURN_IF_ERROR(
+      CudaStatus(cudaHostAlloc(&word, sizeof(uint32_t), cudaHostAllocMapped),
+                 "pinned memory"));
+  return new (word) uint32_t(0);
+}
+
+// What all ranks do at the end of a communicator that has not failed.
+void Destroy(Handle* handle) {
+  int device = 0;
+  ncclCommCuDevice(handle->comm, &device);
+  cudaSetDevice(device);
+  for (const SharedMemory& shared : handle->shared) {
+    if (shared.window == nullptr) continue;
+    ncclCommWindowDeregister(handle->comm, shared.window);
+  }
+  ncclCommDestroy(handle->comm);
+  for (const SharedMemory& shared : handle->shared) ncclMemFree(shared.data);
+}
+
+void GiveUp(Handle* handle) { ncclCommAbort(handle->comm); }
 
 class NcclCommunicator final : public Communicator {
  public:
-  NcclCommunicator(std::unique_ptr<Communicator> mesh, ncclComm_t comm)
-      : mesh_(std::move(mesh)), handle_(std::make_shared<Handle>(comm)) {}
+  NcclCommunicator(std::unique_ptr<Communicator> mesh, ncclComm_t comm,
+                   uint32_t* aborted)
+      : mesh_(std::move(mesh)),
+        handle_(std::make_shared<Handle>(comm)),
+        aborted_(aborted) {}
 
   ~NcclCommunicator() override {
     // Destroying meets the other ranks of this host, aborting does not.
-    Leave(failure_.failed() ? ncclCommAbort : ncclCommDestroy);
+    Leave(failure_.failed() ? GiveUp : Destroy);
     if (left_.wait_for(kFarewell) == std::future_status::ready) {
       leaver_.join();
     } else {
@@ -106,10 +149,41 @@ class NcclCommunicator final : public Communicator {
     });
   }
 
+  absl::StatusOr<PeerMemory> MapPeers(int64_t bytes) override {
+    std::lock_guard lock(handle_->calling);
+    if (failure_.failed()) return failure_.Get();
+    const ncclComm_t comm = handle_->comm;
+    SharedMemory shared;
+    H2O_RETURN_IF_ERROR(
+        ToStatus(ncclMemAlloc(&shared.data, bytes), "memory", comm));
+    // Zeroed before anybody else has it.
+    H2O_RETURN_IF_ERROR(
+        CudaStatus(cudaMemset(shared.data, 0, bytes), "memset"));
+    H2O_RETURN_IF_ERROR(CudaStatus(cudaDeviceSynchronize(), "memset"));
+    H2O_RETURN_IF_ERROR(ToStatus(
+        ncclCommWindowRegister(comm, shared.data, bytes, &shared.window,
+                               NCCL_WIN_COLL_SYMMETRIC),
+        "window", comm));
+    handle_->shared.push_back(shared);
+    PeerMemory memory;
+    if (shared.window == nullptr || RanksInReach(comm) < size() ||
+        size() > PeerMemory::kMaxRanks) {
+      return memory;
+    }
+    memory.rank = rank();
+    memory.size = size();
+    memory.aborted = aborted_;
+    H2O_RETURN_IF_ERROR(
+        CudaStatus(PointersOfPeers(shared.window, size(), memory.of_rank),
+                   "pointers of peers"));
+    return memory;
+  }
+
   void Abort(absl::Status reason) override {
     mesh_->Abort(reason);
     failure_.Set(std::move(reason));
-    Leave(ncclCommAbort);
+    std::atomic_ref(*aborted_).store(1);
+    Leave(GiveUp);
   }
 
  private:
@@ -142,7 +216,7 @@ class NcclCommunicator final : public Communicator {
 
   // Leaves NCCL by `how`, in a thread: both ways may wait for graphs that have
   // captured operations, or for peers.  The first caller decides.
-  void Leave(ncclResult_t (*how)(ncclComm_t)) {
+  void Leave(void (*how)(Handle*)) {
     std::call_once(leaving_, [&] {
       std::promise<void> done;
       left_ = done.get_future();
@@ -152,7 +226,7 @@ class NcclCommunicator final : public Communicator {
             // freed; then only the end of the process helps.
             if (!handle->calling.try_lock_for(kLastCall)) return;
             handle->calling.unlock();
-            how(handle->comm);
+            how(handle.get());
             done.set_value();
           });
     });
@@ -160,6 +234,7 @@ class NcclCommunicator final : public Communicator {
 
   const std::unique_ptr<Communicator> mesh_;
   const std::shared_ptr<Handle> handle_;
+  uint32_t* const aborted_;
   std::optional<cudaStream_t> stream_;
   FailureLatch failure_;
 
@@ -200,7 +275,8 @@ absl::StatusOr<std::unique_ptr<Communicator>> ConnectNccl(
   H2O_RETURN_IF_ERROR(ToStatus(
       ncclCommInitRankConfig(&comm, mesh->size(), id, mesh->rank(), &config),
       "connect", nullptr));
-  return std::make_unique<NcclCommunicator>(std::move(mesh), comm);
+  H2O_ASSIGN_OR_RETURN(uint32_t* const aborted, NewAbortWord());
+  return std::make_unique<NcclCommunicator>(std::move(mesh), comm, aborted);
 }
 
 }  // namespace h2o

@@ -5,16 +5,17 @@
 //
 // Sums are taken in NCCL's order: a ring or a tree adds up an element once and
 // hands it on, so every rank has the same bits.  With more than two ranks they
-// depend on the size of the whole.  Symmetric windows (ncclMemAlloc,
-// ncclCommWindowRegister) are left out: all that is reduced would have to lie
-// in memory of NCCL's, and there every rank adds for itself.
+// depend on the size of the whole.  NCCL's own sums do without symmetric
+// windows: those that would gain are taken by kernels over MapPeers, which is
+// such a window (kernels/cuda/add_norm.cu).
 //
 // Threads  as every Communicator.
 // Errors   what cannot be enqueued: UNAVAILABLE if NCCL blames a peer or the
 //          system, else INTERNAL.  Nobody finds out here that a peer has died:
 //          what was enqueued then never ends, and who watches the processes
 //          must know (WorkerGroup).
-// Abort    also makes NCCL give up what is running, without waiting for it.
+// Abort    also makes NCCL give up what is running, without waiting for it,
+//          and sets the word that kernels over MapPeers glance at.
 //          What the device computed since is worthless, and graphs keep NCCL
 //          alive until they are destroyed: a process that must go ends by
 //          _exit.

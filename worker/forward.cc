@@ -1,5 +1,6 @@
 #include "worker/forward.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -51,7 +52,44 @@ absl::StatusOr<std::unique_ptr<Forward>> Forward::Create(
     m->data = next;
     next += aligned(m->bytes());
   }
+  H2O_RETURN_IF_ERROR(f->MapPeers());
   return f;
+}
+
+// Fetching all addends pays for two ranks, and for few rows.  With more of both
+// a rank had better add up its share only, as NCCL's all-reduce does.
+absl::Status Forward::MapPeers() {
+  constexpr int64_t kFetchedBytes = int64_t{12} << 20;
+  const int ranks = communicator_->size();
+  if (!backend_->formats().sums_peers || ranks == 1 ||
+      ranks > PeerMemory::kMaxRanks) {
+    return absl::OkStatus();
+  }
+  const int64_t row_bytes = delta_.stride * SizeOf(delta_.dtype);
+  const int64_t rows =
+      ranks == 2
+          ? delta_.rows
+          : std::min(delta_.rows, kFetchedBytes / ((ranks - 1) * row_bytes));
+  PeerSums sums = PeerSums::Of(ranks, rows, row_bytes);
+  H2O_ASSIGN_OR_RETURN(sums.memory, communicator_->MapPeers(sums.bytes));
+  if (sums) peers_ = sums;
+  return absl::OkStatus();
+}
+
+Delta Forward::DeltaOf(int64_t rows, int turn) const {
+  if (!peers_ || rows > peers_.max_rows) return {delta_.Rows(0, rows)};
+  return {
+      {peers_.Addend(turn), rows, delta_.columns, delta_.stride, delta_.dtype},
+      &peers_,
+      turn};
+}
+
+absl::Status Forward::AddNorm(Matrix x, const Delta& delta, const void* bias,
+                              NormPlace place, const LayerNormWeights& weights,
+                              Matrix out) {
+  if (delta.peers == nullptr) H2O_RETURN_IF_ERROR(AllReduce(delta.mine));
+  backend_->AddNorm(x, delta, bias, place, weights, out);
+  return absl::OkStatus();
 }
 
 absl::Status Forward::Embed(const int32_t* tokens, const int32_t* positions,
@@ -75,7 +113,8 @@ absl::Status Forward::Embed(const int32_t* tokens, const int32_t* positions,
 
 absl::Status Forward::Layers(int begin, int end, Matrix x, Attend attend) {
   const Matrix normed = normed_.Rows(0, x.rows);
-  const Matrix delta = delta_.Rows(0, x.rows);
+  const Delta from_attention = DeltaOf(x.rows, 0);
+  const Delta from_ffn = DeltaOf(x.rows, 1);
   const Matrix qkv = qkv_.Rows(0, x.rows);
   const Matrix attention = attention_.Rows(0, x.rows);
   const Matrix ffn = ffn_.Rows(0, x.rows);
@@ -93,14 +132,13 @@ absl::Status Forward::Layers(int begin, int end, Matrix x, Attend attend) {
     backend_->Linear(normed, w.qkv, Epilogue::kNone, qkv);
     backend_->Prefetch(w.out.weight, x.rows * shard_.heads.size());
     attend(layer, qkv, attention);
-    backend_->Linear(attention, w.out, Epilogue::kNone, delta);
-    H2O_RETURN_IF_ERROR(AllReduce(delta));
-    backend_->AddNorm(x, delta, w.out_bias, place(),
-                      before ? w.ffn_norm : w.attention_norm, normed);
+    backend_->Linear(attention, w.out, Epilogue::kNone, from_attention.mine);
+    H2O_RETURN_IF_ERROR(AddNorm(x, from_attention, w.out_bias, place(),
+                                before ? w.ffn_norm : w.attention_norm,
+                                normed));
 
     backend_->Linear(normed, w.fc1, activation, ffn);
-    backend_->Linear(ffn, w.fc2, Epilogue::kNone, delta);
-    H2O_RETURN_IF_ERROR(AllReduce(delta));
+    backend_->Linear(ffn, w.fc2, Epilogue::kNone, from_ffn.mine);
     const bool last = layer + 1 == config_.num_layers;
     NormPlace next = place();
     LayerNormWeights norm = w.ffn_norm;
@@ -110,7 +148,7 @@ absl::Status Forward::Layers(int begin, int end, Matrix x, Attend attend) {
     } else if (before) {
       norm = weights_.layers[layer + 1].attention_norm;
     }
-    backend_->AddNorm(x, delta, w.fc2_bias, next, norm, normed);
+    H2O_RETURN_IF_ERROR(AddNorm(x, from_ffn, w.fc2_bias, next, norm, normed));
   }
   return absl::OkStatus();
 }

@@ -34,7 +34,7 @@ class Forward {
       const ShardWeights& weights, Backend* backend, Communicator* communicator,
       int64_t max_rows, int64_t max_logit_rows);
 
-  int64_t workspace_bytes() const { return workspace_.bytes(); }
+  int64_t workspace_bytes() const { return workspace_.bytes() + peers_.bytes; }
 
   // x [rows, hidden] float32 = embeddings of tokens[i] at positions[i].
   absl::Status Embed(const int32_t* tokens, const int32_t* positions, Matrix x);
@@ -60,6 +60,13 @@ class Forward {
           const ShardWeights& weights, Backend* backend,
           Communicator* communicator, int64_t max_rows, int64_t max_logit_rows);
 
+  absl::Status MapPeers();
+  // Where a part of `rows` rows of what is added to x goes.
+  Delta DeltaOf(int64_t rows, int turn) const;
+  // Backend::AddNorm of the sum over ranks.
+  absl::Status AddNorm(Matrix x, const Delta& delta, const void* bias,
+                       NormPlace place, const LayerNormWeights& weights,
+                       Matrix out);
   absl::Status AllReduce(Matrix m) {
     return communicator_->AllReduceSum(m.data, m.rows * m.stride, m.dtype);
   }
@@ -76,7 +83,8 @@ class Forward {
   Buffer workspace_;
   // Views of the workspace, at the greatest number of rows.
   Matrix normed_;    // what the next product reads
-  Matrix delta_;     // what is to be added to x
+  Matrix delta_;     // what is to be added to x, but for
+  PeerSums peers_;   // where ranks map each other's memory
   Matrix embedded_;  // embed_dim wide, with projections
   Matrix qkv_, attention_, ffn_;
   Matrix gathered_, projected_, logits_;  // of max_logit_rows

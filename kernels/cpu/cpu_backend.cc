@@ -157,13 +157,14 @@ class CpuBackend final : public Backend {
     }
   }
 
-  void AddNorm(Matrix x, Matrix delta, const void* bias, NormPlace place,
+  void AddNorm(Matrix x, const Delta& delta, const void* bias, NormPlace place,
                const LayerNormWeights& weights, Matrix out) override {
+    H2O_CHECK(delta.peers == nullptr) << "formats() says so";
     const float* add = static_cast<const float*>(bias);
     pool_.ParallelFor(x.rows, 16, [&](int64_t begin, int64_t end, int) {
       for (int64_t r = begin; r < end; ++r) {
         float* row = x.Row(r);
-        if (delta) AddTo(row, delta.Row(r), add, x.columns);
+        if (delta.mine) AddTo(row, delta.mine.Row(r), add, x.columns);
         if (place == NormPlace::kAfter) {
           LayerNormRow(row, weights, x.columns, row);
         }

@@ -113,8 +113,8 @@ class CudaBackend final : public Backend {
     H2O_RETURN_IF_ERROR(ToStatus(
         cudaEventCreateWithFlags(&fork_, cudaEventDisableTiming), "event"));
     H2O_RETURN_IF_ERROR(ring_.Init());
-    H2O_ASSIGN_OR_RETURN(products_, cuda::LinearProducts::Create(
-                                        options_.cache_directory));
+    H2O_ASSIGN_OR_RETURN(
+        products_, cuda::LinearProducts::Create(options_.cache_directory));
     const int64_t sums = options_.max_heads * options_.max_prompt_rows;
     H2O_ASSIGN_OR_RETURN(row_sums_, Allocate(sums * sizeof(float)));
     H2O_ASSIGN_OR_RETURN(column_sums_, Allocate(sums * sizeof(float)));
@@ -139,7 +139,8 @@ class CudaBackend final : public Backend {
   }
   absl::StatusOr<Buffer> AllocateStaging(int64_t bytes) override {
     void* data = nullptr;
-    H2O_RETURN_IF_ERROR(ToStatus(cudaMallocHost(&data, bytes), "pinned memory"));
+    H2O_RETURN_IF_ERROR(
+        ToStatus(cudaMallocHost(&data, bytes), "pinned memory"));
     return Buffer(static_cast<std::byte*>(data), bytes,
                   [](std::byte* p, int64_t) { cudaFreeHost(p); });
   }
@@ -224,7 +225,8 @@ class CudaBackend final : public Backend {
   // ---- Backend
 
   Formats formats() const override {
-    return {options_.dtype, options_.dtype, /*packs_prompts=*/true};
+    return {options_.dtype, options_.dtype, /*packs_prompts=*/true,
+            /*sums_peers=*/true};
   }
 
   void Embed(const int32_t* tokens, int32_t first_token,
@@ -241,13 +243,15 @@ class CudaBackend final : public Backend {
                             options_.dtype, x.Row(0), x.stride, stream_),
          "AddPositions");
   }
-  void AddNorm(Matrix x, Matrix delta, const void* bias, NormPlace place,
+  void AddNorm(Matrix x, const Delta& delta, const void* bias, NormPlace place,
                const LayerNormWeights& weights, Matrix out) override {
     cuda::AddNormArgs args;
     args.x = x.Row(0);
     args.x_stride = x.stride;
-    args.delta = delta.data;
-    args.delta_stride = delta.stride;
+    args.delta = delta.mine.data;
+    args.delta_stride = delta.mine.stride;
+    if (delta.peers != nullptr) args.peers = *delta.peers;
+    args.turn = delta.turn;
     args.bias = bias;
     args.place = place;
     args.weight = weights.weight;
@@ -303,8 +307,8 @@ class CudaBackend final : public Backend {
     args.rows = Int(qkv.rows);
     args.num_prompts = Int(prompts.size());
     for (int64_t p = 0; p < prompts.size(); ++p) {
-      args.max_length = std::max(args.max_length,
-                                 prompts.starts[p + 1] - prompts.starts[p]);
+      args.max_length =
+          std::max(args.max_length, prompts.starts[p + 1] - prompts.starts[p]);
     }
     args.num_heads = Int(out.columns / options_.head_dim);
     args.layer = layer;
@@ -436,9 +440,9 @@ absl::StatusOr<std::unique_ptr<Backend>> NewCudaBackend(
         "dtype float32; GPUs compute in bf16 and fp16");
   }
   if (!cuda::HeadDimSupported(options.head_dim)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "head_dim ", options.head_dim,
-        "; the CUDA kernels have those of OPT: 64, 80 and 128"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("head_dim ", options.head_dim,
+                     "; the CUDA kernels have those of OPT: 64, 80 and 128"));
   }
   auto backend = std::make_unique<CudaBackend>(options);
   H2O_RETURN_IF_ERROR(backend->Init());

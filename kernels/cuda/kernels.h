@@ -18,6 +18,7 @@
 #include "base/sampling.h"
 #include "kernels/kv_head.h"
 #include "kernels/norm_place.h"
+#include "kernels/peer_sums.h"
 #include "kernels/sequence_state.h"
 
 namespace h2o::cuda {
@@ -111,8 +112,13 @@ struct AddNormArgs {
   int rows = 0;
   int columns = 0;
   DType dtype = DType::kBFloat16;
+  // Of several ranks: delta is this one's part, its addend of `turn`, and the
+  // whole is the sum of all.
+  PeerSums peers;
+  int turn = 0;
 };
-// x += delta + bias; out = norm(x).  OPT's epsilon, 1e-5.
+// x += delta + bias; out = norm(x).  OPT's epsilon, 1e-5.  With peers every
+// rank must call alike, or wait for ever (PeerMemory::aborted).
 cudaError_t AddNorm(const AddNormArgs& args, cudaStream_t stream);
 
 // y = gelu(y) exactly (erf), in place.

@@ -17,10 +17,10 @@ __device__ __forceinline__ uint32_t SharedAddress(const void* p) {
 
 __device__ __forceinline__ void InitBarrier(uint64_t* barrier,
                                             uint32_t arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(
-                   SharedAddress(barrier)),
-               "r"(arrivals)
-               : "memory");
+  asm volatile(
+      "mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(barrier)),
+      "r"(arrivals)
+      : "memory");
 }
 
 // Makes barrier inits visible to the copy engine.
@@ -31,9 +31,9 @@ __device__ __forceinline__ void FenceBarrierInit() {
 }
 
 __device__ __forceinline__ void Arrive(uint64_t* barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(
-                   SharedAddress(barrier))
-               : "memory");
+  asm volatile(
+      "mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(barrier))
+      : "memory");
 }
 
 // One arrival, and `bytes` more to come from bulk copies.
@@ -197,6 +197,41 @@ __device__ __forceinline__ void PrefetchBytes(const void* global, int bytes) {
         static_cast<const char*>(global) + at));
   }
 #endif
+}
+
+// ---- memory that others write -----------------------------------------------
+
+// Loads that ask memory every time, and stores that go there at once; each is
+// whole, or for four words each half of it.
+__device__ __forceinline__ uint32_t LoadVolatile(const uint32_t* p) {
+  uint32_t x;
+  asm volatile("ld.volatile.global.u32 %0, [%1];" : "=r"(x) : "l"(p));
+  return x;
+}
+__device__ __forceinline__ uint4 LoadVolatile(const uint4* p) {
+  uint4 x;
+  asm volatile("ld.volatile.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "l"(p));
+  return x;
+}
+__device__ __forceinline__ void StoreVolatile(uint4* p, uint4 x) {
+  asm volatile("st.volatile.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(p),
+               "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w));
+}
+// Whoever acquires what was released sees what was written before, on any
+// device.
+__device__ __forceinline__ void StoreRelease(uint32_t* p, uint32_t x) {
+  asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(p), "r"(x)
+               : "memory");
+}
+__device__ __forceinline__ uint32_t LoadAcquire(const uint32_t* p) {
+  uint32_t x;
+  asm volatile("ld.acquire.sys.global.u32 %0, [%1];"
+               : "=r"(x)
+               : "l"(p)
+               : "memory");
+  return x;
 }
 
 // ---- programmatic dependent launch -------------------------------------------

@@ -264,7 +264,7 @@ TEST(AddNorm, AddsAndNormalisesWhereItIsTold) {
     for (bool adds : {true, false}) {
       Activations x = before, out(rows, columns, 5);
       x.view.data = x.data.data();
-      backend->AddNorm(x.view, adds ? delta.view : Matrix{},
+      backend->AddNorm(x.view, {adds ? delta.view : Matrix{}},
                        vectors.weight.data, place, weights, out.view);
       for (int r = 0; r < rows; ++r) {
         std::vector<double> sum(columns);

@@ -322,6 +322,43 @@ void Replay(const Rank& rank, int64_t count, DType dtype) {
   ASSERT_CUDA(cudaGraphExecDestroy(recording));
 }
 
+// What each rank writes where the others see its memory is what they read.
+TEST_F(NcclCommunicator, RanksMapEachOthersMemory) {
+  RunRanks([](std::unique_ptr<Communicator> mesh) {
+    Rank rank(std::move(mesh));
+    if (!rank.ok()) return;
+    const int me = rank->rank();
+    constexpr int64_t kBytes = 1 << 20;
+    const auto memory = rank->MapPeers(kBytes);
+    ASSERT_TRUE(memory.ok()) << memory.status();
+    if (memory->size == 0) {
+      GTEST_SKIP() << "the GPUs cannot reach each other's memory";
+    }
+    EXPECT_EQ(memory->size, kRanks);
+    EXPECT_EQ(memory->rank, me);
+    ASSERT_NE(memory->aborted, nullptr);
+    EXPECT_EQ(rank.Download(memory->of_rank[me], kBytes),
+              std::vector<char>(kBytes));
+    DeviceMemory meeting(4 * kRanks);
+    const auto meet = [&] {
+      const std::vector<int64_t> sizes(kRanks, 4);
+      const absl::Status status =
+          rank->AllGather(meeting.data() + 4 * me, sizes, meeting.data());
+      ASSERT_TRUE(status.ok()) << status;
+      rank.Download(meeting.data(), 1);
+    };
+    meet();
+    const int peer = (me + 1) % kRanks;
+    rank.Upload(BytesOf(me, kBytes, 0), memory->of_rank[peer]);
+    meet();
+    EXPECT_EQ(rank.Download(memory->of_rank[me], kBytes),
+              BytesOf((me + kRanks - 1) % kRanks, kBytes, 0));
+    EXPECT_EQ(rank.Download(memory->of_rank[peer], kBytes),
+              BytesOf(me, kBytes, 0));
+    meet();
+  });
+}
+
 TEST_F(NcclCommunicator, SumsAndGathersPlainlyAndInGraphs) {
   RunRanks([](std::unique_ptr<Communicator> mesh) {
     Rank rank(std::move(mesh));

@@ -1,0 +1,401 @@
+// What ends each half of a layer: the residual grows by a delta, the next half
+// reads it normalised.  Of several GPUs each has a part of the delta; the
+// kernel itself fetches the parts of the others.
+//
+// Few rows are pushed: a rank writes its addend into its peers' inboxes, number
+// and epoch side by side, so that what has come shows by itself (the protocol
+// that NCCL calls LL).  More are pulled: a rank says that its addend is there,
+// and its peers read it where it is.  Both ways every rank adds up all addends
+// in the order of ranks, so all have the same bits.
+#include <cstdint>
+
+#include "kernels/cuda/kernels.h"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/vectors.cuh"
+#include "kernels/peer_sums.h"
+
+namespace h2o::cuda {
+namespace {
+
+constexpr int kColumns = 8;  // rows are whole vectors of 16 bytes
+constexpr float kEpsilon = 1e-5f;
+
+// A thread's share is vectors of 4 columns: a warp then reads x, of float32, in
+// one piece.
+constexpr int kShare = 4;
+using Floats = Vector<float, kShare>;
+
+// As many 16-bit numbers, left packed: they wait in registers.
+struct alignas(8) Packed {
+  uint32_t words[2];
+};
+static_assert(2 * sizeof(uint32_t) == kShare * sizeof(__half));
+
+template <class T>
+__device__ __forceinline__ Packed LoadPacked(const T* p) {
+  return *reinterpret_cast<const Packed*>(p);
+}
+template <class T>
+__device__ __forceinline__ void Accumulate(const Packed& packed, Floats* sum) {
+  const auto x = __builtin_bit_cast(Vector<T, kShare>, packed);
+  for (int j = 0; j < kShare; ++j) sum->at[j] += ToFloat(x.at[j]);
+}
+
+// ---- sums over ranks --------------------------------------------------------
+
+// How a block comes by the delta.
+enum class Source { kWhole, kPush, kPull };
+
+// The head of a rank's memory, zero at first.
+struct PeerControl {
+  // ready[p]: the last sum for which rank p, who writes this, has its addend.
+  struct alignas(128) {
+    uint32_t epoch;
+  } ready[PeerMemory::kMaxRanks];
+  // Its owner's: the last sum that is done, and blocks that are done since.
+  uint32_t epoch;
+  uint32_t blocks;
+};
+static_assert(sizeof(PeerControl) <= PeerSums::kControlBytes);
+
+__device__ __forceinline__ PeerControl* ControlOf(const PeerMemory& memory,
+                                                  int rank) {
+  return reinterpret_cast<PeerControl*>(memory.of_rank[rank]);
+}
+
+// Sums are numbered, and never 0: that is what an inbox holds at first.  After
+// the last number comes 2, since sums in turn are odd and even.
+constexpr uint32_t kLastEpoch = 0xffffffff;
+__device__ __forceinline__ uint32_t ThisEpoch(const PeerMemory& memory) {
+  const uint32_t last = LoadVolatile(&ControlOf(memory, memory.rank)->epoch);
+  return last == kLastEpoch ? 2 : last + 1;
+}
+
+// The last of the blocks ends the sum.
+__device__ __forceinline__ void EndSum(const PeerMemory& memory, int blocks,
+                                       uint32_t epoch) {
+  __syncthreads();  // all of the block have read the epoch
+  PeerControl* const control = ControlOf(memory, memory.rank);
+  if (threadIdx.x == 0 && atomicAdd(&control->blocks, 1) + 1 == blocks) {
+    control->blocks = 0;
+    control->epoch = epoch;
+  }
+}
+
+// Whether to stop waiting, asked over and over: the word is the host's, and
+// far away.
+__device__ __forceinline__ bool GivenUp(const PeerMemory& memory,
+                                        uint32_t* times) {
+  constexpr uint32_t kGlance = 4096;
+  return ++*times % kGlance == 0 && LoadVolatile(memory.aborted) != 0;
+}
+
+// Of each sum's row from rank `from`, 4 columns and their epoch, twice.
+__device__ __forceinline__ uint4* InboxSlot(const PeerSums& sums, int owner,
+                                            int from, uint32_t epoch, int row,
+                                            int column) {
+  const int64_t line =
+      (int64_t{epoch % 2} * sums.memory.size + from) * PeerSums::kPushRows +
+      row;
+  return reinterpret_cast<uint4*>(sums.memory.of_rank[owner] + sums.inbox_at +
+                                  line *
+                                      PeerSums::InboxRowBytes(sums.row_bytes)) +
+         column / kShare;
+}
+
+// Before numbers begin anew, rows of the inbox that no sum used for long must
+// not look as if they were of this lap.
+__device__ void ClearInbox(const PeerSums& sums, uint32_t epoch, int rows) {
+  const int lines = PeerSums::InboxRowBytes(sums.row_bytes) / sizeof(uint4);
+  for (int from = 0; from < sums.memory.size; ++from) {
+    for (int row = blockIdx.x; row < PeerSums::kPushRows; row += rows) {
+      uint4* const slots =
+          InboxSlot(sums, sums.memory.rank, from, epoch, row, 0);
+      for (int i = threadIdx.x; i < lines; i += blockDim.x) slots[i] = {};
+    }
+  }
+}
+
+// sum[v] = the addends of all ranks to vector v of the row, of which `own` is
+// this rank's.  `each` calls with every v and its column.
+template <int kMostRanks, class T, int kVectors, class Each>
+__device__ __forceinline__ void PushAndAdd(const PeerSums& sums, uint32_t epoch,
+                                           int row, const Packed* own,
+                                           Floats (&sum)[kVectors],
+                                           const Each& each) {
+  const PeerMemory& memory = sums.memory;
+  const auto each_peer = [&](auto fn) {
+#pragma unroll
+    for (int r = 0; r < kMostRanks; ++r) {
+      if (r < memory.size && r != memory.rank) fn(r);
+    }
+  };
+  each([&](int v, int column) {
+    each_peer([&](int r) {
+      StoreVolatile(InboxSlot(sums, r, memory.rank, epoch, row, column),
+                    {own[v].words[0], epoch, own[v].words[1], epoch});
+    });
+  });
+  uint32_t times = 0;
+  each([&](int v, int column) {
+    uint4 got[kMostRanks];
+    bool here;
+    do {
+      here = true;
+      each_peer([&](int r) {
+        got[r] =
+            LoadVolatile(InboxSlot(sums, memory.rank, r, epoch, row, column));
+        here &= got[r].y == epoch && got[r].w == epoch;
+      });
+    } while (!here && !GivenUp(memory, &times));
+    sum[v] = {};
+#pragma unroll
+    for (int r = 0; r < kMostRanks; ++r) {
+      if (r == memory.rank) {
+        Accumulate<T>(own[v], &sum[v]);
+      } else if (r < memory.size) {
+        Accumulate<T>({{got[r].x, got[r].z}}, &sum[v]);
+      }
+    }
+  });
+}
+
+// Tells the peers that this rank's addend is there.
+__device__ __forceinline__ void TellReady(const PeerMemory& memory,
+                                          uint32_t epoch) {
+  const int peer = threadIdx.x;
+  if (blockIdx.x == 0 && peer < memory.size && peer != memory.rank) {
+    StoreRelease(&ControlOf(memory, peer)->ready[memory.rank].epoch, epoch);
+  }
+}
+
+template <int kMostRanks, class T, int kVectors, class Each>
+__device__ __forceinline__ void PullAndAdd(const PeerSums& sums, int turn,
+                                           uint32_t epoch, int row,
+                                           const Packed* own,
+                                           Floats (&sum)[kVectors],
+                                           const Each& each) {
+  const PeerMemory& memory = sums.memory;
+  const int peer = threadIdx.x;
+  if (peer < memory.size && peer != memory.rank) {
+    const uint32_t* ready = &ControlOf(memory, memory.rank)->ready[peer].epoch;
+    uint32_t times = 0;
+    // A peer may be ahead, by one sum.
+    while (static_cast<int32_t>(LoadAcquire(ready) - epoch) < 0 &&
+           !GivenUp(memory, &times)) {
+    }
+  }
+  __syncthreads();
+  each([&](int v, int) { sum[v] = {}; });
+  constexpr int kAtOnce = kMostRanks == 2 ? 2 : 1;
+#pragma unroll kAtOnce
+  for (int r = 0; r < (kMostRanks == 2 ? 2 : memory.size); ++r) {
+    Packed addend[kVectors];
+    const T* const from = reinterpret_cast<const T*>(
+        memory.of_rank[r] + sums.addend_at[turn] + row * sums.row_bytes);
+    each([&](int v, int column) {
+      addend[v] = r == memory.rank ? own[v] : LoadPacked(from + column);
+    });
+    each([&](int v, int) { Accumulate<T>(addend[v], &sum[v]); });
+  }
+}
+
+// ---- AddNorm ----------------------------------------------------------------
+
+struct Affine {
+  Floats weight, bias;
+};
+
+template <class T>
+__device__ __forceinline__ Packed LoadBias(const AddNormArgs& a, int column) {
+  if (a.bias == nullptr) return {};
+  return LoadPacked(static_cast<const T*>(a.bias) + column);
+}
+
+__device__ __forceinline__ Affine LoadAffine(const AddNormArgs& a, int column) {
+  Affine affine = {{{1, 1, 1, 1}}, {}};
+  if (a.weight) affine.weight = Load<kShare>(a.weight + column);
+  if (a.norm_bias) affine.bias = Load<kShare>(a.norm_bias + column);
+  return affine;
+}
+
+template <class T>
+__device__ __forceinline__ void PrefetchParameters(const AddNormArgs& a,
+                                                   int column) {
+  if (a.bias) PrefetchLine(static_cast<const T*>(a.bias) + column);
+  if (a.weight) PrefetchLine(a.weight + column);
+  if (a.norm_bias) PrefetchLine(a.norm_bias + column);
+}
+
+template <class T>
+__device__ __forceinline__ void StoreRounded(const Floats& x, T* out) {
+  Vector<T, kShare> rounded;
+  for (int j = 0; j < kShare; ++j) FromFloat(x.at[j], &rounded.at[j]);
+  Store(rounded, out);
+}
+
+// Vectors a thread of one row: kFew when the time of a single row counts.
+constexpr int kFew = 2, kMany = 4;
+constexpr int kFewThreads = 1024;
+constexpr int kManyThreads = 896;  // so that each may have 72 registers
+
+// One block a row, which it keeps in registers: thread t has the vectors t,
+// t + threads, ...  Mean and variance are two sums over those registers.
+//
+// The parameters come from far away, but depend on no kernel and are asked for
+// while the one before still runs: kFew vectors of them wait in registers,
+// kMany in the L2 cache.  Loops that load store nothing, so that all their
+// loads are on the way at once.
+template <class T, int kVectors, Source kSource, int kMostRanks>
+__global__ void __launch_bounds__(kVectors == kFew ? kFewThreads : kManyThreads)
+    AddNormKernel(const __grid_constant__ AddNormArgs a,
+                  const float inverse_columns) {
+  __shared__ float sums[kWarp], squares[kWarp];
+  constexpr bool kHeld = kVectors == kFew;
+  const auto each = [&](auto fn) {
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v) {
+      const int column = kShare * (threadIdx.x + v * blockDim.x);
+      if (column < a.columns) fn(v, column);
+    }
+  };
+  Floats x[kVectors];
+  Packed delta[kVectors], bias[kVectors];
+  Affine affine[kHeld ? kVectors : 1];
+
+  each([&](int v, int column) {
+    if constexpr (kHeld) {
+      bias[v] = LoadBias<T>(a, column);
+      affine[v] = LoadAffine(a, column);
+    } else {
+      PrefetchParameters<T>(a, column);
+    }
+  });
+  WaitForPrevious();
+
+  const PeerSums& peers = a.peers;
+  uint32_t epoch = 0;
+  if constexpr (kSource != Source::kWhole) epoch = ThisEpoch(peers.memory);
+  if constexpr (kSource == Source::kPull) TellReady(peers.memory, epoch);
+
+  const int64_t row = blockIdx.x;
+  float* const x_row = a.x + row * a.x_stride;
+  const T* const delta_row =
+      static_cast<const T*>(a.delta) + row * a.delta_stride;
+  each([&](int v, int column) {
+    if (a.delta) delta[v] = LoadPacked(delta_row + column);
+    x[v] = Load<kShare>(x_row + column);
+    if (a.delta && !kHeld) bias[v] = LoadBias<T>(a, column);
+  });
+  AllowNext();
+
+  if (a.delta) {
+    Floats sum[kVectors];
+    if constexpr (kSource == Source::kPush) {
+      PushAndAdd<kMostRanks, T>(peers, epoch, row, delta, sum, each);
+    } else if constexpr (kSource == Source::kPull) {
+      PullAndAdd<kMostRanks, T>(peers, a.turn, epoch, row, delta, sum, each);
+    } else {
+      each([&](int v, int) {
+        sum[v] = {};
+        Accumulate<T>(delta[v], &sum[v]);
+      });
+    }
+    each([&](int v, int) {
+      Accumulate<T>(bias[v], &sum[v]);
+      for (int j = 0; j < kShare; ++j) x[v].at[j] += sum[v].at[j];
+    });
+    if (a.place != NormPlace::kAfter) {
+      each([&](int v, int column) { Store(x[v], x_row + column); });
+    }
+  }
+
+  if (a.place != NormPlace::kNone) {
+    float sum = 0;
+    each([&](int v, int) {
+      for (int j = 0; j < kShare; ++j) sum += x[v].at[j];
+    });
+    const float mean = inverse_columns * BlockReduce(sum, 0.0f, sums, Plus());
+    float square = 0;
+    each([&](int v, int) {
+      for (int j = 0; j < kShare; ++j) {
+        const float centred = x[v].at[j] - mean;
+        square += centred * centred;
+      }
+    });
+    square = BlockReduce(square, 0.0f, squares, Plus());
+    const float inverse = rsqrtf(inverse_columns * square + kEpsilon);
+    each([&](int v, int column) {
+      const Affine scale = kHeld ? affine[v] : LoadAffine(a, column);
+      for (int j = 0; j < kShare; ++j) {
+        x[v].at[j] = (x[v].at[j] - mean) * inverse * scale.weight.at[j] +
+                     scale.bias.at[j];
+      }
+    });
+    if (a.place == NormPlace::kAfter) {
+      each([&](int v, int column) { Store(x[v], x_row + column); });
+    }
+  }
+  if (a.out != nullptr) {
+    T* const out_row = static_cast<T*>(a.out) + row * a.out_stride;
+    each([&](int v, int column) { StoreRounded(x[v], out_row + column); });
+  }
+  if constexpr (kSource != Source::kWhole) {
+    if (kSource == Source::kPush && epoch >= kLastEpoch - 1) {
+      ClearInbox(peers, epoch, a.rows);
+    }
+    EndSum(peers.memory, a.rows, epoch);
+  }
+}
+
+template <class T, int kVectors, Source kSource, int kMostRanks>
+cudaError_t LaunchAddNorm(const AddNormArgs& args, cudaStream_t stream) {
+  const int64_t threads = CeilDiv(args.columns, kShare * kVectors);
+  return Launch(AddNormKernel<T, kVectors, kSource, kMostRanks>,
+                dim3(args.rows),
+                static_cast<int>(CeilDiv(threads, kWarp) * kWarp), stream, args,
+                1.0f / static_cast<float>(args.columns));
+}
+
+template <class T, int kVectors>
+cudaError_t LaunchFor(const AddNormArgs& args, cudaStream_t stream) {
+  const int ranks = args.peers.memory.size;
+  if (ranks == 0) {
+    return LaunchAddNorm<T, kVectors, Source::kWhole, 1>(args, stream);
+  }
+  const bool push = args.rows <= PeerSums::kPushRows;
+  if (ranks == 2) {
+    return push ? LaunchAddNorm<T, kVectors, Source::kPush, 2>(args, stream)
+                : LaunchAddNorm<T, kVectors, Source::kPull, 2>(args, stream);
+  }
+  constexpr int kMost = PeerMemory::kMaxRanks;
+  return push ? LaunchAddNorm<T, kVectors, Source::kPush, kMost>(args, stream)
+              : LaunchAddNorm<T, kVectors, Source::kPull, kMost>(args, stream);
+}
+
+}  // namespace
+
+cudaError_t AddNorm(const AddNormArgs& args, cudaStream_t stream) {
+  if (args.columns % kColumns != 0 ||
+      args.columns > kMany * kShare * kManyThreads) {
+    return cudaErrorInvalidValue;
+  }
+  const PeerSums& peers = args.peers;
+  if (peers &&
+      (args.delta != peers.Addend(args.turn) || args.rows > peers.max_rows ||
+       args.delta_stride * SizeOf(args.dtype) != peers.row_bytes)) {
+    return cudaErrorInvalidValue;
+  }
+  if (args.rows == 0) return cudaSuccess;
+  // Few rows leave the device idle: many threads finish each sooner.
+  constexpr int kFewRows = 32;
+  const bool few =
+      args.rows <= kFewRows && args.columns <= kFew * kShare * kFewThreads;
+  return DispatchFormat(args.dtype, [&](auto format) {
+    using T = decltype(format);
+    return few ? LaunchFor<T, kFew>(args, stream)
+               : LaunchFor<T, kMany>(args, stream);
+  });
+}
+
+}  // namespace h2o::cuda

@@ -1,0 +1,65 @@
+// Memory that the devices of a group map to each other, and how the addends of
+// a sum over its ranks lie in it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace h2o {
+
+// Memory of every rank's device, of one size, that all of them map.
+struct PeerMemory {
+  static constexpr int kMaxRanks = 8;
+
+  std::byte* of_rank[kMaxRanks] = {};  // as the device of this rank sees it
+  int rank = 0;
+  int size = 0;  // 0: the ranks cannot reach each other's memory
+  // For the device to read: not zero once the group is given up, and nobody
+  // waits for a peer any more.
+  const uint32_t* aborted = nullptr;
+};
+
+// Sums over ranks of matrices of up to max_rows rows.  In each rank's memory,
+// in bytes: what tells the ranks that addends are there; an inbox for the rows
+// that peers push, for sums of up to kPushRows; two addends for peers to pull.
+//
+// A group's sums take turns with the two addends.  So whoever has finished a
+// sum knows that its peers have finished the one before, and may write its next
+// addend while they read the last one.
+struct PeerSums {
+  static constexpr int kPushRows = 32;
+  static constexpr int64_t kControlBytes = 2048;
+
+  PeerMemory memory;
+  int64_t max_rows = 0;
+  int64_t row_bytes = 0;
+  int64_t inbox_at = 0;
+  int64_t addend_at[2] = {};
+  int64_t bytes = 0;  // of each rank
+
+  explicit operator bool() const { return memory.size > 0; }
+  std::byte* Addend(int turn) const {
+    return memory.of_rank[memory.rank] + addend_at[turn];
+  }
+  // What is pushed lies beside as many bytes that say it is there; sums take
+  // turns with two inboxes as well.
+  static constexpr int64_t InboxRowBytes(int64_t row_bytes) {
+    return 2 * row_bytes;
+  }
+
+  // For ranks whose memory is still to be had.  REQUIRES: row_bytes is a
+  // multiple of 16.
+  static PeerSums Of(int ranks, int64_t max_rows, int64_t row_bytes) {
+    PeerSums sums;
+    sums.max_rows = max_rows;
+    sums.row_bytes = row_bytes;
+    sums.inbox_at = kControlBytes;
+    sums.addend_at[0] =
+        sums.inbox_at + 2 * ranks * kPushRows * InboxRowBytes(row_bytes);
+    sums.addend_at[1] = sums.addend_at[0] + max_rows * row_bytes;
+    sums.bytes = sums.addend_at[1] + max_rows * row_bytes;
+    return sums;
+  }
+};
+
+}  // namespace h2o

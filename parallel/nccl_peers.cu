@@ -1,0 +1,31 @@
+#include <nccl_device.h>
+
+#include "parallel/nccl_peers.h"
+
+namespace h2o {
+namespace {
+
+__global__ void PointersKernel(ncclWindow_t window, std::byte** of_rank) {
+  const int rank = threadIdx.x;
+  of_rank[rank] = static_cast<std::byte*>(ncclGetLsaPointer(window, 0, rank));
+}
+
+}  // namespace
+
+int RanksInReach(ncclComm_t comm) { return ncclTeamLsa(comm).nRanks; }
+
+cudaError_t PointersOfPeers(ncclWindow_t window, int size,
+                            std::byte** of_rank) {
+  std::byte** on_device = nullptr;
+  const size_t bytes = size * sizeof(*of_rank);
+  const cudaError_t taken = cudaMalloc(&on_device, bytes);
+  if (taken != cudaSuccess) return taken;
+  PointersKernel<<<1, size>>>(window, on_device);
+  // Waits for the kernel, and tells how it went.
+  const cudaError_t copied =
+      cudaMemcpy(of_rank, on_device, bytes, cudaMemcpyDeviceToHost);
+  cudaFree(on_device);
+  return copied;
+}
+
+}  // namespace h2o

@@ -1,0 +1,289 @@
+// AddNorm of several ranks.  Here all ranks are streams of one GPU and their
+// memory is ordinary, which the kernel cannot tell: it runs as on several.  All
+// blocks of all ranks must fit on the GPU at once.
+#include "kernels/peer_sums.h"
+
+#include <cuda_runtime.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <future>
+#include <memory>
+#include <random>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "kernels/cuda/kernels.h"
+#include "tests/kernels/cuda/device_array.h"
+
+namespace h2o {
+namespace {
+
+constexpr int kMaxRows = 66;
+// Where a rank's memory has the number of the last sum.
+constexpr int64_t kEpochAt = 1024;
+constexpr std::chrono::seconds kPatience{60};
+
+std::vector<float> Random(int64_t size, uint64_t seed) {
+  std::mt19937 random(seed);
+  std::vector<float> x(size);
+  for (float& v : x) v = static_cast<float>(random()) * 0x1.0p-31f - 1;
+  return x;
+}
+
+struct Rank {
+  Rank(const PeerSums& layout, int columns)
+      : memory(layout.bytes),
+        x(Random(int64_t{kMaxRows} * columns, 1)),
+        out(int64_t{kMaxRows} * columns) {
+    CheckCuda(cudaMemset(memory.data(), 0, layout.bytes));
+    CheckCuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  }
+  ~Rank() { cudaStreamDestroy(stream); }
+
+  DeviceArray<std::byte> memory;
+  DeviceArray<float> x;  // the same on every rank
+  DeviceArray<uint16_t> out;
+  PeerSums sums;
+  cudaStream_t stream = nullptr;
+};
+
+class Group {
+ public:
+  Group(int ranks, int columns, DType dtype)
+      : columns_(columns),
+        dtype_(dtype),
+        bias_(Narrow(Random(columns, 2), dtype)),
+        norm_weight_(Random(columns, 3)),
+        norm_bias_(Random(columns, 4)),
+        want_(Random(int64_t{kMaxRows} * columns, 1)) {
+    CheckCuda(cudaMallocHost(&aborted_, sizeof(uint32_t)));
+    *aborted_ = 0;
+    const PeerSums layout = PeerSums::Of(ranks, kMaxRows, 2 * columns);
+    for (int r = 0; r < ranks; ++r) {
+      ranks_.push_back(std::make_unique<Rank>(layout, columns));
+    }
+    for (int r = 0; r < ranks; ++r) {
+      PeerSums& sums = ranks_[r]->sums = layout;
+      sums.memory.rank = r;
+      sums.memory.size = ranks;
+      sums.memory.aborted = aborted_;
+      for (int p = 0; p < ranks; ++p) {
+        sums.memory.of_rank[p] = ranks_[p]->memory.data();
+      }
+    }
+    CheckCuda(cudaDeviceSynchronize());
+  }
+  ~Group() {
+    ranks_.clear();
+    cudaFreeHost(aborted_);
+  }
+
+  void SetLastSum(uint32_t epoch) {
+    for (const auto& rank : ranks_) {
+      CheckCuda(cudaMemcpy(rank->memory.data() + kEpochAt, &epoch,
+                           sizeof(epoch), cudaMemcpyHostToDevice));
+    }
+  }
+
+  // One sum of `rows` rows: what all ranks hold after it.
+  void SumAndCheck(int rows, uint64_t seed) {
+    const int64_t n = int64_t{rows} * columns_;
+    std::vector<std::vector<float>> addends;
+    for (size_t r = 0; r < ranks_.size(); ++r) {
+      const std::vector<uint16_t> bits =
+          Narrow(Random(n, 100 * seed + r), dtype_);
+      addends.push_back(Widen(bits, dtype_));
+      Rank& rank = *ranks_[r];
+      CheckCuda(cudaMemcpy(rank.sums.Addend(turn_), bits.data(), 2 * n,
+                           cudaMemcpyHostToDevice));
+      CheckCuda(cudaMemset(rank.out.data(), 0xff, 2 * rank.out.size()));
+    }
+    CheckCuda(cudaDeviceSynchronize());
+    for (size_t r = 0; r < ranks_.size(); ++r) Launch(r, rows);
+    turn_ ^= 1;
+    ASSERT_NO_FATAL_FAILURE(Await());
+    Check(rows, addends);
+  }
+
+  void Launch(size_t r, int rows) {
+    Rank& rank = *ranks_[r];
+    cuda::AddNormArgs args;
+    args.x = rank.x.data();
+    args.x_stride = columns_;
+    args.delta = rank.sums.Addend(turn_);
+    args.delta_stride = columns_;
+    args.bias = bias_.data();
+    args.weight = norm_weight_.data();
+    args.norm_bias = norm_bias_.data();
+    args.out = rank.out.data();
+    args.out_stride = columns_;
+    args.rows = rows;
+    args.columns = columns_;
+    args.dtype = dtype_;
+    args.peers = rank.sums;
+    args.turn = turn_;
+    CheckCuda(cuda::AddNorm(args, rank.stream));
+  }
+
+  // Who waits for ever is given up.
+  void Await() {
+    auto done =
+        std::async(std::launch::async, [] { return cudaDeviceSynchronize(); });
+    const bool in_time = done.wait_for(kPatience) == std::future_status::ready;
+    if (!in_time) Abort();
+    CheckCuda(done.get());
+    ASSERT_TRUE(in_time) << "a rank waited for another one for ever";
+  }
+  void Abort() { *static_cast<volatile uint32_t*>(aborted_) = 1; }
+
+ private:
+  void Check(int rows, const std::vector<std::vector<float>>& addends);
+
+  const int columns_;
+  const DType dtype_;
+  DeviceArray<uint16_t> bias_;
+  DeviceArray<float> norm_weight_, norm_bias_;
+  std::vector<float> want_;  // x
+  std::vector<std::unique_ptr<Rank>> ranks_;
+  uint32_t* aborted_ = nullptr;
+  int turn_ = 0;
+};
+
+void Group::Check(int rows, const std::vector<std::vector<float>>& addends) {
+  const std::vector<float> bias = Widen(bias_.Read(), dtype_);
+  const std::vector<float> weight = norm_weight_.Read();
+  const std::vector<float> norm_bias = norm_bias_.Read();
+  const std::vector<float> x = ranks_[0]->x.Read();
+  const std::vector<uint16_t> out_bits = ranks_[0]->out.Read();
+  const std::vector<float> out = Widen(out_bits, dtype_);
+  const double roundoff = dtype_ == DType::kBFloat16 ? 0x1.0p-8 : 0x1.0p-11;
+  std::vector<double> sum(columns_);
+  for (int r = 0; r < rows; ++r) {
+    const int64_t row = int64_t{r} * columns_;
+    double mean = 0, variance = 0;
+    for (int c = 0; c < columns_; ++c) {
+      sum[c] = double{want_[row + c]} + bias[c];
+      for (const auto& addend : addends) sum[c] += addend[row + c];
+      mean += sum[c] / columns_;
+    }
+    for (double s : sum) variance += (s - mean) * (s - mean) / columns_;
+    for (int c = 0; c < columns_; ++c) {
+      ASSERT_NEAR(x[row + c], sum[c], 1e-5) << "x of " << r << ", " << c;
+      const double y =
+          (sum[c] - mean) / std::sqrt(variance + 1e-5) * weight[c] +
+          norm_bias[c];
+      ASSERT_NEAR(out[row + c], y, std::abs(y) * roundoff + 2e-5)
+          << "out of " << r << ", " << c;
+    }
+  }
+  for (size_t i = int64_t{rows} * columns_; i < x.size(); ++i) {
+    ASSERT_EQ(x[i], want_[i]) << "behind the rows";
+    ASSERT_EQ(out_bits[i], 0xffff) << "behind the rows";
+  }
+  for (const auto& rank : ranks_) {
+    const std::vector<float> theirs = rank->x.Read();
+    ASSERT_EQ(std::memcmp(theirs.data(), x.data(), x.size() * sizeof(float)), 0)
+        << "x of rank " << rank->sums.memory.rank;
+    ASSERT_EQ(rank->out.Read(), out_bits)
+        << "out of rank " << rank->sums.memory.rank;
+  }
+  want_ = x;
+}
+
+class PeerSumsTest
+    : public ::testing::TestWithParam<std::tuple<int, int, DType>> {
+ protected:
+  void SetUp() override { H2O_SKIP_WITHOUT_GPU(); }
+  int ranks() const { return std::get<0>(GetParam()); }
+  Group NewGroup() const {
+    return Group(ranks(), std::get<1>(GetParam()), std::get<2>(GetParam()));
+  }
+  // Of these, the ones whose blocks fit: pushed, pulled, in turn.
+  std::vector<int> RowCounts() const {
+    const int most = ranks() * std::get<1>(GetParam()) <= 2 * 7168 ? 66
+                     : ranks() <= 3                                ? 34
+                                                                   : 16;
+    std::vector<int> counts;
+    for (int rows : {1, 33, 16, 3, 34, 66, 32, 2, 64, 1}) {
+      if (rows <= most) counts.push_back(rows);
+    }
+    return counts;
+  }
+};
+
+TEST_P(PeerSumsTest, EveryRankHasTheSumAndItsNorm) {
+  Group group = NewGroup();
+  uint64_t seed = 0;
+  for (int rows : RowCounts()) {
+    SCOPED_TRACE(rows);
+    ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(rows, ++seed));
+  }
+}
+
+// Numbers of sums begin anew after 2^32 of them, and what an inbox held of the
+// lap before is not taken for new.
+TEST_P(PeerSumsTest, NumbersOfSumsBeginAnew) {
+  Group group = NewGroup();
+  ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(16, 1));  // number 1
+  ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(16, 2));  // number 2
+  group.SetLastSum(0xfffffffc);
+  uint64_t seed = 2;
+  for (int rows : {1, 2, 2, 16, 16, 16}) {
+    SCOPED_TRACE(seed);
+    ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(rows, ++seed));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, PeerSumsTest,
+    ::testing::Combine(::testing::Values(2, 3, 8),
+                       ::testing::Values(96, 768, 7168, 12288),
+                       ::testing::Values(DType::kBFloat16, DType::kFloat16)),
+    [](const auto& info) {
+      return std::to_string(std::get<0>(info.param)) + "ranks" +
+             std::to_string(std::get<1>(info.param)) +
+             std::string(Name(std::get<2>(info.param)));
+    });
+
+// A rank whose peer never comes waits until it is told not to.
+TEST(PeerSumsAbort, EndsTheWaiting) {
+  H2O_SKIP_WITHOUT_GPU();
+  for (int rows : {1, 40}) {
+    Group group(2, 768, DType::kBFloat16);
+    group.Launch(0, rows);
+    auto done =
+        std::async(std::launch::async, [] { return cudaDeviceSynchronize(); });
+    EXPECT_EQ(done.wait_for(std::chrono::milliseconds(200)),
+              std::future_status::timeout);
+    group.Abort();
+    CheckCuda(done.get());
+  }
+}
+
+TEST(PeerSumsErrors, WhatDoesNotLieWhereItIsSharedIsRefused) {
+  H2O_SKIP_WITHOUT_GPU();
+  DeviceArray<std::byte> memory(1 << 20);
+  cuda::AddNormArgs args;
+  args.rows = 1;
+  args.columns = args.delta_stride = 96;
+  args.peers = PeerSums::Of(2, 4, 2 * 96);
+  args.peers.memory.size = 2;
+  args.peers.memory.of_rank[0] = memory.data();
+  args.delta = args.peers.Addend(1);  // turn is 0
+  EXPECT_EQ(cuda::AddNorm(args, nullptr), cudaErrorInvalidValue);
+  args.delta = args.peers.Addend(0);
+  args.rows = 5;
+  EXPECT_EQ(cuda::AddNorm(args, nullptr), cudaErrorInvalidValue);
+  args.rows = 4;
+  args.columns = 64;
+  args.delta_stride = 64;
+  EXPECT_EQ(cuda::AddNorm(args, nullptr), cudaErrorInvalidValue);
+}
+
+}  // namespace
+}  // namespace h2o
