@@ -1,12 +1,8 @@
 #include "kernels/cuda/linear.h"
 
-#include <unistd.h>
-
-#include <algorithm>
+#include <bit>
 #include <filesystem>
-#include <fstream>
 #include <limits>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -34,6 +30,12 @@ cudaDataType_t CudaType(DType dtype) {
       return CUDA_R_16F;
   }
   return CUDA_R_32F;
+}
+
+bool Captures(cudaStream_t stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  cudaStreamIsCapturing(stream, &status);
+  return status != cudaStreamCaptureStatusNone;
 }
 
 }  // namespace
@@ -110,7 +112,7 @@ absl::StatusOr<std::unique_ptr<LinearProducts>> LinearProducts::Create(
       (std::filesystem::create_directories(directory, failed), !failed)) {
     products->path_ = absl::StrCat(directory, "/products ", properties.name,
                                    " cublaslt ", cublasLtGetVersion(), ".txt");
-    products->ReadChoices();
+    products->chosen_ = ReadProductChoices(products->path_);
   }
   H2O_RETURN_IF_ERROR(
       ToStatus(cublasLtCreate(&products->handle_), "cublasLtCreate"));
@@ -136,57 +138,29 @@ absl::Status LinearProducts::Run(Matrix x, const StoredMatrix& weight,
   const Problem problem(x, weight, bias, relu, y);
   const int64_t rows =
       x.rows <= kExactRows ? x.rows : CeilDiv(x.rows, kRowStep) * kRowStep;
-  const Shape shape(weight.rows, weight.stride, rows, bias != nullptr, relu,
-                    y.dtype == DType::kFloat32);
+  const ProductShape shape = {.outputs = weight.rows,
+                              .inputs = weight.stride,
+                              .rows = rows,
+                              .dtype = weight.dtype,
+                              .bias = bias != nullptr,
+                              .relu = relu,
+                              .float32_outputs = y.dtype == DType::kFloat32};
+  // What other rows chose may not do for these, and a file may say anything:
+  // then we choose anew.
   const auto it = chosen_.find(shape);
-  if (it != chosen_.end()) {
-    const cublasStatus_t status =
-        problem.Run(handle_, it->second, workspace_, stream);
-    // A choice of a multiple of kRowStep rows may not do for fewer.
-    if (status == CUBLAS_STATUS_SUCCESS || rows == x.rows) {
-      return ToStatus(status, "matrix product");
-    }
+  if (it != chosen_.end() &&
+      problem.Run(handle_, std::bit_cast<cublasLtMatmulAlgo_t>(it->second),
+                  workspace_, stream) == CUBLAS_STATUS_SUCCESS) {
+    return absl::OkStatus();
   }
   H2O_ASSIGN_OR_RETURN(const cublasLtMatmulAlgo_t algo,
                        Choose(problem, stream));
-  chosen_.insert_or_assign(shape, algo);
-  WriteChoices();
-  return ToStatus(problem.Run(handle_, algo, workspace_, stream),
-                  "matrix product");
-}
-
-// A line a shape: its numbers, then cuBLASLt's choice as hexadecimal words.
-void LinearProducts::ReadChoices() {
-  std::ifstream file(path_);
-  for (std::string line; std::getline(file, line);) {
-    std::istringstream words(line);
-    int64_t outputs = 0, inputs = 0, rows = 0;
-    bool bias = false, relu = false, wide = false;
-    words >> outputs >> inputs >> rows >> bias >> relu >> wide >> std::hex;
-    cublasLtMatmulAlgo_t algo = {};
-    for (uint64_t& word : algo.data) words >> word;
-    if (!words) continue;  // torn: chosen again
-    chosen_[{outputs, inputs, rows, bias, relu, wide}] = algo;
-  }
-}
-
-// Beside it first, then in its place: readers see the old file or the new.
-void LinearProducts::WriteChoices() const {
-  if (path_.empty()) return;
-  const std::string beside = absl::StrCat(path_, ".", getpid());
-  {
-    std::ofstream file(beside);
-    for (const auto& [shape, algo] : chosen_) {
-      const auto& [outputs, inputs, rows, bias, relu, wide] = shape;
-      file << std::dec << outputs << ' ' << inputs << ' ' << rows << ' ' << bias
-           << ' ' << relu << ' ' << wide << std::hex;
-      for (uint64_t word : algo.data) file << ' ' << word;
-      file << '\n';
-    }
-    if (!file.flush()) return;
-  }
-  std::error_code ignored;
-  std::filesystem::rename(beside, path_, ignored);
+  H2O_RETURN_IF_ERROR(ToStatus(problem.Run(handle_, algo, workspace_, stream),
+                               "matrix product"));
+  if (Captures(stream)) return absl::OkStatus();  // a guess is not kept
+  chosen_.insert_or_assign(shape, std::bit_cast<ProductAlgo>(algo));
+  if (!path_.empty()) WriteProductChoices(chosen_, path_);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<cublasLtMatmulAlgo_t> LinearProducts::Choose(
@@ -209,11 +183,7 @@ absl::StatusOr<cublasLtMatmulAlgo_t> LinearProducts::Choose(
   H2O_RETURN_IF_ERROR(ToStatus(status, "heuristic"));
   if (count == 0) return absl::InternalError("cuBLAS knows no such product");
 
-  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-  cudaStreamIsCapturing(stream, &capture);
-  if (count == 1 || capture != cudaStreamCaptureStatusNone) {
-    return found[0].algo;
-  }
+  if (count == 1 || Captures(stream)) return found[0].algo;
   float best_ms = std::numeric_limits<float>::infinity();
   int best = 0;
   for (int i = 0; i < count; ++i) {

@@ -5,7 +5,7 @@
 // and in its own stream, and keeps the fastest; shapes of more than
 // kExactRows rows share the choice of the next multiple of kRowStep.  Choices
 // are kept in a file, one a kind of GPU and version of cuBLASLt, so that the
-// next process makes none.
+// next process makes none (product_choices.h).
 //
 // Threads  one owner.
 #pragma once
@@ -14,14 +14,13 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <string>
-#include <tuple>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
+#include "kernels/cuda/product_choices.h"
 
 namespace h2o::cuda {
 
@@ -37,31 +36,28 @@ class LinearProducts {
   ~LinearProducts();
 
   // y = x W^T, plus bias, and ReLU of that, as asked.  x and weights of one
-  // 16-bit type; y of that type or float32.  Not GELU: that is a kernel of our
-  // own, since cuBLASLt has only the approximation by tanh.
+  // 16-bit type; y of that type or float32; the bias, null: none, of y's type.
+  // Not GELU: that is a kernel of our own, since cuBLASLt has only the
+  // approximation by tanh.
   // While `stream` captures, nothing is timed: an unknown shape takes
-  // cuBLASLt's first guess.
+  // cuBLASLt's first guess, this once.
   absl::Status Run(Matrix x, const StoredMatrix& weight, const void* bias,
                    bool relu, Matrix y, cudaStream_t stream);
 
   int64_t workspace_bytes() const;
 
  private:
-  // outputs, inputs, rows, whether there is a bias, relu, float32 outputs
-  using Shape = std::tuple<int64_t, int64_t, int64_t, bool, bool, bool>;
   struct Problem;
 
   LinearProducts() = default;
   absl::StatusOr<cublasLtMatmulAlgo_t> Choose(const Problem& problem,
                                               cudaStream_t stream);
-  void ReadChoices();
-  void WriteChoices() const;
 
   cublasLtHandle_t handle_ = nullptr;
   void* workspace_ = nullptr;
   cudaEvent_t begin_ = nullptr, end_ = nullptr;
   std::string path_;  // of the choices; empty: not kept
-  std::map<Shape, cublasLtMatmulAlgo_t> chosen_;
+  ProductChoices chosen_;
 };
 
 }  // namespace h2o::cuda
