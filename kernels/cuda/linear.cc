@@ -172,6 +172,12 @@ absl::StatusOr<cublasLtMatmulAlgo_t> LinearProducts::Choose(
   cublasLtMatmulPreferenceSetAttribute(preference,
                                        CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                        &workspace, sizeof(workspace));
+  // Parts of a split sum stay float32 until they are added: in 16 bits each
+  // would be rounded.
+  const uint32_t parts = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+  cublasLtMatmulPreferenceSetAttribute(
+      preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &parts,
+      sizeof(parts));
   std::vector<cublasLtMatmulHeuristicResult_t> found(
       problem.rows <= kExactRows ? kCandidates : kCandidatesOfMany);
   int count = 0;
