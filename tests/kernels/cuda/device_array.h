@@ -1,15 +1,16 @@
-// Arrays on the GPU for tests of kernels: poisoned when made, checked when
-// moved.
+// What tests of kernels share: arrays on the GPU, poisoned when made, checked
+// when moved; numbers of 16 bits; recorded work.
 #pragma once
 
 #include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
 #include <cstdint>
-#include <cstring>
+#include <random>
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "base/check.h"
 #include "base/dtype.h"
 
@@ -62,6 +63,44 @@ class DeviceArray {
   int64_t size_ = 0;
 };
 
+// Nothing was written behind the columns of an array that was poisoned.
+template <class T>
+void ExpectPoisonBehind(int64_t columns, int64_t stride,
+                        const std::vector<T>& array) {
+  for (size_t i = 0; i < array.size(); ++i) {
+    if (static_cast<int64_t>(i) % stride < columns) continue;
+    const auto* bytes = reinterpret_cast<const uint8_t*>(&array[i]);
+    for (size_t b = 0; b < sizeof(T); ++b) {
+      ASSERT_EQ(bytes[b], 0xff)
+          << "behind row " << i / stride << ", column " << i % stride;
+    }
+  }
+}
+
+// Uniform in [-scale, scale) plus `shift`.
+inline std::vector<float> Uniform(int64_t size, uint64_t seed, float scale,
+                                  float shift = 0) {
+  std::mt19937 random(seed);
+  std::vector<float> x(size);
+  for (float& v : x) {
+    v = (static_cast<float>(random()) * 0x1.0p-31f - 1) * scale + shift;
+  }
+  return x;
+}
+
+// Half a unit in the last place, relative: what rounding once may cost.
+constexpr double HalfUlp(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return 0x1.0p-24;
+    case DType::kBFloat16:
+      return 0x1.0p-8;
+    case DType::kFloat16:
+      return 0x1.0p-11;
+  }
+  return 0;
+}
+
 // Floats to 16 bits and back.
 inline std::vector<uint16_t> Narrow(const std::vector<float>& x, DType dtype) {
   std::vector<uint16_t> out(x.size());
@@ -77,5 +116,37 @@ inline std::vector<float> Widen(const std::vector<uint16_t>& x, DType dtype) {
   }
   return out;
 }
+
+// What `work` enqueues, recorded as a graph and not yet run.
+class Recording {
+ public:
+  explicit Recording(absl::FunctionRef<void(cudaStream_t)> work) {
+    CheckCuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+    CheckCuda(
+        cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
+    work(stream_);
+    cudaGraph_t graph = nullptr;
+    CheckCuda(cudaStreamEndCapture(stream_, &graph));
+    CheckCuda(cudaGraphInstantiate(&ready_, graph, 0));
+    CheckCuda(cudaGraphDestroy(graph));
+  }
+  ~Recording() {
+    cudaGraphExecDestroy(ready_);
+    cudaStreamDestroy(stream_);
+  }
+  Recording(const Recording&) = delete;
+  Recording& operator=(const Recording&) = delete;
+
+  // Behind all that was enqueued anywhere; done on return.
+  void Replay() {
+    CheckCuda(cudaDeviceSynchronize());
+    CheckCuda(cudaGraphLaunch(ready_, stream_));
+    CheckCuda(cudaStreamSynchronize(stream_));
+  }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+  cudaGraphExec_t ready_ = nullptr;
+};
 
 }  // namespace h2o

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <random>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -20,27 +19,11 @@ namespace {
 constexpr int kPadding = 32;  // columns behind each row, to be left alone
 constexpr float kMark = 12345;
 
-// Half a unit in the last place, relative.
-double Roundoff(DType dtype) {
-  return dtype == DType::kBFloat16 ? 0x1.0p-8 : 0x1.0p-11;
-}
-
-// Uniform in [-scale, scale) plus `shift`.
-std::vector<float> Random(int64_t size, uint64_t seed, float scale,
-                          float shift = 0) {
-  std::mt19937 random(seed);
-  std::vector<float> x(size);
-  for (float& v : x) {
-    v = (static_cast<float>(random()) * 0x1.0p-31f - 1) * scale + shift;
-  }
-  return x;
-}
-
 // A matrix of 16-bit numbers, with padding, as bits and as floats.
 struct Rows {
   Rows(int rows, int columns, DType dtype, uint64_t seed, float scale)
       : stride(columns + kPadding),
-        bits(Narrow(Random(int64_t{rows} * stride, seed, scale), dtype)),
+        bits(Narrow(Uniform(int64_t{rows} * stride, seed, scale), dtype)),
         values(Widen(bits, dtype)),
         device(bits) {}
 
@@ -59,15 +42,6 @@ class RowKernels
   int columns() const { return std::get<1>(GetParam()); }
   DType dtype() const { return std::get<2>(GetParam()); }
   int64_t stride() const { return columns() + kPadding; }
-
-  // What kernels leave behind the columns of a poisoned array.
-  void ExpectPoison(const std::vector<uint16_t>& out, int count) {
-    for (int r = 0; r < count; ++r) {
-      for (int c = columns(); c < stride(); ++c) {
-        ASSERT_EQ(out[r * stride() + c], 0xffff) << r << ", " << c;
-      }
-    }
-  }
 };
 
 TEST_P(RowKernels, EmbedTakesRowsAndZeros) {
@@ -89,7 +63,7 @@ TEST_P(RowKernels, EmbedTakesRowsAndZeros) {
       ASSERT_EQ(got[r * stride() + c], want) << r << ", " << c;
     }
   }
-  ExpectPoison(got, rows());
+  ExpectPoisonBehind(columns(), stride(), got);
 }
 
 TEST_P(RowKernels, GatherRowsCopies) {
@@ -109,7 +83,7 @@ TEST_P(RowKernels, GatherRowsCopies) {
           << i << ", " << c;
     }
   }
-  ExpectPoison(got, count);
+  ExpectPoisonBehind(columns(), stride(), got);
 }
 
 TEST_P(RowKernels, AddPositionsAdds) {
@@ -156,7 +130,7 @@ TEST_P(RowKernels, GeluIsExact) {
         }
         const double v = y.values[i];
         const double want = 0.5 * v * (1 + std::erf(v * std::sqrt(0.5)));
-        ASSERT_NEAR(got[i], want, std::abs(want) * Roundoff(dtype()) + 2e-6)
+        ASSERT_NEAR(got[i], want, std::abs(want) * HalfUlp(dtype()) + 2e-6)
             << r << ", " << c;
       }
     }
@@ -177,11 +151,11 @@ class AddNorm : public RowKernels {
 void AddNorm::Check(const Variant& v) {
   const int64_t n = columns();
   // A mean far from zero: one-pass formulas would lose the variance.
-  const std::vector<float> before = Random(rows() * stride(), 6, 3, 20);
+  const std::vector<float> before = Uniform(rows() * stride(), 6, 3, 20);
   const Rows delta(rows(), columns(), dtype(), 7, 2);
   const Rows bias(1, columns(), dtype(), 8, 1);
-  const std::vector<float> weight = Random(n, 9, 1, 1);
-  const std::vector<float> norm_bias = Random(n, 10, 1);
+  const std::vector<float> weight = Uniform(n, 9, 1, 1);
+  const std::vector<float> norm_bias = Uniform(n, 10, 1);
   const DeviceArray<float> x(before), device_weight(weight),
       device_norm_bias(norm_bias);
   const DeviceArray<uint16_t> out(rows() * stride());
@@ -227,7 +201,7 @@ void AddNorm::Check(const Variant& v) {
       const double x_want = v.place == NormPlace::kAfter ? y[c] : sum[c];
       ASSERT_NEAR(x_after[i], x_want, 2e-5) << "x of " << r << ", " << c;
       if (!v.out) continue;
-      ASSERT_NEAR(got[i], y[c], std::abs(y[c]) * Roundoff(dtype()) + 2e-5)
+      ASSERT_NEAR(got[i], y[c], std::abs(y[c]) * HalfUlp(dtype()) + 2e-5)
           << "out of " << r << ", " << c;
     }
     for (int64_t i = r * stride() + n; i < (r + 1) * stride(); ++i) {
@@ -244,7 +218,7 @@ void AddNorm::Check(const Variant& v) {
       }
     }
   }
-  ExpectPoison(out_bits, rows());
+  ExpectPoisonBehind(columns(), stride(), out_bits);
 }
 
 TEST_P(AddNorm, PreNorm) { Check({NormPlace::kBefore}); }

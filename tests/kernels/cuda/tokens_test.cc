@@ -388,30 +388,24 @@ TEST_F(TokenKernels, ReplayInAGraph) {
   const DeviceArray<BestLogit> best(kRows);
   const DeviceArray<RowResult> results(kRows);
 
-  cudaStream_t stream;
-  CheckCuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  CheckCuda(cudaDeviceSynchronize());
-  CheckCuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  CheckCuda(cuda::BeginDecode(device_states.data(), slots.data(), kRows,
-                              inputs.data(), positions.data(), heads.data(),
-                              stream));
-  CheckCuda(cuda::ArgMax(device_logits.data(), stride, kRows, kColumns, 0,
-                         best.data(), stream));
-  CheckCuda(cuda::PickBest(best.data(), 1, kRows, tokens.data(), stream));
-  CheckCuda(cuda::Sample(device_logits.data(), stride, kRows, kColumns,
-                         device_states.data(), slots.data(), tokens.data(),
-                         stream));
-  CheckCuda(cuda::Advance(device_states.data(), slots.data(), kRows,
-                          tokens.data(), results.data(), stream));
-  cudaGraph_t graph;
-  CheckCuda(cudaStreamEndCapture(stream, &graph));
-  cudaGraphExec_t executable;
-  CheckCuda(cudaGraphInstantiate(&executable, graph, 0));
+  Recording recording([&](cudaStream_t stream) {
+    CheckCuda(cuda::BeginDecode(device_states.data(), slots.data(), kRows,
+                                inputs.data(), positions.data(), heads.data(),
+                                stream));
+    CheckCuda(cuda::ArgMax(device_logits.data(), stride, kRows, kColumns, 0,
+                           best.data(), stream));
+    CheckCuda(cuda::PickBest(best.data(), 1, kRows, tokens.data(), stream));
+    CheckCuda(cuda::Sample(device_logits.data(), stride, kRows, kColumns,
+                           device_states.data(), slots.data(), tokens.data(),
+                           stream));
+    CheckCuda(cuda::Advance(device_states.data(), slots.data(), kRows,
+                            tokens.data(), results.data(), stream));
+  });
 
   std::vector<double> scratch(2 * kColumns);
   std::vector<int32_t> last(kRows, 0);  // what the step before gave
   for (int step = 0; step < kSteps; ++step) {
-    CheckCuda(cudaGraphLaunch(executable, stream));
+    recording.Replay();
     const std::vector<RowResult> got = results.Read();
     const std::vector<int32_t> began = inputs.Read(), at = positions.Read();
     for (int r = 0; r < kRows; ++r) {
@@ -431,9 +425,6 @@ TEST_F(TokenKernels, ReplayInAGraph) {
       last[r] = want;
     }
   }
-  CheckCuda(cudaGraphExecDestroy(executable));
-  CheckCuda(cudaGraphDestroy(graph));
-  CheckCuda(cudaStreamDestroy(stream));
 }
 
 }  // namespace
