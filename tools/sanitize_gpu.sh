@@ -1,0 +1,134 @@
+#!/usr/bin/env bash
+# Runs the tests that are labelled gpu under compute-sanitizer.
+#
+#   tools/sanitize_gpu.sh [-l SECONDS] [BUILD [TOOL...]]
+#
+# BUILD is build/cuda unless said, TOOLs are memcheck and racecheck, SECONDS the
+# limit of one test under one tool, 600.  Logs stay in BUILD/sanitize.  Ends with
+# a table, and with 1 if anything was found, failed, ran out of time or was not
+# there, or if every test was skipped.
+#
+# Errors count, warnings do not: racecheck cannot see an order that comes from
+# bulk copies and mbarriers and prints such accesses as hazards of the level
+# warning.  initcheck is not among the tools, since it would find nothing: to it
+# the poison of the tests is memory that was written.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() {
+  sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+  exit 2
+}
+
+limit=600
+while getopts l: option; do
+  case $option in
+    l) limit=$OPTARG ;;
+    *) usage ;;
+  esac
+done
+shift $((OPTIND - 1))
+build=${1:-build/cuda}
+tools=("${@:2}")
+[[ ${#tools[@]} -gt 0 ]] || tools=(memcheck racecheck)
+logs=$build/sanitize
+
+# filter_of TEST TOOL: the cases to run, empty for none.  Left out is what only
+# repeats at length, or on the host, what other cases of the same kernels do.
+filter_of() {
+  case $1:$2 in
+    cuda_decode_attention_test:racecheck)
+      echo '-*ManySteps*:*VeryLongHeads*:*TwiceTheSame*' ;;
+    cuda_decode_attention_test:*) echo '-*ManySteps*' ;;
+    # The kernels are NVIDIA's; what they are told to touch is memcheck's matter.
+    cuda_linear_test:racecheck) ;;
+    cuda_prefill_attention_test:racecheck)
+      echo '*OfEqualScores*:*WithoutScores*' ;;
+    cuda_prefill_attention_test:*) echo '-CudaLongPrefillAttention*' ;;
+    cuda_rows_test:racecheck) echo '-*/300x*' ;;
+    cuda_tokens_test:racecheck)
+      echo '-*OptsVocabulary*:*SmallVocabularies*' ;;
+    # So are NCCL's, and the other cases are about ranks that hang or are gone.
+    nccl_communicator_test:memcheck) echo '*SumsAndGathers*' ;;
+    nccl_communicator_test:*) ;;
+    twins_test:racecheck) echo 'GpuRunner*' ;;
+    twins_test:*) echo '*/fp1664:GpuRunner*' ;;
+    *) echo '*' ;;
+  esac
+}
+
+# verdict LOG STATUS: one line about a run that has ended.  The exit status of
+# compute-sanitizer tells little: a run that never began has 0.
+verdict() {
+  local log=$1 status=$2 errors
+  if [[ $status -eq 124 || $status -eq 137 ]]; then
+    echo "out of time (${limit} s)"
+    return
+  fi
+  # Ranks that are processes have a summary each.
+  errors=$(sed -nE -e 's/^=+ ERROR SUMMARY: ([0-9]+) errors?.*/\1/p' \
+    -e 's/^=+ RACECHECK SUMMARY: .*\(([0-9]+) errors?,.*/\1/p' "$log" |
+    awk '{ sum += $1 } END { print NR ? sum : "none" }')
+  if grep -q '^\[  FAILED  \]' "$log"; then
+    echo "failed"
+  elif ! grep -q '^\[  PASSED  \]' "$log"; then
+    echo "did not end (status $status)"
+  elif grep -q '^\[  PASSED  \] 0 tests' "$log"; then
+    echo "skipped"
+  elif [[ $errors == none ]]; then
+    echo "no summary"
+  elif [[ $errors -gt 0 ]]; then
+    echo "errors: $errors"
+  elif [[ $status -ne 0 ]]; then
+    echo "status $status"
+  else
+    echo "ok"
+  fi
+}
+
+command -v compute-sanitizer >/dev/null || {
+  echo "compute-sanitizer is not in PATH; it belongs to the CUDA toolkit" >&2
+  exit 1
+}
+mapfile -t tests < <(ctest --test-dir "$build" -N -L '^gpu$' |
+  sed -n 's/^ *Test *#[0-9]*: //p')
+[[ ${#tests[@]} -gt 0 ]] || {
+  echo "$build has no tests labelled gpu; is it a build with CUDA?" >&2
+  exit 1
+}
+mkdir -p "$logs"
+
+rows=()
+checked=0 bad=0
+for test in "${tests[@]}"; do
+  for tool in "${tools[@]}"; do
+    filter=$(filter_of "$test" "$tool")
+    log=$logs/$test.$tool.log
+    seconds=$SECONDS
+    if [[ -z $filter ]]; then
+      result="left out"
+    elif [[ ! -x $build/bin/$test ]]; then
+      result="not built"
+    else
+      echo "$test $tool" >&2
+      options=(--tool "$tool" --require-cuda-init=no)
+      # Shared memory is looked at in kernels of our own only.
+      [[ $tool != racecheck ]] || options+=(--kernel-name kns=h2o)
+      status=0
+      timeout -k 10 "$limit" compute-sanitizer "${options[@]}" \
+        "$build/bin/$test" --gtest_filter="$filter" >"$log" 2>&1 || status=$?
+      result=$(verdict "$log" "$status")
+    fi
+    case $result in
+      ok) checked=$((checked + 1)) ;;
+      skipped | "left out") ;;
+      *) bad=$((bad + 1)) ;;
+    esac
+    rows+=("$(printf '%-30s %-10s %5d s  %s' \
+      "$test" "$tool" $((SECONDS - seconds)) "$result")")
+  done
+done
+
+printf '%s\n' "${rows[@]}"
+echo "$checked clean, $bad not; logs in $logs"
+[[ $bad -eq 0 && $checked -gt 0 ]]
