@@ -12,7 +12,6 @@
 #include <cstring>
 #include <future>
 #include <memory>
-#include <random>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -28,17 +27,10 @@ constexpr int kMaxRows = 66;
 constexpr int64_t kEpochAt = 1024;
 constexpr std::chrono::seconds kPatience{60};
 
-std::vector<float> Random(int64_t size, uint64_t seed) {
-  std::mt19937 random(seed);
-  std::vector<float> x(size);
-  for (float& v : x) v = static_cast<float>(random()) * 0x1.0p-31f - 1;
-  return x;
-}
-
 struct Rank {
   Rank(const PeerSums& layout, int columns)
       : memory(layout.bytes),
-        x(Random(int64_t{kMaxRows} * columns, 1)),
+        x(Uniform(int64_t{kMaxRows} * columns, 1, 1)),
         out(int64_t{kMaxRows} * columns) {
     CheckCuda(cudaMemset(memory.data(), 0, layout.bytes));
     CheckCuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
@@ -57,10 +49,10 @@ class Group {
   Group(int ranks, int columns, DType dtype)
       : columns_(columns),
         dtype_(dtype),
-        bias_(Narrow(Random(columns, 2), dtype)),
-        norm_weight_(Random(columns, 3)),
-        norm_bias_(Random(columns, 4)),
-        want_(Random(int64_t{kMaxRows} * columns, 1)) {
+        bias_(Narrow(Uniform(columns, 2, 1), dtype)),
+        norm_weight_(Uniform(columns, 3, 1)),
+        norm_bias_(Uniform(columns, 4, 1)),
+        want_(Uniform(int64_t{kMaxRows} * columns, 1, 1)) {
     CheckCuda(cudaMallocHost(&aborted_, sizeof(uint32_t)));
     *aborted_ = 0;
     const PeerSums layout = PeerSums::Of(ranks, kMaxRows, 2 * columns);
@@ -96,7 +88,7 @@ class Group {
     std::vector<std::vector<float>> addends;
     for (size_t r = 0; r < ranks_.size(); ++r) {
       const std::vector<uint16_t> bits =
-          Narrow(Random(n, 100 * seed + r), dtype_);
+          Narrow(Uniform(n, 100 * seed + r, 1), dtype_);
       addends.push_back(Widen(bits, dtype_));
       Rank& rank = *ranks_[r];
       CheckCuda(cudaMemcpy(rank.sums.Addend(turn_), bits.data(), 2 * n,
@@ -161,7 +153,6 @@ void Group::Check(int rows, const std::vector<std::vector<float>>& addends) {
   const std::vector<float> x = ranks_[0]->x.Read();
   const std::vector<uint16_t> out_bits = ranks_[0]->out.Read();
   const std::vector<float> out = Widen(out_bits, dtype_);
-  const double roundoff = dtype_ == DType::kBFloat16 ? 0x1.0p-8 : 0x1.0p-11;
   std::vector<double> sum(columns_);
   for (int r = 0; r < rows; ++r) {
     const int64_t row = int64_t{r} * columns_;
@@ -177,7 +168,7 @@ void Group::Check(int rows, const std::vector<std::vector<float>>& addends) {
       const double y =
           (sum[c] - mean) / std::sqrt(variance + 1e-5) * weight[c] +
           norm_bias[c];
-      ASSERT_NEAR(out[row + c], y, std::abs(y) * roundoff + 2e-5)
+      ASSERT_NEAR(out[row + c], y, std::abs(y) * HalfUlp(dtype_) + 2e-5)
           << "out of " << r << ", " << c;
     }
   }
