@@ -1,14 +1,15 @@
 # `cmake --install build/release --prefix DIR` makes a folder that runs where it
-# was not built, on Debian 12 and Ubuntu 24.04 alike: the programs, and beside
-# them every library but those of the system, of CUDA and of NCCL, which come
-# with the machine.
+# was not built: built on Debian 12, on Debian 12 and Ubuntu 24.04 alike.  The
+# programs have gRPC and all it needs in them (H2oArchives.cmake); beside them
+# lie the few libraries that have no archive, but those of the system, of CUDA
+# and of NCCL, which come with the machine.
 set(programs h2oserve)
 if(H2O_WITH_GRPC)
   list(APPEND programs h2oserve-coordinator h2oserve-worker)
 endif()
 set_target_properties(${programs} PROPERTIES INSTALL_RPATH "$ORIGIN/../lib")
 foreach(program ${programs})
-  # DT_RPATH: also for the libraries' own libraries.
+  # DT_RPATH: also for what oneDNN needs.
   target_link_options(${program} PRIVATE -Wl,--disable-new-dtags)
 endforeach()
 install(TARGETS ${programs} RUNTIME_DEPENDENCY_SET h2o_libraries
