@@ -1,10 +1,8 @@
 #include "clients/forked_group.h"
 
-#include <errno.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -13,7 +11,6 @@
 #include <deque>
 #include <numeric>
 #include <optional>
-#include <random>
 #include <string>
 #include <thread>
 #include <utility>
@@ -23,11 +20,11 @@
 #include "absl/strings/str_join.h"
 #include "base/monitor.h"
 #include "base/status_macros.h"
+#include "clients/forked_ranks.h"
 #include "clients/step_pipe.h"
 #include "kernels/find_device.h"
 #include "parallel/host_communicator.h"
 #include "parallel/nccl_communicator.h"
-#include "parallel/unique_fd.h"
 
 namespace h2o {
 namespace {
@@ -76,7 +73,8 @@ absl::Status RunPlans(int rank, int fd, ShardRunner* runner) {
 
 // Returns when no more plans will come, or why the rank cannot go on.
 absl::Status LoadAndRun(const LocalGroupOptions& options, int fd,
-                        MeshListener listener, const MeshOptions& mesh) {
+                        MeshListener listener, MeshOptions mesh) {
+  mesh.operation_timeout_seconds = kRankTimeoutSeconds;
   // The mesh first: then a rank that fails to load is noticed by the others.
   H2O_ASSIGN_OR_RETURN(std::unique_ptr<Communicator> communicator,
                        ConnectMesh(std::move(listener), mesh));
@@ -98,22 +96,6 @@ absl::Status LoadAndRun(const LocalGroupOptions& options, int fd,
       WriteNews(fd, RankReady{runner->num_pages(), runner->packed_tokens(),
                               runner->memory_plan(), runner->geometry()}));
   return RunPlans(mesh.rank, fd, runner);
-}
-
-// A rank's whole life.
-[[noreturn]] void RunRank(const LocalGroupOptions& options, int fd,
-                          MeshListener listener, const MeshOptions& mesh,
-                          pid_t parent) {
-  // Ctrl-C in the terminal is for the parent alone; and however it ends, we
-  // end too.
-  setpgid(0, 0);
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (getppid() != parent) _exit(1);
-  const absl::Status status =
-      LoadAndRun(options, fd, std::move(listener), mesh);
-  if (status.ok()) _exit(0);
-  WriteNews(fd, RankFailure{status}).IgnoreError();
-  _exit(1);
 }
 
 // ---- In the parent's
@@ -141,15 +123,11 @@ std::string HowItEnded(pid_t pid) {
 // A thread a rank reads what comes up.  Plans go down from the caller's: they
 // may have to wait until a rank that writes a large result has written it, and
 // there is always someone who reads that.
-//
-// Processes are waited for at the very end only, so that a process id is the
-// rank's as long as it may be killed.
 struct ForkedGroup::Impl {
   // Constant once the ranks are forked.
   GroupInfo info;
   MemoryPlan memory_plan;
-  std::vector<pid_t> pids;
-  std::vector<UniqueFd> sockets;  // our ends
+  ForkedRanks ranks;
   std::vector<std::thread> readers;
 
   mutable Monitor monitor;  // guards what follows
@@ -165,66 +143,22 @@ struct ForkedGroup::Impl {
 
   int tp() const { return static_cast<int>(results.size()); }
   std::string NameOf(int rank) const {
-    return absl::StrCat("rank ", rank, " (pid ", pids[rank], ")");
+    return absl::StrCat("rank ", rank, " (pid ", ranks.pids()[rank], ")");
   }
 
-  absl::Status Fork(const LocalGroupOptions& options);
   absl::Status AwaitLoaded(const std::function<void(double)>& progress);
 
   void Read(int rank);
   // Takes one piece in; not OK is the rank's last word.
   absl::Status Take(int rank, RankNews news);
+  void ShutDown(int how) const {
+    for (const UniqueFd& s : ranks.sockets()) shutdown(s.get(), how);
+  }
   void FailLocked(const absl::Status& status) {
     failure.Update(status);
-    KillAll();
-  }
-  void KillAll() const {
-    for (pid_t pid : pids) kill(pid, SIGKILL);
+    ranks.Kill();
   }
 };
-
-absl::Status ForkedGroup::Impl::Fork(const LocalGroupOptions& options) {
-  MeshOptions mesh;
-  mesh.size = tp();
-  mesh.host_ids.assign(tp(), ThisHostId());
-  mesh.operation_timeout_seconds = kRankTimeoutSeconds;
-  std::random_device random;
-  mesh.nonce = (uint64_t{random()} << 32) | random();
-  std::vector<MeshListener> listeners;
-  std::vector<UniqueFd> their_ends;
-  for (int rank = 0; rank < tp(); ++rank) {
-    H2O_ASSIGN_OR_RETURN(MeshListener listener,
-                         MeshListener::Bind("127.0.0.1:0"));
-    mesh.addresses.push_back(listener.address());
-    listeners.push_back(std::move(listener));
-    int ends[2];
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("no sockets for rank ", rank, ": ", strerror(errno)));
-    }
-    sockets.emplace_back(ends[0]);
-    their_ends.emplace_back(ends[1]);
-  }
-  const pid_t parent = getpid();
-  for (int rank = 0; rank < tp(); ++rank) {
-    const pid_t pid = fork();
-    if (pid < 0) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("no process for rank ", rank, ": ", strerror(errno)));
-    }
-    if (pid == 0) {
-      const UniqueFd mine = std::move(their_ends[rank]);
-      MeshListener listener = std::move(listeners[rank]);
-      sockets.clear();
-      their_ends.clear();
-      listeners.clear();
-      mesh.rank = rank;
-      RunRank(options, mine.get(), std::move(listener), mesh, parent);
-    }
-    pids.push_back(pid);
-  }
-  return absl::OkStatus();
-}
 
 absl::Status ForkedGroup::Impl::AwaitLoaded(
     const std::function<void(double)>& progress) {
@@ -281,7 +215,7 @@ absl::Status ForkedGroup::Impl::Take(int rank, RankNews news) {
 void ForkedGroup::Impl::Read(int rank) {
   absl::Status reason;  // the rank's last word
   while (reason.ok()) {
-    absl::StatusOr<RankNews> news = ReadNews(sockets[rank].get());
+    absl::StatusOr<RankNews> news = ReadNews(ranks.sockets()[rank].get());
     if (!news.ok()) break;
     reason = Take(rank, *std::move(news));
   }
@@ -289,7 +223,7 @@ void ForkedGroup::Impl::Read(int rank) {
   if (reason.ok() && !stopping) {
     lock.Release();
     reason = absl::UnavailableError(
-        absl::StrCat(NameOf(rank), " ", HowItEnded(pids[rank])));
+        absl::StrCat(NameOf(rank), " ", HowItEnded(ranks.pids()[rank])));
     lock.Acquire();
     ++over;
   } else {
@@ -308,17 +242,13 @@ ForkedGroup::Impl::~Impl() {
   {
     Monitor::Lock lock(monitor);
     stopping = true;
-    for (const UniqueFd& socket : sockets) shutdown(socket.get(), SHUT_WR);
+    ShutDown(SHUT_WR);
     lock.AwaitFor(kFarewellSeconds,
                   [&] { return over == static_cast<int>(readers.size()); });
   }
-  KillAll();
-  for (const UniqueFd& socket : sockets) shutdown(socket.get(), SHUT_RDWR);
+  ranks.Kill();
+  ShutDown(SHUT_RDWR);
   for (std::thread& reader : readers) reader.join();
-  for (pid_t pid : pids) {
-    while (waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
-    }
-  }
 }
 
 absl::StatusOr<std::unique_ptr<ForkedGroup>> ForkedGroup::Create(
@@ -331,7 +261,10 @@ absl::StatusOr<std::unique_ptr<ForkedGroup>> ForkedGroup::Create(
   }
   auto impl = std::make_unique<Impl>(options.tp);
   impl->info.config = options.config;
-  H2O_RETURN_IF_ERROR(impl->Fork(options));
+  H2O_RETURN_IF_ERROR(impl->ranks.Fork(
+      options.tp, [&](int fd, MeshListener listener, const MeshOptions& mesh) {
+        return LoadAndRun(options, fd, std::move(listener), mesh);
+      }));
   H2O_RETURN_IF_ERROR(impl->AwaitLoaded(progress));
   return std::unique_ptr<ForkedGroup>(new ForkedGroup(std::move(impl)));
 }
@@ -341,7 +274,9 @@ ForkedGroup::~ForkedGroup() = default;
 
 const GroupInfo& ForkedGroup::info() const { return impl_->info; }
 MemoryPlan ForkedGroup::memory_plan() const { return impl_->memory_plan; }
-const std::vector<pid_t>& ForkedGroup::pids() const { return impl_->pids; }
+const std::vector<pid_t>& ForkedGroup::pids() const {
+  return impl_->ranks.pids();
+}
 
 absl::Status ForkedGroup::status() const {
   Monitor::Lock lock(impl_->monitor);
@@ -351,7 +286,8 @@ absl::Status ForkedGroup::status() const {
 absl::Status ForkedGroup::Submit(const StepPlan& plan) {
   H2O_RETURN_IF_ERROR(status());
   for (int rank = 0; rank < impl_->tp(); ++rank) {
-    const absl::Status sent = WritePlan(impl_->sockets[rank].get(), plan);
+    const absl::Status sent =
+        WritePlan(impl_->ranks.sockets()[rank].get(), plan);
     if (sent.ok()) continue;
     // The rank is gone; who reads from it finds out how.
     Monitor::Lock lock(impl_->monitor);

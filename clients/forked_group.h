@@ -1,12 +1,7 @@
 // A WorkerGroup whose ranks are processes forked from this one: the embedded
 // mode on several GPUs, each of which wants a process of its own.
 //
-// A process that has initialised CUDA cannot fork ranks that use it, so this
-// one must not have (CheckGpu asks in a child); and it must have no threads
-// that matter to the ranks, since a child has only the one that forked.
-//
-// A rank ends with the thread that called Create, which must therefore live as
-// long as the group.
+// What holds for who forks them and for their ends is said by ForkedRanks.
 #pragma once
 
 #include <sys/types.h>
