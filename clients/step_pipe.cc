@@ -54,6 +54,10 @@ auto Fields(Is<StepResult> auto& s) {
   return std::tie(step, checksum, tokens, trace, logits, prefill_seconds,
                   decode_seconds, slowest_layer_seconds, idle_seconds);
 }
+auto Fields(Is<RankTimes> auto& s) {
+  auto& [times] = s;
+  return std::tie(times);
+}
 
 // Goes as its bytes.
 template <class T>
@@ -277,6 +281,8 @@ absl::StatusOr<RankNews> ReadNews(int fd) {
       return Parse<std::variant_alternative_t<2, RankNews>>(reader);
     case 3:
       return Parse<std::variant_alternative_t<3, RankNews>>(reader);
+    case 4:
+      return Parse<std::variant_alternative_t<4, RankNews>>(reader);
   }
   return WrongKind(reader.kind());
 }

@@ -1,5 +1,6 @@
-// What a ForkedGroup and its ranks say to each other, over a pair of sockets:
-// step plans go down; readiness, results and failures come up.
+// What forked ranks and who forked them say to each other, over a pair of
+// sockets: step plans go down; readiness, results, what was measured, and
+// failures come up.
 //
 // A frame is its length, its kind and then the fields as they lie in memory:
 // both ends are the same program on the same machine.
@@ -12,9 +13,11 @@
 
 #include <cstdint>
 #include <variant>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "clients/all_reduce_times.h"
 #include "kv/kv_geometry.h"
 #include "model/step.h"
 #include "worker/shard_runner.h"
@@ -39,7 +42,11 @@ struct RankReady {
 struct RankFailure {
   absl::Status status;  // the rank's last word
 };
-using RankNews = std::variant<RankProgress, RankReady, StepResult, RankFailure>;
+struct RankTimes {
+  std::vector<AllReduceTime> times;  // all that a rank that measures says
+};
+using RankNews =
+    std::variant<RankProgress, RankReady, StepResult, RankFailure, RankTimes>;
 
 absl::Status WriteNews(int fd, const RankNews& news);
 absl::StatusOr<RankNews> ReadNews(int fd);

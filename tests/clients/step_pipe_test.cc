@@ -215,6 +215,7 @@ TEST(StepPipe, OtherNewsComesInOrder) {
       WriteNews(a, RankFailure{absl::ResourceExhaustedError("no memory")})
           .ok());
   EXPECT_TRUE(WriteNews(a, RankFailure{absl::UnavailableError("")}).ok());
+  EXPECT_TRUE(WriteNews(a, RankTimes{{{1024, 7, 0.5}, {2048, 8}}}).ok());
   EXPECT_EQ(std::get<RankProgress>(ReadNews(b).value()).fraction, 0.25);
   const auto ready = std::get<RankReady>(ReadNews(b).value());
   EXPECT_EQ(ready.num_pages, 11);
@@ -229,6 +230,10 @@ TEST(StepPipe, OtherNewsComesInOrder) {
             absl::ResourceExhaustedError("no memory"));
   EXPECT_EQ(std::get<RankFailure>(ReadNews(b).value()).status,
             absl::UnavailableError(""));
+  const auto times = std::get<RankTimes>(ReadNews(b).value()).times;
+  ASSERT_EQ(times.size(), 2u);
+  EXPECT_EQ(times[0].median, 0.5);
+  EXPECT_EQ(times[1].bytes, 2048);
 }
 
 // A result of many times the socket's buffer, while signals interrupt.
