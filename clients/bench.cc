@@ -1,14 +1,14 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cstdio>
 #include <memory>
-#include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
+#include "absl/status/statusor.h"
 #include "base/sampling.h"
 #include "base/status_macros.h"
+#include "clients/all_reduce_times.h"
 #include "clients/bench_report.h"
 #include "clients/commands.h"
 #include "clients/embedded_flags.h"
@@ -30,12 +30,6 @@ struct BenchFlags {
   bool json = false;
 };
 
-// When the tokens of one request came.
-struct Arrivals {
-  double first = 0, last = 0;
-  int tokens = 0;
-};
-
 std::vector<Request> MakeRequests(
     const BenchFlags& flags, const OptConfig& config,
     const std::optional<KvPolicyRequest>& policy) {
@@ -53,12 +47,6 @@ std::vector<Request> MakeRequests(
   return requests;
 }
 
-MachineRates Mean(const MachineRates& a, const MachineRates& b) {
-  return {(a.read_bytes_per_second + b.read_bytes_per_second) / 2,
-          (a.sgemm_flops_per_second + b.sgemm_flops_per_second) / 2,
-          (a.bf16_flops_per_second + b.bf16_flops_per_second) / 2};
-}
-
 // Of all ranks together.
 absl::StatusOr<MachineRates> MeasureRates(const EmbeddedOptions& options) {
   if (!options.device.cuda) return MeasureMachineRates(options.num_threads);
@@ -69,220 +57,178 @@ absl::StatusOr<MachineRates> MeasureRates(const EmbeddedOptions& options) {
   return rates;
 }
 
-absl::Status RunBench(const BenchFlags& flags) {
-  H2O_ASSIGN_OR_RETURN(const std::optional<KvPolicyRequest> policy,
-                       flags.policy.Request());
+int ActivationBytes(const EmbeddedOptions& options) {
+  return options.device.cuda ? 2 : 4;
+}
+
+// Of 1, 2, 4, ... rows of hidden states, up to the longest prompt's.
+absl::StatusOr<std::vector<AllReduceTime>> MeasureSums(
+    const EmbeddedOptions& options) {
+  if (options.tp == 1) return std::vector<AllReduceTime>();
+  H2O_ASSIGN_OR_RETURN(const OptConfig config, ConfigOf(options.model));
+  H2O_RETURN_IF_ERROR(ValidateTensorParallel(config, options.tp));
+  AllReduceOptions sums;
+  sums.kind = options.device.cuda ? RankKind::kGpus : RankKind::kThreads;
+  sums.ranks = options.tp;
+  sums.first_gpu = options.device.ordinal;
+  sums.seconds = 0.03;
+  sums.batch = options.device.cuda ? 50 : 10;
+  const int64_t row_bytes =
+      int64_t{config.hidden_size} * ActivationBytes(options);
+  for (int64_t rows = 1; rows < config.max_positions; rows *= 2) {
+    sums.bytes.push_back(rows * row_bytes);
+  }
+  sums.bytes.push_back(config.max_positions * row_bytes);
+  return MeasureAllReduces(sums);
+}
+
+// Short requests first: pages are touched, kernels chosen.  On a GPU all of
+// them, since steps are recorded by the size of the batch.
+void WarmUp(std::vector<Request> requests, bool gpu, Embedded* embedded) {
+  if (!gpu) requests.resize(1);
+  for (Request& r : requests) r.max_tokens = std::min(*r.max_tokens, 8);
+  embedded->Run(std::move(requests), [](int, StreamEvent) {});
+}
+
+// What was counted between two moments.
+Engine::Counters Between(const Engine::Counters& before,
+                         Engine::Counters after) {
+  after.steps -= before.steps;
+  after.prefill_seconds -= before.prefill_seconds;
+  after.decode_seconds -= before.decode_seconds;
+  after.idle_seconds -= before.idle_seconds;
+  after.step_seconds -= before.step_seconds;
+  after.interval_seconds -= before.interval_seconds;
+  return after;
+}
+
+BenchRun TimeRun(std::vector<Request> requests, bool gpu, Embedded* embedded) {
+  const Engine::Counters before = embedded->engine().counters();
+  const SteadyClock clock;
+  BenchRun run(static_cast<int>(requests.size()));
+  run.gaps.reserve(requests.size() * *requests[0].max_tokens);
+  int running = 0;
+  run.start = clock.Now();
+  embedded->Run(std::move(requests), [&](int i, StreamEvent event) {
+    const double now = clock.Now();
+    Arrivals& a = run.arrivals[i];
+    if (a.tokens == 0) {
+      a.first = now;
+      run.peak_running = std::max(run.peak_running, ++running);
+    } else {
+      run.gaps.push_back(now - a.last);
+    }
+    run.full_batch.OnToken(now, a.tokens == 0, event.done);
+    a.last = now;
+    a.tokens += static_cast<int>(event.tokens.size());
+    if (event.done) --running;
+  });
+  run.seconds = clock.Now() - run.start;
+  run.spent = Between(before, embedded->engine().counters());
+  // A GPU's memory is taken whole at the start.
+  const MemoryPlan& plan = embedded->memory_plan();
+  run.peak_bytes =
+      gpu ? plan.weights + plan.workspace + plan.kv_pool : PeakResidentBytes();
+  return run;
+}
+
+// What a step reads: not the tables of which it looks up rows.
+double WeightBytes(const Embedded& embedded) {
+  const OptConfig& config = embedded.config();
+  const int64_t tables =
+      (config.max_positions + kPositionOffset) * int64_t{config.hidden_size};
+  const auto stored = static_cast<double>(embedded.memory_plan().weights);
+  return stored - static_cast<double>(tables) * stored /
+                      static_cast<double>(config.num_parameters());
+}
+
+absl::StatusOr<BenchMachine> MachineOf(const EmbeddedOptions& options,
+                                       const OptConfig& config,
+                                       const BenchCeilings& ceilings) {
+  H2O_ASSIGN_OR_RETURN(
+      const DType dtype,
+      WeightDType(WithFormats(options.model, config, options.device.cuda)));
+  const MachineRates rates = ceilings.Mean();
+  const bool bf16 = options.device.cuda || (dtype == DType::kBFloat16 &&
+                                            rates.bf16_flops_per_second > 0);
+  return BenchMachine{
+      rates.read_bytes_per_second,
+      bf16 ? rates.bf16_flops_per_second : rates.sgemm_flops_per_second,
+      ActivationBytes(options), ceilings.all_reduces};
+}
+
+absl::StatusOr<EmbeddedOptions> OptionsOf(const BenchFlags& flags) {
   H2O_ASSIGN_OR_RETURN(EmbeddedOptions options, flags.embedded.Options());
   options.engine.max_sequences = flags.max_sequences;
   options.engine.max_queue = std::max(flags.num_seqs, 1);
   options.engine.stall_target_seconds = flags.stall_target_ms / 1000;
-  const int threads = options.num_threads;
-  // A GPU's rates stay as they are, and later its memory is taken.
-  const bool gpu = options.device.cuda;
-  MachineRates rates_before;
-  if (gpu) {
-    H2O_ASSIGN_OR_RETURN(rates_before, MeasureRates(options));
+  return options;
+}
+
+BenchLoad LoadOf(const BenchFlags& flags, int64_t slots, const BenchRun& run,
+                 const Embedded& embedded) {
+  return {flags.prompt_len,
+          flags.gen_len,
+          flags.num_seqs,
+          slots,
+          std::max(run.peak_running, 1),
+          embedded.group_info().packed_tokens,
+          WeightBytes(embedded)};
+}
+
+// Before there is a group: on GPUs the ranks that sum are forked, and what is
+// measured takes memory.
+absl::StatusOr<BenchCeilings> MeasureAhead(const EmbeddedOptions& options) {
+  BenchCeilings ceilings;
+  H2O_ASSIGN_OR_RETURN(ceilings.all_reduces, MeasureSums(options));
+  if (options.device.cuda) {
+    H2O_ASSIGN_OR_RETURN(ceilings.before, MeasureRates(options));
+    ceilings.after = ceilings.before;
   }
+  return ceilings;
+}
+
+// A GPU's rates stay as they are; a CPU's move within minutes, and are taken on
+// both sides of the run.
+absl::StatusOr<BenchRun> RunBetweenRates(const EmbeddedOptions& options,
+                                         std::vector<Request> requests,
+                                         Embedded* embedded,
+                                         BenchCeilings* ceilings) {
+  if (options.device.cuda) return TimeRun(std::move(requests), true, embedded);
+  H2O_ASSIGN_OR_RETURN(ceilings->before, MeasureRates(options));
+  BenchRun run = TimeRun(std::move(requests), false, embedded);
+  H2O_ASSIGN_OR_RETURN(ceilings->after, MeasureRates(options));
+  return run;
+}
+
+absl::Status RunBench(const BenchFlags& flags) {
+  H2O_ASSIGN_OR_RETURN(const std::optional<KvPolicyRequest> policy,
+                       flags.policy.Request());
+  H2O_ASSIGN_OR_RETURN(const KvPolicy resolved,
+                       ResolveKvPolicy(policy.value_or(KvPolicyRequest{}),
+                                       flags.prompt_len, flags.gen_len, 0));
+  H2O_ASSIGN_OR_RETURN(const EmbeddedOptions options, OptionsOf(flags));
+  H2O_ASSIGN_OR_RETURN(BenchCeilings ceilings, MeasureAhead(options));
   H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Embedded> embedded,
                        Embedded::Create(options));
   const OptConfig& config = embedded->config();
   std::vector<Request> requests = MakeRequests(flags, config, policy);
   H2O_RETURN_IF_ERROR(embedded->engine().Check(requests[0]));
-  H2O_ASSIGN_OR_RETURN(const KvPolicy resolved,
-                       ResolveKvPolicy(policy.value_or(KvPolicyRequest{}),
-                                       flags.prompt_len, flags.gen_len, 0));
-
-  // Short requests first: pages are touched, kernels chosen.  On a GPU all of
-  // them, since steps are recorded by the size of the batch.
-  {
-    std::vector<Request> warm(requests.begin(),
-                              gpu ? requests.end() : requests.begin() + 1);
-    for (Request& r : warm) r.max_tokens = std::min(flags.gen_len, 8);
-    embedded->Run(std::move(warm), [](int, StreamEvent) {});
-  }
-  // A CPU's rates move within minutes: taken on both sides of the run.
-  if (!gpu) {
-    H2O_ASSIGN_OR_RETURN(rates_before, MeasureRates(options));
-  }
-  const Engine::Counters before = embedded->engine().counters();
-  SteadyClock clock;
-  std::vector<Arrivals> arrivals(flags.num_seqs);
-  std::vector<double> gaps;
-  gaps.reserve(static_cast<size_t>(flags.num_seqs) * flags.gen_len);
-  FullBatchSteps full_batch(flags.num_seqs);
-  int64_t peak_running = 0;
-  int running = 0;
-  const double start = clock.Now();
-  embedded->Run(std::move(requests), [&](int i, StreamEvent event) {
-    const double now = clock.Now();
-    Arrivals& a = arrivals[i];
-    if (a.tokens == 0) {
-      a.first = now;
-      peak_running = std::max<int64_t>(peak_running, ++running);
-    } else {
-      gaps.push_back(now - a.last);
-    }
-    full_batch.OnToken(now, a.tokens == 0, event.done);
-    a.last = now;
-    a.tokens += static_cast<int>(event.tokens.size());
-    if (event.done) --running;
-  });
-  const double total = clock.Now() - start;
-  const Engine::Counters after = embedded->engine().counters();
-  const int64_t peak_resident = PeakResidentBytes();
-  MachineRates rates_after = rates_before;
-  if (!gpu) {
-    H2O_ASSIGN_OR_RETURN(rates_after, MeasureRates(options));
-  }
-  const MachineRates rates = Mean(rates_before, rates_after);
-
-  std::vector<double> ttft, tpot;
-  int64_t generated = 0;
-  for (const Arrivals& a : arrivals) {
-    ttft.push_back(a.first - start);
-    if (a.tokens > 1) tpot.push_back((a.last - a.first) / (a.tokens - 1));
-    generated += a.tokens;
-  }
-  const double prefill = after.prefill_seconds - before.prefill_seconds;
-  const double decode_seconds = after.decode_seconds - before.decode_seconds;
-  const ModelSpec spec =
-      WithFormats(flags.embedded.model.spec, config, options.device.cuda);
-  H2O_ASSIGN_OR_RETURN(const KvGeometry geometry, GeometryOf(config, spec));
-  H2O_ASSIGN_OR_RETURN(const DType dtype, WeightDType(spec));
-  const double flops =
-      gpu || (dtype == DType::kBFloat16 && rates.bf16_flops_per_second > 0)
-          ? rates.bf16_flops_per_second
-          : rates.sgemm_flops_per_second;
-  const int64_t tables =
-      (config.max_positions + kPositionOffset) * int64_t{config.hidden_size};
-  const double stored_width =
-      static_cast<double>(embedded->memory_plan().weights) /
-      static_cast<double>(config.num_parameters());
-  const double weight_bytes =
-      static_cast<double>(embedded->memory_plan().weights) -
-      tables * stored_width;
-  const BenchFloor floor = ComputeFloor(
-      config, geometry,
-      {flags.prompt_len, flags.gen_len, flags.num_seqs,
-       resolved.slots[0].Capacity()},
-      weight_bytes, static_cast<int>(std::max<int64_t>(peak_running, 1)),
-      rates.read_bytes_per_second, flops);
-  const double floor_seconds = floor.prefill_seconds + floor.decode_seconds;
-  const double decode_tokens = static_cast<double>(generated - flags.num_seqs);
-  const double steps = static_cast<double>(after.steps - before.steps);
-  const double interval = after.interval_seconds - before.interval_seconds;
-  const double bubble =
-      interval > 0 ? 1 - (after.step_seconds - before.step_seconds) / interval
-                   : 0;
-
-  nlohmann::ordered_json json;
-  json["model"] = config.name;
-  json["tp"] = flags.embedded.tp;
-  json["threads"] = threads;
-  json["prompt_len"] = flags.prompt_len;
-  json["gen_len"] = flags.gen_len;
-  json["num_seqs"] = flags.num_seqs;
-  json["kv_slots"] = resolved.slots[0].Capacity();
-  json["load_seconds"] = embedded->load_seconds();
-  json["seconds"] = total;
-  json["tokens_per_second"] = generated / total;
-  json["decode_tokens_per_second"] =
-      decode_tokens > 0 ? decode_tokens / decode_seconds : 0;
-  json["ttft_p50_ms"] = 1e3 * Quantile(ttft, 0.5);
-  json["ttft_max_ms"] = 1e3 * Quantile(ttft, 1);
-  json["tpot_p50_ms"] = 1e3 * Quantile(tpot, 0.5);
-  json["tpot_p99_ms"] = 1e3 * Quantile(tpot, 0.99);
-  json["gap_p50_ms"] = 1e3 * Quantile(gaps, 0.5);
-  json["gap_p99_ms"] = 1e3 * Quantile(gaps, 0.99);
-  json["full_batch_steps"] = full_batch.seconds().size();
-  json["full_batch_step_ms"] = 1e3 * Quantile(full_batch.seconds(), 0.5);
-  json["steps"] = steps;
-  json["step_bubble"] = bubble;
-  json["device_idle"] =
-      (after.idle_seconds - before.idle_seconds) / (prefill + decode_seconds);
-  json["sequences_resident"] = peak_running;
-  // A GPU's memory is taken whole at the start.
-  json["peak_resident_bytes"] =
-      gpu ? embedded->memory_plan().weights +
-                embedded->memory_plan().workspace +
-                embedded->memory_plan().kv_pool
-          : peak_resident;
-  json["weights_bytes"] = embedded->memory_plan().weights;
-  json["workspace_bytes"] = embedded->memory_plan().workspace;
-  json["kv_pool_bytes"] = embedded->memory_plan().kv_pool;
-  json["read_gb_per_second"] = rates.read_bytes_per_second / 1e9;
-  json["sgemm_gflops"] = rates.sgemm_flops_per_second / 1e9;
-  json["bf16_gflops"] = rates.bf16_flops_per_second / 1e9;
-  json["read_gb_per_second_before_after"] = {
-      rates_before.read_bytes_per_second / 1e9,
-      rates_after.read_bytes_per_second / 1e9};
-  json["sgemm_gflops_before_after"] = {
-      rates_before.sgemm_flops_per_second / 1e9,
-      rates_after.sgemm_flops_per_second / 1e9};
-  json["bf16_gflops_before_after"] = {rates_before.bf16_flops_per_second / 1e9,
-                                      rates_after.bf16_flops_per_second / 1e9};
-  json["prefill_seconds"] = prefill;
-  json["decode_seconds"] = decode_seconds;
-  json["floor_prefill_seconds"] = floor.prefill_seconds;
-  json["floor_decode_seconds"] = floor.decode_seconds;
-  json["fraction_of_floor"] = floor_seconds / total;
-  json["prefill_fraction"] = floor.prefill_seconds / prefill;
-  json["decode_fraction"] =
-      decode_seconds > 0 ? floor.decode_seconds / decode_seconds : 0;
-  if (flags.json) {
-    std::printf("%s\n", json.dump().c_str());
-    return absl::OkStatus();
-  }
-  const auto number = [&](const char* key) { return json[key].get<double>(); };
-  std::printf("%s, tp %d on %s: %d x %d+%d tokens, %d KV slots a head\n",
-              config.name.c_str(), flags.embedded.tp,
-              gpu ? "GPUs" : absl::StrCat(threads, " threads").c_str(),
-              flags.num_seqs, flags.prompt_len, flags.gen_len,
-              resolved.slots[0].Capacity());
-  if (gpu) {
-    std::printf("machine     %.0f GB/s read, %.0f TFLOP/s bf16\n",
-                number("read_gb_per_second"), number("bf16_gflops") / 1e3);
-  } else {
-    std::printf(
-        "machine     %.1f GB/s read, %.0f GFLOP/s float32, %.0f bf16; before\n"
-        "            the run %.1f, %.0f, %.0f, after it %.1f, %.0f, %.0f\n",
-        number("read_gb_per_second"), number("sgemm_gflops"),
-        number("bf16_gflops"), rates_before.read_bytes_per_second / 1e9,
-        rates_before.sgemm_flops_per_second / 1e9,
-        rates_before.bf16_flops_per_second / 1e9,
-        rates_after.read_bytes_per_second / 1e9,
-        rates_after.sgemm_flops_per_second / 1e9,
-        rates_after.bf16_flops_per_second / 1e9);
-  }
-  // Two plans are in flight on a GPU, so results tell little of its steps; its
-  // own clock does.
-  const std::string beside =
-      gpu ? absl::StrFormat("GPUs idle between them %.2f %%",
-                            100 * number("device_idle"))
-          : absl::StrFormat("%.1f %% outside the workers", 100 * bubble);
-  std::printf(
-      "total       %.1f tok/s in %.3f s\n"
-      "decode      %.1f tok/s\n"
-      "TTFT        %.2f ms median, %.2f longest\n"
-      "TPOT        %.3f ms median, %.3f p99; gaps %.3f median, %.3f p99\n"
-      "full batch  %.3f ms a step, the median of %.0f decode steps of all "
-      "sequences\n"
-      "steps       %.0f; %s\n"
-      "memory      %.2f GB peak; %.2f weights, %.2f workspace, %.2f KV pool\n"
-      "resident    %d sequences at most\n"
-      "workers     %.3f s prefill, %.3f s decode\n"
-      "floor       %.3f s prefill, %.3f s decode\n"
-      "fraction    %.2f of the floor: prefill %.2f, decode %.2f\n",
-      number("tokens_per_second"), total, number("decode_tokens_per_second"),
-      number("ttft_p50_ms"), number("ttft_max_ms"), number("tpot_p50_ms"),
-      number("tpot_p99_ms"), number("gap_p50_ms"), number("gap_p99_ms"),
-      number("full_batch_step_ms"), number("full_batch_steps"), steps,
-      beside.c_str(), number("peak_resident_bytes") / 1e9,
-      number("weights_bytes") / 1e9, number("workspace_bytes") / 1e9,
-      number("kv_pool_bytes") / 1e9, static_cast<int>(peak_running), prefill,
-      decode_seconds, floor.prefill_seconds, floor.decode_seconds,
-      number("fraction_of_floor"), number("prefill_fraction"),
-      number("decode_fraction"));
+  WarmUp(requests, options.device.cuda, embedded.get());
+  H2O_ASSIGN_OR_RETURN(
+      BenchRun run,
+      RunBetweenRates(options, std::move(requests), embedded.get(), &ceilings));
+  H2O_ASSIGN_OR_RETURN(const BenchMachine machine,
+                       MachineOf(options, config, ceilings));
+  const BenchLoad load =
+      LoadOf(flags, resolved.slots[0].Capacity(), run, *embedded);
+  const KvGeometry& geometry = embedded->group_info().geometry;
+  Print(
+      {config.name, options.tp, options.num_threads, options.device.cuda,
+       embedded->load_seconds(), embedded->memory_plan(), load, std::move(run),
+       std::move(ceilings), ComputeFloor(config, geometry, load, machine),
+       AllReduceFloor(config, load, machine)},
+      flags.json);
   return absl::OkStatus();
 }
 

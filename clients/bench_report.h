@@ -5,35 +5,13 @@
 #include <string>
 #include <vector>
 
+#include "clients/all_reduce_times.h"
+#include "clients/bench_floor.h"
+#include "coordinator/engine.h"
 #include "kernels/machine_rates.h"
-#include "kv/kv_geometry.h"
-#include "model/opt_config.h"
+#include "worker/shard_runner.h"
 
 namespace h2o {
-
-// The load of a run: num_seqs prompts of prompt_len tokens, gen_len generated.
-struct BenchLoad {
-  int prompt_len = 0;
-  int gen_len = 0;
-  int num_seqs = 0;
-  int64_t slots = 0;  // capacity of a head
-};
-
-struct BenchFloor {
-  double prefill_seconds = 0;  // of all prompts
-  double decode_seconds = 0;   // of all steps
-};
-
-// The least time the load can take: for decode, per step, the longer of reading
-// the weights and computing with them, and the KV cache read (slots held on
-// average, 8 bytes of score and position beside each); for prefill the
-// arithmetic of the linear layers and of causal attention.
-// `weight_bytes`: what a step reads; `rates`: of the whole machine;
-// `flops_per_second`: of the products that are used.
-BenchFloor ComputeFloor(const OptConfig& config, const KvGeometry& geometry,
-                        const BenchLoad& load, double weight_bytes,
-                        int sequences_at_once, double read_bytes_per_second,
-                        double flops_per_second);
 
 // Hears every token of a run and times the decode steps of the full batch:
 // those in which each of `num_seqs` sequences takes part, and nobody's prompt.
@@ -62,6 +40,51 @@ class FullBatchSteps {
 
 // The q-quantile (0..1) of `values`, 0 without any.
 double Quantile(std::vector<double> values, double q);
+
+// When the tokens of one request came.
+struct Arrivals {
+  double first = 0, last = 0;
+  int tokens = 0;
+};
+
+// What happened in a run.
+struct BenchRun {
+  explicit BenchRun(int num_seqs) : arrivals(num_seqs), full_batch(num_seqs) {}
+
+  std::vector<Arrivals> arrivals;  // by request
+  std::vector<double> gaps;        // between tokens of a request, seconds
+  FullBatchSteps full_batch;
+  double start = 0;
+  double seconds = 0;
+  int peak_running = 0;    // requests
+  int64_t peak_bytes = 0;  // of memory
+  Engine::Counters spent;  // steps and seconds, of the run alone
+};
+
+// What the machine can do, all ranks together, measured beside the run.
+struct BenchCeilings {
+  MachineRates before, after;              // it
+  std::vector<AllReduceTime> all_reduces;  // none: one rank
+
+  MachineRates Mean() const;
+};
+
+// All that is to be said.
+struct BenchReport {
+  std::string model;
+  int tp = 1;
+  int threads = 0;
+  bool gpu = false;
+  double load_seconds = 0;
+  MemoryPlan memory;
+  BenchLoad load;
+  BenchRun run;
+  BenchCeilings ceilings;
+  BenchFloor floor, all_reduces;  // see AllReduceFloor
+};
+
+// On stdout: one JSON object in a line, or text.
+void Print(const BenchReport& report, bool json);
 
 // Greatest resident set of this process so far, in bytes.
 int64_t PeakResidentBytes();

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "clients/bench_floor.h"
 #include "clients/bench_report.h"
 #include "clients/input.h"
 #include "clients/npy_file.h"
@@ -166,24 +167,68 @@ TEST(NpyFile, HasNumpysLayout) {
   EXPECT_EQ(last, 6);
 }
 
-TEST(ComputeFloor, CountsBytesAndOperations) {
+// 2 layers of 4 * 100 + 2 * 400 parameters, and a head of 1,000.
+OptConfig FloorConfig() {
   OptConfig config;
   config.num_layers = 2;
   config.num_heads = 1;
   config.hidden_size = config.embed_dim = 10;
   config.ffn_dim = 40;
   config.vocab_size = 100;
+  return config;
+}
+
+TEST(ComputeFloor, CountsBytesAndOperations) {
   const KvGeometry geometry{2, 1, {10, DType::kFloat32}};
-  // 2 layers of 4 * 100 + 2 * 400, and a head of 1000: 3,400 parameters.
-  const BenchFloor memory =
-      ComputeFloor(config, geometry, {5, 3, 4, 6}, 1e6, 4, 1e6, 1e30);
+  const BenchFloor memory = ComputeFloor(FloorConfig(), geometry,
+                                         {5, 3, 4, 6, 4, 0, 1e6}, {1e6, 1e30});
   // Slots: 5, then 6 of capacity 6; (2*10*4 + 8) * 2 bytes each.
   EXPECT_NEAR(memory.decode_seconds, 2 + 4 * (5 + 6) * 176 / 1e6, 1e-9);
+  EXPECT_NEAR(memory.prefill_seconds, 4, 1e-9);
   const BenchFloor compute =
-      ComputeFloor(config, geometry, {5, 2, 4, 6}, 1, 2, 1e30, 1e6);
-  EXPECT_NEAR(compute.decode_seconds, 2 * 2 * 3400 * 2 / 1e6, 1e-9);
+      ComputeFloor(FloorConfig(), geometry, {5, 2, 4, 6, 2, 0, 1}, {1e30, 1e6});
+  EXPECT_NEAR(compute.decode_seconds, 2 * 2 * (3400 * 2 + 5 * 4 * 10 * 2) / 1e6,
+              1e-9);
   EXPECT_NEAR(compute.prefill_seconds,
               4 * (2 * 2400 * 5 + 2000 + 2 * 25 * 10 * 2) / 1e6, 1e-9);
+}
+
+TEST(ComputeFloor, PackedPromptsShareTheReadingOfWeights) {
+  const KvGeometry geometry{2, 1, {10, DType::kFloat32}};
+  const auto prefill = [&](int sequences_at_once, int64_t packed_tokens) {
+    return ComputeFloor(FloorConfig(), geometry,
+                        {5, 3, 7, 6, sequences_at_once, packed_tokens, 1e6},
+                        {1e6, 1e30})
+        .prefill_seconds;
+  };
+  EXPECT_NEAR(prefill(7, 0), 7, 1e-9);
+  EXPECT_NEAR(prefill(7, 4), 7, 1e-9);
+  EXPECT_NEAR(prefill(7, 19), 3, 1e-9);  // 3, 3 and 1 prompts
+  EXPECT_NEAR(prefill(2, 19), 4, 1e-9);  // never more than run at once
+}
+
+TEST(AllReduceFloor, IsFiveOfEachPackAndStep) {
+  BenchMachine machine;
+  machine.activation_bytes = 2;
+  const BenchLoad load = {5, 3, 7, 6, 4, 19, 1e6};
+  EXPECT_EQ(AllReduceFloor(FloorConfig(), load, machine).seconds(), 0);
+  // 10 us and 1 us a row of 20 bytes.
+  machine.all_reduces = {{20, 1, 11e-6}, {2000, 1, 110e-6}};
+  const BenchFloor floor = AllReduceFloor(FloorConfig(), load, machine);
+  EXPECT_NEAR(floor.prefill_seconds, 5 * (2 * 25 + 15) * 1e-6, 1e-9);
+  // Twice 3.5 sequences at once, 2 steps each.
+  EXPECT_NEAR(floor.decode_seconds, 5 * 2 * 2 * 13.5e-6, 1e-9);
+}
+
+TEST(SecondsOf, LiesOnALineBetweenWhatWasMeasured) {
+  EXPECT_EQ(SecondsOf({}, 10), 0);
+  const std::vector<AllReduceTime> times = {{10, 1, 1}, {20, 1, 2}, {40, 1, 8}};
+  EXPECT_EQ(SecondsOf(times, 5), 1);
+  EXPECT_EQ(SecondsOf(times, 10), 1);
+  EXPECT_EQ(SecondsOf(times, 15), 1.5);
+  EXPECT_EQ(SecondsOf(times, 20), 2);
+  EXPECT_EQ(SecondsOf(times, 30), 5);
+  EXPECT_EQ(SecondsOf(times, 41), 8);
 }
 
 TEST(FullBatchSteps, CountsOnlyStepsOfAllSequences) {

@@ -1,0 +1,89 @@
+#include "clients/bench_floor.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace h2o {
+namespace {
+
+// Parameters that a token's forward pass multiplies with: all but the tables
+// that are only looked up, the head included.
+double LinearParameters(const OptConfig& config) {
+  const double h = config.hidden_size;
+  double per_layer = 4 * h * h + 2 * h * config.ffn_dim;
+  double rest = static_cast<double>(config.vocab_size) * config.embed_dim;
+  if (config.has_projections()) rest += 2 * h * config.embed_dim;
+  return config.num_layers * per_layer + rest;
+}
+
+// Prompts share a prefill as far as they fit, and steps the sequences that run
+// at once: calls of_pack(prompts) for each prefill and of_step(rows, slots held
+// by each) for each decode step, and returns the sums of what they say.
+template <class OfPack, class OfStep>
+BenchFloor SumUp(const BenchLoad& load, OfPack&& of_pack, OfStep&& of_step) {
+  BenchFloor floor;
+  const int of_one = static_cast<int>(
+      std::clamp<int64_t>(load.packed_tokens / load.prompt_len, 1,
+                          std::max(load.sequences_at_once, 1)));
+  floor.prefill_seconds = load.num_seqs / of_one * of_pack(of_one);
+  if (load.num_seqs % of_one > 0) {
+    floor.prefill_seconds += of_pack(load.num_seqs % of_one);
+  }
+  const double rounds =
+      std::ceil(static_cast<double>(load.num_seqs) / load.sequences_at_once);
+  for (int step = 1; step < load.gen_len; ++step) {
+    const double held =
+        std::min<double>(load.slots, load.prompt_len + step - 1);
+    floor.decode_seconds += rounds * of_step(load.num_seqs / rounds, held);
+  }
+  return floor;
+}
+
+}  // namespace
+
+BenchFloor ComputeFloor(const OptConfig& config, const KvGeometry& geometry,
+                        const BenchLoad& load, const BenchMachine& machine) {
+  const auto longer = [&](double bytes, double flops) {
+    return std::max(bytes / machine.read_bytes_per_second,
+                    flops / machine.flops_per_second);
+  };
+  const double parameters = LinearParameters(config);
+  const double head = static_cast<double>(config.vocab_size) * config.embed_dim;
+  const double length = load.prompt_len;
+  const double width = static_cast<double>(config.hidden_size) *
+                       config.num_layers;  // of keys, over all layers
+  const double slot_bytes = 2 * width * SizeOf(geometry.page.dtype) +
+                            8.0 * config.num_heads * config.num_layers;
+  const auto of_pack = [&](int prompts) {
+    // Only the last row of a prompt needs the head; attention is causal, q k^T
+    // and p v, each half of length^2.
+    return longer(load.weight_bytes,
+                  prompts * (2 * (parameters - head) * length + 2 * head)) +
+           longer(0, prompts * 2 * length * length * width);
+  };
+  const auto of_step = [&](double rows, double held) {
+    return longer(load.weight_bytes, 2 * parameters * rows) +
+           longer(rows * held * slot_bytes, rows * held * 4 * width);
+  };
+  return SumUp(load, of_pack, of_step);
+}
+
+BenchFloor AllReduceFloor(const OptConfig& config, const BenchLoad& load,
+                          const BenchMachine& machine) {
+  const auto seconds = [&](double rows, int columns) {
+    return SecondsOf(machine.all_reduces,
+                     rows * columns * machine.activation_bytes);
+  };
+  const auto of_rows = [&](double rows) {
+    return 2 * config.num_layers * seconds(rows, config.hidden_size) +
+           seconds(rows, config.embed_dim);
+  };
+  return SumUp(
+      load,
+      [&](int prompts) {
+        return of_rows(static_cast<double>(prompts) * load.prompt_len);
+      },
+      [&](double rows, double) { return of_rows(rows); });
+}
+
+}  // namespace h2o
