@@ -34,13 +34,6 @@ struct Options {
 
 constexpr int kReplays = 7;
 
-struct Figure {
-  std::string name;
-  double microseconds = 0;
-  double bytes = 0;
-  double flops = 0;
-};
-
 class Bench {
  public:
   Bench(const Options& options, const OptConfig& config)
@@ -66,7 +59,8 @@ class Bench {
     H2O_RETURN_IF_ERROR(TimeNorm());
     H2O_RETURN_IF_ERROR(TimeHead());
     H2O_RETURN_IF_ERROR(TimeDecodeAttention());
-    return TimePrefillAttention();
+    H2O_RETURN_IF_ERROR(TimePrefillAttention());
+    return TimePrefillLayers();
   }
 
  private:
@@ -132,6 +126,12 @@ class Bench {
           w.memory, backend_->Allocate(options_.layers * w.bytes_of_one()));
       FillRandom(w.memory.data(), w.memory.bytes() / 2);
     }
+    const int64_t stride = hidden_.stride;
+    H2O_ASSIGN_OR_RETURN(residual_, backend_->Allocate(kMostRows * stride * 4));
+    // Ones, and behind them zeros.
+    H2O_ASSIGN_OR_RETURN(norm_, backend_->Allocate(2 * stride * 4));
+    const std::vector<float> ones(stride, 1);
+    backend_->Upload(ones.data(), stride * 4, norm_.data());
     return backend_->Synchronize();
   }
 
@@ -169,54 +169,65 @@ class Bench {
     return absl::OkStatus();
   }
 
+  void Product(const Weight& w, int layer, int64_t rows) {
+    backend_->Linear(w.in.Rows(0, rows), w.Of(layer), w.epilogue,
+                     w.out.Rows(0, rows));
+  }
+  static double Flops(const Weight& w, double rows) {
+    return 2 * rows * static_cast<double>(w.inputs) *
+           static_cast<double>(w.outputs);
+  }
+  double LayerBytes() const {
+    double bytes = 0;
+    for (const Weight& w : weights_) {
+      bytes += static_cast<double>(w.bytes_of_one());
+    }
+    return bytes;
+  }
+  double LayerFlops(double rows) const {
+    double flops = 0;
+    for (const Weight& w : weights_) flops += Flops(w, rows);
+    return flops;
+  }
+
   absl::Status TimeLinear() {
     for (int rows : options_.rows) {
-      double bytes_of_layer = 0, flops_of_layer = 0;
       for (const Weight& w : weights_) {
         const double bytes =
             static_cast<double>(w.bytes_of_one()) +
             2.0 * rows * static_cast<double>(w.inputs + w.outputs);
-        const double flops = 2.0 * rows * static_cast<double>(w.inputs) *
-                             static_cast<double>(w.outputs);
-        bytes_of_layer += static_cast<double>(w.bytes_of_one());
-        flops_of_layer += flops;
         H2O_RETURN_IF_ERROR(
             Time(absl::StrCat("linear ", w.name, " ", rows, " x ", w.inputs,
                               " -> ", w.outputs),
-                 options_.layers, bytes, flops, [&](int i) {
-                   backend_->Linear(w.in.Rows(0, rows), w.Of(i), w.epilogue,
-                                    w.out.Rows(0, rows));
-                 }));
+                 options_.layers, bytes, Flops(w, rows),
+                 [&](int i) { Product(w, i, rows); }));
       }
-      H2O_RETURN_IF_ERROR(
-          Time(absl::StrCat("linear layer ", rows), options_.layers,
-               bytes_of_layer, flops_of_layer, [&](int i) {
-                 for (const Weight& w : weights_) {
-                   backend_->Linear(w.in.Rows(0, rows), w.Of(i), w.epilogue,
-                                    w.out.Rows(0, rows));
-                 }
-               }));
+      H2O_RETURN_IF_ERROR(Time(absl::StrCat("linear layer ", rows),
+                               options_.layers, LayerBytes(), LayerFlops(rows),
+                               [&](int i) {
+                                 for (const Weight& w : weights_)
+                                   Product(w, i, rows);
+                               }));
     }
     return absl::OkStatus();
   }
 
+  // What a layer adds to its residual, and the norm behind it.
+  void AddNorm(int64_t rows) {
+    const Matrix x{residual_.data(), rows, hidden_.columns, hidden_.stride,
+                   DType::kFloat32};
+    const float* const ones = norm_.As<float>();
+    const float* const zeros = ones + hidden_.stride;
+    backend_->AddNorm(x, {delta_.Rows(0, rows)}, zeros, NormPlace::kBefore,
+                      {ones, zeros}, hidden_.Rows(0, rows));
+  }
+
   absl::Status TimeNorm() {
-    H2O_ASSIGN_OR_RETURN(
-        Buffer residual,
-        backend_->Allocate(kMostRows * hidden_.stride * sizeof(float)));
-    H2O_ASSIGN_OR_RETURN(Buffer norm,
-                         backend_->Allocate(hidden_.stride * sizeof(float)));
     for (int rows : options_.rows) {
-      const Matrix x{residual.data(), rows, hidden_.columns, hidden_.stride,
-                     DType::kFloat32};
-      const LayerNormWeights weights{norm.As<float>(), norm.As<float>()};
       H2O_RETURN_IF_ERROR(
           Time(absl::StrCat("add and norm ", rows), 40,
-               12.0 * rows * static_cast<double>(hidden_.columns), 0, [&](int) {
-                 backend_->AddNorm(x, {delta_.Rows(0, rows)}, norm.data(),
-                                   NormPlace::kBefore, weights,
-                                   hidden_.Rows(0, rows));
-               }));
+               12.0 * rows * static_cast<double>(hidden_.columns), 0,
+               [&](int) { AddNorm(rows); }));
     }
     return absl::OkStatus();
   }
@@ -335,6 +346,41 @@ class Bench {
     return absl::OkStatus();
   }
 
+  // Prompts of one length side by side, and the cache that keeps them.
+  struct Pack {
+    std::unique_ptr<KvCache> cache;
+    std::vector<int32_t> starts;
+    Buffer heads, device_starts;
+    PromptBatch batch;  // of the above
+    int64_t rows = 0;
+    double flops = 0;  // of attention
+  };
+  absl::StatusOr<std::unique_ptr<Pack>> MakePack(int prompts, int length,
+                                                 bool h2o) {
+    auto pack = std::make_unique<Pack>();
+    const KvSlots kept =
+        h2o ? SlotsFor(KvPolicyName::kH2o, std::max(length / 5, 32))
+            : SlotsFor(KvPolicyName::kFull, length + 64);
+    H2O_ASSIGN_OR_RETURN(pack->cache,
+                         FillCache(prompts, length, kept, &pack->heads));
+    for (int p = 0; p <= prompts; ++p) pack->starts.push_back(p * length);
+    const int64_t bytes = pack->starts.size() * sizeof(int32_t);
+    H2O_ASSIGN_OR_RETURN(pack->device_starts, backend_->Allocate(bytes));
+    backend_->Upload(pack->starts.data(), bytes, pack->device_starts.data());
+    pack->batch = {pack->starts, pack->device_starts.As<int32_t>(),
+                   pack->heads.As<KvHead*>(), h2o};
+    pack->rows = int64_t{prompts} * length;
+    // Causal: half of q k^T and of p v; the sums take another half.
+    pack->flops = 2.0 * prompts * length * length *
+                  static_cast<double>(attention_.columns);
+    return pack;
+  }
+  void Attend(const Pack& pack, int layer) {
+    backend_->PrefillAttention(qkv_.Rows(0, pack.rows), pack.batch, layer,
+                               pack.cache->pool(),
+                               attention_.Rows(0, pack.rows));
+  }
+
   absl::Status TimePrefillAttention() {
     const std::pair<int, int> shapes[] = {
         {1, 2000}, {1, 512}, {4, 512}, {16, 128}};
@@ -344,32 +390,41 @@ class Bench {
             absl::StrCat("prefill attention ", prompts, " x ", length,
                          h2o ? " h2o" : " full");
         if (name.find(options_.only) == std::string::npos) continue;
-        const KvSlots kept =
-            h2o ? SlotsFor(KvPolicyName::kH2o, std::max(length / 5, 32))
-                : SlotsFor(KvPolicyName::kFull, length + 64);
-        Buffer heads;
-        H2O_ASSIGN_OR_RETURN(const std::unique_ptr<KvCache> cache,
-                             FillCache(prompts, length, kept, &heads));
-        std::vector<int32_t> starts;
-        for (int p = 0; p <= prompts; ++p) starts.push_back(p * length);
-        H2O_ASSIGN_OR_RETURN(Buffer device_starts,
-                             backend_->Allocate(starts.size() * 4));
-        backend_->Upload(starts.data(), starts.size() * 4,
-                         device_starts.data());
-        PromptBatch batch;
-        batch.starts = starts;
-        batch.device_starts = device_starts.As<int32_t>();
-        batch.heads = heads.As<KvHead*>();
-        batch.scored = h2o;
-        const int64_t rows = int64_t{prompts} * length;
-        // Causal: half of q k^T and of p v; the sums take another half.
-        const double flops = 2.0 * prompts * length * length *
-                             static_cast<double>(attention_.columns);
-        H2O_RETURN_IF_ERROR(Time(name, options_.layers, 0, flops, [&](int i) {
-          backend_->PrefillAttention(qkv_.Rows(0, rows), batch, i,
-                                     cache->pool(), attention_.Rows(0, rows));
-        }));
+        H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Pack> pack,
+                             MakePack(prompts, length, h2o));
+        H2O_RETURN_IF_ERROR(Time(name, options_.layers, 0, pack->flops,
+                                 [&](int i) { Attend(*pack, i); }));
       }
+    }
+    return absl::OkStatus();
+  }
+
+  // Of whole layers, as many on end as the model has: the GPU's clock and cache
+  // are what they are in a prefill.
+  absl::Status TimePrefillLayers() {
+    const std::pair<int, int> shapes[] = {{1, 2000}, {1, 512}, {16, 128}};
+    for (const auto& [prompts, length] : shapes) {
+      const std::string name =
+          absl::StrCat("prefill layer ", prompts, " x ", length, " h2o");
+      if (name.find(options_.only) == std::string::npos) continue;
+      H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Pack> pack,
+                           MakePack(prompts, length, true));
+      const auto layer = [&](int i) {
+        const int stored = i % options_.layers;
+        const auto product = [&](const Weight& w) {
+          Product(w, stored, pack->rows);
+        };
+        product(weights_[0]);  // qkv, out, fc1, fc2
+        Attend(*pack, stored);
+        product(weights_[1]);
+        AddNorm(pack->rows);
+        product(weights_[2]);
+        product(weights_[3]);
+        AddNorm(pack->rows);
+      };
+      H2O_RETURN_IF_ERROR(Time(
+          name, config_.num_layers, LayerBytes(),
+          LayerFlops(static_cast<double>(pack->rows)) + pack->flops, layer));
     }
     return absl::OkStatus();
   }
@@ -382,6 +437,7 @@ class Bench {
   std::vector<Buffer> memory_;
   std::vector<Weight> weights_;
   Matrix hidden_, qkv_, attention_, delta_, ffn_;
+  Buffer residual_, norm_;  // float32
   uint64_t key_ = 0;
   uint64_t seed_ = 0;
 };
