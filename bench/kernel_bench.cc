@@ -29,6 +29,7 @@ struct Options {
   std::vector<int> rows = {1, 16, 64, 96, 128, 192, 256, 512, 2048};
   int tp = 1;
   int layers = 6;
+  std::string cache_directory;  // of choices of products
   bool json = false;
 };
 
@@ -47,6 +48,7 @@ class Bench {
     backend.max_prompt_rows = kMostRows;
     backend.max_heads = shard_.heads.size();
     backend.head_dim = config_.head_dim();
+    backend.cache_directory = options_.cache_directory;
     H2O_ASSIGN_OR_RETURN(backend_, NewCudaBackend(backend));
     H2O_RETURN_IF_ERROR(MakeMatrices());
     std::printf("%s, tp %d: %.0f GB/s read, %.0f TFLOP/s bf16\n",
@@ -463,6 +465,10 @@ int Main(int argc, char** argv) {
   app.add_option("--layers", options.layers, "Layers that rotate")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
+  app.add_option("--cache-dir", options.cache_directory,
+                 "Take the choices of kernels kept there, and keep new ones; "
+                 "empty: neither")
+      ->type_name("DIR");
   app.add_flag("--json", options.json, "A JSON line a figure");
   CLI11_PARSE(app, argc, argv);
   const absl::Status status = RunAll(options);

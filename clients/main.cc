@@ -1,6 +1,6 @@
-// h2oserve: one program for people.  `generate`, `logits`, `tokenize` and
-// `bench` hold the model themselves; `serve` starts processes and `call` talks
-// to them.
+// h2oserve: one program for people.  `generate`, `logits`, `tokenize`, `bench`
+// and `tune` hold the model themselves; `serve` starts processes and `call`
+// talks to them.
 #include <CLI/CLI.hpp>
 
 #include "clients/commands.h"
@@ -21,5 +21,6 @@ int main(int argc, char** argv) {
   h2o::AddLogitsCommand(&app, &exit_code);
   h2o::AddTokenizeCommand(&app, &exit_code);
   h2o::AddBenchCommand(&app, &exit_code);
+  h2o::AddTuneCommand(&app, &exit_code);
   return h2o::ParseCommandLine(&app, argc, argv).value_or(exit_code);
 }

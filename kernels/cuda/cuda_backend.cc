@@ -114,7 +114,8 @@ class CudaBackend final : public Backend {
         cudaEventCreateWithFlags(&fork_, cudaEventDisableTiming), "event"));
     H2O_RETURN_IF_ERROR(ring_.Init());
     H2O_ASSIGN_OR_RETURN(
-        products_, cuda::LinearProducts::Create(options_.cache_directory));
+        products_, cuda::LinearProducts::Create(options_.cache_directory,
+                                                options_.search_products));
     const int64_t sums = options_.max_heads * options_.max_prompt_rows;
     H2O_ASSIGN_OR_RETURN(row_sums_, Allocate(sums * sizeof(float)));
     H2O_ASSIGN_OR_RETURN(column_sums_, Allocate(sums * sizeof(float)));

@@ -19,6 +19,7 @@ struct CudaBackendOptions {
   int64_t max_heads = 0;            // likewise
   int head_dim = 0;
   std::string cache_directory;  // of choices that outlive us; empty: none do
+  bool search_products = false;  // at length, a product's kernel: for tuning
 };
 
 // Asked in a process of its own: this one may still fork ranks, which CUDA

@@ -1,16 +1,17 @@
 // Matrix products through cuBLASLt, with a choice of its kernels measured on
 // the spot.
 //
-// The first product of a shape times cuBLASLt's candidates, on its own operands
+// The first product of a shape times cuBLASLt's guesses, on its own operands
 // and in its own stream, and keeps the fastest; shapes of more than
 // kExactRows rows share the choice of the next multiple of kRowStep.  Choices
 // are kept in a file, one a kind of GPU and version of cuBLASLt, so that the
-// next process makes none (product_choices.h).
+// next process makes none (product_choices.h).  One that searches, for
+// `h2oserve tune`, takes seconds a shape and overrules what was not searched
+// for (product_search.h).
 //
 // Threads  one owner.
 #pragma once
 
-#include <cublasLt.h>
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
@@ -21,6 +22,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "kernels/cuda/product_choices.h"
+#include "kernels/cuda/product_problem.h"
 
 namespace h2o::cuda {
 
@@ -32,7 +34,7 @@ class LinearProducts {
   // `directory`: of the file of choices; empty: none is kept.  A file that
   // cannot be read or written is done without.
   static absl::StatusOr<std::unique_ptr<LinearProducts>> Create(
-      const std::string& directory);
+      const std::string& directory, bool searches);
   ~LinearProducts();
 
   // y = x W^T, plus bias, and ReLU of that, as asked.  x and weights of one
@@ -44,18 +46,15 @@ class LinearProducts {
   absl::Status Run(Matrix x, const StoredMatrix& weight, const void* bias,
                    bool relu, Matrix y, cudaStream_t stream);
 
-  int64_t workspace_bytes() const;
+  int64_t workspace_bytes() const {
+    return static_cast<int64_t>(runtime_.workspace_bytes);
+  }
 
  private:
-  struct Problem;
+  explicit LinearProducts(bool searches) : searches_(searches) {}
 
-  LinearProducts() = default;
-  absl::StatusOr<cublasLtMatmulAlgo_t> Choose(const Problem& problem,
-                                              cudaStream_t stream);
-
-  cublasLtHandle_t handle_ = nullptr;
-  void* workspace_ = nullptr;
-  cudaEvent_t begin_ = nullptr, end_ = nullptr;
+  const bool searches_;
+  ProductRuntime runtime_;
   std::string path_;  // of the choices; empty: not kept
   ProductChoices chosen_;
 };

@@ -22,26 +22,31 @@ ProductChoices ReadProductChoices(const std::string& path) {
     ProductShape shape;
     std::string dtype;
     words >> shape.outputs >> shape.inputs >> shape.rows >> dtype >>
-        shape.bias >> shape.relu >> shape.float32_outputs >> std::hex;
-    ProductAlgo algo = {};
-    for (uint64_t& word : algo) words >> word;
+        shape.bias >> shape.relu >> shape.float32_outputs;
+    ProductChoice choice;
+    words >> choice.searched >> std::hex;
+    for (uint64_t& word : choice.algo) words >> word;
     const std::optional<DType> parsed = ParseDType(dtype);
     if (words.fail() || !words.eof() || !parsed) continue;
     shape.dtype = *parsed;
-    choices[shape] = algo;
+    choices[shape] = choice;
   }
   return choices;
 }
 
-void WriteProductChoices(const ProductChoices& choices,
-                         const std::string& path) {
+void KeepProductChoices(ProductChoices choices, const std::string& path) {
+  for (const auto& [shape, kept] : ReadProductChoices(path)) {
+    const auto [it, is_new] = choices.emplace(shape, kept);
+    if (!is_new && kept.searched && !it->second.searched) it->second = kept;
+  }
   const std::string beside = absl::StrCat(path, ".", getpid());
   std::ofstream file(beside);
-  for (const auto& [shape, algo] : choices) {
+  for (const auto& [shape, choice] : choices) {
     file << std::dec << shape.outputs << ' ' << shape.inputs << ' '
          << shape.rows << ' ' << Name(shape.dtype) << ' ' << shape.bias << ' '
-         << shape.relu << ' ' << shape.float32_outputs << std::hex;
-    for (uint64_t word : algo) file << ' ' << word;
+         << shape.relu << ' ' << shape.float32_outputs << ' ' << choice.searched
+         << std::hex;
+    for (uint64_t word : choice.algo) file << ' ' << word;
     file << '\n';
   }
   file.close();

@@ -24,14 +24,22 @@ struct ProductShape {
 // The words of a cublasLtMatmulAlgo_t.
 using ProductAlgo = std::array<uint64_t, 8>;
 
-using ProductChoices = std::map<ProductShape, ProductAlgo>;
+struct ProductChoice {
+  bool searched = false;  // at length, by `h2oserve tune`
+  ProductAlgo algo = {};
+
+  bool operator==(const ProductChoice&) const = default;
+};
+
+using ProductChoices = std::map<ProductShape, ProductChoice>;
 
 // A file is text, a line a shape.  Lines that are torn or not of this form are
 // left out; a file that is not there has none.
 ProductChoices ReadProductChoices(const std::string& path);
 
-// Readers see the old file or the new one.  What cannot be written is not.
-void WriteProductChoices(const ProductChoices& choices,
-                         const std::string& path);
+// Adds `choices` to those of the file: other processes may have written there
+// meanwhile, and what they searched for stays.  Readers see the old file or the
+// new one.  What cannot be written is not.
+void KeepProductChoices(ProductChoices choices, const std::string& path);
 
 }  // namespace h2o::cuda

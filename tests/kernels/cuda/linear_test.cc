@@ -140,7 +140,7 @@ class Product {
 };
 
 std::unique_ptr<LinearProducts> NewProducts(const std::string& directory) {
-  auto products = LinearProducts::Create(directory);
+  auto products = LinearProducts::Create(directory, /*searches=*/false);
   H2O_CHECK(products.ok()) << products.status();
   return *std::move(products);
 }
@@ -300,24 +300,45 @@ TEST_F(CudaLinearChoices, TornFilesAreMended) {
   EXPECT_EQ(mended.rbegin()->first, whole.rbegin()->first);
 }
 
-// What names no kernel at all, and the kernel of another product.
-TEST_F(CudaLinearChoices, UnfitOnesAreMadeAnew) {
+// What names no kernel at all, what cuBLASLt takes for one (all ones), and the
+// kernel of another product.
+TEST_F(CudaLinearChoices, UnfitOnesDoNoHarm) {
   product_->Run(New().get());
   ASSERT_THAT(Kept(), SizeIs(1));
   const ProductShape shape = Kept().begin()->first;
-  ProductAlgo zeros = {}, ones;
-  ones.fill(~uint64_t{0});
-  for (const ProductAlgo& unfit : {zeros, ones}) {
-    WriteProductChoices({{shape, unfit}}, Path());
-    product_->RunAndCheck(New().get());
-    ASSERT_THAT(Kept(), SizeIs(1));
-    EXPECT_NE(Kept().at(shape), unfit);
-  }
+  const ProductChoice zeros;
+  KeepProductChoices({{shape, zeros}}, Path());
+  product_->RunAndCheck(New().get());
+  ASSERT_THAT(Kept(), SizeIs(1));
+  EXPECT_NE(Kept().at(shape), zeros);
+
+  ProductChoice ones;
+  ones.algo.fill(~uint64_t{0});
+  KeepProductChoices({{shape, ones}}, Path());
+  product_->RunAndCheck(New().get());
 
   std::filesystem::remove(Path());
   other_->Run(New().get());
-  WriteProductChoices({{shape, Kept().begin()->second}}, Path());
+  KeepProductChoices({{shape, Kept().begin()->second}}, Path());
   product_->RunAndCheck(New().get());
+}
+
+// One that searches overrules what was only guessed, once; nobody overrules it.
+TEST_F(CudaLinearChoices, ThoseSearchedForStay) {
+  product_->Run(New().get());
+  ASSERT_FALSE(Kept().begin()->second.searched);
+  const auto searching = LinearProducts::Create(directory_.path(), true);
+  ASSERT_TRUE(searching.ok()) << searching.status();
+  product_->RunAndCheck(searching->get());
+  const ProductChoices found = Kept();
+  ASSERT_THAT(found, SizeIs(1));
+  EXPECT_TRUE(found.begin()->second.searched);
+  product_->RunAndCheck(New().get());
+  EXPECT_EQ(Kept(), found);
+  const auto again = LinearProducts::Create(directory_.path(), true);
+  ASSERT_TRUE(again.ok()) << again.status();
+  product_->RunAndCheck(again->get());
+  EXPECT_EQ(Kept(), found);
 }
 
 TEST_F(CudaLinearChoices, AreDoneWithoutWhereNoneCanBeKept) {

@@ -32,7 +32,8 @@ ProductChoices SomeChoices() {
   ProductChoices choices = {{shape, {}}};
   uint64_t word = ~uint64_t{0};
   for (const ProductShape& other : others) {
-    for (uint64_t& w : choices[other]) w = word = word / 3;
+    for (uint64_t& w : choices[other].algo) w = word = word / 3;
+    choices[other].searched = other.relu;
   }
   return choices;
 }
@@ -44,7 +45,7 @@ class ProductChoicesFile : public ::testing::Test {
     return ReadProductChoices(directory_.Write("content", content));
   }
   std::string Format(const ProductChoices& choices) {
-    WriteProductChoices(choices, path_);
+    KeepProductChoices(choices, path_);
     std::ifstream file(path_);
     return std::string(std::istreambuf_iterator<char>(file), {});
   }
@@ -55,25 +56,43 @@ class ProductChoicesFile : public ::testing::Test {
 
 TEST_F(ProductChoicesFile, ReadsWhatWasWritten) {
   EXPECT_EQ(SomeChoices().size(), 8u);
-  WriteProductChoices(SomeChoices(), path_);
+  KeepProductChoices(SomeChoices(), path_);
   EXPECT_EQ(ReadProductChoices(path_), SomeChoices());
 }
 
-TEST_F(ProductChoicesFile, IsReplacedAndLeavesNothingBeside) {
-  WriteProductChoices(SomeChoices(), path_);
-  const ProductChoices one = {*SomeChoices().begin()};
-  WriteProductChoices(one, path_);
+TEST_F(ProductChoicesFile, GrowsAndLeavesNothingBeside) {
+  const ProductChoices all = SomeChoices();
+  const ProductChoices one = {*all.begin()};
+  KeepProductChoices(one, path_);
   EXPECT_EQ(ReadProductChoices(path_), one);
+  KeepProductChoices({std::next(all.begin()), all.end()}, path_);
+  EXPECT_EQ(ReadProductChoices(path_), all);
   using Files = std::filesystem::directory_iterator;
   EXPECT_EQ(std::distance(Files(directory_.path()), Files()), 1);
+}
+
+// A new choice takes an old one's place, but not that of one searched for.
+TEST_F(ProductChoicesFile, WhatWasSearchedForStays) {
+  const ProductShape shape = SomeChoices().begin()->first;
+  const ProductChoices guessed = {{shape, {false, {1}}}};
+  const ProductChoices guessed_anew = {{shape, {false, {2}}}};
+  const ProductChoices searched = {{shape, {true, {3}}}};
+  const ProductChoices searched_anew = {{shape, {true, {4}}}};
+  for (const ProductChoices& next :
+       {guessed, guessed_anew, searched, searched_anew}) {
+    KeepProductChoices(next, path_);
+    EXPECT_EQ(ReadProductChoices(path_), next);
+  }
+  KeepProductChoices(guessed, path_);
+  EXPECT_EQ(ReadProductChoices(path_), searched_anew);
 }
 
 TEST_F(ProductChoicesFile, IsALineAShape) {
   const ProductChoices choices = {
       {{7, 32, 1, DType::kFloat16, true, false, true},
-       {1, 2, 0, 0xab, 0, 0, 0, ~uint64_t{0}}}};
-  EXPECT_EQ(Format(choices),
-            "7 32 1 fp16 1 0 1 1 2 0 ab 0 0 0 " + std::string(16, 'f') + "\n");
+       {true, {1, 2, 0, 0xab, 0, 0, 0, ~uint64_t{0}}}}};
+  EXPECT_EQ(Format(choices), "7 32 1 fp16 1 0 1 1 1 2 0 ab 0 0 0 " +
+                                 std::string(16, 'f') + "\n");
 }
 
 // Cut anywhere, a file still gives its whole lines, and no line in part.
@@ -90,14 +109,15 @@ TEST_F(ProductChoicesFile, TornFilesGiveTheirWholeLines) {
 }
 
 TEST_F(ProductChoicesFile, OtherLinesAreLeftOut) {
-  const std::string line = "7 32 1 fp16 1 0 1 1 2 3 4 5 6 7 8";
+  const std::string line = "7 32 1 fp16 1 0 1 0 1 2 3 4 5 6 7 8";
   ASSERT_EQ(Parse(line + "\n").size(), 1u);
   for (const std::string& other :
-       {std::string("7 32 1 1 0 1 1 2 3 4 5 6 7 8"),  // no format
-        std::string("7 32 1 int8 1 0 1 1 2 3 4 5 6 7 8"),
-        std::string("7 32 1 fp16 2 0 1 1 2 3 4 5 6 7 8"),
-        std::string("7 32 1 fp16 1 0 1 1 2 3 4 5 6 7 g"),
-        std::string("7 32 1 fp16 1 0 1 1 2 3 4 5 6 7 " + std::string(17, 'f')),
+       {std::string("7 32 1 1 0 1 0 1 2 3 4 5 6 7 8"),  // no format
+        std::string("7 32 1 int8 1 0 1 0 1 2 3 4 5 6 7 8"),
+        std::string("7 32 1 fp16 2 0 1 0 1 2 3 4 5 6 7 8"),
+        std::string("7 32 1 fp16 1 0 1 0 1 2 3 4 5 6 7 g"),
+        std::string("7 32 1 fp16 1 0 1 0 1 2 3 4 5 6 7 " +
+                    std::string(17, 'f')),
         line + " 9", line + "x", "x" + line, line.substr(0, line.size() - 2),
         std::string(), std::string("\0\xff\0 garbage", 11),
         std::string(4096, '\0')}) {
@@ -112,12 +132,12 @@ TEST_F(ProductChoicesFile, IsDoneWithoutWhereThereCanBeNone) {
   // Neither may be written, not even by root.
   for (const std::string& path :
        {std::string("/proc/choices"), directory_.File("none/choices")}) {
-    WriteProductChoices(SomeChoices(), path);
+    KeepProductChoices(SomeChoices(), path);
     EXPECT_FALSE(std::filesystem::exists(path));
   }
   // A directory is in the way.
   std::filesystem::create_directories(path_ + "/in_the_way");
-  WriteProductChoices(SomeChoices(), path_);
+  KeepProductChoices(SomeChoices(), path_);
   EXPECT_TRUE(std::filesystem::is_directory(path_ + "/in_the_way"));
   using Files = std::filesystem::directory_iterator;
   EXPECT_EQ(std::distance(Files(directory_.path()), Files()), 1);

@@ -1,0 +1,208 @@
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "clients/commands.h"
+#include "clients/progress_bar.h"
+#include "flags/flags.h"
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/find_device.h"
+#include "model/model_spec.h"
+#include "parallel/solo_communicator.h"
+#include "worker/forward.h"
+#include "worker/shard_weights.h"
+
+namespace h2o {
+namespace {
+
+// Products of more rows are bound by arithmetic, and a GPU by the power that it
+// may draw: what is found to be fastest for a moment is not for long, and
+// cuBLASLt's guesses are as good (docs/performance.md).
+constexpr int64_t kMostRows = 256;
+
+struct TuneFlags {
+  ModelFlags model;
+  std::string device = "cuda";
+  std::string cache_directory = DefaultCacheDirectory();
+  int tp = 1;
+  int max_sequences = 256;
+  std::vector<int64_t> rows;  // empty: all that a server of this kind meets
+};
+
+// One layer of one rank's part of a model, with dummy weights: all matrix
+// products that the rank will ever take.
+class Layer {
+ public:
+  static absl::StatusOr<std::unique_ptr<Layer>> Create(const TuneFlags& flags,
+                                                       const DeviceName& device,
+                                                       OptConfig config,
+                                                       const ShardSpec& shard);
+
+  const Backend& backend() const { return *backend_; }
+  // Of a decode step of this many rows.
+  absl::Status Run(int64_t rows);
+
+ private:
+  explicit Layer(const OptConfig& config, const ShardSpec& shard)
+      : config_(config), shard_(shard) {}
+
+  const OptConfig config_;
+  const ShardSpec shard_;
+  SoloCommunicator alone_;
+  std::unique_ptr<Backend> backend_;
+  ShardWeights weights_;
+  std::unique_ptr<Forward> forward_;
+  Buffer residual_;
+  Buffer zeros_;  // tokens and positions
+};
+
+absl::StatusOr<std::unique_ptr<Layer>> Layer::Create(const TuneFlags& flags,
+                                                     const DeviceName& device,
+                                                     OptConfig config,
+                                                     const ShardSpec& shard) {
+  ModelSpec model = WithFormats(flags.model.spec, config, /*gpu=*/true);
+  H2O_ASSIGN_OR_RETURN(const DType dtype, WeightDType(model));
+  config.num_layers = 1;
+  std::unique_ptr<Layer> layer(new Layer(config, shard));
+  CudaBackendOptions options;
+  options.ordinal = device.ordinal;
+  options.dtype = dtype;
+  options.max_prompt_rows = 1;
+  options.max_heads = shard.heads.size();
+  options.head_dim = config.head_dim();
+  options.cache_directory = flags.cache_directory;
+  options.search_products = true;
+  H2O_ASSIGN_OR_RETURN(layer->backend_, NewCudaBackend(options));
+  layer->alone_.UseStream(layer->backend_->stream());
+  H2O_ASSIGN_OR_RETURN(
+      layer->weights_,
+      LoadShardWeights(layer->config_, layer->shard_,
+                       {nullptr, model.dummy_seed, dtype, 1, {}},
+                       layer->backend_.get()));
+  H2O_ASSIGN_OR_RETURN(layer->forward_,
+                       Forward::Create(layer->config_, layer->shard_,
+                                       layer->weights_, layer->backend_.get(),
+                                       &layer->alone_, kMostRows, kMostRows));
+  H2O_ASSIGN_OR_RETURN(
+      layer->residual_,
+      layer->backend_->Allocate(kMostRows * AlignedStride(config.hidden_size) *
+                                int64_t{sizeof(float)}));
+  H2O_ASSIGN_OR_RETURN(
+      layer->zeros_,
+      layer->backend_->Allocate(kMostRows * int64_t{sizeof(int32_t)}));
+  return layer;
+}
+
+absl::Status Layer::Run(int64_t rows) {
+  const Matrix x{residual_.data(), rows, config_.hidden_size,
+                 AlignedStride(config_.hidden_size)};
+  const int32_t* const zeros = zeros_.As<int32_t>();
+  H2O_RETURN_IF_ERROR(forward_->Embed(zeros, zeros, x));
+  // Queries stand for what attention would give: numbers of all kinds, for
+  // what a product costs in time and power depends on them.
+  H2O_RETURN_IF_ERROR(
+      forward_->Layers(0, 1, x, [&](int, Matrix qkv, Matrix out) {
+        const int64_t element = SizeOf(out.dtype);
+        backend_->CopyRows(qkv.data, qkv.stride * element, out.data,
+                           out.stride * element, out.columns * element, rows);
+      }));
+  forward_->Logits(forward_->Features(rows));
+  return backend_->Synchronize();
+}
+
+// Of decode steps.
+std::vector<int64_t> RowsOf(const TuneFlags& flags, const Backend& backend) {
+  std::set<int64_t> rows(flags.rows.begin(), flags.rows.end());
+  if (!rows.empty()) return {rows.begin(), rows.end()};
+  for (int n = 1; n <= flags.max_sequences; ++n) {
+    rows.insert(std::min(backend.BatchBucket(n), kMostRows));
+  }
+  return {rows.begin(), rows.end()};
+}
+
+// Ranks with as many heads and columns are alike.
+std::vector<ShardSpec> DistinctShards(const OptConfig& config, int tp) {
+  std::vector<ShardSpec> distinct;
+  std::set<std::vector<int64_t>> seen;
+  for (int rank = 0; rank < tp; ++rank) {
+    const ShardSpec shard = config.Shard(rank, tp);
+    if (seen.insert({shard.heads.size(), shard.ffn_columns.size(),
+                     shard.vocabulary.size()})
+            .second) {
+      distinct.push_back(shard);
+    }
+  }
+  return distinct;
+}
+
+absl::Status RunTune(const TuneFlags& flags) {
+  H2O_ASSIGN_OR_RETURN(const DeviceName device, FindDevice(flags.device));
+  if (!device.cuda) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "device ", flags.device, "; only a GPU has kernels to choose from"));
+  }
+  if (flags.cache_directory.empty()) {
+    return absl::InvalidArgumentError(
+        "cache-dir is empty; it is where the choices go");
+  }
+  H2O_ASSIGN_OR_RETURN(const OptConfig config, ConfigOf(flags.model.spec));
+  H2O_RETURN_IF_ERROR(ValidateTensorParallel(config, flags.tp));
+  const std::vector<ShardSpec> shards = DistinctShards(config, flags.tp);
+  ProgressBar bar(absl::StrCat("tuning ", config.name));
+  for (size_t s = 0; s < shards.size(); ++s) {
+    H2O_ASSIGN_OR_RETURN(std::unique_ptr<Layer> layer,
+                         Layer::Create(flags, device, config, shards[s]));
+    const std::vector<int64_t> rows = RowsOf(flags, layer->backend());
+    for (size_t r = 0; r < rows.size(); ++r) {
+      bar.Set(static_cast<double>(s * rows.size() + r) /
+              static_cast<double>(shards.size() * rows.size()));
+      H2O_RETURN_IF_ERROR(layer->Run(rows[r]));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddTuneCommand(CLI::App* app, int* exit_code) {
+  CLI::App* command = app->add_subcommand(
+      "tune",
+      "Searches for the fastest kernels of a model's matrix products on this "
+      "GPU and keeps the choices in --cache-dir, where worker, serve and bench "
+      "find them: once for a kind of GPU, a model and a --tp; minutes, worth a "
+      "few percent. What was found before is not looked for again");
+  auto flags = std::make_shared<TuneFlags>();
+  AddModelFlags(command, &flags->model);
+  command->add_option("--device", flags->device, "The GPU: cuda or cuda:N")
+      ->type_name("DEVICE")
+      ->capture_default_str();
+  command
+      ->add_option("--cache-dir", flags->cache_directory,
+                   "Where the choices are kept")
+      ->type_name("DIR")
+      ->capture_default_str();
+  command->add_option("--tp", flags->tp, "Ranks that share the model")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--max-sequences", flags->max_sequences,
+                   "Sequences of the largest decode step")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--rows", flags->rows,
+                   "Sequences that decode at once, to tune for these numbers "
+                   "alone; without it all up to --max-sequences")
+      ->check(CLI::Range(int64_t{1}, kMostRows));
+  command->callback(
+      [flags, exit_code] { *exit_code = ExitCodeOf(RunTune(*flags)); });
+}
+
+}  // namespace h2o

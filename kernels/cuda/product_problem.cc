@@ -1,0 +1,75 @@
+#include "kernels/cuda/product_problem.h"
+
+#include "base/check.h"
+
+namespace h2o::cuda {
+namespace {
+
+cudaDataType_t CudaType(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return CUDA_R_32F;
+    case DType::kBFloat16:
+      return CUDA_R_16BF;
+    case DType::kFloat16:
+      return CUDA_R_16F;
+  }
+  return CUDA_R_32F;
+}
+
+void Check(cublasStatus_t status) {
+  H2O_CHECK(status == CUBLAS_STATUS_SUCCESS) << cublasLtGetStatusString(status);
+}
+
+}  // namespace
+
+ProductProblem::ProductProblem(Matrix x, const StoredMatrix& weight,
+                               const void* bias, bool relu, Matrix y)
+    : a_(weight.data),
+      b_(x.data),
+      d_(y.data),
+      rows_(x.rows),
+      weight_bytes_(weight.rows * weight.stride * SizeOf(weight.dtype)) {
+  Check(cublasLtMatmulDescCreate(&operation_, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+  const auto set = [&](cublasLtMatmulDescAttributes_t attribute,
+                       const auto& value) {
+    Check(cublasLtMatmulDescSetAttribute(operation_, attribute, &value,
+                                         sizeof(value)));
+  };
+  set(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
+  cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
+  if (bias != nullptr) {
+    epilogue = relu ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_BIAS;
+    set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+  } else if (relu) {
+    epilogue = CUBLASLT_EPILOGUE_RELU;
+  }
+  set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
+  // The padding of both is zero, so whole strides are multiplied.
+  const int64_t inputs = weight.stride;
+  H2O_CHECK(x.stride >= inputs) << x.stride << " < " << inputs;
+  Check(cublasLtMatrixLayoutCreate(&a_layout_, CudaType(weight.dtype), inputs,
+                                   weight.rows, weight.stride));
+  Check(cublasLtMatrixLayoutCreate(&b_layout_, CudaType(x.dtype), inputs,
+                                   x.rows, x.stride));
+  Check(cublasLtMatrixLayoutCreate(&d_layout_, CudaType(y.dtype), weight.rows,
+                                   y.rows, y.stride));
+}
+
+ProductProblem::~ProductProblem() {
+  cublasLtMatrixLayoutDestroy(d_layout_);
+  cublasLtMatrixLayoutDestroy(b_layout_);
+  cublasLtMatrixLayoutDestroy(a_layout_);
+  cublasLtMatmulDescDestroy(operation_);
+}
+
+cublasStatus_t ProductProblem::Run(const ProductRuntime& runtime,
+                                   const cublasLtMatmulAlgo_t& algo,
+                                   cudaStream_t stream) const {
+  const float one = 1, zero = 0;
+  return cublasLtMatmul(runtime.handle, operation_, &one, a_, a_layout_, b_,
+                        b_layout_, &zero, d_, d_layout_, d_, d_layout_, &algo,
+                        runtime.workspace, runtime.workspace_bytes, stream);
+}
+
+}  // namespace h2o::cuda

@@ -1,0 +1,282 @@
+#include "kernels/cuda/product_search.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "base/status_macros.h"
+#include "kernels/cuda/cuda_status.h"
+
+namespace h2o::cuda {
+namespace {
+
+// Guesses that are timed, and how often each, in turn.
+constexpr int kGuesses = 48;
+constexpr int kTimedRounds = 3, kTimedRuns = 2;
+
+// Of a search: tiles of which all combinations are tried, and candidates that
+// meet in the end, in turn, as a clock that rises or falls must not decide.
+constexpr size_t kTiles = 12;
+constexpr int kSearchRuns = 2;
+constexpr size_t kFinalists = 10;
+constexpr int kFinalRounds = 5, kFinalRuns = 4;
+
+// What a combination is made of.
+constexpr uint16_t kFirstClusters[] = {CUBLASLT_CLUSTER_SHAPE_1x1x1,
+                                       CUBLASLT_CLUSTER_SHAPE_2x1x1,
+                                       CUBLASLT_CLUSTER_SHAPE_1x2x1};
+constexpr uint16_t kClusters[] = {
+    CUBLASLT_CLUSTER_SHAPE_1x1x1, CUBLASLT_CLUSTER_SHAPE_2x1x1,
+    CUBLASLT_CLUSTER_SHAPE_4x1x1, CUBLASLT_CLUSTER_SHAPE_1x2x1,
+    CUBLASLT_CLUSTER_SHAPE_2x2x1, CUBLASLT_CLUSTER_SHAPE_4x2x1};
+constexpr int32_t kSplits[] = {1, 2, 3, 4, 6};
+
+// Weights of fewer bytes may still lie in a cache from the run before, where a
+// layer of a model would not find them.
+constexpr int64_t kColdBytes = int64_t{80} << 20;
+
+struct Candidate {
+  cublasLtMatmulAlgo_t algo;
+  float ms = std::numeric_limits<float>::infinity();  // a run
+};
+
+void SortByTime(std::vector<Candidate>* candidates) {
+  std::sort(candidates->begin(), candidates->end(),
+            [](const Candidate& a, const Candidate& b) { return a.ms < b.ms; });
+}
+
+template <class T>
+T Get(const cublasLtMatmulAlgo_t& algo,
+      cublasLtMatmulAlgoConfigAttributes_t name) {
+  T value = {};
+  size_t written = 0;
+  cublasLtMatmulAlgoConfigGetAttribute(&algo, name, &value, sizeof(value),
+                                       &written);
+  return value;
+}
+template <class T>
+void Set(cublasLtMatmulAlgo_t* algo, cublasLtMatmulAlgoConfigAttributes_t name,
+         T value) {
+  cublasLtMatmulAlgoConfigSetAttribute(algo, name, &value, sizeof(value));
+}
+int32_t TileOf(const cublasLtMatmulAlgo_t& algo) {
+  return Get<int32_t>(algo, CUBLASLT_ALGO_CONFIG_TILE_ID);
+}
+int32_t IdOf(const cublasLtMatmulAlgo_t& algo) {
+  return Get<int32_t>(algo, CUBLASLT_ALGO_CONFIG_ID);
+}
+
+int32_t MostOf(const cublasLtMatmulAlgo_t& algo,
+               cublasLtMatmulAlgoCapAttributes_t name) {
+  int32_t value = 0;
+  size_t written = 0;
+  cublasLtMatmulAlgoCapGetAttribute(&algo, name, &value, sizeof(value),
+                                    &written);
+  return value;
+}
+std::vector<int32_t> TilesOf(const cublasLtMatmulAlgo_t& algo) {
+  size_t bytes = 0;
+  cublasLtMatmulAlgoCapGetAttribute(&algo, CUBLASLT_ALGO_CAP_TILE_IDS, nullptr,
+                                    0, &bytes);
+  std::vector<int32_t> tiles(bytes / sizeof(int32_t));
+  if (bytes > 0) {
+    cublasLtMatmulAlgoCapGetAttribute(&algo, CUBLASLT_ALGO_CAP_TILE_IDS,
+                                      tiles.data(), bytes, &bytes);
+  }
+  return tiles;
+}
+
+// Parts of a split sum stay float32 until they are added: in 16 bits each
+// would be rounded.
+constexpr uint32_t kParts = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+
+class Search {
+ public:
+  Search(const ProductProblem& problem, const ProductRuntime& runtime,
+         cudaStream_t stream)
+      : problem_(problem), runtime_(runtime), stream_(stream) {}
+
+  absl::StatusOr<std::vector<Candidate>> Guess();
+  // Sorts by time; those that do not run go.
+  absl::Status Time(int runs, std::vector<Candidate>* candidates);
+  // Replaces guesses by what varying them gives.
+  absl::Status Vary(std::vector<Candidate>* guesses);
+
+ private:
+  bool Exists(const cublasLtMatmulAlgo_t& algo) const;
+  std::vector<Candidate> TileVariants(const Candidate& guess) const;
+  std::vector<Candidate> Combinations(const Candidate& of_tile) const;
+  // Infinite: it does not run.  Errors: the device's.
+  absl::StatusOr<float> MillisecondsOf(const cublasLtMatmulAlgo_t& algo,
+                                       int runs) const;
+
+  const ProductProblem& problem_;
+  const ProductRuntime& runtime_;
+  const cudaStream_t stream_;
+};
+
+absl::StatusOr<std::vector<Candidate>> Search::Guess() {
+  cublasLtMatmulPreference_t preference = nullptr;
+  H2O_RETURN_IF_ERROR(
+      ToStatus(cublasLtMatmulPreferenceCreate(&preference), "preference"));
+  const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t name,
+                          const auto& value) {
+    cublasLtMatmulPreferenceSetAttribute(preference, name, &value,
+                                         sizeof(value));
+  };
+  prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, runtime_.workspace_bytes);
+  prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, kParts);
+  std::vector<cublasLtMatmulHeuristicResult_t> found(kGuesses);
+  int count = 0;
+  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+      runtime_.handle, problem_.operation(), problem_.a(), problem_.b(),
+      problem_.d(), problem_.d(), preference, kGuesses, found.data(), &count);
+  cublasLtMatmulPreferenceDestroy(preference);
+  H2O_RETURN_IF_ERROR(ToStatus(status, "heuristic"));
+  if (count == 0) return absl::InternalError("cuBLAS knows no such product");
+  std::vector<Candidate> guesses;
+  for (int i = 0; i < count; ++i) guesses.push_back({found[i].algo});
+  return guesses;
+}
+
+bool Search::Exists(const cublasLtMatmulAlgo_t& algo) const {
+  cublasLtMatmulHeuristicResult_t result = {};
+  return cublasLtMatmulAlgoCheck(runtime_.handle, problem_.operation(),
+                                 problem_.a(), problem_.b(), problem_.d(),
+                                 problem_.d(), &algo,
+                                 &result) == CUBLAS_STATUS_SUCCESS &&
+         result.workspaceSize <= runtime_.workspace_bytes;
+}
+
+std::vector<Candidate> Search::TileVariants(const Candidate& guess) const {
+  std::vector<Candidate> variants;
+  for (int32_t tile : TilesOf(guess.algo)) {
+    for (uint16_t cluster : kFirstClusters) {
+      Candidate variant = {guess.algo};
+      Set(&variant.algo, CUBLASLT_ALGO_CONFIG_TILE_ID, tile);
+      Set(&variant.algo, CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, cluster);
+      if (Exists(variant.algo)) variants.push_back(variant);
+    }
+  }
+  return variants;
+}
+
+std::vector<Candidate> Search::Combinations(const Candidate& of_tile) const {
+  const int32_t options =
+      MostOf(of_tile.algo, CUBLASLT_ALGO_CAP_CUSTOM_OPTION_MAX);
+  const bool splits = MostOf(of_tile.algo, CUBLASLT_ALGO_CAP_SPLITK_SUPPORT);
+  std::vector<Candidate> combinations;
+  for (uint16_t cluster : kClusters) {
+    for (int32_t option = 0; option <= options; ++option) {
+      for (int32_t split : kSplits) {
+        if (split > 1 && !splits) break;
+        Candidate c = {of_tile.algo};
+        Set(&c.algo, CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, cluster);
+        Set(&c.algo, CUBLASLT_ALGO_CONFIG_CUSTOM_OPTION, option);
+        Set(&c.algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, split);
+        Set(&c.algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME,
+            split > 1 ? kParts : uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
+        if (Exists(c.algo)) combinations.push_back(c);
+      }
+    }
+  }
+  return combinations;
+}
+
+absl::StatusOr<float> Search::MillisecondsOf(const cublasLtMatmulAlgo_t& algo,
+                                             int runs) const {
+  // The first run may load the kernel.
+  if (problem_.Run(runtime_, algo, stream_) != CUBLAS_STATUS_SUCCESS) {
+    return std::numeric_limits<float>::infinity();
+  }
+  const bool cold = problem_.weight_bytes() < kColdBytes;
+  float sum = 0;
+  for (int run = 0; run < runs;) {
+    // Many in a row where memory is cold anyway: what one adds to the other's
+    // end counts, too.
+    const int at_once = cold ? 1 : runs;
+    if (cold) {
+      cudaMemsetAsync(runtime_.workspace, 0, runtime_.workspace_bytes, stream_);
+    }
+    cudaEventRecord(runtime_.begin, stream_);
+    for (int i = 0; i < at_once; ++i) problem_.Run(runtime_, algo, stream_);
+    cudaEventRecord(runtime_.end, stream_);
+    H2O_RETURN_IF_ERROR(
+        ToStatus(cudaEventSynchronize(runtime_.end), "a product's kernel"));
+    float ms = 0;
+    cudaEventElapsedTime(&ms, runtime_.begin, runtime_.end);
+    sum += ms;
+    run += at_once;
+  }
+  return sum / static_cast<float>(runs);
+}
+
+absl::Status Search::Time(int runs, std::vector<Candidate>* candidates) {
+  for (Candidate& c : *candidates) {
+    H2O_ASSIGN_OR_RETURN(const float ms, MillisecondsOf(c.algo, runs));
+    c.ms = std::min(c.ms, ms);
+  }
+  std::erase_if(*candidates, [](const Candidate& c) {
+    return c.ms == std::numeric_limits<float>::infinity();
+  });
+  if (candidates->empty()) {
+    return absl::InternalError("none of cuBLAS's kernels runs this product");
+  }
+  SortByTime(candidates);
+  return absl::OkStatus();
+}
+
+absl::Status Search::Vary(std::vector<Candidate>* guesses) {
+  std::vector<Candidate> tiles = *guesses;
+  std::vector<int32_t> ids;
+  for (const Candidate& guess : *guesses) {
+    const int32_t id = IdOf(guess.algo);
+    if (std::find(ids.begin(), ids.end(), id) != ids.end()) continue;
+    ids.push_back(id);
+    const std::vector<Candidate> variants = TileVariants(guess);
+    tiles.insert(tiles.end(), variants.begin(), variants.end());
+  }
+  H2O_RETURN_IF_ERROR(Time(kSearchRuns, &tiles));
+
+  std::vector<Candidate> finalists = *guesses;
+  std::vector<int32_t> varied;
+  for (const Candidate& of_tile : tiles) {
+    const int32_t tile = TileOf(of_tile.algo);
+    if (std::find(varied.begin(), varied.end(), tile) != varied.end()) continue;
+    if (varied.size() == kTiles) break;
+    varied.push_back(tile);
+    std::vector<Candidate> combinations = Combinations(of_tile);
+    combinations.push_back(of_tile);
+    H2O_RETURN_IF_ERROR(Time(kSearchRuns, &combinations));
+    combinations.resize(std::min(combinations.size(), kFinalists));
+    finalists.insert(finalists.end(), combinations.begin(), combinations.end());
+  }
+  SortByTime(&finalists);
+  finalists.resize(std::min(finalists.size(), kFinalists));
+  for (Candidate& c : finalists) c.ms = std::numeric_limits<float>::infinity();
+  for (int round = 0; round < kFinalRounds; ++round) {
+    H2O_RETURN_IF_ERROR(Time(kFinalRuns, &finalists));
+  }
+  *guesses = std::move(finalists);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<cublasLtMatmulAlgo_t> ChooseProductAlgo(
+    const ProductProblem& problem, SearchEffort effort,
+    const ProductRuntime& runtime, cudaStream_t stream) {
+  Search search(problem, runtime, stream);
+  H2O_ASSIGN_OR_RETURN(std::vector<Candidate> candidates, search.Guess());
+  if (effort == SearchEffort::kGuess) return candidates[0].algo;
+  for (int round = 0; round < kTimedRounds; ++round) {
+    H2O_RETURN_IF_ERROR(search.Time(kTimedRuns, &candidates));
+  }
+  if (effort == SearchEffort::kSearch) {
+    H2O_RETURN_IF_ERROR(search.Vary(&candidates));
+  }
+  return candidates[0].algo;
+}
+
+}  // namespace h2o::cuda
