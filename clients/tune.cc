@@ -22,11 +22,6 @@
 namespace h2o {
 namespace {
 
-// Products of more rows are bound by arithmetic, and a GPU by the power that it
-// may draw: what is found to be fastest for a moment is not for long, and
-// cuBLASLt's guesses are as good (docs/performance.md).
-constexpr int64_t kMostRows = 256;
-
 struct TuneFlags {
   ModelFlags model;
   std::string device = "cuda";
@@ -35,6 +30,10 @@ struct TuneFlags {
   int max_sequences = 256;
   std::vector<int64_t> rows;  // empty: all that a server of this kind meets
 };
+
+int64_t MostRows(const TuneFlags& flags, const OptConfig& config) {
+  return std::max(flags.max_sequences, config.max_positions);
+}
 
 // One layer of one rank's part of a model, with dummy weights: all matrix
 // products that the rank will ever take.
@@ -46,7 +45,7 @@ class Layer {
                                                        const ShardSpec& shard);
 
   const Backend& backend() const { return *backend_; }
-  // Of a decode step of this many rows.
+  // Of a step of this many rows.
   absl::Status Run(int64_t rows);
 
  private:
@@ -61,6 +60,7 @@ class Layer {
   std::unique_ptr<Forward> forward_;
   Buffer residual_;
   Buffer zeros_;  // tokens and positions
+  int64_t max_logit_rows_ = 0;
 };
 
 absl::StatusOr<std::unique_ptr<Layer>> Layer::Create(const TuneFlags& flags,
@@ -86,17 +86,20 @@ absl::StatusOr<std::unique_ptr<Layer>> Layer::Create(const TuneFlags& flags,
       LoadShardWeights(layer->config_, layer->shard_,
                        {nullptr, model.dummy_seed, dtype, 1, {}},
                        layer->backend_.get()));
-  H2O_ASSIGN_OR_RETURN(layer->forward_,
-                       Forward::Create(layer->config_, layer->shard_,
-                                       layer->weights_, layer->backend_.get(),
-                                       &layer->alone_, kMostRows, kMostRows));
+  layer->max_logit_rows_ = layer->backend_->BatchBucket(flags.max_sequences);
+  const int64_t most =
+      std::max<int64_t>(layer->max_logit_rows_, config.max_positions);
+  H2O_ASSIGN_OR_RETURN(
+      layer->forward_,
+      Forward::Create(layer->config_, layer->shard_, layer->weights_,
+                      layer->backend_.get(), &layer->alone_, most,
+                      layer->max_logit_rows_));
   H2O_ASSIGN_OR_RETURN(
       layer->residual_,
-      layer->backend_->Allocate(kMostRows * AlignedStride(config.hidden_size) *
+      layer->backend_->Allocate(most * AlignedStride(config.hidden_size) *
                                 int64_t{sizeof(float)}));
-  H2O_ASSIGN_OR_RETURN(
-      layer->zeros_,
-      layer->backend_->Allocate(kMostRows * int64_t{sizeof(int32_t)}));
+  H2O_ASSIGN_OR_RETURN(layer->zeros_, layer->backend_->Allocate(
+                                          most * int64_t{sizeof(int32_t)}));
   return layer;
 }
 
@@ -113,17 +116,21 @@ absl::Status Layer::Run(int64_t rows) {
         backend_->CopyRows(qkv.data, qkv.stride * element, out.data,
                            out.stride * element, out.columns * element, rows);
       }));
-  forward_->Logits(forward_->Features(rows));
+  if (rows <= max_logit_rows_) forward_->Logits(forward_->Features(rows));
   return backend_->Synchronize();
 }
 
-// Of decode steps.
-std::vector<int64_t> RowsOf(const TuneFlags& flags, const Backend& backend) {
+// Of decode steps, and of prompts packed, of which only a number of sizes have
+// choices of their own.
+std::vector<int64_t> RowsOf(const TuneFlags& flags, const OptConfig& config,
+                            const Backend& backend) {
   std::set<int64_t> rows(flags.rows.begin(), flags.rows.end());
   if (!rows.empty()) return {rows.begin(), rows.end()};
   for (int n = 1; n <= flags.max_sequences; ++n) {
-    rows.insert(std::min(backend.BatchBucket(n), kMostRows));
+    rows.insert(backend.BatchBucket(n));
   }
+  constexpr int kStep = 256;
+  for (int n = kStep; n <= config.max_positions; n += kStep) rows.insert(n);
   return {rows.begin(), rows.end()};
 }
 
@@ -154,12 +161,19 @@ absl::Status RunTune(const TuneFlags& flags) {
   }
   H2O_ASSIGN_OR_RETURN(const OptConfig config, ConfigOf(flags.model.spec));
   H2O_RETURN_IF_ERROR(ValidateTensorParallel(config, flags.tp));
+  for (int64_t n : flags.rows) {
+    if (n > MostRows(flags, config)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("rows ", n, "; a step of ", config.name, " has at most ",
+                       MostRows(flags, config), " of them"));
+    }
+  }
   const std::vector<ShardSpec> shards = DistinctShards(config, flags.tp);
   ProgressBar bar(absl::StrCat("tuning ", config.name));
   for (size_t s = 0; s < shards.size(); ++s) {
     H2O_ASSIGN_OR_RETURN(std::unique_ptr<Layer> layer,
                          Layer::Create(flags, device, config, shards[s]));
-    const std::vector<int64_t> rows = RowsOf(flags, layer->backend());
+    const std::vector<int64_t> rows = RowsOf(flags, config, layer->backend());
     for (size_t r = 0; r < rows.size(); ++r) {
       bar.Set(static_cast<double>(s * rows.size() + r) /
               static_cast<double>(shards.size() * rows.size()));
@@ -198,9 +212,9 @@ void AddTuneCommand(CLI::App* app, int* exit_code) {
       ->capture_default_str();
   command
       ->add_option("--rows", flags->rows,
-                   "Sequences that decode at once, to tune for these numbers "
-                   "alone; without it all up to --max-sequences")
-      ->check(CLI::Range(int64_t{1}, kMostRows));
+                   "Tune for steps of these numbers of rows alone, sequences "
+                   "that decode or tokens of prompts; without it for all")
+      ->check(CLI::PositiveNumber);
   command->callback(
       [flags, exit_code] { *exit_code = ExitCodeOf(RunTune(*flags)); });
 }

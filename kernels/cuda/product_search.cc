@@ -16,11 +16,13 @@ constexpr int kGuesses = 48;
 constexpr int kTimedRounds = 3, kTimedRuns = 2;
 
 // Of a search: tiles of which all combinations are tried, and candidates that
-// meet in the end, in turn, as a clock that rises or falls must not decide.
+// meet in the end.  They take turns, each for as long as a GPU needs to come to
+// the clock that its power allows; the first turns only warm it.
 constexpr size_t kTiles = 12;
 constexpr int kSearchRuns = 2;
-constexpr size_t kFinalists = 10;
-constexpr int kFinalRounds = 5, kFinalRuns = 4;
+constexpr size_t kFinalists = 8;
+constexpr int kFinalRounds = 4;
+constexpr float kFinalMs = 100;
 
 // What a combination is made of.
 constexpr uint16_t kFirstClusters[] = {CUBLASLT_CLUSTER_SHAPE_1x1x1,
@@ -33,7 +35,8 @@ constexpr uint16_t kClusters[] = {
 constexpr int32_t kSplits[] = {1, 2, 3, 4, 6};
 
 // Weights of fewer bytes may still lie in a cache from the run before, where a
-// layer of a model would not find them.
+// layer of a model would not find them: memory is written in between, which
+// takes all candidates as long.
 constexpr int64_t kColdBytes = int64_t{80} << 20;
 
 struct Candidate {
@@ -100,8 +103,10 @@ class Search {
   absl::StatusOr<std::vector<Candidate>> Guess();
   // Sorts by time; those that do not run go.
   absl::Status Time(int runs, std::vector<Candidate>* candidates);
-  // Replaces guesses by what varying them gives.
+  // Replaces guesses, which are timed, by the fastest of what varying them
+  // gives; Compare then sorts these by how long they take for long.
   absl::Status Vary(std::vector<Candidate>* guesses);
+  absl::Status Compare(std::vector<Candidate>* finalists);
 
  private:
   bool Exists(const cublasLtMatmulAlgo_t& algo) const;
@@ -190,26 +195,19 @@ absl::StatusOr<float> Search::MillisecondsOf(const cublasLtMatmulAlgo_t& algo,
   if (problem_.Run(runtime_, algo, stream_) != CUBLAS_STATUS_SUCCESS) {
     return std::numeric_limits<float>::infinity();
   }
-  const bool cold = problem_.weight_bytes() < kColdBytes;
-  float sum = 0;
-  for (int run = 0; run < runs;) {
-    // Many in a row where memory is cold anyway: what one adds to the other's
-    // end counts, too.
-    const int at_once = cold ? 1 : runs;
-    if (cold) {
+  cudaEventRecord(runtime_.begin, stream_);
+  for (int run = 0; run < runs; ++run) {
+    if (problem_.weight_bytes() < kColdBytes) {
       cudaMemsetAsync(runtime_.workspace, 0, runtime_.workspace_bytes, stream_);
     }
-    cudaEventRecord(runtime_.begin, stream_);
-    for (int i = 0; i < at_once; ++i) problem_.Run(runtime_, algo, stream_);
-    cudaEventRecord(runtime_.end, stream_);
-    H2O_RETURN_IF_ERROR(
-        ToStatus(cudaEventSynchronize(runtime_.end), "a product's kernel"));
-    float ms = 0;
-    cudaEventElapsedTime(&ms, runtime_.begin, runtime_.end);
-    sum += ms;
-    run += at_once;
+    problem_.Run(runtime_, algo, stream_);
   }
-  return sum / static_cast<float>(runs);
+  cudaEventRecord(runtime_.end, stream_);
+  H2O_RETURN_IF_ERROR(
+      ToStatus(cudaEventSynchronize(runtime_.end), "a product's kernel"));
+  float ms = 0;
+  cudaEventElapsedTime(&ms, runtime_.begin, runtime_.end);
+  return ms / static_cast<float>(runs);
 }
 
 absl::Status Search::Time(int runs, std::vector<Candidate>* candidates) {
@@ -254,11 +252,23 @@ absl::Status Search::Vary(std::vector<Candidate>* guesses) {
   }
   SortByTime(&finalists);
   finalists.resize(std::min(finalists.size(), kFinalists));
-  for (Candidate& c : finalists) c.ms = std::numeric_limits<float>::infinity();
-  for (int round = 0; round < kFinalRounds; ++round) {
-    H2O_RETURN_IF_ERROR(Time(kFinalRuns, &finalists));
-  }
   *guesses = std::move(finalists);
+  return absl::OkStatus();
+}
+
+absl::Status Search::Compare(std::vector<Candidate>* finalists) {
+  const int runs =
+      std::max(kTimedRuns, static_cast<int>(kFinalMs / finalists->front().ms));
+  std::vector<float> sums(finalists->size(), 0);
+  for (int round = 0; round < kFinalRounds; ++round) {
+    for (size_t i = 0; i < sums.size(); ++i) {
+      H2O_ASSIGN_OR_RETURN(const float ms,
+                           MillisecondsOf((*finalists)[i].algo, runs));
+      if (round > 0) sums[i] += ms;
+    }
+  }
+  for (size_t i = 0; i < sums.size(); ++i) (*finalists)[i].ms = sums[i];
+  SortByTime(finalists);
   return absl::OkStatus();
 }
 
@@ -275,6 +285,7 @@ absl::StatusOr<cublasLtMatmulAlgo_t> ChooseProductAlgo(
   }
   if (effort == SearchEffort::kSearch) {
     H2O_RETURN_IF_ERROR(search.Vary(&candidates));
+    H2O_RETURN_IF_ERROR(search.Compare(&candidates));
   }
   return candidates[0].algo;
 }
