@@ -151,10 +151,6 @@ class Backend : public Device {
                        Matrix out) = 0;
   virtual void Linear(Matrix x, const LinearWeights& weights, Epilogue epilogue,
                       Matrix y) = 0;
-  // Attention over `items` heads comes next, then a product with `weights`.  A
-  // device whose memory would be idle meanwhile may fetch some of them into its
-  // cache.
-  virtual void Prefetch(const StoredMatrix& weights, int64_t items) = 0;
   // out[i] = x[rows[i]].
   virtual void GatherRows(Matrix x, const int32_t* rows, Matrix out) = 0;
 

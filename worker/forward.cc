@@ -130,7 +130,6 @@ absl::Status Forward::Layers(int begin, int end, Matrix x, Attend attend) {
   for (int layer = begin; layer < end; ++layer) {
     const LayerWeights& w = weights_.layers[layer];
     backend_->Linear(normed, w.qkv, Epilogue::kNone, qkv);
-    backend_->Prefetch(w.out.weight, x.rows * shard_.heads.size());
     attend(layer, qkv, attention);
     backend_->Linear(attention, w.out, Epilogue::kNone, from_attention.mine);
     H2O_RETURN_IF_ERROR(AddNorm(x, from_attention, w.out_bias, place(),

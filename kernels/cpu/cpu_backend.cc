@@ -197,8 +197,6 @@ class CpuBackend final : public Backend {
     }
   }
 
-  void Prefetch(const StoredMatrix&, int64_t) override {}
-
   void GatherRows(Matrix x, const int32_t* rows, Matrix out) override {
     for (int64_t i = 0; i < out.rows; ++i) {
       std::copy_n(x.Row(rows[i]), x.columns, out.Row(i));

@@ -19,11 +19,6 @@ namespace {
 
 using cuda::ToStatus;
 
-// What Prefetch asks for: about what the memory gives while a kernel of few
-// blocks runs (docs/performance.md).
-constexpr int64_t kPrefetchBytes = int64_t{40} << 20;
-constexpr int64_t kFewItems = 128;
-
 // Host memory that the GPU reads directly, handed out in a ring: a part is
 // free again once the copy from it is done.
 class UploadRing {
@@ -99,8 +94,6 @@ class CudaBackend final : public Backend {
       if (mark != nullptr) cudaEventDestroy(mark);
     }
     products_.reset();
-    if (fork_ != nullptr) cudaEventDestroy(fork_);
-    if (side_ != nullptr) cudaStreamDestroy(side_);
     if (stream_ != nullptr) cudaStreamDestroy(stream_);
   }
 
@@ -108,10 +101,6 @@ class CudaBackend final : public Backend {
     H2O_RETURN_IF_ERROR(ToStatus(cudaSetDevice(options_.ordinal), "device"));
     H2O_RETURN_IF_ERROR(ToStatus(
         cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream"));
-    H2O_RETURN_IF_ERROR(ToStatus(
-        cudaStreamCreateWithFlags(&side_, cudaStreamNonBlocking), "stream"));
-    H2O_RETURN_IF_ERROR(ToStatus(
-        cudaEventCreateWithFlags(&fork_, cudaEventDisableTiming), "event"));
     H2O_RETURN_IF_ERROR(ring_.Init());
     H2O_ASSIGN_OR_RETURN(
         products_, cuda::LinearProducts::Create(options_.cache_directory,
@@ -204,9 +193,7 @@ class CudaBackend final : public Backend {
                       absl::FunctionRef<absl::Status()> work) override {
     const auto [it, first] = recordings_.emplace(key, nullptr);
     if (first) {
-      H2O_RETURN_IF_ERROR(work());
-      Join();
-      return absl::OkStatus();
+      return work();
     }
     if (it->second == nullptr) {
       H2O_ASSIGN_OR_RETURN(it->second, Record(work));
@@ -273,20 +260,6 @@ class CudaBackend final : public Backend {
                       options_.dtype, stream_),
            "Gelu");
     }
-  }
-  void Prefetch(const StoredMatrix& weights, int64_t items) override {
-    // With more items attention itself keeps the memory busy.
-    if (items > kFewItems) return;
-    const int64_t row_bytes = weights.stride * SizeOf(weights.dtype);
-    const int64_t bytes =
-        std::min(kPrefetchBytes / weights.rows, row_bytes) / 128 * 128;
-    if (bytes == 0) return;
-    Note(cudaEventRecord(fork_, stream_), "fork");
-    Note(cudaStreamWaitEvent(side_, fork_, 0), "fork");
-    Note(cuda::PrefetchRows(weights.data, weights.rows, row_bytes, Int(bytes),
-                            side_),
-         "PrefetchRows");
-    forked_ = true;
   }
   void GatherRows(Matrix x, const int32_t* rows, Matrix out) override {
     Note(cuda::GatherRows(x.data, x.stride, rows, Int(out.rows),
@@ -391,20 +364,12 @@ class CudaBackend final : public Backend {
   }
   void Note(absl::Status status) { failure_.Update(status); }
 
-  // What was forked from the stream goes on no longer than it.
-  void Join() {
-    if (!std::exchange(forked_, false)) return;
-    Note(cudaEventRecord(fork_, side_), "join");
-    Note(cudaStreamWaitEvent(stream_, fork_, 0), "join");
-  }
-
   absl::StatusOr<cudaGraphExec_t> Record(
       absl::FunctionRef<absl::Status()> work) {
     H2O_RETURN_IF_ERROR(ToStatus(
         cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal),
         "begin of recording"));
     const absl::Status status = work();
-    Join();
     cudaGraph_t graph = nullptr;
     const cudaError_t ended = cudaStreamEndCapture(stream_, &graph);
     H2O_RETURN_IF_ERROR(status);
@@ -419,9 +384,6 @@ class CudaBackend final : public Backend {
 
   const CudaBackendOptions options_;
   cudaStream_t stream_ = nullptr;
-  cudaStream_t side_ = nullptr;  // of prefetches
-  cudaEvent_t fork_ = nullptr;
-  bool forked_ = false;
   UploadRing ring_;
   std::unique_ptr<cuda::LinearProducts> products_;
   Buffer row_sums_, column_sums_;  // [heads, rows] float32, of a prefill

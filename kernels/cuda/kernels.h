@@ -130,11 +130,6 @@ cudaError_t GatherRows(const void* x, int64_t x_stride, const int32_t* rows_of,
                        int count, int columns, DType dtype, void* out,
                        int64_t out_stride, cudaStream_t stream);
 
-// Asks the L2 cache for the first `bytes` (a multiple of 128) of each of `rows`
-// rows, `stride_bytes` apart.
-cudaError_t PrefetchRows(const void* data, int64_t rows, int64_t stride_bytes,
-                         int bytes, cudaStream_t stream);
-
 // ---- tokens ----------------------------------------------------------------
 
 // Row r runs sequence states[slots[r]]: its token, its position and its heads.

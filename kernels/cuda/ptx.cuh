@@ -185,20 +185,6 @@ __device__ __forceinline__ void StoreToRank(uint64_t* shared, int rank,
 #endif
 }
 
-// Asks the L2 cache for `bytes` bytes, a multiple of 128, of global memory.
-__device__ __forceinline__ void PrefetchBytes(const void* global, int bytes) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global),
-               "r"(bytes)
-               : "memory");
-#else
-  for (int at = 0; at < bytes; at += 128) {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(
-        static_cast<const char*>(global) + at));
-  }
-#endif
-}
-
 // ---- memory that others write -----------------------------------------------
 
 // Loads that ask memory every time, and stores that go there at once; each is

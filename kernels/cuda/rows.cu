@@ -100,12 +100,6 @@ __global__ void __launch_bounds__(kThreads)
   Store(values, at);
 }
 
-__global__ void PrefetchRowsKernel(const char* data, int64_t rows,
-                                   int64_t stride_bytes, int bytes) {
-  const int64_t row = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (row < rows) PrefetchBytes(data + row * stride_bytes, bytes);
-}
-
 }  // namespace
 
 cudaError_t Embed(const int32_t* tokens, int rows, int first_token,
@@ -146,15 +140,6 @@ cudaError_t Gelu(void* y, int64_t stride, int rows, int columns, DType dtype,
     return Launch(GeluKernel<T>, GridOfRows(rows, columns), kThreads, stream,
                   static_cast<T*>(y), stride, columns);
   });
-}
-
-cudaError_t PrefetchRows(const void* data, int64_t rows, int64_t stride_bytes,
-                         int bytes, cudaStream_t stream) {
-  constexpr int kThreads = 256;
-  PrefetchRowsKernel<<<static_cast<int>(CeilDiv(rows, kThreads)), kThreads, 0,
-                       stream>>>(static_cast<const char*>(data), rows,
-                                 stride_bytes, bytes);
-  return cudaGetLastError();
 }
 
 }  // namespace h2o::cuda
