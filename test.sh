@@ -5,6 +5,8 @@
 #   ./test.sh --sanitize   unit and multi-process tests under the address,
 #                          undefined-behaviour and thread sanitizers
 #   ./test.sh --no-grpc    builds and tests all that needs no gRPC
+#   ./test.sh --cuda       builds the GPU worker for Hopper, without gRPC, and runs
+#                          its tests; those that need a GPU say so where none is
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -35,8 +37,12 @@ case "${1:-}" in
   --no-grpc)
     build_and_test no-grpc 'unit|multiproc'
     ;;
+  --cuda)
+    build_and_test cuda 'unit|gpu' -DCMAKE_CUDA_ARCHITECTURES=90a-real \
+      -DH2O_WITH_GRPC=OFF
+    ;;
   *)
-    sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
     exit 1
     ;;
 esac
