@@ -1,5 +1,6 @@
 #include "clients/all_reduce_times.h"
 
+#include <errno.h>
 #include <poll.h>
 #include <sched.h>
 
@@ -15,8 +16,8 @@
 #include "base/check.h"
 #include "base/dtype.h"
 #include "base/status_macros.h"
-#include "clients/bench_report.h"
 #include "clients/forked_ranks.h"
+#include "clients/quantile.h"
 #include "clients/step_pipe.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/find_device.h"
@@ -236,11 +237,13 @@ absl::StatusOr<Times> MeasureThreads(const AllReduceOptions& options) {
 // What a rank says at the end.
 absl::StatusOr<Times> ReadTimes(const ForkedRanks& ranks, size_t rank) {
   const absl::StatusOr<RankNews> news = ReadNews(ranks.sockets()[rank].get());
-  if (news.ok() && std::holds_alternative<RankTimes>(*news)) {
-    return std::get<RankTimes>(*news).times;
+  absl::Status why = news.status();
+  if (news.ok()) {
+    if (const auto* times = std::get_if<RankTimes>(&*news)) return times->times;
+    const auto* failure = std::get_if<RankFailure>(&*news);
+    why = failure != nullptr ? failure->status
+                             : absl::InternalError("news of another kind");
   }
-  const absl::Status why =
-      news.ok() ? std::get<RankFailure>(*news).status : news.status();
   return absl::Status(why.code(), absl::StrCat("all-reduces: rank ", rank, ": ",
                                                why.message()));
 }
@@ -254,8 +257,10 @@ absl::StatusOr<Times> Await(const ForkedRanks& ranks, double patience_seconds) {
   }
   std::vector<Times> times(silent.size());
   for (size_t spoken = 0; spoken < silent.size();) {
-    if (poll(silent.data(), silent.size(),
-             static_cast<int>(1e3 * patience_seconds)) <= 0) {
+    const int heard = poll(silent.data(), silent.size(),
+                           static_cast<int>(1e3 * patience_seconds));
+    if (heard < 0 && errno == EINTR) continue;
+    if (heard <= 0) {
       return absl::UnavailableError(absl::StrCat(
           "all-reduces: ranks say nothing for ", patience_seconds, " s"));
     }

@@ -24,9 +24,11 @@ struct BenchLoad {
 // What the machine of a run can do: all ranks together.
 struct BenchMachine {
   double read_bytes_per_second = 0;
-  double flops_per_second = 0;             // of the products that are used
-  int activation_bytes = 4;                // of an element that ranks sum
-  std::vector<AllReduceTime> all_reduces;  // none: one rank
+  double flops_per_second = 0;  // of the products that are used
+  int activation_bytes = 4;     // of an element that ranks sum
+  // None: one rank.  Between GPUs NCCL's: the fused sums of a layer may take
+  // less.
+  std::vector<AllReduceTime> all_reduces;
 };
 
 struct BenchFloor {

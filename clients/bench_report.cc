@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "clients/quantile.h"
 
 namespace h2o {
 namespace {
@@ -178,9 +179,10 @@ void PrintText(const Json& json, bool gpu) {
   const Json& least = json["all_reduces"].front();
   const Json& most = json["all_reduces"].back();
   std::printf(
-      "with all-reduces, alone %.1f us of %.0f KB to %.1f us of %.0f:\n",
-      least["median_us"].get<double>(), least["bytes"].get<double>() / 1e3,
-      most["median_us"].get<double>(), most["bytes"].get<double>() / 1e3);
+      "with %sall-reduces, alone %.1f us of %.0f KB to %.1f us of %.0f:\n",
+      gpu ? "NCCL's " : "", least["median_us"].get<double>(),
+      least["bytes"].get<double>() / 1e3, most["median_us"].get<double>(),
+      most["bytes"].get<double>() / 1e3);
   PrintFloor(json["with_all_reduces"]);
 }
 
@@ -210,14 +212,6 @@ void FullBatchSteps::OnToken(double now, bool first, bool last) {
   tokens_ = 0;
   if (last_step_ >= 0) seconds_.push_back(now - last_step_);
   last_step_ = now;
-}
-
-double Quantile(std::vector<double> values, double q) {
-  if (values.empty()) return 0;
-  const size_t i =
-      std::min(values.size() - 1, static_cast<size_t>(q * values.size()));
-  std::nth_element(values.begin(), values.begin() + i, values.end());
-  return values[i];
 }
 
 MachineRates BenchCeilings::Mean() const {

@@ -38,9 +38,6 @@ class FullBatchSteps {
   std::vector<double> seconds_;
 };
 
-// The q-quantile (0..1) of `values`, 0 without any.
-double Quantile(std::vector<double> values, double q);
-
 // When the tokens of one request came.
 struct Arrivals {
   double first = 0, last = 0;

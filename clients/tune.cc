@@ -1,6 +1,5 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cstdio>
 #include <memory>
 #include <set>
 #include <utility>
@@ -13,6 +12,7 @@
 #include "clients/progress_bar.h"
 #include "flags/flags.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/product_choices.h"
 #include "kernels/find_device.h"
 #include "model/model_spec.h"
 #include "parallel/solo_communicator.h"
@@ -35,8 +35,8 @@ int64_t MostRows(const TuneFlags& flags, const OptConfig& config) {
   return std::max(flags.max_sequences, config.max_positions);
 }
 
-// One layer of one rank's part of a model, with dummy weights: all matrix
-// products that the rank will ever take.
+// One layer of one rank's part of a model, with dummy weights: the matrix
+// products of its steps.
 class Layer {
  public:
   static absl::StatusOr<std::unique_ptr<Layer>> Create(const TuneFlags& flags,
@@ -120,8 +120,9 @@ absl::Status Layer::Run(int64_t rows) {
   return backend_->Synchronize();
 }
 
-// Of decode steps, and of prompts packed, of which only a number of sizes have
-// choices of their own.
+// Of decode steps, and of prompts packed, as far as these share choices.  What
+// is left out, packs of few tokens and the logits behind a pack, chooses
+// quickly when it comes.
 std::vector<int64_t> RowsOf(const TuneFlags& flags, const OptConfig& config,
                             const Backend& backend) {
   std::set<int64_t> rows(flags.rows.begin(), flags.rows.end());
@@ -129,8 +130,11 @@ std::vector<int64_t> RowsOf(const TuneFlags& flags, const OptConfig& config,
   for (int n = 1; n <= flags.max_sequences; ++n) {
     rows.insert(backend.BatchBucket(n));
   }
-  constexpr int kStep = 256;
-  for (int n = kStep; n <= config.max_positions; n += kStep) rows.insert(n);
+  for (int n = 1; n <= config.max_positions; ++n) {
+    const int64_t shared = cuda::ChoiceRows(n);
+    if (shared != n)
+      rows.insert(std::min<int64_t>(shared, config.max_positions));
+  }
   return {rows.begin(), rows.end()};
 }
 

@@ -15,11 +15,11 @@ set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
 find_package(CUDAToolkit REQUIRED)
 
-find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+find_path(NCCL_INCLUDE_DIR nccl_device.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
 find_library(NCCL_LIBRARY nccl HINTS ${CUDAToolkit_LIBRARY_DIR})
 if(NOT NCCL_INCLUDE_DIR OR NOT NCCL_LIBRARY)
-  message(FATAL_ERROR "NCCL (nccl.h, libnccl) was not found; it belongs to "
-    "packages libnccl-dev or to the CUDA toolkit's folder")
+  message(FATAL_ERROR "NCCL 2.28 or newer (nccl_device.h, libnccl) was not found; "
+    "it belongs to packages libnccl-dev or to the CUDA toolkit's folder")
 endif()
 add_library(h2o_nccl_import INTERFACE)
 target_include_directories(h2o_nccl_import INTERFACE ${NCCL_INCLUDE_DIR})

@@ -13,7 +13,7 @@ namespace h2o {
 // machine has no such device.
 absl::StatusOr<DeviceName> FindDevice(const std::string& text);
 
-// A device for who computes nothing on it: with next to no memory of its own.
+// A device for who computes nothing on it: with little memory of its own.
 // Errors: likewise.
 absl::StatusOr<std::unique_ptr<Device>> OpenDevice(const DeviceName& name);
 

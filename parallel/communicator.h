@@ -49,7 +49,8 @@ class Communicator {
 
   // `bytes` of every rank's device memory, zeroed, that all of them map, until
   // the communicator's end; size 0 where ranks cannot reach each other's.
-  // Called on all ranks alike.
+  // Called on all ranks alike, and waits for them without a deadline.
+  // Errors: the system's, if memory is short above all.
   virtual absl::StatusOr<PeerMemory> MapPeers(int64_t bytes) {
     static_cast<void>(bytes);
     return PeerMemory();

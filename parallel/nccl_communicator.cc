@@ -70,6 +70,11 @@ struct SharedMemory {
   ncclWindow_t window = nullptr;
 };
 
+void Release(ncclComm_t comm, const SharedMemory& shared) {
+  if (shared.window != nullptr) ncclCommWindowDeregister(comm, shared.window);
+  if (shared.data != nullptr) ncclMemFree(shared.data);
+}
+
 // NCCL's communicator, as long as anybody may still call into it.
 struct Handle {
   explicit Handle(ncclComm_t c) : comm(c) {}
@@ -92,12 +97,8 @@ void Destroy(Handle* handle) {
   int device = 0;
   ncclCommCuDevice(handle->comm, &device);
   cudaSetDevice(device);
-  for (const SharedMemory& shared : handle->shared) {
-    if (shared.window == nullptr) continue;
-    ncclCommWindowDeregister(handle->comm, shared.window);
-  }
+  for (const SharedMemory& s : handle->shared) Release(handle->comm, s);
   ncclCommDestroy(handle->comm);
-  for (const SharedMemory& shared : handle->shared) ncclMemFree(shared.data);
 }
 
 void GiveUp(Handle* handle) { ncclCommAbort(handle->comm); }
@@ -153,7 +154,7 @@ class NcclCommunicator final : public Communicator {
     std::lock_guard lock(handle_->calling);
     if (failure_.failed()) return failure_.Get();
     const ncclComm_t comm = handle_->comm;
-    SharedMemory shared;
+    SharedMemory& shared = handle_->shared.emplace_back();
     H2O_RETURN_IF_ERROR(
         ToStatus(ncclMemAlloc(&shared.data, bytes), "memory", comm));
     // Zeroed before anybody else has it.
@@ -164,18 +165,18 @@ class NcclCommunicator final : public Communicator {
         ncclCommWindowRegister(comm, shared.data, bytes, &shared.window,
                                NCCL_WIN_COLL_SYMMETRIC),
         "window", comm));
-    handle_->shared.push_back(shared);
     PeerMemory memory;
-    if (shared.window == nullptr || RanksInReach(comm) < size() ||
-        size() > PeerMemory::kMaxRanks) {
+    if (size() > PeerMemory::kMaxRanks ||
+        !IsMapped(comm, shared.window, size())) {
+      Release(comm, shared);
+      handle_->shared.pop_back();
       return memory;
     }
     memory.rank = rank();
     memory.size = size();
     memory.aborted = aborted_;
-    H2O_RETURN_IF_ERROR(
-        CudaStatus(PointersOfPeers(shared.window, size(), memory.of_rank),
-                   "pointers of peers"));
+    H2O_RETURN_IF_ERROR(CudaStatus(
+        PointersOfPeers(shared.window, size(), memory.of_rank), "peers"));
     return memory;
   }
 

@@ -15,7 +15,8 @@
 //          what was enqueued then never ends, and who watches the processes
 //          must know (WorkerGroup).
 // Abort    also makes NCCL give up what is running, without waiting for it,
-//          and sets the word that kernels over MapPeers glance at.
+//          and sets the word that kernels over MapPeers glance at; what they
+//          map may be gone before they see it, and the device then fails.
 //          What the device computed since is worthless, and graphs keep NCCL
 //          alive until they are destroyed: a process that must go ends by
 //          _exit.

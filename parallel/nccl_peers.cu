@@ -12,7 +12,13 @@ __global__ void PointersKernel(ncclWindow_t window, std::byte** of_rank) {
 
 }  // namespace
 
-int RanksInReach(ncclComm_t comm) { return ncclTeamLsa(comm).nRanks; }
+bool IsMapped(ncclComm_t comm, ncclWindow_t window, int size) {
+  cudaPointerAttributes attributes = {};
+  return window != nullptr &&
+         cudaPointerGetAttributes(&attributes, window) == cudaSuccess &&
+         attributes.type == cudaMemoryTypeDevice &&
+         ncclTeamLsa(comm).nRanks >= size;
+}
 
 cudaError_t PointersOfPeers(ncclWindow_t window, int size,
                             std::byte** of_rank) {
@@ -21,11 +27,12 @@ cudaError_t PointersOfPeers(ncclWindow_t window, int size,
   const cudaError_t taken = cudaMalloc(&on_device, bytes);
   if (taken != cudaSuccess) return taken;
   PointersKernel<<<1, size>>>(window, on_device);
-  // Waits for the kernel, and tells how it went.
-  const cudaError_t copied =
-      cudaMemcpy(of_rank, on_device, bytes, cudaMemcpyDeviceToHost);
+  cudaError_t status = cudaGetLastError();
+  if (status == cudaSuccess) {  // the copy waits for the kernel
+    status = cudaMemcpy(of_rank, on_device, bytes, cudaMemcpyDeviceToHost);
+  }
   cudaFree(on_device);
-  return copied;
+  return status;
 }
 
 }  // namespace h2o

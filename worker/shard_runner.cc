@@ -17,6 +17,7 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kv/kv_cache.h"
 #include "model/safetensors.h"
+#include "parallel/failure_latch.h"
 #include "worker/forward.h"
 #include "worker/shard_weights.h"
 #include "worker/step_workspace.h"
@@ -127,6 +128,7 @@ class Runner final : public ShardRunner {
   MemoryPlan memory_plan() const override { return memory_plan_; }
   std::string fingerprint() const override { return fingerprint_; }
   void Abort(absl::Status reason) override {
+    aborted_.Set(reason);
     communicator_->Abort(std::move(reason));
   }
 
@@ -187,6 +189,7 @@ class Runner final : public ShardRunner {
   const ShardSpec shard_;
   const int max_sequences_;
   const std::unique_ptr<Communicator> communicator_;
+  FailureLatch aborted_;
   std::string fingerprint_;
   MemoryPlan memory_plan_;
   std::unique_ptr<Backend> backend_;
@@ -401,7 +404,10 @@ absl::StatusOr<StepResult> Runner::Collect() {
   H2O_CHECK(!pending_.empty());
   Pending step = std::move(pending_.front());
   pending_.pop_front();
-  H2O_RETURN_IF_ERROR(backend_->Wait(step.end));
+  const absl::Status waited = backend_->Wait(step.end);
+  // An abort takes away memory that kernels may still use; it is the reason.
+  if (aborted_.failed()) return aborted_.Get();
+  H2O_RETURN_IF_ERROR(waited);
   StepResult& result = step.result;
   for (uint64_t id : step.retired) observed_.erase(id);
   for (const auto& [id, length] : step.admitted) observed_[id].length = length;

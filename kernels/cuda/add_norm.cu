@@ -160,7 +160,10 @@ __device__ __forceinline__ void PushAndAdd(const PeerSums& sums, uint32_t epoch,
   });
 }
 
-// Tells the peers that this rank's addend is there.
+// Tells the peers that this rank's addend is there.  Sums that are pushed need
+// no telling, but now and then tell as well: half the numbers later the last
+// one told would look like one to come.
+constexpr uint32_t kToldEvery = 1u << 29;
 __device__ __forceinline__ void TellReady(const PeerMemory& memory,
                                           uint32_t epoch) {
   const int peer = threadIdx.x;
@@ -234,6 +237,9 @@ __device__ __forceinline__ void StoreRounded(const Floats& x, T* out) {
   Store(rounded, out);
 }
 
+// Few rows leave the device idle: many threads finish each sooner.
+constexpr int kFewRows = PeerSums::kPushRows;
+
 // Vectors a thread of one row: kFew when the time of a single row counts.
 constexpr int kFew = 2, kMany = 4;
 constexpr int kFewThreads = 1024;
@@ -276,7 +282,10 @@ __global__ void __launch_bounds__(kVectors == kFew ? kFewThreads : kManyThreads)
   const PeerSums& peers = a.peers;
   uint32_t epoch = 0;
   if constexpr (kSource != Source::kWhole) epoch = ThisEpoch(peers.memory);
-  if constexpr (kSource == Source::kPull) TellReady(peers.memory, epoch);
+  if (kSource == Source::kPull ||
+      (kSource == Source::kPush && epoch % kToldEvery == 0)) {
+    TellReady(peers.memory, epoch);
+  }
 
   const int64_t row = blockIdx.x;
   float* const x_row = a.x + row * a.x_stride;
@@ -326,7 +335,12 @@ __global__ void __launch_bounds__(kVectors == kFew ? kFewThreads : kManyThreads)
     square = BlockReduce(square, 0.0f, squares, Plus());
     const float inverse = rsqrtf(inverse_columns * square + kEpsilon);
     each([&](int v, int column) {
-      const Affine scale = kHeld ? affine[v] : LoadAffine(a, column);
+      Affine scale;
+      if constexpr (kHeld) {
+        scale = affine[v];
+      } else {
+        scale = LoadAffine(a, column);
+      }
       for (int j = 0; j < kShare; ++j) {
         x[v].at[j] = (x[v].at[j] - mean) * inverse * scale.weight.at[j] +
                      scale.bias.at[j];
@@ -341,7 +355,8 @@ __global__ void __launch_bounds__(kVectors == kFew ? kFewThreads : kManyThreads)
     each([&](int v, int column) { StoreRounded(x[v], out_row + column); });
   }
   if constexpr (kSource != Source::kWhole) {
-    if (kSource == Source::kPush && epoch >= kLastEpoch - 1) {
+    if (epoch >= kLastEpoch - 1) {
+      __syncthreads();  // all of the block have what they waited for
       ClearInbox(peers, epoch, a.rows);
     }
     EndSum(peers.memory, a.rows, epoch);
@@ -363,14 +378,19 @@ cudaError_t LaunchFor(const AddNormArgs& args, cudaStream_t stream) {
   if (ranks == 0) {
     return LaunchAddNorm<T, kVectors, Source::kWhole, 1>(args, stream);
   }
-  const bool push = args.rows <= PeerSums::kPushRows;
-  if (ranks == 2) {
-    return push ? LaunchAddNorm<T, kVectors, Source::kPush, 2>(args, stream)
-                : LaunchAddNorm<T, kVectors, Source::kPull, 2>(args, stream);
-  }
   constexpr int kMost = PeerMemory::kMaxRanks;
-  return push ? LaunchAddNorm<T, kVectors, Source::kPush, kMost>(args, stream)
-              : LaunchAddNorm<T, kVectors, Source::kPull, kMost>(args, stream);
+  if (args.rows <= kFewRows) {
+    return ranks == 2
+               ? LaunchAddNorm<T, kVectors, Source::kPush, 2>(args, stream)
+               : LaunchAddNorm<T, kVectors, Source::kPush, kMost>(args, stream);
+  }
+  if constexpr (kVectors == kMany) {
+    return ranks == 2
+               ? LaunchAddNorm<T, kMany, Source::kPull, 2>(args, stream)
+               : LaunchAddNorm<T, kMany, Source::kPull, kMost>(args, stream);
+  } else {
+    return cudaErrorInvalidValue;  // many rows take kMany
+  }
 }
 
 }  // namespace
@@ -387,8 +407,6 @@ cudaError_t AddNorm(const AddNormArgs& args, cudaStream_t stream) {
     return cudaErrorInvalidValue;
   }
   if (args.rows == 0) return cudaSuccess;
-  // Few rows leave the device idle: many threads finish each sooner.
-  constexpr int kFewRows = 32;
   const bool few =
       args.rows <= kFewRows && args.columns <= kFew * kShare * kFewThreads;
   return DispatchFormat(args.dtype, [&](auto format) {

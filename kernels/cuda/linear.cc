@@ -58,23 +58,27 @@ absl::Status LinearProducts::Run(Matrix x, const StoredMatrix& weight,
                                  const void* bias, bool relu, Matrix y,
                                  cudaStream_t stream) {
   const ProductProblem problem(x, weight, bias, relu, y);
-  const int64_t rows =
-      x.rows <= kExactRows ? x.rows : CeilDiv(x.rows, kRowStep) * kRowStep;
-  const ProductShape shape = {.outputs = weight.rows,
-                              .inputs = weight.stride,
-                              .rows = rows,
-                              .dtype = weight.dtype,
-                              .bias = bias != nullptr,
-                              .relu = relu,
-                              .float32_outputs = y.dtype == DType::kFloat32};
+  ProductShape shape = {.outputs = weight.rows,
+                        .inputs = weight.stride,
+                        .rows = x.rows,
+                        .dtype = weight.dtype,
+                        .bias = bias != nullptr,
+                        .relu = relu,
+                        .float32_outputs = y.dtype == DType::kFloat32};
+  auto it = chosen_.find(shape);
+  if (it == chosen_.end()) {
+    shape.rows = ChoiceRows(x.rows);
+    it = chosen_.find(shape);
+  }
   // What other rows chose may not do for these, and a file may say anything:
-  // then we choose anew.
-  const auto it = chosen_.find(shape);
-  if (it != chosen_.end() && (it->second.searched || !searches_) &&
-      problem.Run(runtime_,
-                  std::bit_cast<cublasLtMatmulAlgo_t>(it->second.algo),
-                  stream) == CUBLAS_STATUS_SUCCESS) {
-    return absl::OkStatus();
+  // then these choose anew, for themselves.
+  const bool known = it != chosen_.end() && (it->second.searched || !searches_);
+  if (known) {
+    const auto algo = std::bit_cast<cublasLtMatmulAlgo_t>(it->second.algo);
+    if (problem.Run(runtime_, algo, stream) == CUBLAS_STATUS_SUCCESS) {
+      return absl::OkStatus();
+    }
+    shape.rows = x.rows;
   }
   const SearchEffort effort = Captures(stream) ? SearchEffort::kGuess
                               : searches_      ? SearchEffort::kSearch
@@ -84,9 +88,19 @@ absl::Status LinearProducts::Run(Matrix x, const StoredMatrix& weight,
   H2O_RETURN_IF_ERROR(
       ToStatus(problem.Run(runtime_, algo, stream), "matrix product"));
   if (effort == SearchEffort::kGuess) return absl::OkStatus();
-  chosen_.insert_or_assign(
-      shape, ProductChoice{searches_, std::bit_cast<ProductAlgo>(algo)});
-  if (!path_.empty()) KeepProductChoices(chosen_, path_);
+  return Keep(shape, {searches_, std::bit_cast<ProductAlgo>(algo)}, known);
+}
+
+absl::Status LinearProducts::Keep(const ProductShape& shape,
+                                  const ProductChoice& choice, bool overrules) {
+  chosen_.insert_or_assign(shape, choice);
+  const bool kept =
+      !path_.empty() && KeepProductChoice(shape, choice, overrules, path_);
+  if (searches_ && !kept) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("what was searched for cannot be kept in '", path_,
+                     "': no such directory, or it may not be written"));
+  }
   return absl::OkStatus();
 }
 

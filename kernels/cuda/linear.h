@@ -2,12 +2,11 @@
 // the spot.
 //
 // The first product of a shape times cuBLASLt's guesses, on its own operands
-// and in its own stream, and keeps the fastest; shapes of more than
-// kExactRows rows share the choice of the next multiple of kRowStep.  Choices
-// are kept in a file, one a kind of GPU and version of cuBLASLt, so that the
-// next process makes none (product_choices.h).  One that searches, for
-// `h2oserve tune`, takes seconds a shape and overrules what was not searched
-// for (product_search.h).
+// and in its own stream, and keeps the fastest; shapes of many rows share a
+// choice (ChoiceRows).  Choices are kept in a file, one a kind of GPU and
+// version of cuBLASLt, so that the next process makes none (product_choices.h).
+// One that searches, for `h2oserve tune`, takes seconds a shape and overrules
+// what was not searched for (product_search.h).
 //
 // Threads  one owner.
 #pragma once
@@ -28,11 +27,9 @@ namespace h2o::cuda {
 
 class LinearProducts {
  public:
-  static constexpr int64_t kExactRows = 256;
-  static constexpr int64_t kRowStep = 256;
-
   // `directory`: of the file of choices; empty: none is kept.  A file that
-  // cannot be read or written is done without.
+  // cannot be read or written is done without, but for who searches: then Run
+  // says FAILED_PRECONDITION.
   static absl::StatusOr<std::unique_ptr<LinearProducts>> Create(
       const std::string& directory, bool searches);
   ~LinearProducts();
@@ -52,6 +49,8 @@ class LinearProducts {
 
  private:
   explicit LinearProducts(bool searches) : searches_(searches) {}
+  absl::Status Keep(const ProductShape& shape, const ProductChoice& choice,
+                    bool overrules);
 
   const bool searches_;
   ProductRuntime runtime_;

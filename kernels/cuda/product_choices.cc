@@ -1,5 +1,9 @@
 #include "kernels/cuda/product_choices.h"
 
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -9,9 +13,55 @@
 #include <string>
 #include <system_error>
 
-#include "absl/strings/str_cat.h"
-
 namespace h2o::cuda {
+namespace {
+
+// Held by who changes files of the directory of `path`.  Where directories
+// cannot be locked nobody waits.
+class DirectoryLock {
+ public:
+  explicit DirectoryLock(const std::string& path)
+      : directory_(open(std::filesystem::path(path).parent_path().c_str(),
+                        O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+    if (directory_ >= 0) flock(directory_, LOCK_EX);
+  }
+  ~DirectoryLock() {
+    if (directory_ >= 0) close(directory_);
+  }
+  DirectoryLock(const DirectoryLock&) = delete;
+
+ private:
+  const int directory_;
+};
+
+std::string LineOf(const ProductShape& shape, const ProductChoice& choice) {
+  std::ostringstream line;
+  line << shape.outputs << ' ' << shape.inputs << ' ' << shape.rows << ' '
+       << Name(shape.dtype) << ' ' << shape.bias << ' ' << shape.relu << ' '
+       << shape.float32_outputs << ' ' << choice.searched << std::hex;
+  for (uint64_t word : choice.algo) line << ' ' << word;
+  line << '\n';
+  return line.str();
+}
+
+// Beside it first, then in its place.
+bool Write(const ProductChoices& choices, const std::string& path) {
+  std::string beside = path + ".XXXXXX";
+  const int fd = mkstemp(beside.data());
+  if (fd < 0) return false;
+  fchmod(fd, 0644);
+  close(fd);
+  std::ofstream file(beside);
+  for (const auto& [shape, choice] : choices) file << LineOf(shape, choice);
+  file.close();
+  std::error_code failed;
+  if (file.good()) std::filesystem::rename(beside, path, failed);
+  const bool done = file.good() && !failed;
+  if (!done) std::filesystem::remove(beside, failed);
+  return done;
+}
+
+}  // namespace
 
 ProductChoices ReadProductChoices(const std::string& path) {
   ProductChoices choices;
@@ -34,25 +84,13 @@ ProductChoices ReadProductChoices(const std::string& path) {
   return choices;
 }
 
-void KeepProductChoices(ProductChoices choices, const std::string& path) {
-  for (const auto& [shape, kept] : ReadProductChoices(path)) {
-    const auto [it, is_new] = choices.emplace(shape, kept);
-    if (!is_new && kept.searched && !it->second.searched) it->second = kept;
-  }
-  const std::string beside = absl::StrCat(path, ".", getpid());
-  std::ofstream file(beside);
-  for (const auto& [shape, choice] : choices) {
-    file << std::dec << shape.outputs << ' ' << shape.inputs << ' '
-         << shape.rows << ' ' << Name(shape.dtype) << ' ' << shape.bias << ' '
-         << shape.relu << ' ' << shape.float32_outputs << ' ' << choice.searched
-         << std::hex;
-    for (uint64_t word : choice.algo) file << ' ' << word;
-    file << '\n';
-  }
-  file.close();
-  std::error_code failed;
-  if (file.good()) std::filesystem::rename(beside, path, failed);
-  if (!file.good() || failed) std::filesystem::remove(beside, failed);
+bool KeepProductChoice(const ProductShape& shape, const ProductChoice& choice,
+                       bool overrules, const std::string& path) {
+  const DirectoryLock lock(path);
+  ProductChoices choices = ReadProductChoices(path);
+  ProductChoice& kept = choices[shape];
+  if (overrules || choice.searched || !kept.searched) kept = choice;
+  return Write(choices, path);
 }
 
 }  // namespace h2o::cuda

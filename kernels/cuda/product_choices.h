@@ -9,6 +9,7 @@
 #include <string>
 
 #include "base/dtype.h"
+#include "base/kv_page.h"
 
 namespace h2o::cuda {
 
@@ -33,13 +34,22 @@ struct ProductChoice {
 
 using ProductChoices = std::map<ProductShape, ProductChoice>;
 
+// Few rows have choices of their own, more share that of a multiple of
+// kRowStep.
+constexpr int64_t ChoiceRows(int64_t rows) {
+  constexpr int64_t kOwnRows = 256, kRowStep = 256;
+  return rows <= kOwnRows ? rows : CeilDiv(rows, kRowStep) * kRowStep;
+}
+
 // A file is text, a line a shape.  Lines that are torn or not of this form are
 // left out; a file that is not there has none.
 ProductChoices ReadProductChoices(const std::string& path);
 
-// Adds `choices` to those of the file: other processes may have written there
-// meanwhile, and what they searched for stays.  Readers see the old file or the
-// new one.  What cannot be written is not.
-void KeepProductChoices(ProductChoices choices, const std::string& path);
+// Adds a choice to the file, or puts it in an old one's place.  One that was
+// searched for gives way only to another such, or if the new one `overrules`.
+// Processes take turns; readers see the old file or the new one.  False: it
+// could not be written.
+bool KeepProductChoice(const ProductShape& shape, const ProductChoice& choice,
+                       bool overrules, const std::string& path);
 
 }  // namespace h2o::cuda

@@ -28,7 +28,6 @@ ProductProblem::ProductProblem(Matrix x, const StoredMatrix& weight,
     : a_(weight.data),
       b_(x.data),
       d_(y.data),
-      rows_(x.rows),
       weight_bytes_(weight.rows * weight.stride * SizeOf(weight.dtype)) {
   Check(cublasLtMatmulDescCreate(&operation_, CUBLAS_COMPUTE_32F, CUDA_R_32F));
   const auto set = [&](cublasLtMatmulDescAttributes_t attribute,

@@ -33,7 +33,6 @@ class ProductProblem {
                      const cublasLtMatmulAlgo_t& algo,
                      cudaStream_t stream) const;
 
-  int64_t rows() const { return rows_; }
   int64_t weight_bytes() const { return weight_bytes_; }
 
   // For questions to cuBLASLt.  C is D.
@@ -46,7 +45,6 @@ class ProductProblem {
   const void* const a_;
   const void* const b_;
   void* const d_;
-  const int64_t rows_;
   const int64_t weight_bytes_;
   cublasLtMatmulDesc_t operation_ = nullptr;
   cublasLtMatrixLayout_t a_layout_ = nullptr, b_layout_ = nullptr,

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "base/status_macros.h"
@@ -47,6 +49,19 @@ struct Candidate {
 void SortByTime(std::vector<Candidate>* candidates) {
   std::sort(candidates->begin(), candidates->end(),
             [](const Candidate& a, const Candidate& b) { return a.ms < b.ms; });
+}
+
+// Leaves one of those that are the same kernel.
+void DropCopies(std::vector<Candidate>* candidates) {
+  std::vector<Candidate> distinct;
+  for (const Candidate& c : *candidates) {
+    const bool seen =
+        std::any_of(distinct.begin(), distinct.end(), [&](const Candidate& d) {
+          return std::memcmp(&c.algo, &d.algo, sizeof(c.algo)) == 0;
+        });
+    if (!seen) distinct.push_back(c);
+  }
+  *candidates = std::move(distinct);
 }
 
 template <class T>
@@ -251,6 +266,7 @@ absl::Status Search::Vary(std::vector<Candidate>* guesses) {
     finalists.insert(finalists.end(), combinations.begin(), combinations.end());
   }
   SortByTime(&finalists);
+  DropCopies(&finalists);
   finalists.resize(std::min(finalists.size(), kFinalists));
   *guesses = std::move(finalists);
   return absl::OkStatus();

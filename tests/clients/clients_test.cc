@@ -12,6 +12,7 @@
 #include "clients/input.h"
 #include "clients/npy_file.h"
 #include "clients/output.h"
+#include "clients/quantile.h"
 #include "clients/trace.h"
 
 namespace h2o {

@@ -8,8 +8,8 @@
 
 #include "base/check.h"
 #include "base/monitor.h"
-#include "clients/bench_report.h"
 #include "clients/embedded.h"
+#include "clients/quantile.h"
 
 namespace h2o {
 namespace {

@@ -78,17 +78,21 @@ class Product {
   std::vector<Y> Run(LinearProducts* products,
                      cudaStream_t stream = nullptr) const {
     const DeviceArray<Y> y(c_.rows * y_stride_);
-    Enqueue(products, y, stream);
+    const absl::Status status = Enqueue(products, y, stream);
+    EXPECT_TRUE(status.ok()) << status;
     return y.Read();
   }
-  void Enqueue(LinearProducts* products, const DeviceArray<Y>& y,
-               cudaStream_t stream) const {
-    const absl::Status status = products->Run(
+  absl::Status Try(LinearProducts* products) const {
+    const DeviceArray<Y> y(c_.rows * y_stride_);
+    return Enqueue(products, y, nullptr);
+  }
+  absl::Status Enqueue(LinearProducts* products, const DeviceArray<Y>& y,
+                       cudaStream_t stream) const {
+    return products->Run(
         {x_.device.data(), c_.rows, c_.inputs, x_.stride, dtype_},
         {weight_.device.data(), dtype_, c_.outputs, c_.inputs, weight_.stride},
         c_.bias ? device_bias_.data() : nullptr, c_.relu,
         {y.data(), c_.rows, c_.outputs, y_stride_, y_dtype_}, stream);
-    EXPECT_TRUE(status.ok()) << status;
   }
 
   // Sums of float32, rounded once.
@@ -306,20 +310,21 @@ TEST_F(CudaLinearChoices, UnfitOnesDoNoHarm) {
   product_->Run(New().get());
   ASSERT_THAT(Kept(), SizeIs(1));
   const ProductShape shape = Kept().begin()->first;
-  const ProductChoice zeros;
-  KeepProductChoices({{shape, zeros}}, Path());
+  // As if it had been searched for: that helps it nothing.
+  const ProductChoice zeros = {.searched = true};
+  KeepProductChoice(shape, zeros, /*overrules=*/true, Path());
   product_->RunAndCheck(New().get());
   ASSERT_THAT(Kept(), SizeIs(1));
   EXPECT_NE(Kept().at(shape), zeros);
 
   ProductChoice ones;
   ones.algo.fill(~uint64_t{0});
-  KeepProductChoices({{shape, ones}}, Path());
+  KeepProductChoice(shape, ones, /*overrules=*/true, Path());
   product_->RunAndCheck(New().get());
 
   std::filesystem::remove(Path());
   other_->Run(New().get());
-  KeepProductChoices({{shape, Kept().begin()->second}}, Path());
+  KeepProductChoice(shape, Kept().begin()->second, false, Path());
   product_->RunAndCheck(New().get());
 }
 
@@ -341,6 +346,16 @@ TEST_F(CudaLinearChoices, ThoseSearchedForStay) {
   EXPECT_EQ(Kept(), found);
 }
 
+// Who searches does it for the file.
+TEST_F(CudaLinearChoices, SearchingWantsAFile) {
+  for (const std::string& directory : {std::string(), std::string("/proc")}) {
+    const auto searching = LinearProducts::Create(directory, true);
+    ASSERT_TRUE(searching.ok()) << searching.status();
+    EXPECT_EQ(product_->Try(searching->get()).code(),
+              absl::StatusCode::kFailedPrecondition);
+  }
+}
+
 TEST_F(CudaLinearChoices, AreDoneWithoutWhereNoneCanBeKept) {
   const std::string file = directory_.Write("file", "");
   // "/proc" is there and yet takes no files, not even root's.
@@ -358,7 +373,7 @@ TEST_F(CudaLinearChoices, AreNotMadeInRecordings) {
   const auto products = New();
   const DeviceArray<uint16_t> y(product_->y_size());
   Recording recording([&](cudaStream_t stream) {
-    product_->Enqueue(products.get(), y, stream);
+    ASSERT_TRUE(product_->Enqueue(products.get(), y, stream).ok());
   });
   EXPECT_EQ(Path(), "");
   recording.Replay();

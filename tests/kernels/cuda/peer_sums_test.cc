@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
@@ -13,6 +14,7 @@
 #include <future>
 #include <memory>
 #include <string>
+#include <thread>
 #include <tuple>
 #include <vector>
 
@@ -26,6 +28,7 @@ constexpr int kMaxRows = 66;
 // Where a rank's memory has the number of the last sum.
 constexpr int64_t kEpochAt = 1024;
 constexpr std::chrono::seconds kPatience{60};
+constexpr std::chrono::milliseconds kLag{3};
 
 struct Rank {
   Rank(const PeerSums& layout, int columns)
@@ -82,21 +85,27 @@ class Group {
     }
   }
 
-  // One sum of `rows` rows: what all ranks hold after it.
+  // One sum of `rows` rows: what all ranks hold after it.  The last rank has
+  // its addend, and comes, long after the others.
   void SumAndCheck(int rows, uint64_t seed) {
     const int64_t n = int64_t{rows} * columns_;
+    std::vector<std::vector<uint16_t>> bits;
     std::vector<std::vector<float>> addends;
     for (size_t r = 0; r < ranks_.size(); ++r) {
-      const std::vector<uint16_t> bits =
-          Narrow(Uniform(n, 100 * seed + r, 1), dtype_);
-      addends.push_back(Widen(bits, dtype_));
-      Rank& rank = *ranks_[r];
-      CheckCuda(cudaMemcpy(rank.sums.Addend(turn_), bits.data(), 2 * n,
-                           cudaMemcpyHostToDevice));
-      CheckCuda(cudaMemset(rank.out.data(), 0xff, 2 * rank.out.size()));
+      bits.push_back(Narrow(Uniform(n, 100 * seed + r, 1), dtype_));
+      addends.push_back(Widen(bits[r], dtype_));
+      CheckCuda(
+          cudaMemset(ranks_[r]->out.data(), 0xff, 2 * ranks_[r]->out.size()));
+      CheckCuda(cudaMemset(ranks_[r]->sums.Addend(turn_), 0xff, 2 * n));
     }
     CheckCuda(cudaDeviceSynchronize());
-    for (size_t r = 0; r < ranks_.size(); ++r) Launch(r, rows);
+    for (size_t r = 0; r < ranks_.size(); ++r) {
+      const Rank& rank = *ranks_[r];
+      if (r + 1 == ranks_.size()) std::this_thread::sleep_for(kLag);
+      CheckCuda(cudaMemcpyAsync(rank.sums.Addend(turn_), bits[r].data(), 2 * n,
+                                cudaMemcpyHostToDevice, rank.stream));
+      Launch(r, rows);
+    }
     turn_ ^= 1;
     ASSERT_NO_FATAL_FAILURE(Await());
     Check(rows, addends);
@@ -217,17 +226,43 @@ TEST_P(PeerSumsTest, EveryRankHasTheSumAndItsNorm) {
 }
 
 // Numbers of sums begin anew after 2^32 of them, and what an inbox held of the
-// lap before is not taken for new.
+// lap before is not taken for new, whatever the sums at the seam are.
 TEST_P(PeerSumsTest, NumbersOfSumsBeginAnew) {
-  Group group = NewGroup();
-  ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(16, 1));  // number 1
-  ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(16, 2));  // number 2
-  group.SetLastSum(0xfffffffc);
-  uint64_t seed = 2;
-  for (int rows : {1, 2, 2, 16, 16, 16}) {
-    SCOPED_TRACE(seed);
-    ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(rows, ++seed));
+  const std::vector<int> rows_of_sums = RowCounts();
+  const int pulled =
+      *std::max_element(rows_of_sums.begin(), rows_of_sums.end());
+  for (const std::vector<int>& at_the_seam :
+       {std::vector<int>{1, 2, 2, 16, 16, 16},
+        std::vector<int>{pulled, pulled, pulled, pulled, 16, 16}}) {
+    Group group = NewGroup();
+    ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(16, 1));  // number 1
+    ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(16, 2));  // number 2
+    group.SetLastSum(0xfffffffb);
+    uint64_t seed = 2;
+    for (int rows : at_the_seam) {
+      SCOPED_TRACE(seed);
+      ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(rows, ++seed));
+    }
   }
+}
+
+// However long no sum was pulled, one that is waits for its peers.
+TEST_P(PeerSumsTest, PullsWaitAfterManyPushes) {
+  const std::vector<int> rows_of_sums = RowCounts();
+  const int pulled =
+      *std::max_element(rows_of_sums.begin(), rows_of_sums.end());
+  if (pulled <= PeerSums::kPushRows) {
+    GTEST_SKIP() << "the blocks of a pull do not fit at once";
+  }
+  Group group = NewGroup();
+  // As if all sums had been pushed, one by one: every 2^29th tells.
+  uint64_t seed = 0;
+  for (uint64_t told = 0; told < 0x90000000; told += 0x20000000) {
+    if (told > 0) group.SetLastSum(static_cast<uint32_t>(told) - 1);
+    ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(1, ++seed));
+  }
+  group.SetLastSum(0x80000010);
+  ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(pulled, ++seed));
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -9,6 +9,8 @@
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "tests/model/temp_directory.h"
 
@@ -38,6 +40,13 @@ ProductChoices SomeChoices() {
   return choices;
 }
 
+// Whether all of them were kept.
+bool Keep(const ProductChoices& choices, const std::string& path) {
+  return std::all_of(choices.begin(), choices.end(), [&](const auto& c) {
+    return KeepProductChoice(c.first, c.second, /*overrules=*/false, path);
+  });
+}
+
 class ProductChoicesFile : public ::testing::Test {
  protected:
   // What is read of a file with this content.
@@ -45,7 +54,7 @@ class ProductChoicesFile : public ::testing::Test {
     return ReadProductChoices(directory_.Write("content", content));
   }
   std::string Format(const ProductChoices& choices) {
-    KeepProductChoices(choices, path_);
+    EXPECT_TRUE(Keep(choices, path_));
     std::ifstream file(path_);
     return std::string(std::istreambuf_iterator<char>(file), {});
   }
@@ -54,37 +63,57 @@ class ProductChoicesFile : public ::testing::Test {
   const std::string path_ = directory_.File("choices");
 };
 
-TEST_F(ProductChoicesFile, ReadsWhatWasWritten) {
+TEST_F(ProductChoicesFile, ReadsWhatWasWrittenAndLeavesNothingBeside) {
   EXPECT_EQ(SomeChoices().size(), 8u);
-  KeepProductChoices(SomeChoices(), path_);
+  EXPECT_TRUE(Keep(SomeChoices(), path_));
   EXPECT_EQ(ReadProductChoices(path_), SomeChoices());
-}
-
-TEST_F(ProductChoicesFile, GrowsAndLeavesNothingBeside) {
-  const ProductChoices all = SomeChoices();
-  const ProductChoices one = {*all.begin()};
-  KeepProductChoices(one, path_);
-  EXPECT_EQ(ReadProductChoices(path_), one);
-  KeepProductChoices({std::next(all.begin()), all.end()}, path_);
-  EXPECT_EQ(ReadProductChoices(path_), all);
+  EXPECT_TRUE(Keep(SomeChoices(), path_));
+  EXPECT_EQ(ReadProductChoices(path_), SomeChoices());
   using Files = std::filesystem::directory_iterator;
   EXPECT_EQ(std::distance(Files(directory_.path()), Files()), 1);
 }
 
-// A new choice takes an old one's place, but not that of one searched for.
+// A new choice takes an old one's place, but of one searched for only if that
+// did not do.
 TEST_F(ProductChoicesFile, WhatWasSearchedForStays) {
   const ProductShape shape = SomeChoices().begin()->first;
-  const ProductChoices guessed = {{shape, {false, {1}}}};
-  const ProductChoices guessed_anew = {{shape, {false, {2}}}};
-  const ProductChoices searched = {{shape, {true, {3}}}};
-  const ProductChoices searched_anew = {{shape, {true, {4}}}};
-  for (const ProductChoices& next :
-       {guessed, guessed_anew, searched, searched_anew}) {
-    KeepProductChoices(next, path_);
-    EXPECT_EQ(ReadProductChoices(path_), next);
+  const auto kept = [&](const ProductChoice& choice, bool overrules) {
+    EXPECT_TRUE(KeepProductChoice(shape, choice, overrules, path_));
+    return ReadProductChoices(path_).at(shape);
+  };
+  const ProductChoice guessed = {false, {1}}, anew = {false, {2}};
+  const ProductChoice searched = {true, {3}}, searched_anew = {true, {4}};
+  EXPECT_EQ(kept(guessed, false), guessed);
+  EXPECT_EQ(kept(anew, false), anew);
+  EXPECT_EQ(kept(searched, false), searched);
+  EXPECT_EQ(kept(searched_anew, false), searched_anew);
+  EXPECT_EQ(kept(guessed, false), searched_anew);
+  EXPECT_EQ(kept(guessed, true), guessed);
+}
+
+// Processes that write at once lose nothing of each other's.
+TEST_F(ProductChoicesFile, ManyMayWriteAtOnce) {
+  constexpr int kWriters = 4, kShapes = 25;
+  std::vector<std::thread> writers;
+  for (int w = 0; w < kWriters; ++w) {
+    writers.emplace_back([&, w] {
+      for (int n = 0; n < kShapes; ++n) {
+        ProductShape shape;
+        shape.outputs = 1 + w;
+        shape.rows = 1 + n;
+        EXPECT_TRUE(KeepProductChoice(shape, {}, false, path_));
+      }
+    });
   }
-  KeepProductChoices(guessed, path_);
-  EXPECT_EQ(ReadProductChoices(path_), searched_anew);
+  for (std::thread& writer : writers) writer.join();
+  EXPECT_EQ(ReadProductChoices(path_).size(), size_t{kWriters * kShapes});
+}
+
+TEST(ChoiceRows, ShapesOfManyRowsShare) {
+  for (int64_t rows : {1, 7, 255, 256}) EXPECT_EQ(ChoiceRows(rows), rows);
+  EXPECT_EQ(ChoiceRows(257), 512);
+  EXPECT_EQ(ChoiceRows(512), 512);
+  EXPECT_EQ(ChoiceRows(2000), 2048);
 }
 
 TEST_F(ProductChoicesFile, IsALineAShape) {
@@ -132,12 +161,12 @@ TEST_F(ProductChoicesFile, IsDoneWithoutWhereThereCanBeNone) {
   // Neither may be written, not even by root.
   for (const std::string& path :
        {std::string("/proc/choices"), directory_.File("none/choices")}) {
-    KeepProductChoices(SomeChoices(), path);
+    EXPECT_FALSE(Keep(SomeChoices(), path));
     EXPECT_FALSE(std::filesystem::exists(path));
   }
   // A directory is in the way.
   std::filesystem::create_directories(path_ + "/in_the_way");
-  KeepProductChoices(SomeChoices(), path_);
+  EXPECT_FALSE(Keep(SomeChoices(), path_));
   EXPECT_TRUE(std::filesystem::is_directory(path_ + "/in_the_way"));
   using Files = std::filesystem::directory_iterator;
   EXPECT_EQ(std::distance(Files(directory_.path()), Files()), 1);
