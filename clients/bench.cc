@@ -132,16 +132,6 @@ BenchRun TimeRun(std::vector<Request> requests, bool gpu, Embedded* embedded) {
   return run;
 }
 
-// What a step reads: not the tables of which it looks up rows.
-double WeightBytes(const Embedded& embedded) {
-  const OptConfig& config = embedded.config();
-  const int64_t tables =
-      (config.max_positions + kPositionOffset) * int64_t{config.hidden_size};
-  const auto stored = static_cast<double>(embedded.memory_plan().weights);
-  return stored - static_cast<double>(tables) * stored /
-                      static_cast<double>(config.num_parameters());
-}
-
 absl::StatusOr<BenchMachine> MachineOf(const EmbeddedOptions& options,
                                        const OptConfig& config,
                                        const BenchCeilings& ceilings) {
@@ -173,7 +163,8 @@ BenchLoad LoadOf(const BenchFlags& flags, int64_t slots, const BenchRun& run,
           slots,
           std::max(run.peak_running, 1),
           embedded.group_info().packed_tokens,
-          WeightBytes(embedded)};
+          ReadWeightBytes(embedded.config(), flags.embedded.tp,
+                          embedded.memory_plan().weights)};
 }
 
 // Before there is a group: on GPUs the ranks that sum are forked, and what is

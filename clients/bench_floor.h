@@ -42,6 +42,11 @@ struct BenchFloor {
   }
 };
 
+// Of the bytes of weights that `ranks` hold together, those that a step reads:
+// not the tables of which it looks up rows.  Every rank has the positions'.
+double ReadWeightBytes(const OptConfig& config, int ranks,
+                       int64_t stored_bytes);
+
 // The least time the load can take, its parts one after the other.  Of each
 // pack of prompts and of each decode step: the longer of reading the weights
 // and computing with them; of a prompt the arithmetic of causal attention; of a
