@@ -206,8 +206,11 @@ class Opt:
 
 
 # ---- small random checkpoints ---------------------------------------------------------------------------------------
-def random_tensors(config, seed):
-    """Seeded float32 weights for a config, scaled so that every part of the model shows in the logits."""
+def random_tensors(config, seed, embeddings=0.3):
+    """Seeded float32 weights for a config, scaled so that every part of the model shows in the logits.
+
+    embeddings: their scale. A wide model with a tied head repeats its last token unless they are small.
+    """
     config = {**DEFAULTS, **config}
     random = np.random.RandomState(seed)  # its stream is frozen: the same numbers in every numpy
     hidden, ffn, inner = config["hidden_size"], config["ffn_dim"], config["word_embed_proj_dim"]
@@ -224,9 +227,9 @@ def random_tensors(config, seed):
             tensors[name + ".bias"] = 0.2 * random.standard_normal(hidden)
 
     root = "model.decoder."
-    tensors[root + "embed_tokens.weight"] = random.standard_normal((config["vocab_size"], inner)) * 0.3
+    tensors[root + "embed_tokens.weight"] = random.standard_normal((config["vocab_size"], inner)) * embeddings
     tensors[root + "embed_positions.weight"] = random.standard_normal(
-        (config["max_position_embeddings"] + 2, hidden)) * 0.3
+        (config["max_position_embeddings"] + 2, hidden)) * embeddings
     if inner != hidden:
         matrix(root + "project_in", hidden, inner, False, 3.0)
         matrix(root + "project_out", inner, hidden, False)
@@ -252,7 +255,7 @@ def byte_vocabulary():
     return {token: number for number, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", *map(chr, symbols)])}
 
 
-def write_random_checkpoint(directory, config, seed, dtype="F32", shards=1, prefix="model."):
+def write_random_checkpoint(directory, config, seed, dtype="F32", shards=1, prefix="model.", embeddings=0.3):
     """A Hugging Face directory of `random_tensors`: config.json, one or more safetensors files, a tokenizer of bytes.
 
     prefix: what the tensor names start with; checkpoints come with "model." and without.
@@ -268,7 +271,7 @@ def write_random_checkpoint(directory, config, seed, dtype="F32", shards=1, pref
     with open(os.path.join(directory, "merges.txt"), "w") as file:
         file.write("#version: 0.2\n")
     tensors = {(prefix + name[len("model."):] if name.startswith("model.") else name): array
-               for name, array in random_tensors(config, seed).items()}
+               for name, array in random_tensors(config, seed, embeddings).items()}
     if shards == 1:
         write_safetensors(os.path.join(directory, "model.safetensors"), tensors, dtype)
         return

@@ -286,17 +286,21 @@ TEST(OptConfigTest, SaysWhatIsMissing) {
 }
 
 TEST(OptConfigTest, EveryRankNeedsAHead) {
-  const auto config = BuiltInOptConfig("opt-125m");
-  ASSERT_TRUE(config.ok());
-  EXPECT_TRUE(ValidateTensorParallel(*config, 1).ok());
-  EXPECT_TRUE(ValidateTensorParallel(*config, 5).ok());
-  EXPECT_TRUE(ValidateTensorParallel(*config, 12).ok());
-  for (int size : {0, -1, 13, 1 << 30}) {
-    const absl::Status status = ValidateTensorParallel(*config, size);
-    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-    EXPECT_THAT(std::string(status.message()),
-                HasSubstr("size " + std::to_string(size)));
-    EXPECT_THAT(std::string(status.message()), HasSubstr("from 1 to 12"));
+  for (const auto& [name, heads] :
+       {std::pair("opt-125m", 12), {"opt-175b", 96}}) {
+    const auto config = BuiltInOptConfig(name);
+    ASSERT_TRUE(config.ok());
+    for (int size : {1, 5, 7, 8, heads}) {
+      EXPECT_TRUE(ValidateTensorParallel(*config, size).ok());
+    }
+    for (int size : {0, -1, heads + 1, 1 << 30}) {
+      const absl::Status status = ValidateTensorParallel(*config, size);
+      EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+      EXPECT_THAT(std::string(status.message()),
+                  HasSubstr("size " + std::to_string(size)));
+      EXPECT_THAT(std::string(status.message()),
+                  HasSubstr("from 1 to " + std::to_string(heads)));
+    }
   }
 }
 
