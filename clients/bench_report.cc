@@ -131,7 +131,9 @@ void PrintRun(const Json& json, bool gpu) {
       gpu ? absl::StrFormat("GPUs idle between them %.2f %%",
                             100 * number("device_idle"))
           : absl::StrFormat("%.1f %% outside the workers",
-                            100 * number("step_bubble"));
+                            // Ranks that lag each other may count more than
+                            // there was.
+                            std::max(0.0, 100 * number("step_bubble")));
   std::printf(
       "total       %.1f tok/s in %.3f s\n"
       "decode      %.1f tok/s\n"

@@ -20,9 +20,9 @@ struct EmbeddedOptions {
   ModelSpec model;
   DeviceName device;
   int tp = 1;
-  int num_threads = 0;        // 0: one a core
-  int64_t kv_pool_bytes = 0;  // of each rank; 0: from memory_share
-  double memory_share = 0;    // 0: the device's default
+  int num_threads = 0;          // 0: one a core
+  int64_t kv_pool_bytes = 0;    // of each rank; 0: from memory_share
+  double memory_share = 0;      // 0: the device's default
   std::string cache_directory;  // see ShardOptions
   EngineOptions engine;
 };

@@ -271,8 +271,8 @@ class Supervisor {
       const bool gpu = shard.device != "cpu";
       const double share = shard.memory_share > 0 ? shard.memory_share : 0.5;
       if (!gpu) {
-        arguments.push_back(absl::StrCat("--memory-share=",
-                                         share / flags_.coordinator.groups));
+        arguments.push_back(
+            absl::StrCat("--memory-share=", share / flags_.coordinator.groups));
       } else if (shard.memory_share > 0) {
         arguments.push_back(absl::StrCat("--memory-share=", share));
       }

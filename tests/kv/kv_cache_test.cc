@@ -18,7 +18,6 @@ std::unique_ptr<KvCache> MakeCache(Range heads, int64_t num_pages) {
     CpuBackendOptions options;
     options.head_dim = 16;
     options.max_inputs = 16;
-  options.max_inputs = 16;
     return NewCpuBackend(options).value();
   }();
   return KvCache::Create({kGeometry, heads, num_pages, 300, 1000},
