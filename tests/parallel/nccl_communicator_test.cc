@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -356,6 +357,20 @@ TEST_F(NcclCommunicator, RanksMapEachOthersMemory) {
     EXPECT_EQ(rank.Download(memory->of_rank[peer], kBytes),
               BytesOf(me, kBytes, 0));
     meet();
+  });
+}
+
+// Without the memory that NCCL can share, ranks map nothing, are told so, and
+// sum as ever.
+TEST_F(NcclCommunicator, WhereNoMemoryCanBeMappedNoneIs) {
+  RunRanks([](std::unique_ptr<Communicator> mesh) {
+    setenv("NCCL_CUMEM_ENABLE", "0", /*overwrite=*/1);
+    Rank rank(std::move(mesh));
+    if (!rank.ok()) return;
+    const auto memory = rank->MapPeers(1 << 20);
+    ASSERT_TRUE(memory.ok()) << memory.status();
+    EXPECT_EQ(memory->size, 0);
+    SumOnce(rank, 7168, DType::kBFloat16);
   });
 }
 
