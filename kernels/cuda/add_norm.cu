@@ -356,7 +356,9 @@ __global__ void __launch_bounds__(kVectors == kFew ? kFewThreads : kManyThreads)
   }
   if constexpr (kSource != Source::kWhole) {
     if (epoch >= kLastEpoch - 1) {
-      __syncthreads();  // all of the block have what they waited for
+      // All of the block have what they waited for; and no store is moved ahead
+      // of the waiting.
+      __syncthreads();
       ClearInbox(peers, epoch, a.rows);
     }
     EndSum(peers.memory, a.rows, epoch);

@@ -30,6 +30,13 @@ constexpr int64_t kEpochAt = 1024;
 constexpr std::chrono::seconds kPatience{60};
 constexpr std::chrono::milliseconds kLag{3};
 
+// Of many magnitudes, so that float32 sums show their order.
+std::vector<float> RandomAddend(int64_t size, uint64_t seed) {
+  std::vector<float> addend = Uniform(size, seed, 1);
+  for (float& v : addend) v *= v * v;
+  return addend;
+}
+
 struct Rank {
   Rank(const PeerSums& layout, int columns)
       : memory(layout.bytes),
@@ -78,6 +85,15 @@ class Group {
     cudaFreeHost(aborted_);
   }
 
+  // As if so many sums had been pushed: every 2^29th tells, as the kernel's
+  // next one of these will.
+  void PushUpTo(uint32_t epoch) {
+    for (uint64_t told = 1u << 29; told <= epoch; told += 1u << 29) {
+      SetLastSum(static_cast<uint32_t>(told) - 1);
+      ASSERT_NO_FATAL_FAILURE(SumAndCheck(1, told >> 29));
+    }
+    SetLastSum(epoch);
+  }
   void SetLastSum(uint32_t epoch) {
     for (const auto& rank : ranks_) {
       CheckCuda(cudaMemcpy(rank->memory.data() + kEpochAt, &epoch,
@@ -92,7 +108,7 @@ class Group {
     std::vector<std::vector<uint16_t>> bits;
     std::vector<std::vector<float>> addends;
     for (size_t r = 0; r < ranks_.size(); ++r) {
-      bits.push_back(Narrow(Uniform(n, 100 * seed + r, 1), dtype_));
+      bits.push_back(Narrow(RandomAddend(n, 100 * seed + r), dtype_));
       addends.push_back(Widen(bits[r], dtype_));
       CheckCuda(
           cudaMemset(ranks_[r]->out.data(), 0xff, 2 * ranks_[r]->out.size()));
@@ -109,6 +125,49 @@ class Group {
     turn_ ^= 1;
     ASSERT_NO_FATAL_FAILURE(Await());
     Check(rows, addends);
+  }
+
+  // Sums of so many rows each, of the same two addends in turn, with nobody
+  // waiting in between: what all ranks hold after them.
+  void SumInARow(const std::vector<int>& rows_of_sums, uint64_t seed) {
+    const int64_t n = int64_t{kMaxRows} * columns_;
+    const std::vector<float> bias = Widen(bias_.Read(), dtype_);
+    std::vector<double> want(want_.begin(), want_.end());
+    for (size_t r = 0; r < ranks_.size(); ++r) {
+      std::vector<std::vector<float>> of_turns(2);
+      for (int turn : {0, 1}) {
+        const std::vector<uint16_t> bits =
+            Narrow(RandomAddend(n, 100 * seed + 2 * r + turn), dtype_);
+        of_turns[turn] = Widen(bits, dtype_);
+        CheckCuda(cudaMemcpy(ranks_[r]->sums.Addend(turn), bits.data(), 2 * n,
+                             cudaMemcpyHostToDevice));
+      }
+      int turn = turn_;
+      for (int rows : rows_of_sums) {
+        for (int64_t i = 0; i < int64_t{rows} * columns_; ++i) {
+          want[i] += of_turns[turn][i] + (r == 0 ? bias[i % columns_] : 0);
+        }
+        turn ^= 1;
+      }
+    }
+    CheckCuda(cudaDeviceSynchronize());
+    const int first_turn = turn_;
+    for (size_t r = 0; r < ranks_.size(); ++r) {
+      if (r + 1 == ranks_.size()) std::this_thread::sleep_for(kLag);
+      turn_ = first_turn;
+      for (int rows : rows_of_sums) {
+        Launch(r, rows);
+        turn_ ^= 1;
+      }
+    }
+    ASSERT_NO_FATAL_FAILURE(Await());
+    const std::vector<float> x = ranks_[0]->x.Read();
+    for (size_t i = 0; i < x.size(); ++i) {
+      ASSERT_NEAR(x[i], want[i], 1e-5 * rows_of_sums.size())
+          << "x of " << i / columns_ << ", " << i % columns_;
+    }
+    ASSERT_NO_FATAL_FAILURE(CheckAlike());
+    want_ = x;
   }
 
   void Launch(size_t r, int rows) {
@@ -144,6 +203,7 @@ class Group {
 
  private:
   void Check(int rows, const std::vector<std::vector<float>>& addends);
+  void CheckAlike();
 
   const int columns_;
   const DType dtype_;
@@ -185,14 +245,21 @@ void Group::Check(int rows, const std::vector<std::vector<float>>& addends) {
     ASSERT_EQ(x[i], want_[i]) << "behind the rows";
     ASSERT_EQ(out_bits[i], 0xffff) << "behind the rows";
   }
+  ASSERT_NO_FATAL_FAILURE(CheckAlike());
+  want_ = x;
+}
+
+// To the bit.
+void Group::CheckAlike() {
+  const std::vector<float> x = ranks_[0]->x.Read();
+  const std::vector<uint16_t> out = ranks_[0]->out.Read();
   for (const auto& rank : ranks_) {
     const std::vector<float> theirs = rank->x.Read();
     ASSERT_EQ(std::memcmp(theirs.data(), x.data(), x.size() * sizeof(float)), 0)
         << "x of rank " << rank->sums.memory.rank;
-    ASSERT_EQ(rank->out.Read(), out_bits)
+    ASSERT_EQ(rank->out.Read(), out)
         << "out of rank " << rank->sums.memory.rank;
   }
-  want_ = x;
 }
 
 class PeerSumsTest
@@ -202,6 +269,10 @@ class PeerSumsTest
   int ranks() const { return std::get<0>(GetParam()); }
   Group NewGroup() const {
     return Group(ranks(), std::get<1>(GetParam()), std::get<2>(GetParam()));
+  }
+  int MostRows() const {
+    const std::vector<int> counts = RowCounts();
+    return *std::max_element(counts.begin(), counts.end());
   }
   // Of these, the ones whose blocks fit: pushed, pulled, in turn.
   std::vector<int> RowCounts() const {
@@ -228,17 +299,17 @@ TEST_P(PeerSumsTest, EveryRankHasTheSumAndItsNorm) {
 // Numbers of sums begin anew after 2^32 of them, and what an inbox held of the
 // lap before is not taken for new, whatever the sums at the seam are.
 TEST_P(PeerSumsTest, NumbersOfSumsBeginAnew) {
-  const std::vector<int> rows_of_sums = RowCounts();
-  const int pulled =
-      *std::max_element(rows_of_sums.begin(), rows_of_sums.end());
+  const int most = MostRows();
   for (const std::vector<int>& at_the_seam :
        {std::vector<int>{1, 2, 2, 16, 16, 16},
-        std::vector<int>{pulled, pulled, pulled, pulled, 16, 16}}) {
+        std::vector<int>{most, most, most, most, 16, 16},
+        std::vector<int>{2, 2, 2, 2, most, most}}) {
     Group group = NewGroup();
-    ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(16, 1));  // number 1
-    ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(16, 2));  // number 2
-    group.SetLastSum(0xfffffffb);
-    uint64_t seed = 2;
+    for (uint64_t number : {1, 2, 3}) {
+      ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(16, number));
+    }
+    ASSERT_NO_FATAL_FAILURE(group.PushUpTo(0xfffffffb));
+    uint64_t seed = 10;
     for (int rows : at_the_seam) {
       SCOPED_TRACE(seed);
       ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(rows, ++seed));
@@ -248,21 +319,28 @@ TEST_P(PeerSumsTest, NumbersOfSumsBeginAnew) {
 
 // However long no sum was pulled, one that is waits for its peers.
 TEST_P(PeerSumsTest, PullsWaitAfterManyPushes) {
-  const std::vector<int> rows_of_sums = RowCounts();
-  const int pulled =
-      *std::max_element(rows_of_sums.begin(), rows_of_sums.end());
-  if (pulled <= PeerSums::kPushRows) {
+  if (MostRows() <= PeerSums::kPushRows) {
     GTEST_SKIP() << "the blocks of a pull do not fit at once";
   }
   Group group = NewGroup();
-  // As if all sums had been pushed, one by one: every 2^29th tells.
-  uint64_t seed = 0;
-  for (uint64_t told = 0; told < 0x90000000; told += 0x20000000) {
-    if (told > 0) group.SetLastSum(static_cast<uint32_t>(told) - 1);
-    ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(1, ++seed));
+  ASSERT_NO_FATAL_FAILURE(group.PushUpTo(0x80000010));
+  ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(MostRows(), 10));
+}
+
+// As in a step: a sum's kernel starts while the one before still runs.
+TEST_P(PeerSumsTest, SumsFollowEachOtherAtOnce) {
+  if (std::get<1>(GetParam()) > 768 || ranks() > 3) {
+    GTEST_SKIP() << "the blocks of two sums of all ranks do not fit at once";
   }
-  group.SetLastSum(0x80000010);
-  ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(pulled, ++seed));
+  const int most = MostRows();
+  Group group = NewGroup();
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    ASSERT_NO_FATAL_FAILURE(
+        group.SumInARow({1, 1, most, 2, most, most, most, 16, 16, 1, 1}, seed));
+  }
+  ASSERT_NO_FATAL_FAILURE(group.PushUpTo(0xfffffffa));
+  ASSERT_NO_FATAL_FAILURE(
+      group.SumInARow({16, 2, most, 1, 2, most, 1, 16, 16, 2, most, most}, 21));
 }
 
 INSTANTIATE_TEST_SUITE_P(
