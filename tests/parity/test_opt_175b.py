@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import check_trace
-import conftest
 import opt_numpy
 from check_trace import PAGE_SLOTS, KvOptions
 
@@ -36,7 +35,7 @@ def narrow(program, tmp_path_factory):
     """h2oserve on the model, and the model in float64."""
     path = tmp_path_factory.mktemp("opt-175b-narrow")
     opt_numpy.write_random_checkpoint(path, CONFIG, seed=175, dtype="F16", embeddings=0.03)
-    return conftest.Program(program.binary, path, program.folder), opt_numpy.Opt.load(path, np.float64)
+    return type(program)(program.binary, path, program.folder), opt_numpy.Opt.load(path, np.float64)
 
 
 @pytest.fixture(scope="module")
