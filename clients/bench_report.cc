@@ -142,7 +142,7 @@ void PrintRun(const Json& json, bool gpu) {
       "full batch  %.3f ms a step, the median of %.0f decode steps of all "
       "sequences\n"
       "steps       %.0f; %s\n"
-      "memory      %.2f GB peak; %.2f weights, %.2f workspace, %.2f KV pool\n"
+      "memory      %.2f GB %s; %.2f weights, %.2f workspace, %.2f KV pool\n"
       "resident    %.0f sequences at most\n"
       "workers     %.3f s prefill, %.3f s decode\n",
       number("tokens_per_second"), number("seconds"),
@@ -150,10 +150,10 @@ void PrintRun(const Json& json, bool gpu) {
       number("ttft_max_ms"), number("tpot_p50_ms"), number("tpot_p99_ms"),
       number("gap_p50_ms"), number("gap_p99_ms"), number("full_batch_step_ms"),
       number("full_batch_steps"), number("steps"), beside.c_str(),
-      number("peak_resident_bytes") / 1e9, number("weights_bytes") / 1e9,
-      number("workspace_bytes") / 1e9, number("kv_pool_bytes") / 1e9,
-      number("sequences_resident"), number("prefill_seconds"),
-      number("decode_seconds"));
+      number("peak_resident_bytes") / 1e9, gpu ? "planned" : "peak",
+      number("weights_bytes") / 1e9, number("workspace_bytes") / 1e9,
+      number("kv_pool_bytes") / 1e9, number("sequences_resident"),
+      number("prefill_seconds"), number("decode_seconds"));
 }
 
 void PrintFloor(const Json& json) {

@@ -54,7 +54,7 @@ struct BenchRun {
   double start = 0;
   double seconds = 0;
   int peak_running = 0;    // requests
-  int64_t peak_bytes = 0;  // of memory
+  int64_t peak_bytes = 0;  // of memory; of GPUs what was planned
   Engine::Counters spent;  // steps and seconds, of the run alone
 };
 
