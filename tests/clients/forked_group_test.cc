@@ -21,6 +21,8 @@
 #include "absl/strings/str_cat.h"
 #include "clients/step_pipe.h"
 #include "parallel/unique_fd.h"
+#include "tests/base/seconds_since.h"
+#include "tests/clients/same_answers.h"
 #include "tests/worker/tiny_model.h"
 
 namespace h2o {
@@ -28,13 +30,8 @@ namespace {
 
 using std::chrono::milliseconds;
 using ::testing::HasSubstr;
-using Steady = std::chrono::steady_clock;
 
 constexpr int kSteps = 12;
-
-double SecondsSince(Steady::time_point start) {
-  return std::chrono::duration<double>(Steady::now() - start).count();
-}
 
 LocalGroupOptions TinyGroup(int tp) {
   LocalGroupOptions options;
@@ -134,28 +131,6 @@ std::vector<StepResult> InChild(
   return results;
 }
 
-void ExpectSame(const StepResult& a, const StepResult& b) {
-  EXPECT_EQ(a.step, b.step);
-  EXPECT_EQ(a.checksum, b.checksum);
-  ASSERT_EQ(a.tokens.size(), b.tokens.size());
-  for (size_t i = 0; i < a.tokens.size(); ++i) {
-    EXPECT_EQ(a.tokens[i].sequence_id, b.tokens[i].sequence_id);
-    EXPECT_EQ(a.tokens[i].token, b.tokens[i].token);
-    EXPECT_EQ(a.tokens[i].finish, b.tokens[i].finish);
-  }
-  ASSERT_EQ(a.trace.size(), b.trace.size());
-  for (size_t i = 0; i < a.trace.size(); ++i) {
-    EXPECT_EQ(a.trace[i].head, b.trace[i].head);
-    EXPECT_EQ(a.trace[i].evicted, b.trace[i].evicted);
-    EXPECT_EQ(a.trace[i].kept, b.trace[i].kept);
-  }
-  ASSERT_EQ(a.logits.size(), b.logits.size());
-  for (size_t i = 0; i < a.logits.size(); ++i) {
-    EXPECT_EQ(a.logits[i].first_position, b.logits[i].first_position);
-    EXPECT_EQ(a.logits[i].rows, b.logits[i].rows);
-  }
-}
-
 TEST(ForkedGroup, AnswersAsThreadsDo) {
   for (int tp : {1, 2, 3}) {
     SCOPED_TRACE(absl::StrCat("tp ", tp));
@@ -187,7 +162,7 @@ TEST(ForkedGroup, AnswersAsThreadsDo) {
     size_t traces = 0, logits = 0;
     for (int i = 0; i < kSteps; ++i) {
       SCOPED_TRACE(absl::StrCat("step ", i + 1));
-      ExpectSame(forked[i], threads[i]);
+      ExpectSameAnswers(forked[i], threads[i]);
       traces += forked[i].trace.size();
       logits += forked[i].logits.size();
     }

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "tests/base/seconds_since.h"
 #include "tests/parallel/communicator_bodies.h"
 
 namespace h2o {
@@ -31,11 +32,6 @@ namespace {
 using std::chrono::milliseconds;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
-using Steady = std::chrono::steady_clock;
-
-double SecondsSince(Steady::time_point start) {
-  return std::chrono::duration<double>(Steady::now() - start).count();
-}
 
 MeshListener Listen(const std::string& address = "127.0.0.1:0") {
   auto listener = MeshListener::Bind(address);

@@ -22,13 +22,13 @@
 #include "absl/strings/str_cat.h"
 #include "base/dtype.h"
 #include "parallel/host_communicator.h"
+#include "tests/base/seconds_since.h"
 
 namespace h2o {
 namespace {
 
 using std::chrono::milliseconds;
 using ::testing::HasSubstr;
-using Steady = std::chrono::steady_clock;
 
 constexpr int kRanks = 2;
 constexpr DType kDTypes[] = {DType::kFloat32, DType::kBFloat16,
@@ -41,10 +41,6 @@ constexpr int64_t kCounts[] = {1, 7, 7168, 256 * 7168};
     ASSERT_EQ(error, cudaSuccess)                      \
         << #call << ": " << cudaGetErrorString(error); \
   } while (false)
-
-double SecondsSince(Steady::time_point start) {
-  return std::chrono::duration<double>(Steady::now() - start).count();
-}
 
 int CountGpus() {
   static const int count = [] {
