@@ -24,8 +24,7 @@ namespace {
 
 struct TuneFlags {
   ModelFlags model;
-  std::string device = "cuda";
-  std::string cache_directory = DefaultCacheDirectory();
+  DeviceFlags device;
   int tp = 1;
   int max_sequences = 256;
   std::vector<int64_t> rows;  // empty: all that a server of this kind meets
@@ -69,6 +68,7 @@ absl::StatusOr<std::unique_ptr<Layer>> Layer::Create(const TuneFlags& flags,
                                                      const ShardSpec& shard) {
   ModelSpec model = WithFormats(flags.model.spec, config, /*gpu=*/true);
   H2O_ASSIGN_OR_RETURN(const DType dtype, WeightDType(model));
+  H2O_RETURN_IF_ERROR(CheckGpuFormats(model));
   config.num_layers = 1;
   std::unique_ptr<Layer> layer(new Layer(config, shard));
   CudaBackendOptions options;
@@ -77,7 +77,7 @@ absl::StatusOr<std::unique_ptr<Layer>> Layer::Create(const TuneFlags& flags,
   options.max_prompt_rows = 1;
   options.max_heads = shard.heads.size();
   options.head_dim = config.head_dim();
-  options.cache_directory = flags.cache_directory;
+  options.cache_directory = flags.device.cache_directory;
   options.search_products = true;
   H2O_ASSIGN_OR_RETURN(layer->backend_, NewCudaBackend(options));
   layer->alone_.UseStream(layer->backend_->stream());
@@ -154,12 +154,14 @@ std::vector<ShardSpec> DistinctShards(const OptConfig& config, int tp) {
 }
 
 absl::Status RunTune(const TuneFlags& flags) {
-  H2O_ASSIGN_OR_RETURN(const DeviceName device, FindDevice(flags.device));
+  H2O_ASSIGN_OR_RETURN(const DeviceName device,
+                       FindDevice(flags.device.device));
   if (!device.cuda) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "device ", flags.device, "; only a GPU has kernels to choose from"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("device ", flags.device.device,
+                     "; only a GPU has kernels to choose from"));
   }
-  if (flags.cache_directory.empty()) {
+  if (flags.device.cache_directory.empty()) {
     return absl::InvalidArgumentError(
         "cache-dir is empty; it is where the choices go");
   }
@@ -198,14 +200,8 @@ void AddTuneCommand(CLI::App* app, int* exit_code) {
       "few percent. What was found before is not looked for again");
   auto flags = std::make_shared<TuneFlags>();
   AddModelFlags(command, &flags->model);
-  command->add_option("--device", flags->device, "The GPU: cuda or cuda:N")
-      ->type_name("DEVICE")
-      ->capture_default_str();
-  command
-      ->add_option("--cache-dir", flags->cache_directory,
-                   "Where the choices are kept")
-      ->type_name("DIR")
-      ->capture_default_str();
+  flags->device.device = "cuda";
+  AddDeviceFlags(command, &flags->device);
   command->add_option("--tp", flags->tp, "Ranks that share the model")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

@@ -220,7 +220,7 @@ std::string DefaultCacheDirectory() {
   return "";
 }
 
-void AddShardFlags(CLI::App* app, ShardFlags* flags) {
+void AddDeviceFlags(CLI::App* app, DeviceFlags* flags) {
   app->add_option("--device", flags->device, "cpu, cuda or cuda:N")
       ->check(CLI::Validator(
           [](std::string& text) -> std::string {
@@ -239,6 +239,10 @@ void AddShardFlags(CLI::App* app, ShardFlags* flags) {
                   "empty: nowhere")
       ->type_name("DIR")
       ->capture_default_str();
+}
+
+void AddShardFlags(CLI::App* app, ShardFlags* flags) {
+  AddDeviceFlags(app, flags);
   app->add_option("--threads", flags->threads,
                   "Threads of a worker, or of all ranks of a model held here; "
                   "0: all cores, shared out by serve")

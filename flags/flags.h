@@ -73,10 +73,15 @@ void AddRequestFlags(CLI::App* app, RequestFlags* flags);
 // $XDG_CACHE_HOME or ~/.cache; empty if there is neither.
 std::string DefaultCacheDirectory();
 
-// What a rank may take: --device, --cache-dir, --threads, --kv-pool-bytes, --memory-share.
-struct ShardFlags {
+// --device, --cache-dir
+struct DeviceFlags {
   std::string device = "cpu";
   std::string cache_directory = DefaultCacheDirectory();
+};
+void AddDeviceFlags(CLI::App* app, DeviceFlags* flags);
+
+// What a rank may take: those, --threads, --kv-pool-bytes, --memory-share.
+struct ShardFlags : DeviceFlags {
   int threads = 0;            // 0: all cores that this process may use
   int64_t kv_pool_bytes = 0;  // 0: from memory_share
   double memory_share = 0;    // of what is free after loading; 0: by device

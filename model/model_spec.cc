@@ -29,6 +29,13 @@ ModelSpec WithFormats(ModelSpec spec, const OptConfig& config, bool gpu) {
   return spec;
 }
 
+absl::Status CheckGpuFormats(const ModelSpec& spec) {
+  if (spec.kv_dtype == spec.dtype) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("kv-dtype ", spec.kv_dtype, " with dtype ", spec.dtype,
+                   "; on GPUs both must be the same, bf16 or fp16"));
+}
+
 absl::StatusOr<OptConfig> ConfigOf(const ModelSpec& spec) {
   std::error_code ignored;
   if (spec.dummy && !std::filesystem::is_directory(spec.model, ignored)) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/dtype.h"
 #include "kv/kv_geometry.h"
@@ -27,6 +28,10 @@ ModelSpec WithFormats(ModelSpec spec, const OptConfig& config, bool gpu);
 // A directory's config.json, or for dummy weights also a built-in config.
 // Errors: as ReadOptConfig and BuiltInOptConfig.
 absl::StatusOr<OptConfig> ConfigOf(const ModelSpec& spec);
+
+// A GPU keeps keys and values in the format of the weights.  Errors:
+// INVALID_ARGUMENT naming both.
+absl::Status CheckGpuFormats(const ModelSpec& spec);
 
 // Errors (both): INVALID_ARGUMENT naming an unknown format and the known ones.
 absl::StatusOr<DType> WeightDType(const ModelSpec& spec);

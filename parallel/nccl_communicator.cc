@@ -20,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "kernels/cuda/cuda_error.h"
 #include "parallel/failure_latch.h"
 #include "parallel/nccl_peers.h"
 
@@ -43,12 +44,6 @@ absl::Status ToStatus(ncclResult_t result, const char* what, ncclComm_t comm) {
   return result == ncclSystemError || result == ncclRemoteError
              ? absl::UnavailableError(text)
              : absl::InternalError(text);
-}
-
-absl::Status CudaStatus(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return absl::OkStatus();
-  return absl::InternalError(
-      absl::StrCat("CUDA ", what, ": ", cudaGetErrorString(error)));
 }
 
 ncclDataType_t TypeOf(DType dtype) {
@@ -86,9 +81,9 @@ struct Handle {
 // A word of the host that kernels read; they may do so until the process ends.
 absl::StatusOr<uint32_t*> NewAbortWord() {
   void* word = nullptr;
-  H2O_RETURN_IF_ERROR(
-      CudaStatus(cudaHostAlloc(&word, sizeof(uint32_t), cudaHostAllocMapped),
-                 "pinned memory"));
+  H2O_RETURN_IF_ERROR(cuda::ToStatus(
+      cudaHostAlloc(&word, sizeof(uint32_t), cudaHostAllocMapped),
+      "pinned memory"));
   return new (word) uint32_t(0);
 }
 
@@ -159,8 +154,8 @@ class NcclCommunicator final : public Communicator {
         ToStatus(ncclMemAlloc(&shared.data, bytes), "memory", comm));
     // Zeroed before anybody else has it.
     H2O_RETURN_IF_ERROR(
-        CudaStatus(cudaMemset(shared.data, 0, bytes), "memset"));
-    H2O_RETURN_IF_ERROR(CudaStatus(cudaDeviceSynchronize(), "memset"));
+        cuda::ToStatus(cudaMemset(shared.data, 0, bytes), "memset"));
+    H2O_RETURN_IF_ERROR(cuda::ToStatus(cudaDeviceSynchronize(), "memset"));
     H2O_RETURN_IF_ERROR(ToStatus(
         ncclCommWindowRegister(comm, shared.data, bytes, &shared.window,
                                NCCL_WIN_COLL_SYMMETRIC),
@@ -175,7 +170,7 @@ class NcclCommunicator final : public Communicator {
     memory.rank = rank();
     memory.size = size();
     memory.aborted = aborted_;
-    H2O_RETURN_IF_ERROR(CudaStatus(
+    H2O_RETURN_IF_ERROR(cuda::ToStatus(
         PointersOfPeers(shared.window, size(), memory.of_rank), "peers"));
     return memory;
   }

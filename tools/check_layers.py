@@ -14,7 +14,8 @@ import sys
 FLOORS = {
     "base": [],
     "kernels": ["base"],
-    "parallel": ["base", "kernels/device.h", "kernels/peer_sums.h"],
+    "parallel": ["base", "kernels/device.h", "kernels/peer_sums.h",
+                 "kernels/cuda/cuda_error.h"],
     "kv": ["base", "kernels", "parallel/shard_spec.h"],
     "model": ["base", "kv/kv_geometry.h", "parallel/shard_spec.h"],
     "proto": ["base", "model", "kv/kv_geometry.h", "parallel/shard_spec.h"],

@@ -268,12 +268,7 @@ absl::Status Runner::Init(const ShardOptions& options, const Clock* clock,
 absl::Status Runner::MakeBackend(const ShardOptions& options, DType dtype,
                                  const Clock* clock) {
   if (options.device.cuda) {
-    if (options.model.kv_dtype != options.model.dtype) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("kv-dtype ", options.model.kv_dtype, " with dtype ",
-                       options.model.dtype,
-                       "; on GPUs both must be the same, bf16 or fp16"));
-    }
+    H2O_RETURN_IF_ERROR(CheckGpuFormats(options.model));
     CudaBackendOptions backend;
     backend.ordinal = options.device.ordinal;
     backend.dtype = dtype;

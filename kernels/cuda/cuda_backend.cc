@@ -192,9 +192,7 @@ class CudaBackend final : public Backend {
   absl::Status Replay(uint64_t key,
                       absl::FunctionRef<absl::Status()> work) override {
     const auto [it, first] = recordings_.emplace(key, nullptr);
-    if (first) {
-      return work();
-    }
+    if (first) return work();
     if (it->second == nullptr) {
       H2O_ASSIGN_OR_RETURN(it->second, Record(work));
     }

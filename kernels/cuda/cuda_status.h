@@ -1,28 +1,18 @@
-// CUDA's error codes as absl::Status.
+// The error codes of the runtime and of cuBLAS as absl::Status.
 #pragma once
 
 #include <cublasLt.h>
-#include <cuda_runtime_api.h>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/cuda/cuda_error.h"
 
 namespace h2o::cuda {
 
-// `what` was being done.  Memory that is short is RESOURCE_EXHAUSTED, all else
-// INTERNAL.
-inline absl::Status ToStatus(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return absl::OkStatus();
-  const std::string text = absl::StrCat("CUDA ", what, ": ",
-                                        cudaGetErrorString(error), " (",
-                                        cudaGetErrorName(error), ")");
-  return error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(text)
-                                            : absl::InternalError(text);
-}
 inline absl::Status ToStatus(cublasStatus_t error, const char* what) {
   if (error == CUBLAS_STATUS_SUCCESS) return absl::OkStatus();
-  return absl::InternalError(absl::StrCat("cuBLAS ", what, ": ",
-                                          cublasLtGetStatusString(error)));
+  return absl::InternalError(
+      absl::StrCat("cuBLAS ", what, ": ", cublasLtGetStatusString(error)));
 }
 
 }  // namespace h2o::cuda

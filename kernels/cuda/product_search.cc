@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -242,23 +243,19 @@ absl::Status Search::Time(int runs, std::vector<Candidate>* candidates) {
 
 absl::Status Search::Vary(std::vector<Candidate>* guesses) {
   std::vector<Candidate> tiles = *guesses;
-  std::vector<int32_t> ids;
+  std::set<int32_t> ids;
   for (const Candidate& guess : *guesses) {
-    const int32_t id = IdOf(guess.algo);
-    if (std::find(ids.begin(), ids.end(), id) != ids.end()) continue;
-    ids.push_back(id);
+    if (!ids.insert(IdOf(guess.algo)).second) continue;
     const std::vector<Candidate> variants = TileVariants(guess);
     tiles.insert(tiles.end(), variants.begin(), variants.end());
   }
   H2O_RETURN_IF_ERROR(Time(kSearchRuns, &tiles));
 
   std::vector<Candidate> finalists = *guesses;
-  std::vector<int32_t> varied;
+  std::set<int32_t> varied;
   for (const Candidate& of_tile : tiles) {
-    const int32_t tile = TileOf(of_tile.algo);
-    if (std::find(varied.begin(), varied.end(), tile) != varied.end()) continue;
     if (varied.size() == kTiles) break;
-    varied.push_back(tile);
+    if (!varied.insert(TileOf(of_tile.algo)).second) continue;
     std::vector<Candidate> combinations = Combinations(of_tile);
     combinations.push_back(of_tile);
     H2O_RETURN_IF_ERROR(Time(kSearchRuns, &combinations));
