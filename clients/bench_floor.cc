@@ -61,16 +61,20 @@ BenchFloor ComputeFloor(const OptConfig& config, const KvGeometry& geometry,
   };
   const double parameters = LinearParameters(config);
   const double head = static_cast<double>(config.vocab_size) * config.embed_dim;
+  const double behind_last_attention =
+      static_cast<double>(config.hidden_size) *
+      (config.hidden_size + 2.0 * config.ffn_dim);
   const double length = load.prompt_len;
   const double width = static_cast<double>(config.hidden_size) *
                        config.num_layers;  // of keys, over all layers
   const double slot_bytes = 2 * width * SizeOf(geometry.page.dtype) +
                             8.0 * config.num_heads * config.num_layers;
   const auto of_pack = [&](int prompts) {
-    // Only the last row of a prompt needs the head; attention is causal, q k^T
-    // and p v, each half of length^2.
+    // Only the last row of a prompt needs the head, and what is behind the last
+    // attention; attention is causal, q k^T and p v, each half of length^2.
+    const double of_last = head + behind_last_attention;
     return longer(load.weight_bytes,
-                  prompts * (2 * (parameters - head) * length + 2 * head)) +
+                  prompts * 2 * ((parameters - of_last) * length + of_last)) +
            longer(0, prompts * 2 * length * length * width);
   };
   const auto of_step = [&](double rows, double held) {
@@ -86,16 +90,18 @@ BenchFloor AllReduceFloor(const OptConfig& config, const BenchLoad& load,
     return SecondsOf(machine.all_reduces,
                      rows * columns * machine.activation_bytes);
   };
-  const auto of_rows = [&](double rows) {
-    return 2 * config.num_layers * seconds(rows, config.hidden_size) +
+  // Behind the last attention go `last` of the rows.
+  const auto of_rows = [&](double rows, double last) {
+    return 2 * (config.num_layers - 1) * seconds(rows, config.hidden_size) +
+           2 * seconds(last, config.hidden_size) +
            seconds(rows, config.embed_dim);
   };
   return SumUp(
       load,
       [&](int prompts) {
-        return of_rows(static_cast<double>(prompts) * load.prompt_len);
+        return of_rows(static_cast<double>(prompts) * load.prompt_len, prompts);
       },
-      [&](double rows, double) { return of_rows(rows); });
+      [&](double rows, double) { return of_rows(rows, rows); });
 }
 
 }  // namespace h2o

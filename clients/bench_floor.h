@@ -49,14 +49,16 @@ double ReadWeightBytes(const OptConfig& config, int ranks,
 
 // The least time the load can take, its parts one after the other.  Of each
 // pack of prompts and of each decode step: the longer of reading the weights
-// and computing with them; of a prompt the arithmetic of causal attention; of a
+// and computing with them (behind the last attention of a prompt with its last
+// row alone); of a prompt the arithmetic of causal attention; of a
 // decoded token the longer of reading the slots held (8 bytes of score and
 // position beside each) and computing with them.
 BenchFloor ComputeFloor(const OptConfig& config, const KvGeometry& geometry,
                         const BenchLoad& load, const BenchMachine& machine);
 
 // What comes to it with the ranks' all-reduces, as measured alone: two a layer
-// and one of the embedding, for each pack and each decode step.
+// and one of the embedding, for each pack (behind the last attention of the
+// prompts' last rows) and each decode step.
 BenchFloor AllReduceFloor(const OptConfig& config, const BenchLoad& load,
                           const BenchMachine& machine);
 

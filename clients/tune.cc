@@ -110,12 +110,14 @@ absl::Status Layer::Run(int64_t rows) {
   H2O_RETURN_IF_ERROR(forward_->Embed(zeros, zeros, x));
   // Queries stand for what attention would give: numbers of all kinds, for
   // what a product costs in time and power depends on them.
-  H2O_RETURN_IF_ERROR(
-      forward_->Layers(0, 1, x, [&](int, Matrix qkv, Matrix out) {
+  H2O_RETURN_IF_ERROR(forward_->Layers(
+      0, 1, x,
+      [&](int, Matrix qkv, Matrix out) {
         const int64_t element = SizeOf(out.dtype);
         backend_->CopyRows(qkv.data, qkv.stride * element, out.data,
                            out.stride * element, out.columns * element, rows);
-      }));
+      },
+      {}));
   if (rows <= max_logit_rows_) forward_->Logits(forward_->Features(rows));
   return backend_->Synchronize();
 }

@@ -29,6 +29,7 @@ Forward::Forward(const OptConfig& config, const ShardSpec& shard,
   qkv_ = matrix(max_rows, 3 * width, activations);
   attention_ = matrix(max_rows, width, activations);
   ffn_ = matrix(max_rows, shard.ffn_columns.size(), activations);
+  last_attention_ = matrix(max_logit_rows, width, activations);
   gathered_ = matrix(max_logit_rows, config.hidden_size, activations);
   projected_ = matrix(max_logit_rows, projection, activations);
   logits_ = matrix(max_logit_rows, shard.vocabulary.size(), DType::kFloat32);
@@ -40,9 +41,10 @@ absl::StatusOr<std::unique_ptr<Forward>> Forward::Create(
     int64_t max_rows, int64_t max_logit_rows) {
   std::unique_ptr<Forward> f(new Forward(
       config, shard, weights, backend, communicator, max_rows, max_logit_rows));
-  Matrix* const all[] = {&f->normed_,   &f->delta_,     &f->embedded_,
-                         &f->qkv_,      &f->attention_, &f->ffn_,
-                         &f->gathered_, &f->projected_, &f->logits_};
+  Matrix* const all[] = {
+      &f->normed_,    &f->delta_, &f->embedded_,       &f->qkv_,
+      &f->attention_, &f->ffn_,   &f->last_attention_, &f->gathered_,
+      &f->projected_, &f->logits_};
   const auto aligned = [](int64_t bytes) { return CeilDiv(bytes, 256) * 256; };
   int64_t bytes = 0;
   for (const Matrix* m : all) bytes += aligned(m->bytes());
@@ -111,45 +113,61 @@ absl::Status Forward::Embed(const int32_t* tokens, const int32_t* positions,
   return absl::OkStatus();
 }
 
-absl::Status Forward::Layers(int begin, int end, Matrix x, Attend attend) {
-  const Matrix normed = normed_.Rows(0, x.rows);
-  const Delta from_attention = DeltaOf(x.rows, 0);
-  const Delta from_ffn = DeltaOf(x.rows, 1);
-  const Matrix qkv = qkv_.Rows(0, x.rows);
-  const Matrix attention = attention_.Rows(0, x.rows);
-  const Matrix ffn = ffn_.Rows(0, x.rows);
+absl::Status Forward::Layers(int begin, int end, Matrix x, Attend attend,
+                             const LastRows& last_rows) {
+  const bool before = config_.pre_layer_norm;
+  // The addition at the end of a half goes with the LayerNorm of the next.
+  backend_->AddNorm(
+      x, {}, nullptr, before ? NormPlace::kBefore : NormPlace::kNone,
+      weights_.layers[begin].attention_norm, normed_.Rows(0, x.rows));
+  for (int layer = begin; layer < end; ++layer) {
+    const LayerWeights& w = weights_.layers[layer];
+    const Matrix qkv = qkv_.Rows(0, x.rows);
+    Matrix attention = attention_.Rows(0, x.rows);
+    backend_->Linear(normed_.Rows(0, x.rows), w.qkv, Epilogue::kNone, qkv);
+    attend(layer, qkv, attention);
+    if (layer + 1 == config_.num_layers && last_rows.rows != nullptr) {
+      attention = GoOnWith(last_rows, attention, &x);
+    }
+    H2O_RETURN_IF_ERROR(AfterAttention(layer, attention, x));
+  }
+  return absl::OkStatus();
+}
+
+Matrix Forward::GoOnWith(const LastRows& last, Matrix attention, Matrix* x) {
+  const Matrix rest = last_attention_.Rows(0, last.x.rows);
+  backend_->GatherRows(attention, last.rows, rest);
+  backend_->GatherRows(*x, last.rows, last.x);
+  *x = last.x;
+  return rest;
+}
+
+absl::Status Forward::AfterAttention(int layer, Matrix attention, Matrix x) {
+  const LayerWeights& w = weights_.layers[layer];
   const bool before = config_.pre_layer_norm;
   const Epilogue activation = config_.activation == Activation::kRelu
                                   ? Epilogue::kRelu
                                   : Epilogue::kGelu;
+  const Matrix normed = normed_.Rows(0, x.rows);
+  const Matrix ffn = ffn_.Rows(0, x.rows);
+  const Delta from_attention = DeltaOf(x.rows, 0);
+  const Delta from_ffn = DeltaOf(x.rows, 1);
 
-  // The addition at the end of a half goes with the LayerNorm of the next.
-  backend_->AddNorm(x, {}, nullptr,
-                    before ? NormPlace::kBefore : NormPlace::kNone,
-                    weights_.layers[begin].attention_norm, normed);
-  for (int layer = begin; layer < end; ++layer) {
-    const LayerWeights& w = weights_.layers[layer];
-    backend_->Linear(normed, w.qkv, Epilogue::kNone, qkv);
-    attend(layer, qkv, attention);
-    backend_->Linear(attention, w.out, Epilogue::kNone, from_attention.mine);
-    H2O_RETURN_IF_ERROR(AddNorm(x, from_attention, w.out_bias, place(),
-                                before ? w.ffn_norm : w.attention_norm,
-                                normed));
-
-    backend_->Linear(normed, w.fc1, activation, ffn);
-    backend_->Linear(ffn, w.fc2, Epilogue::kNone, from_ffn.mine);
-    const bool last = layer + 1 == config_.num_layers;
-    NormPlace next = place();
-    LayerNormWeights norm = w.ffn_norm;
-    if (before && last) {
-      norm = weights_.final_norm;
-      if (!config_.final_layer_norm) next = NormPlace::kNone;
-    } else if (before) {
-      norm = weights_.layers[layer + 1].attention_norm;
-    }
-    H2O_RETURN_IF_ERROR(AddNorm(x, from_ffn, w.fc2_bias, next, norm, normed));
+  backend_->Linear(attention, w.out, Epilogue::kNone, from_attention.mine);
+  H2O_RETURN_IF_ERROR(AddNorm(x, from_attention, w.out_bias, place(),
+                              before ? w.ffn_norm : w.attention_norm, normed));
+  backend_->Linear(normed, w.fc1, activation, ffn);
+  backend_->Linear(ffn, w.fc2, Epilogue::kNone, from_ffn.mine);
+  const bool last = layer + 1 == config_.num_layers;
+  NormPlace next = place();
+  LayerNormWeights norm = w.ffn_norm;
+  if (before && last) {
+    norm = weights_.final_norm;
+    if (!config_.final_layer_norm) next = NormPlace::kNone;
+  } else if (before) {
+    norm = weights_.layers[layer + 1].attention_norm;
   }
-  return absl::OkStatus();
+  return AddNorm(x, from_ffn, w.fc2_bias, next, norm, normed);
 }
 
 Matrix Forward::GatherFeatures(const int32_t* rows, int64_t count) {

@@ -39,12 +39,20 @@ class Forward {
   // x [rows, hidden] float32 = embeddings of tokens[i] at positions[i].
   absl::Status Embed(const int32_t* tokens, const int32_t* positions, Matrix x);
 
+  // The rows of x that matter behind the model's last attention, which needs
+  // the others as keys and values only: row i of `x` is row rows[i] from there
+  // on.  Without `rows`, all matter.
+  struct LastRows {
+    const int32_t* rows = nullptr;
+    Matrix x;  // of at most max_logit_rows
+  };
   // x = decoder layers [begin, end) of x.  A walk may pause between any two
   // layers with x alone held.
-  absl::Status Layers(int begin, int end, Matrix x, Attend attend);
+  absl::Status Layers(int begin, int end, Matrix x, Attend attend,
+                      const LastRows& last_rows);
 
-  // After the last layer: what the head reads, [rows, hidden], valid until the
-  // next call of Layers.
+  // After the last layer: what the head reads of its rows, [rows, hidden],
+  // valid until the next call of Layers.
   Matrix Features(int64_t rows) const { return normed_.Rows(0, rows); }
   // Row i is row rows[i] of the features; valid until the next call.
   Matrix GatherFeatures(const int32_t* rows, int64_t count);
@@ -59,6 +67,11 @@ class Forward {
   Forward(const OptConfig& config, const ShardSpec& shard,
           const ShardWeights& weights, Backend* backend,
           Communicator* communicator, int64_t max_rows, int64_t max_logit_rows);
+
+  // The layer from its attention on: x = what it leaves.
+  absl::Status AfterAttention(int layer, Matrix attention, Matrix x);
+  // *x = its last rows; returns those of `attention`.
+  Matrix GoOnWith(const LastRows& last, Matrix attention, Matrix* x);
 
   absl::Status MapPeers();
   // Where a part of `rows` rows of what is added to x goes.
@@ -87,6 +100,7 @@ class Forward {
   PeerSums peers_;   // where ranks map each other's memory
   Matrix embedded_;  // embed_dim wide, with projections
   Matrix qkv_, attention_, ffn_;
+  Matrix last_attention_;                 // of max_logit_rows
   Matrix gathered_, projected_, logits_;  // of max_logit_rows
 };
 

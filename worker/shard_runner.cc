@@ -148,8 +148,12 @@ class Runner final : public ShardRunner {
   absl::Status Prefill(const PrefillSlice& slice, Pending* step);
   absl::Status BeginSlice(const PrefillSlice& slice);
   absl::Status EmbedPrompts(absl::Span<OpenSequence* const> rows, Matrix x);
-  // Gives the prompts their first tokens; rows of retired ones are null.
-  absl::Status EndPrefill(absl::Span<OpenSequence* const> rows, Pending* step);
+  // The last token of each prompt, unless somebody wants the logits of all.
+  Forward::LastRows LastRowsOf(absl::Span<OpenSequence* const> rows);
+  // Gives the prompts, whose last tokens have `features`, their first tokens;
+  // rows of retired ones are null.
+  absl::Status EndPrefill(absl::Span<OpenSequence* const> rows, Matrix features,
+                          Pending* step);
   int64_t TimeLayer(int64_t before, Pending* step);
   absl::Status Decode(const std::vector<uint64_t>& ids, Pending* step);
   absl::Status DecodeRows(int64_t rows, const DecodeBatch& batch, bool whole,
@@ -524,21 +528,44 @@ absl::Status Runner::Prefill(const PrefillSlice& slice, Pending* step) {
   UploadAll(paused_.starts, w_.prompt_starts);
   if (slice.layer_begin == 0) H2O_RETURN_IF_ERROR(EmbedPrompts(rows, x));
 
+  const bool ends = slice.layer_end == config_.num_layers;
+  const Forward::LastRows last = ends ? LastRowsOf(rows) : Forward::LastRows();
   int64_t before = step->layers.size() < kMaxTimedLayers ? backend_->Mark() : 0;
   H2O_RETURN_IF_ERROR(forward_->Layers(
       slice.layer_begin, slice.layer_end, x,
       [&](int layer, Matrix qkv, Matrix out) {
         if (layer > slice.layer_begin) before = TimeLayer(before, step);
         backend_->PrefillAttention(qkv, prompts, layer, cache_->pool(), out);
-      }));
+      },
+      last));
   TimeLayer(before, step);
-  if (slice.layer_end < config_.num_layers) {
+  if (!ends) {
     paused_.next_layer = slice.layer_end;
     return absl::OkStatus();
   }
-  const absl::Status status = EndPrefill(rows, step);
+  const Matrix features = last.rows != nullptr
+                              ? forward_->Features(n)
+                              : forward_->GatherFeatures(w_.prompt_ends, n);
+  const absl::Status status = EndPrefill(rows, features, step);
   paused_ = {};
   return status;
+}
+
+Forward::LastRows Runner::LastRowsOf(absl::Span<OpenSequence* const> rows) {
+  const int64_t n = static_cast<int64_t>(rows.size());
+  std::vector<int32_t> ends;
+  bool all = false;
+  for (int64_t p = 0; p < n; ++p) {
+    ends.push_back(paused_.starts[p + 1] - 1);
+    all |= rows[p] != nullptr && rows[p]->spec.logits;
+  }
+  // As many as a decode step would have: their products are then its own.
+  const int64_t padded = backend_->BatchBucket(n);
+  ends.resize(padded, ends.back());
+  UploadAll(ends, w_.prompt_ends);
+  if (all) return {};
+  return {w_.prompt_ends,
+          {w_.decode_hidden, padded, config_.hidden_size, hidden_stride()}};
 }
 
 int64_t Runner::TimeLayer(int64_t before, Pending* step) {
@@ -591,12 +618,11 @@ absl::Status Runner::EmbedPrompts(absl::Span<OpenSequence* const> rows,
 }
 
 absl::Status Runner::EndPrefill(absl::Span<OpenSequence* const> rows,
-                                Pending* step) {
-  std::vector<int32_t> slots, ends;
+                                Matrix features, Pending* step) {
+  std::vector<int32_t> slots;
   bool draws = false, whole = false;
   for (size_t p = 0; p < rows.size(); ++p) {
     slots.push_back(rows[p] == nullptr ? -1 : rows[p]->slot);
-    ends.push_back(paused_.starts[p + 1] - 1);
     if (rows[p] == nullptr) continue;
     rows[p]->prefilled = true;
     rows[p]->planned_tokens = 1;
@@ -611,10 +637,7 @@ absl::Status Runner::EndPrefill(absl::Span<OpenSequence* const> rows,
     }
   }
   UploadAll(slots, w_.prompt_slots);
-  UploadAll(ends, w_.prompt_ends);
-  const int64_t n = static_cast<int64_t>(rows.size());
-  H2O_RETURN_IF_ERROR(EmitTokens(forward_->GatherFeatures(w_.prompt_ends, n),
-                                 w_.prompt_slots, whole, draws));
+  H2O_RETURN_IF_ERROR(EmitTokens(features, w_.prompt_slots, whole, draws));
   H2O_RETURN_IF_ERROR(ReportLogits(rows, step));
   DownloadResults(rows, step);
   return absl::OkStatus();
@@ -679,12 +702,14 @@ absl::Status Runner::DecodeRows(int64_t rows, const DecodeBatch& batch,
   backend_->BeginDecode(w_.states, w_.slots, rows, w_.row_tokens, w_.positions,
                         w_.heads);
   H2O_RETURN_IF_ERROR(forward_->Embed(w_.row_tokens, w_.positions, x));
-  H2O_RETURN_IF_ERROR(forward_->Layers(
-      0, config_.num_layers, x, [&](int layer, Matrix qkv, Matrix out) {
-        backend_->DecodeAttention(
-            qkv, batch, layer, cache_->pool(), out,
-            w_.evicted + layer * rows * num_local_heads());
-      }));
+  H2O_RETURN_IF_ERROR(
+      forward_->Layers(0, config_.num_layers, x,
+                       [&](int layer, Matrix qkv, Matrix out) {
+                         backend_->DecodeAttention(
+                             qkv, batch, layer, cache_->pool(), out,
+                             w_.evicted + layer * rows * num_local_heads());
+                       },
+                       {}));
   return EmitTokens(forward_->Features(rows), w_.slots, whole, draws);
 }
 

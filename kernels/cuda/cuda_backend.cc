@@ -261,8 +261,8 @@ class CudaBackend final : public Backend {
   }
   void GatherRows(Matrix x, const int32_t* rows, Matrix out) override {
     Note(cuda::GatherRows(x.data, x.stride, rows, Int(out.rows),
-                          Int(out.columns), options_.dtype, out.data,
-                          out.stride, stream_),
+                          Int(out.columns), x.dtype, out.data, out.stride,
+                          stream_),
          "GatherRows");
   }
 

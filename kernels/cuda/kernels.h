@@ -125,7 +125,7 @@ cudaError_t AddNorm(const AddNormArgs& args, cudaStream_t stream);
 cudaError_t Gelu(void* y, int64_t stride, int rows, int columns, DType dtype,
                  cudaStream_t stream);
 
-// out[i] = x[rows_of[i]], `dtype`.
+// out[i] = x[rows_of[i]], `dtype` or float32.
 cudaError_t GatherRows(const void* x, int64_t x_stride, const int32_t* rows_of,
                        int count, int columns, DType dtype, void* out,
                        int64_t out_stride, cudaStream_t stream);

@@ -163,6 +163,21 @@ TEST(ShardRunner, SlicedPrefillIsBitwiseTheUnsliced) {
   }
 }
 
+// Who wants no logits of the prompt gets its last rows only through the last
+// layer.
+TEST(ShardRunner, TokensAreTheSameWithAndWithoutLogitsOfThePrompt) {
+  for (int size : {1, 3}) {
+    Ranks ranks(size);
+    for (int length : {1, 2, 40, 130}) {
+      SequenceSpec spec = Spec(1, length, 10, 16);
+      const auto without = Generate(&ranks, {spec});
+      spec.logits = true;
+      const auto with = Generate(&ranks, {spec});
+      EXPECT_EQ(without[0].tokens, with[0].tokens) << length << ", tp " << size;
+    }
+  }
+}
+
 TEST(ShardRunner, ABudgetThatHoldsEverythingIsBitwiseTheFullCache) {
   Ranks ranks(1);
   SequenceSpec full = Spec(1, 50, 20, 1);

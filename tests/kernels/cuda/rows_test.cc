@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <numeric>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -84,6 +85,27 @@ TEST_P(RowKernels, GatherRowsCopies) {
     }
   }
   ExpectPoisonBehind(columns(), stride(), got);
+}
+
+TEST_P(RowKernels, GatherRowsCopiesFloats) {
+  std::vector<float> x(rows() * stride());
+  std::iota(x.begin(), x.end(), 0.5f);
+  const int count = rows() + 1;  // one of them twice
+  std::vector<int32_t> rows_of(count);
+  for (int i = 0; i < count; ++i) rows_of[i] = (rows() - 1 + i) % rows();
+  const DeviceArray<float> device_x(x);
+  const DeviceArray<int32_t> device_rows(rows_of);
+  const DeviceArray<float> out(std::vector<float>(count * stride(), kMark));
+  CheckCuda(cuda::GatherRows(device_x.data(), stride(), device_rows.data(),
+                             count, columns(), DType::kFloat32, out.data(),
+                             stride(), nullptr));
+  const std::vector<float> got = out.Read();
+  for (int i = 0; i < count; ++i) {
+    for (int c = 0; c < stride(); ++c) {
+      const float want = c < columns() ? x[rows_of[i] * stride() + c] : kMark;
+      ASSERT_EQ(got[i * stride() + c], want) << i << ", " << c;
+    }
+  }
 }
 
 TEST_P(RowKernels, AddPositionsAdds) {
