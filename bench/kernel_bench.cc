@@ -62,6 +62,7 @@ class Bench {
     H2O_RETURN_IF_ERROR(TimeHead());
     H2O_RETURN_IF_ERROR(TimeDecodeAttention());
     H2O_RETURN_IF_ERROR(TimePrefillAttention());
+    H2O_RETURN_IF_ERROR(TimeDecodeLayers());
     return TimePrefillLayers();
   }
 
@@ -304,6 +305,45 @@ class Bench {
     return cache;
   }
 
+  // Sequences that decode, and the cache that has as many slots of each.
+  struct Decode {
+    std::unique_ptr<KvCache> cache;
+    Buffer heads, positions, evicted;
+    DecodeBatch batch;  // of the above
+    int64_t rows = 0;
+    double bytes = 0;  // of attention
+  };
+  absl::StatusOr<std::unique_ptr<Decode>> MakeDecode(int sequences, int slots,
+                                                     bool h2o) {
+    auto decode = std::make_unique<Decode>();
+    // Every head full and evicting, or with room for all of the replays.
+    const int prompt = h2o ? slots + 40 : slots;
+    const KvSlots kept = h2o ? SlotsFor(KvPolicyName::kH2o, slots)
+                             : SlotsFor(KvPolicyName::kFull, slots + 64);
+    H2O_ASSIGN_OR_RETURN(decode->cache,
+                         FillCache(sequences, prompt, kept, &decode->heads));
+    const std::vector<int32_t> position(sequences, prompt);
+    const int64_t bytes = sequences * int64_t{sizeof(int32_t)};
+    H2O_ASSIGN_OR_RETURN(decode->positions, backend_->Allocate(bytes));
+    H2O_ASSIGN_OR_RETURN(decode->evicted,
+                         backend_->Allocate(bytes * shard_.heads.size()));
+    backend_->Upload(position.data(), bytes, decode->positions.data());
+    DecodeBatch& batch = decode->batch;
+    batch.heads = decode->heads.As<KvHead*>();
+    batch.positions = decode->positions.As<int32_t>();
+    batch.max_slots = h2o ? slots : slots + 64;
+    batch.scored = h2o;
+    decode->rows = sequences;
+    decode->bytes = static_cast<double>(sequences) * shard_.heads.size() *
+                    slots * (4.0 * config_.head_dim() + (h2o ? 10 : 0));
+    return decode;
+  }
+  void Attend(const Decode& decode, int layer) {
+    backend_->DecodeAttention(
+        qkv_.Rows(0, decode.rows), decode.batch, layer, decode.cache->pool(),
+        attention_.Rows(0, decode.rows), decode.evicted.As<int32_t>());
+  }
+
   absl::Status TimeDecodeAttention() {
     const std::pair<int, int> shapes[] = {{128, 410}, {96, 204},  {280, 204},
                                           {32, 410},  {28, 2048}, {8, 410},
@@ -314,35 +354,10 @@ class Bench {
                                               " x ", shard_.heads.size(), " x ",
                                               slots, h2o ? " h2o" : " full");
         if (name.find(options_.only) == std::string::npos) continue;
-        // Every head full and evicting, or with room for all of the replays.
-        const int prompt = h2o ? slots + 40 : slots;
-        const KvSlots kept = h2o ? SlotsFor(KvPolicyName::kH2o, slots)
-                                 : SlotsFor(KvPolicyName::kFull, slots + 64);
-        Buffer heads;
-        H2O_ASSIGN_OR_RETURN(const std::unique_ptr<KvCache> cache,
-                             FillCache(sequences, prompt, kept, &heads));
-        const std::vector<int32_t> position(sequences, prompt);
-        H2O_ASSIGN_OR_RETURN(Buffer positions,
-                             backend_->Allocate(sequences * sizeof(int32_t)));
-        H2O_ASSIGN_OR_RETURN(
-            Buffer evicted, backend_->Allocate(sequences * shard_.heads.size() *
-                                               sizeof(int32_t)));
-        backend_->Upload(position.data(), sequences * sizeof(int32_t),
-                         positions.data());
-        DecodeBatch batch;
-        batch.heads = heads.As<KvHead*>();
-        batch.positions = positions.As<int32_t>();
-        batch.max_slots = h2o ? slots : slots + 64;
-        batch.scored = h2o;
-        const double items =
-            static_cast<double>(sequences) * shard_.heads.size() * slots;
-        const double slot_bytes = 4.0 * config_.head_dim() + (h2o ? 10 : 0);
-        H2O_RETURN_IF_ERROR(
-            Time(name, options_.layers, items * slot_bytes, 0, [&](int i) {
-              backend_->DecodeAttention(
-                  qkv_.Rows(0, sequences), batch, i, cache->pool(),
-                  attention_.Rows(0, sequences), evicted.As<int32_t>());
-            }));
+        H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Decode> decode,
+                             MakeDecode(sequences, slots, h2o));
+        H2O_RETURN_IF_ERROR(Time(name, options_.layers, decode->bytes, 0,
+                                 [&](int i) { Attend(*decode, i); }));
       }
     }
     return absl::OkStatus();
@@ -401,6 +416,37 @@ class Bench {
     return absl::OkStatus();
   }
 
+  // One layer, but for its first norm, which is the last of the one before.
+  template <class Load>
+  void Layer(const Load& load, int layer) {
+    Product(weights_[0], layer, load.rows);  // qkv, out, fc1, fc2
+    Attend(load, layer);
+    Product(weights_[1], layer, load.rows);
+    AddNorm(load.rows);
+    Product(weights_[2], layer, load.rows);
+    Product(weights_[3], layer, load.rows);
+    AddNorm(load.rows);
+  }
+
+  // Whole layers show what lies between the operations.
+  absl::Status TimeDecodeLayers() {
+    const std::pair<int, int> shapes[] = {
+        {1, 576}, {96, 204}, {128, 410}, {256, 204}};
+    for (const auto& [sequences, slots] : shapes) {
+      const bool h2o = sequences > 1;
+      const std::string name = absl::StrCat("decode layer ", sequences, " x ",
+                                            slots, h2o ? " h2o" : " full");
+      if (name.find(options_.only) == std::string::npos) continue;
+      H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Decode> decode,
+                           MakeDecode(sequences, slots, h2o));
+      H2O_RETURN_IF_ERROR(Time(name, options_.layers,
+                               LayerBytes() + decode->bytes,
+                               LayerFlops(static_cast<double>(sequences)),
+                               [&](int i) { Layer(*decode, i); }));
+    }
+    return absl::OkStatus();
+  }
+
   // Of whole layers, as many on end as the model has: the GPU's clock and cache
   // are what they are in a prefill.
   absl::Status TimePrefillLayers() {
@@ -411,22 +457,10 @@ class Bench {
       if (name.find(options_.only) == std::string::npos) continue;
       H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Pack> pack,
                            MakePack(prompts, length, true));
-      const auto layer = [&](int i) {
-        const int stored = i % options_.layers;
-        const auto product = [&](const Weight& w) {
-          Product(w, stored, pack->rows);
-        };
-        product(weights_[0]);  // qkv, out, fc1, fc2
-        Attend(*pack, stored);
-        product(weights_[1]);
-        AddNorm(pack->rows);
-        product(weights_[2]);
-        product(weights_[3]);
-        AddNorm(pack->rows);
-      };
-      H2O_RETURN_IF_ERROR(Time(
-          name, config_.num_layers, LayerBytes(),
-          LayerFlops(static_cast<double>(pack->rows)) + pack->flops, layer));
+      H2O_RETURN_IF_ERROR(
+          Time(name, config_.num_layers, LayerBytes(),
+               LayerFlops(static_cast<double>(pack->rows)) + pack->flops,
+               [&](int i) { Layer(*pack, i % options_.layers); }));
     }
     return absl::OkStatus();
   }
