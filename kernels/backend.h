@@ -8,6 +8,9 @@
 // the checkpoint or --dtype says.  Residuals, scores and logits are float32;
 // activations between them are of formats().activations.
 //
+// Weights, biases and norms' parameters are from before the last Synchronize:
+// operations may read them ahead of their turn.
+//
 // Threads  one owner, the step thread of the rank.  An operation may use
 //          threads of its own.
 // Errors   operations cannot fail: what could is checked when things are made.
@@ -97,7 +100,7 @@ struct PromptBatch {
   // [n]: [layers][heads of this rank]; null: nobody keeps the prompt, and what
   // is computed of it is of no use.
   KvHead* const* heads = nullptr;
-  bool scored = true;                      // whether any head has a score rule
+  bool scored = true;  // whether any head has a score rule
 
   int64_t size() const { return static_cast<int64_t>(starts.size()) - 1; }
 };

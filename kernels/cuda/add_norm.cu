@@ -296,7 +296,7 @@ __global__ void __launch_bounds__(kVectors == kFew ? kFewThreads : kManyThreads)
     x[v] = Load<kShare>(x_row + column);
     if (a.delta && !kHeld) bias[v] = LoadBias<T>(a, column);
   });
-  AllowNext();
+  AllowNext();  // behind the wait: attention relies on that
 
   if (a.delta) {
     Floats sum[kVectors];

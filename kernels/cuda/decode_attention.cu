@@ -7,8 +7,9 @@
 //
 //   1. The producer, a warp of its own, copies the pages into a ring of stages
 //      in shared memory: the keys of all slots, then the values of all slots
-//      with their scores and positions.  It starts before the kernel before
-//      this one is done, since that one writes q, k and v and no more.
+//      with their scores and positions.  It starts before the kernels before
+//      this one are done: the product writes q, k and v and no more, the norm
+//      in front of that what the product reads (AllowNext, ptx.cuh).
 //   2. The consumers, all other warps, hold q in registers and share the rows
 //      of each stage.  Their dot products, and that of the token itself, are
 //      put into shared memory as `weights`.
@@ -325,8 +326,8 @@ class BlockOf {
     for (; fill < min(fills, stages_ + params_.stages); ++fill) {
       Refill(fill, &cursor);
     }
-    // The kernel before the previous one is complete; the next one may rely on
-    // that before its own wait.
+    // All kernels before this one are complete; the next one may rely on that
+    // before its own wait.
     AllowNext();
     SyncThreads(2, kThreads);  // the weights and their sums are there
     const Total total = TotalOf();

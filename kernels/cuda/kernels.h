@@ -130,6 +130,41 @@ cudaError_t GatherRows(const void* x, int64_t x_stride, const int32_t* rows_of,
                        int count, int columns, DType dtype, void* out,
                        int64_t out_stride, cudaStream_t stream);
 
+// ---- products of few rows --------------------------------------------------
+
+inline constexpr int kMostStreamedRows = 96;
+
+// Zeroed memory that products in turn share.
+struct StreamedProductWorkspace {
+  float* partials = nullptr;  // PartialBytes(shares)
+  uint32_t* ready = nullptr;  // [shares], zero before and after every product
+  int shares = 0;             // at most; as many as multiprocessors
+
+  static int64_t PartialBytes(int shares);
+};
+
+// Whether this device and build have StreamedProduct (sm_90a).
+bool StreamsProducts();
+
+// y [rows, outputs] = x [rows, inputs] W^T, plus bias, and ReLU of that, as
+// asked.  Strides are multiples of 8, pointers to matrices of 16 bytes.  W is
+// read while kernels in front still run.  The same bits every time.
+struct StreamedProductArgs {
+  const void* weight = nullptr;  // [outputs, inputs]
+  int64_t outputs = 0, inputs = 0, weight_stride = 0;
+  const void* x = nullptr;
+  int64_t x_stride = 0;
+  const void* bias = nullptr;  // [outputs] `dtype`; null: none
+  bool relu = false;
+  void* y = nullptr;
+  int64_t y_stride = 0;
+  int rows = 0;  // at most kMostStreamedRows
+  DType dtype = DType::kBFloat16;
+  StreamedProductWorkspace workspace;
+};
+cudaError_t StreamedProduct(const StreamedProductArgs& args,
+                            cudaStream_t stream);
+
 // ---- tokens ----------------------------------------------------------------
 
 // Row r runs sequence states[slots[r]]: its token, its position and its heads.

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <string>
 
+#include "base/check.h"
 #include "base/status_macros.h"
 #include "kernels/cuda/cuda_status.h"
 #include "kernels/cuda/product_search.h"
@@ -44,10 +45,59 @@ absl::StatusOr<std::unique_ptr<LinearProducts>> LinearProducts::Create(
   runtime.workspace_bytes = kWorkspaceBytes;
   H2O_RETURN_IF_ERROR(ToStatus(cudaEventCreate(&runtime.begin), "event"));
   H2O_RETURN_IF_ERROR(ToStatus(cudaEventCreate(&runtime.end), "event"));
+  H2O_RETURN_IF_ERROR(
+      products->PrepareStreaming(properties.multiProcessorCount));
   return products;
 }
 
+absl::Status LinearProducts::PrepareStreaming(int multiprocessors) {
+  if (!StreamsProducts()) return absl::OkStatus();
+  const int64_t partial_bytes =
+      StreamedProductWorkspace::PartialBytes(multiprocessors);
+  const int64_t bytes =
+      partial_bytes + multiprocessors * int64_t{sizeof(*streamed_.ready)};
+  void* memory = nullptr;
+  H2O_RETURN_IF_ERROR(ToStatus(cudaMalloc(&memory, bytes), "workspace"));
+  streamed_.partials = static_cast<float*>(memory);
+  streamed_.ready = reinterpret_cast<uint32_t*>(
+      static_cast<std::byte*>(memory) + partial_bytes);
+  H2O_RETURN_IF_ERROR(ToStatus(cudaMemset(memory, 0, bytes), "workspace"));
+  H2O_RETURN_IF_ERROR(ToStatus(cudaDeviceSynchronize(), "workspace"));
+  streamed_.shares = multiprocessors;
+  streamed_bytes_ = bytes;
+  return absl::OkStatus();
+}
+
+bool LinearProducts::Streams(const Matrix& x, const Matrix& y) const {
+  return streamed_.shares > 0 && x.rows <= kMostStreamedRows &&
+         x.stride % 8 == 0 && y.stride % 8 == 0 && y.dtype == x.dtype;
+}
+
+absl::Status LinearProducts::Stream(const Matrix& x, const StoredMatrix& weight,
+                                    const void* bias, bool relu,
+                                    const Matrix& y,
+                                    cudaStream_t stream) const {
+  H2O_CHECK(x.stride >= weight.stride) << x.stride << " < " << weight.stride;
+  H2O_CHECK(x.dtype == weight.dtype);
+  StreamedProductArgs args;
+  args.weight = weight.data;
+  args.outputs = weight.rows;
+  // The padding of both is zero, so whole strides are multiplied.
+  args.inputs = args.weight_stride = weight.stride;
+  args.x = x.data;
+  args.x_stride = x.stride;
+  args.bias = bias;
+  args.relu = relu;
+  args.y = y.data;
+  args.y_stride = y.stride;
+  args.rows = static_cast<int>(x.rows);
+  args.dtype = x.dtype;
+  args.workspace = streamed_;
+  return ToStatus(StreamedProduct(args, stream), "product of few rows");
+}
+
 LinearProducts::~LinearProducts() {
+  cudaFree(streamed_.partials);
   if (runtime_.end != nullptr) cudaEventDestroy(runtime_.end);
   if (runtime_.begin != nullptr) cudaEventDestroy(runtime_.begin);
   cudaFree(runtime_.workspace);
@@ -57,6 +107,7 @@ LinearProducts::~LinearProducts() {
 absl::Status LinearProducts::Run(Matrix x, const StoredMatrix& weight,
                                  const void* bias, bool relu, Matrix y,
                                  cudaStream_t stream) {
+  if (Streams(x, y)) return Stream(x, weight, bias, relu, y, stream);
   const ProductProblem problem(x, weight, bias, relu, y);
   ProductShape shape = {.outputs = weight.rows,
                         .inputs = weight.stride,

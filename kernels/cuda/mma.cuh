@@ -143,8 +143,10 @@ __device__ __forceinline__ void FenceProducts() {
 __device__ __forceinline__ void CommitProducts() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
+// Until no more than kPending commits are under way.
+template <int kPending = 0>
 __device__ __forceinline__ void WaitForProducts() {
-  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 // Keeps the compiler from reading c before the wait.
 template <int kTiles>
@@ -156,38 +158,59 @@ __device__ __forceinline__ void Settle(float (&c)[kTiles][4]) {
   }
 }
 
-// The registers of C [64 rows, 64 columns], and of 16 columns: 8, and 2, C
-// fragments a warp.
+// The registers of C [64 rows, 16 to 96 columns]: a C fragment a warp for each
+// 8 of them.
 #define H2O_C(j) "+f"(c[j][0]), "+f"(c[j][1]), "+f"(c[j][2]), "+f"(c[j][3])
 #define H2O_C16 H2O_C(0), H2O_C(1)
-#define H2O_C64 \
-  H2O_C16, H2O_C(2), H2O_C(3), H2O_C(4), H2O_C(5), H2O_C(6), H2O_C(7)
-#define H2O_C16_NAMES "{%0, %1, %2, %3, %4, %5, %6, %7}"
-#define H2O_C64_NAMES                        \
-  "{%0, %1, %2, %3, %4, %5, %6, %7, "        \
-  "%8, %9, %10, %11, %12, %13, %14, %15, "   \
-  "%16, %17, %18, %19, %20, %21, %22, %23, " \
-  "%24, %25, %26, %27, %28, %29, %30, %31}"
+#define H2O_C32 H2O_C16, H2O_C(2), H2O_C(3)
+#define H2O_C64 H2O_C32, H2O_C(4), H2O_C(5), H2O_C(6), H2O_C(7)
+#define H2O_C96 H2O_C64, H2O_C(8), H2O_C(9), H2O_C(10), H2O_C(11)
+#define H2O_8_NAMES "%0, %1, %2, %3, %4, %5, %6, %7"
+#define H2O_16_NAMES H2O_8_NAMES ", %8, %9, %10, %11, %12, %13, %14, %15"
+#define H2O_32_NAMES                                \
+  H2O_16_NAMES                                      \
+  ", %16, %17, %18, %19, %20, %21, %22, %23, %24, " \
+  "%25, %26, %27, %28, %29, %30, %31"
+#define H2O_48_NAMES                                \
+  H2O_32_NAMES                                      \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, " \
+  "%41, %42, %43, %44, %45, %46, %47"
+#define H2O_C16_NAMES "{" H2O_8_NAMES "}"
+#define H2O_C64_NAMES "{" H2O_32_NAMES "}"
 
-// c [64, 64] = a b, or += if `add`; a [64, 16] and b [64 columns, 16] have
+// The product of `a` and `b` into `c`, if `add` onto it.  `registers`: of C;
+// the others are the numbers of the operands.
+#define H2O_GROUP_MULTIPLY(format, columns, registers, a_at, b_at, p_at) \
+  asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %" #p_at            \
+               ", 0;\nwgmma.mma_async.sync.aligned.m64n" #columns        \
+               "k16.f32." format "." format " {" H2O_##registers##_NAMES \
+               "}, %" #a_at ", %" #b_at ", add, 1, 1, 0, 0;\n}"          \
+               : H2O_C##columns                                          \
+               : "l"(a), "l"(b), "r"(static_cast<int>(add)))
+#define H2O_GROUP_MULTIPLIES(format)                  \
+  do {                                                \
+    if constexpr (kColumns == 16) {                   \
+      H2O_GROUP_MULTIPLY(format, 16, 8, 8, 9, 10);    \
+    } else if constexpr (kColumns == 32) {            \
+      H2O_GROUP_MULTIPLY(format, 32, 16, 16, 17, 18); \
+    } else if constexpr (kColumns == 64) {            \
+      H2O_GROUP_MULTIPLY(format, 64, 32, 32, 33, 34); \
+    } else {                                          \
+      H2O_GROUP_MULTIPLY(format, 96, 48, 48, 49, 50); \
+    }                                                 \
+  } while (false)
+
+// c [64, kColumns] = a b, or += if `add`; a [64, 16] and b [kColumns, 16] have
 // their 16 side by side in shared memory.
-template <class T>
+template <class T, int kColumns = 64>
 __device__ __forceinline__ void GroupMultiply(float (*c)[4], uint64_t a,
                                               uint64_t b, bool add) {
+  static_assert(kColumns == 16 || kColumns == 32 || kColumns == 64 ||
+                kColumns == 96);
   if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-    asm volatile(
-        "{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " H2O_C64_NAMES
-        ", %32, %33, add, 1, 1, 0, 0;\n}"
-        : H2O_C64
-        : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+    H2O_GROUP_MULTIPLIES("bf16");
   } else {
-    asm volatile(
-        "{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 " H2O_C64_NAMES
-        ", %32, %33, add, 1, 1, 0, 0;\n}"
-        : H2O_C64
-        : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+    H2O_GROUP_MULTIPLIES("f16");
   }
 }
 
@@ -240,8 +263,16 @@ __device__ __forceinline__ void GroupMultiplyNarrow(float (*c)[4],
 
 #undef H2O_C
 #undef H2O_C16
+#undef H2O_C32
 #undef H2O_C64
+#undef H2O_C96
+#undef H2O_8_NAMES
+#undef H2O_16_NAMES
+#undef H2O_32_NAMES
+#undef H2O_48_NAMES
 #undef H2O_C16_NAMES
 #undef H2O_C64_NAMES
+#undef H2O_GROUP_MULTIPLY
+#undef H2O_GROUP_MULTIPLIES
 
 }  // namespace h2o::cuda

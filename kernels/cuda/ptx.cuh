@@ -169,6 +169,21 @@ __device__ __forceinline__ void StoreToRank(float2* shared, int rank,
   __trap();
 #endif
 }
+__device__ __forceinline__ void StoreToRank(float4* shared, int rank,
+                                            float4 value) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %0, %1;\n"
+      "st.shared::cluster.v4.f32 [remote], {%2, %3, %4, %5};\n"
+      "}" ::"r"(SharedAddress(shared)),
+      "r"(rank), "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w)
+      : "memory");
+#else
+  __trap();
+#endif
+}
 __device__ __forceinline__ void StoreToRank(uint64_t* shared, int rank,
                                             uint64_t value) {
 #if __CUDA_ARCH__ >= 900
@@ -220,7 +235,7 @@ __device__ __forceinline__ uint32_t LoadAcquire(const uint32_t* p) {
   return x;
 }
 
-// ---- programmatic dependent launch -------------------------------------------
+// ---- programmatic dependent launch ------------------------------------------
 
 // Waits until the kernels before this one are complete; returns at once where
 // the launch was an ordinary one.
@@ -230,6 +245,14 @@ __device__ __forceinline__ void WaitForPrevious() {
 #endif
 }
 // Lets the next kernel's blocks start.
+//
+// Most kernels call it behind their own WaitForPrevious.  Then, while the next
+// one runs, all kernels before this one are complete, and the next one may
+// touch what those wrote before it waits itself.  StreamedProduct calls it
+// first thing: while the next kernel runs, the one before the product may still
+// run, too.  So attention, which reads ahead of its wait, stands behind a
+// product that stands behind AddNorm, and relies on the latter's order of the
+// two.
 __device__ __forceinline__ void AllowNext() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

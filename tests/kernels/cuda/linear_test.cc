@@ -14,6 +14,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "base/dtype.h"
@@ -37,11 +38,11 @@ struct Case {
 // and NaN from there on.
 struct Operand {
   Operand(int64_t num_rows, int64_t num_columns, int64_t apart, DType dtype,
-          uint64_t seed)
+          uint64_t seed, float range = 1)
       : rows(num_rows),
         columns(num_columns),
         stride(AlignedStride(columns) + apart),
-        values(Uniform(rows * stride, seed, 1)),
+        values(Uniform(rows * stride, seed, range)),
         device(Round(dtype)) {}
 
   // Of what the GPU reads, too.
@@ -172,7 +173,8 @@ class CudaLinear : public ::testing::TestWithParam<std::tuple<DType, bool>> {
 
 // Choices of a number of rows each, and those that several share.
 TEST_P(CudaLinear, EqualsFloat64) {
-  for (const int64_t rows : {1, 3, 16, 96, 255, 256, 257, 300, 2048}) {
+  for (const int64_t rows : {1, 3, 16, 17, 32, 50, 64, 96, 100, 128, 129, 255,
+                             256, 257, 300, 2048}) {
     for (const bool bias : {false, true}) {
       for (const bool relu : {false, true}) {
         Check({.rows = rows,
@@ -199,6 +201,86 @@ TEST_P(CudaLinear, OddOutputs) {
 TEST_P(CudaLinear, LongSums) {
   for (const int64_t rows : {1, 16, 96}) {
     Check({.rows = rows, .outputs = 64, .inputs = 4096, .bias = true});
+  }
+}
+
+// Few rows, and y of 16 bits: a kernel of our own.
+class CudaStreamedLinear : public CudaLinear {};
+
+// Tiles of one block, of several, of two that exchange halves, and tiles whose
+// rest is done before.
+TEST_P(CudaStreamedLinear, ManyTiles) {
+  for (const int64_t rows : {1, 16, 30, 64, 65, 96}) {
+    Check({.rows = rows, .outputs = 9000, .inputs = 768, .relu = true});
+    Check({.rows = rows, .outputs = 1300, .inputs = 3072, .bias = true});
+    Check({.rows = rows, .outputs = 7100, .inputs = 1056, .bias = true});
+  }
+  for (const int64_t rows : {3, 66}) {
+    Check({.rows = rows, .outputs = 44000, .inputs = 640, .bias = true});
+  }
+}
+
+// As in a step: a product's blocks start while those in front still run, and
+// read what they wrote.
+TEST_P(CudaStreamedLinear, ChainsInAGraph) {
+  constexpr int kWidths[] = {1024, 7168, 640};
+  const DType dtype = std::get<0>(GetParam());
+  std::vector<Operand> weights, ys;
+  for (int i = 0; i < 9; ++i) {
+    const int inputs = kWidths[i % 3], outputs = kWidths[(i + 1) % 3];
+    weights.emplace_back(outputs, inputs, 0, dtype, 10 + i,
+                         2 / std::sqrt(static_cast<float>(inputs)));
+    ys.emplace_back(96, outputs, 0, dtype, 20 + i);
+  }
+  for (const int64_t rows : {1, 40, 96}) {
+    const Operand x(rows, kWidths[0], 0, dtype, 30);
+    const auto product = [&](int i, cudaStream_t stream) {
+      const auto matrix = [&](const Operand& m) {
+        return Matrix{m.device.data(), rows, m.columns, m.stride, dtype};
+      };
+      const Operand& w = weights[i];
+      ASSERT_TRUE(
+          products_
+              ->Run(matrix(i == 0 ? x : ys[i - 1]),
+                    {w.device.data(), dtype, w.rows, w.columns, w.stride},
+                    nullptr, i % 2 == 1, matrix(ys[i]), stream)
+              .ok());
+    };
+    const int count = static_cast<int>(ys.size());
+    for (int i = 0; i < count; ++i) {
+      product(i, nullptr);
+      CheckCuda(cudaDeviceSynchronize());
+    }
+    std::vector<std::vector<uint16_t>> want;
+    for (const Operand& y : ys) want.push_back(y.device.Read());
+    Recording chain([&](cudaStream_t stream) {
+      for (int i = 0; i < count; ++i) product(i, stream);
+    });
+    for (int replay = 0; replay < 10; ++replay) {
+      for (const Operand& y : ys) {
+        CheckCuda(cudaMemset(y.device.data(), 0xff, 2 * rows * y.stride));
+      }
+      chain.Replay();
+      for (int i = 0; i < count; ++i) {
+        ASSERT_EQ(ys[i].device.Read(), want[i]) << rows << " rows, " << i;
+      }
+    }
+  }
+}
+
+TEST_P(CudaStreamedLinear, TheSameBitsEveryTime) {
+  const DType dtype = std::get<0>(GetParam());
+  for (const int64_t rows : {5, 90}) {
+    for (const auto& [outputs, inputs] :
+         {std::pair(21504, 768), {7168, 2048}, {3000, 4096}}) {
+      const Product<uint16_t> product(
+          {.rows = rows, .outputs = outputs, .inputs = inputs, .bias = true},
+          dtype);
+      const std::vector<uint16_t> first = product.Run(products_.get());
+      for (int i = 0; i < 20; ++i) {
+        ASSERT_EQ(product.Run(products_.get()), first) << outputs << ", " << i;
+      }
+    }
   }
 }
 
@@ -229,12 +311,20 @@ INSTANTIATE_TEST_SUITE_P(Formats, CudaLinear,
                                   (std::get<1>(info.param) ? "ToFloat32" : "");
                          });
 
+INSTANTIATE_TEST_SUITE_P(Formats, CudaStreamedLinear,
+                         ::testing::Combine(::testing::Values(DType::kBFloat16,
+                                                              DType::kFloat16),
+                                            ::testing::Values(false)),
+                         [](const auto& info) {
+                           return std::string(Name(std::get<0>(info.param)));
+                         });
+
 // ---- the choices ------------------------------------------------------------
 
 class CudaLinearChoices : public ::testing::Test {
  protected:
   static constexpr Case kCase = {
-      .rows = 16, .outputs = 96, .inputs = 256, .bias = true};
+      .rows = 160, .outputs = 96, .inputs = 256, .bias = true};
   static constexpr Case kOther = {.rows = 300, .outputs = 70, .inputs = 100};
 
   void SetUp() override {
@@ -279,7 +369,7 @@ TEST_F(CudaLinearChoices, FormatsHaveTheirOwn) {
   product_->RunAndCheck(products.get());
   Product<uint16_t>(kCase, DType::kFloat16).RunAndCheck(products.get());
   EXPECT_THAT(Kept(), SizeIs(2));
-  Product<float>({.rows = 16, .outputs = 96, .inputs = 256}, DType::kFloat16)
+  Product<float>({.rows = 160, .outputs = 96, .inputs = 256}, DType::kFloat16)
       .RunAndCheck(products.get());
   EXPECT_THAT(Kept(), SizeIs(3));
 }

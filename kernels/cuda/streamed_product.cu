@@ -1,0 +1,608 @@
+// y = x W^T of few rows: a stream of weights.
+//
+// Such a product takes as long as its weights take to be read.  What a
+// library's kernel adds to that is its beginning and its end, once a product.
+// Here a block starts while the kernel in front still runs, fills its ring with
+// weights, which no kernel writes, and only then waits for x.  It lets the next
+// kernel start before it waits itself: what others may make of that, AllowNext
+// says (ptx.cuh).
+//
+//   slice  64 inputs of a matrix: rows of 128 bytes, the widest swizzle
+//   piece  of W, 128 outputs and one or two slices: what a stage of the ring
+//          holds, beside the same inputs of x
+//   tile   all pieces of 128 outputs
+//   share  the run of pieces that one thread block multiplies
+//
+// Shares are equal, in the order of tiles, then inputs ("stream-K",
+// https://arxiv.org/abs/2301.03598), so several may meet in a tile: the one
+// that has its first inputs adds up all, in order, and writes y.  Where there
+// are so few tiles that two thread blocks can have one, they are a cluster, and
+// each writes half of it.  The order of a sum depends on the shape of W, the
+// device, and whether there are more than 64 rows.
+#include <cuda.h>
+#include <cudaTypedefs.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels/cuda/kernels.h"
+#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/vectors.cuh"
+
+namespace h2o::cuda {
+namespace {
+
+constexpr int kOutputs = 128;  // of a tile: 64 a warp group
+constexpr int kGroupOutputs = 64, kGroups = kOutputs / kGroupOutputs;
+constexpr int kGroupThreads = 128;
+constexpr int kConsumers = kGroups * kGroupThreads;
+constexpr int kThreads = kConsumers + kWarp;
+constexpr int kSlice = 64;  // inputs
+constexpr int kSliceBytes = kOutputs * kSlice * 2;
+constexpr int kSwizzleRows = 8, kSwizzleBytes = 128 * kSwizzleRows;
+constexpr int kSharedBytes = 227 << 10;
+// Of a share: fewer are not worth a partial.
+constexpr int kFewestPieces = 6;
+
+// What differs with the number of rows.
+template <int kRowsOfX, bool kInPairs>
+struct Shape {
+  static constexpr int kRows = kRowsOfX;
+  static constexpr bool kPaired = kInPairs;
+  // Of a piece: two lie side by side in memory.
+  static constexpr int kSlices = kRows <= 64 ? 2 : 1;
+  static constexpr int kInputs = kSlices * kSlice;
+  static constexpr int kFragments = kRows / 8;  // of a consumer, each 4 sums
+  static constexpr int kStageBytes =
+      kSlices * (kSliceBytes + kRows * kSlice * 2);
+  static constexpr int kBesideBytes =  // what a pair exchanges
+      kPaired ? kFragments * kGroupThreads * 16 : 0;
+  static constexpr int kStages =
+      (kSharedBytes - kSwizzleBytes - kBesideBytes) / (kStageBytes + 16);
+  static constexpr int kAllBytes =
+      kSwizzleBytes + kBesideBytes + kStages * (kStageBytes + 16);
+};
+
+// Of a consumer: 64 outputs a warp group, all rows.
+template <class S>
+using Sums = float[S::kFragments][4];
+
+struct Work {
+  const void* bias;
+  void* y;
+  int64_t y_stride;
+  float4* partials;  // [shares][fragments][kConsumers]
+  uint32_t* ready;   // [shares]: whether its partial is there
+  int rows, outputs;
+  int pieces;          // of W
+  int pieces_of_tile;  // along its inputs
+  bool relu;
+
+  // Share s of W is pieces [First(s), First(s + 1)).
+  __device__ int First(int s) const {
+    return static_cast<int>(int64_t{pieces} * s / gridDim.x);
+  }
+};
+// Who adds up partials waits for the shares that follow its own, which are of
+// thread blocks that started before it.  Pairs start together.
+template <class S>
+__device__ __forceinline__ int MyShare() {
+  return S::kPaired ? blockIdx.x : gridDim.x - 1 - blockIdx.x;
+}
+
+// A stage of the ring, and how often it came round.
+template <class S>
+struct Turn {
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ void Next() {
+    if (++stage == S::kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+// ---- shared memory ----------------------------------------------------------
+
+template <class S>
+struct Ring {
+  unsigned char* stages;
+  float4* beside;   // [kFragments][kGroupThreads], of pairs
+  uint64_t* full;   // [kStages]
+  uint64_t* empty;  // [kStages]
+
+  __device__ Ring() {
+    unsigned char* const shared = DynamicShared();
+    stages = shared + (-SharedAddress(shared) & (kSwizzleBytes - 1));
+    unsigned char* const behind = stages + S::kStages * S::kStageBytes;
+    beside = reinterpret_cast<float4*>(behind);
+    full = reinterpret_cast<uint64_t*>(behind + S::kBesideBytes);
+    empty = full + S::kStages;
+  }
+  __device__ unsigned char* Weights(int stage, int slice) const {
+    return stages + stage * S::kStageBytes + slice * kSliceBytes;
+  }
+  __device__ unsigned char* Rows(int stage, int slice) const {
+    return Weights(stage, S::kSlices) + slice * S::kRows * kSlice * 2;
+  }
+};
+
+// ---- the producer -----------------------------------------------------------
+
+__device__ __forceinline__ uint64_t EvictFirst() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0;" : "=l"(policy));
+  return policy;
+}
+// The box of a matrix that begins at (row, column).
+__device__ __forceinline__ void CopyBox(unsigned char* shared,
+                                        const CUtensorMap& matrix, int column,
+                                        int row, uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::"
+      "bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(SharedAddress(shared)),
+      "l"(&matrix), "r"(column), "r"(row), "r"(SharedAddress(barrier))
+      : "memory");
+}
+__device__ __forceinline__ void CopyBox(unsigned char* shared,
+                                        const CUtensorMap& matrix, int column,
+                                        int row, uint64_t* barrier,
+                                        uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::"
+      "bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(
+          SharedAddress(shared)),
+      "l"(&matrix), "r"(column), "r"(row), "r"(SharedAddress(barrier)),
+      "l"(policy)
+      : "memory");
+}
+
+template <class S>
+__device__ void Produce(const Ring<S>& ring, const Work& work,
+                        const CUtensorMap& weights, const CUtensorMap& x) {
+  struct Place {
+    int tile, piece;  // of the tile
+  };
+  const int begin = work.First(MyShare<S>());
+  const int count = work.First(MyShare<S>() + 1) - begin;
+  const Place first = {begin / work.pieces_of_tile,
+                       begin % work.pieces_of_tile};
+  const auto next = [&](Place* at) {
+    if (++at->piece == work.pieces_of_tile) *at = {at->tile + 1, 0};
+  };
+  const uint64_t read_once = EvictFirst();
+  const auto copy_weights = [&](Place at, int stage) {
+    ArriveExpect(&ring.full[stage], S::kStageBytes);
+#pragma unroll
+    for (int slice = 0; slice < S::kSlices; ++slice) {
+      CopyBox(ring.Weights(stage, slice), weights,
+              at.piece * S::kInputs + slice * kSlice, at.tile * kOutputs,
+              &ring.full[stage], read_once);
+    }
+  };
+  const auto copy_x = [&](Place at, int stage) {
+#pragma unroll
+    for (int slice = 0; slice < S::kSlices; ++slice) {
+      CopyBox(ring.Rows(stage, slice), x,
+              at.piece * S::kInputs + slice * kSlice, 0, &ring.full[stage]);
+    }
+  };
+
+  const int early = min(count, S::kStages);
+  Place at = first;
+  for (int i = 0; i < early; ++i, next(&at)) copy_weights(at, i);
+  WaitForPrevious();
+  at = first;
+  for (int i = 0; i < early; ++i, next(&at)) copy_x(at, i);
+  Turn<S> turn;
+  for (int i = early; i < count; ++i, next(&at)) {
+    Wait(&ring.empty[turn.stage], turn.parity);
+    copy_weights(at, turn.stage);
+    copy_x(at, turn.stage);
+    turn.Next();
+  }
+}
+
+// ---- the consumers ----------------------------------------------------------
+
+// c = W x of so many pieces, at least one.
+template <class T, class S>
+__device__ void MultiplyPieces(const Ring<S>& ring, int pieces, Turn<S>* turn,
+                               Sums<S>& c) {
+  const int rows_above = threadIdx.x / kGroupThreads * kGroupOutputs;
+  const auto release = [&](int stage) {
+    if (Lane() == 0) Arrive(&ring.empty[stage]);
+  };
+  int before = -1;
+  for (int i = 0; i < pieces; ++i) {
+    Wait(&ring.full[turn->stage], turn->parity);
+    FenceProducts();
+#pragma unroll
+    for (int slice = 0; slice < S::kSlices; ++slice) {
+      const uint64_t w = OperandAt(
+          SharedAddress(ring.Weights(turn->stage, slice)) + 128 * rows_above,
+          Swizzle::k128Bytes, kSwizzleBytes);
+      const uint64_t x = OperandAt(SharedAddress(ring.Rows(turn->stage, slice)),
+                                   Swizzle::k128Bytes, kSwizzleBytes);
+#pragma unroll
+      for (int step = 0; step < kSlice / 16; ++step) {
+        constexpr int kStep = 16 * 2 / 16;  // an address counts 16 bytes
+        GroupMultiply<T, S::kRows>(c, w + step * kStep, x + step * kStep,
+                                   i + slice + step > 0);
+      }
+    }
+    CommitProducts();
+    WaitForProducts<1>();
+    if (before >= 0) release(before);
+    before = turn->stage;
+    turn->Next();
+  }
+  WaitForProducts<0>();
+  Settle(c);
+  release(before);
+}
+
+__device__ __forceinline__ float4 ToFloat4(const float (&v)[4]) {
+  return make_float4(v[0], v[1], v[2], v[3]);
+}
+__device__ __forceinline__ void FromFloat4(float4 four, float (&v)[4]) {
+  v[0] = four.x;
+  v[1] = four.y;
+  v[2] = four.z;
+  v[3] = four.w;
+}
+
+// Tells, or waits until, the partial of a share is there.
+__device__ __forceinline__ void Tell(uint32_t* ready) {
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(ready), "r"(1)
+               : "memory");
+}
+__device__ __forceinline__ void Await(uint32_t* ready) {
+  uint32_t there;
+  do {
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
+                 : "=r"(there)
+                 : "l"(ready)
+                 : "memory");
+  } while (there == 0);
+  *ready = 0;  // for the next product
+}
+__device__ __forceinline__ void SyncConsumers() { SyncThreads(1, kConsumers); }
+
+template <class S>
+__device__ void LeavePartial(const Work& work, const Sums<S>& c) {
+  const int share = MyShare<S>();
+  float4* const to =
+      work.partials + int64_t{share} * S::kFragments * kConsumers;
+#pragma unroll
+  for (int j = 0; j < S::kFragments; ++j) {
+    __stcg(to + j * kConsumers + threadIdx.x, ToFloat4(c[j]));
+  }
+  SyncConsumers();
+  if (threadIdx.x == 0) Tell(&work.ready[share]);
+}
+
+template <class S>
+__device__ void TakePartial(const Work& work, int share, Sums<S>& partial) {
+  if (threadIdx.x == 0) Await(&work.ready[share]);
+  SyncConsumers();
+  const float4* const from =
+      work.partials + int64_t{share} * S::kFragments * kConsumers;
+#pragma unroll
+  for (int j = 0; j < S::kFragments; ++j) {
+    FromFloat4(__ldcg(from + j * kConsumers + threadIdx.x), partial[j]);
+  }
+}
+template <class S>
+__device__ __forceinline__ void Add(const Sums<S>& more, Sums<S>& c) {
+#pragma unroll
+  for (int j = 0; j < S::kFragments; ++j) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) c[j][e] += more[j][e];
+  }
+}
+
+// The 8 x 8 matrix of 16-bit numbers that lanes hold row by row, transposed.
+__device__ __forceinline__ uint32_t Transpose(uint32_t pair) {
+  uint32_t transposed;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;"
+               : "=r"(transposed)
+               : "r"(pair));
+  return transposed;
+}
+
+// A lane holds outputs g and g + 8 of rows 2t and 2t + 1 (mma.cuh).  Transposed
+// it holds outputs 2t, 2t + 1 and 2t + 8, 2t + 9 of row g; of two neighbours
+// one then takes the first four outputs, one the last, so that a row gets 16
+// outputs, a sector, at once.
+template <class T, class S>
+__device__ void WriteOutputs(const Work& work, int tile, const Sums<S>& c) {
+  const int g = Lane() / 4, t = Lane() % 4;
+  const int first = tile * kOutputs + 16 * (threadIdx.x / kWarp);
+  const auto bias_of = [&](int output) {
+    return work.bias != nullptr && output < work.outputs
+               ? ToFloat(static_cast<const T*>(work.bias)[output])
+               : 0.0f;
+  };
+  const float bias[2] = {bias_of(first + g), bias_of(first + g + 8)};
+  const int output = first + 8 * (t % 2) + 4 * (t / 2);
+  T* const to = static_cast<T*>(work.y) + output;
+#pragma unroll
+  for (int j = 0; j < S::kFragments; ++j) {
+    uint32_t pairs[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float low = c[j][2 * half] + bias[half];
+      float high = c[j][2 * half + 1] + bias[half];
+      if (work.relu) low = fmaxf(low, 0.0f), high = fmaxf(high, 0.0f);
+      pairs[half] = Transpose(Pack<T>(low, high));
+    }
+    const bool even = t % 2 == 0;
+    const uint32_t kept = even ? pairs[0] : pairs[1];
+    const uint32_t got =
+        __shfl_xor_sync(kAllLanes, even ? pairs[1] : pairs[0], 1);
+    const int row = 8 * j + g;
+    const uint2 four = even ? make_uint2(kept, got) : make_uint2(got, kept);
+    if (row < work.rows) {
+      T* const at = to + row * work.y_stride;
+      if (output + 4 <= work.outputs) {
+        *reinterpret_cast<uint2*>(at) = four;
+      } else {
+        const auto numbers = __builtin_bit_cast(Vector<T, 4>, four);
+        for (int i = 0; i < 4 && output + i < work.outputs; ++i) {
+          at[i] = numbers.at[i];
+        }
+      }
+    }
+    __syncwarp();
+  }
+}
+
+// One share of several: whole tiles, and parts of the first and of the last.
+template <class T, class S>
+__device__ void ConsumeShare(const Ring<S>& ring, const Work& work) {
+  const int begin = work.First(MyShare<S>());
+  const int end = work.First(MyShare<S>() + 1);
+  Turn<S> turn;
+  Sums<S> c;
+  for (int piece = begin; piece < end;) {
+    const int tile = piece / work.pieces_of_tile;
+    const int tile_begin = tile * work.pieces_of_tile;
+    const int tile_end = tile_begin + work.pieces_of_tile;
+    const int until = min(end, tile_end);
+    if (piece > tile_begin) {
+      MultiplyPieces<T, S>(ring, until - piece, &turn, c);
+      LeavePartial<S>(work, c);
+    } else {
+      // Where the next share has all the rest of the tile, and less of it than
+      // this share had to do before (by some pieces, since it may have started
+      // later), its partial is there by now, and comes during the products.
+      constexpr int kLead = 8;
+      const int next = MyShare<S>() + 1;
+      const bool soon = until < tile_end && work.First(next + 1) >= tile_end &&
+                        tile_end - until + kLead <= piece - begin;
+      Sums<S> more;
+      if (soon) TakePartial<S>(work, next, more);
+      MultiplyPieces<T, S>(ring, until - piece, &turn, c);
+      if (soon) {
+        Add<S>(more, c);
+      } else {
+        for (int s = next; work.First(s) < tile_end; ++s) {
+          TakePartial<S>(work, s, more);
+          Add<S>(more, c);
+        }
+      }
+      WriteOutputs<T, S>(work, tile, c);
+    }
+    piece = until;
+  }
+}
+
+// Half of a tile's inputs: what the other of the pair is to write, it gets.
+template <class T, class S>
+__device__ void ConsumeHalf(const Ring<S>& ring, const Work& work) {
+  const int half = blockIdx.x % 2, group = threadIdx.x / kGroupThreads;
+  Turn<S> turn;
+  Sums<S> c;
+  MultiplyPieces<T, S>(
+      ring, work.First(blockIdx.x + 1) - work.First(blockIdx.x), &turn, c);
+  ClusterWait();  // for the other to have started
+  float4* const mine = ring.beside + threadIdx.x % kGroupThreads;
+  if (group != half) {
+#pragma unroll
+    for (int j = 0; j < S::kFragments; ++j) {
+      StoreToRank(mine + j * kGroupThreads, 1 - half, ToFloat4(c[j]));
+    }
+  }
+  ClusterArrive();
+  ClusterWait();
+  if (group == half) {
+    Sums<S> more;
+#pragma unroll
+    for (int j = 0; j < S::kFragments; ++j) {
+      FromFloat4(mine[j * kGroupThreads], more[j]);
+    }
+    Add<S>(more, c);
+    WriteOutputs<T, S>(work, blockIdx.x / 2, c);
+  }
+}
+
+template <class T, class S>
+__global__ void __launch_bounds__(kThreads, 1)
+    StreamedProductKernel(const __grid_constant__ CUtensorMap weights,
+                          const __grid_constant__ CUtensorMap x,
+                          const __grid_constant__ Work work) {
+  if constexpr (kHasGroupProducts) {
+    const Ring<S> ring;
+    if (threadIdx.x == 0) {
+      for (int stage = 0; stage < S::kStages; ++stage) {
+        InitBarrier(&ring.full[stage], 1);
+        InitBarrier(&ring.empty[stage], kConsumers / kWarp);
+      }
+      FenceBarrierInit();
+    }
+    __syncthreads();
+    if constexpr (S::kPaired) ClusterArrive();
+    AllowNext();
+    if (threadIdx.x >= kConsumers) {
+      if (threadIdx.x == kConsumers) Produce<S>(ring, work, weights, x);
+      return;
+    }
+    WaitForPrevious();  // partials and y are also of kernels before
+    if constexpr (S::kPaired) {
+      ConsumeHalf<T, S>(ring, work);
+    } else {
+      ConsumeShare<T, S>(ring, work);
+    }
+  } else {
+    __trap();  // StreamsProducts says no
+  }
+}
+
+__global__ void TellGroupProducts(bool* has) { *has = kHasGroupProducts; }
+
+// ---- the host's side --------------------------------------------------------
+
+// Finds the driver's function without linking the driver.
+PFN_cuTensorMapEncodeTiled_v12000 TensorMapEncoder() {
+  static const auto encode = [] {
+    void* found = nullptr;
+    cudaDriverEntryPointQueryResult result;
+    const cudaError_t status = cudaGetDriverEntryPointByVersion(
+        "cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result);
+    if (status != cudaSuccess || result != cudaDriverEntryPointSuccess) {
+      found = nullptr;
+    }
+    return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(found);
+  }();
+  return encode;
+}
+
+// A matrix [rows, columns], read by boxes of `box_rows` rows and kInputs
+// columns; what is behind its rows and columns is read as zero.
+bool Describe(const void* matrix, int64_t rows, int64_t columns, int64_t stride,
+              int box_rows, DType dtype, CUtensorMap* map) {
+  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(columns),
+                              static_cast<cuuint64_t>(rows)};
+  const cuuint64_t row_bytes[] = {static_cast<cuuint64_t>(2 * stride)};
+  const cuuint32_t box[] = {kSlice, static_cast<cuuint32_t>(box_rows)};
+  const cuuint32_t steps[] = {1, 1};
+  return TensorMapEncoder()(
+             map,
+             dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                       : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+             2, const_cast<void*>(matrix), sizes, row_bytes, box, steps,
+             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+             CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+template <class T, class S>
+cudaError_t LaunchFor(const StreamedProductArgs& a, int tiles,
+                      cudaStream_t stream) {
+  CUtensorMap weights, x;
+  if (!Describe(a.weight, a.outputs, a.inputs, a.weight_stride, kOutputs,
+                a.dtype, &weights) ||
+      !Describe(a.x, a.rows, a.inputs, a.x_stride, S::kRows, a.dtype, &x)) {
+    return cudaErrorInvalidValue;
+  }
+  Work work;
+  work.bias = a.bias;
+  work.y = a.y;
+  work.y_stride = a.y_stride;
+  work.partials = reinterpret_cast<float4*>(a.workspace.partials);
+  work.ready = a.workspace.ready;
+  work.rows = a.rows;
+  work.outputs = static_cast<int>(a.outputs);
+  work.pieces_of_tile = static_cast<int>(CeilDiv(a.inputs, S::kInputs));
+  work.pieces = tiles * work.pieces_of_tile;
+  work.relu = a.relu;
+
+  const auto kernel = StreamedProductKernel<T, S>;
+  const cudaError_t prepared = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kAllBytes);
+  if (prepared != cudaSuccess) return prepared;
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim.x = 2;
+  attributes[1].val.clusterDim.y = 1;
+  attributes[1].val.clusterDim.z = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(S::kPaired ? 2 * tiles
+                                   : std::clamp(work.pieces / kFewestPieces, 1,
+                                                a.workspace.shares));
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = S::kAllBytes;
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = S::kPaired ? 2 : 1;
+  cudaLaunchKernelEx(&config, kernel, weights, x, work);
+  return cudaGetLastError();
+}
+
+// Pairs leave multiprocessors idle, but need no partials.  They win where tiles
+// are short, and fill three quarters of the device or more.
+bool InPairs(int tiles, int64_t inputs, int shares) {
+  constexpr int kFewestInputs = 1024, kMostInputs = 8192;
+  return 2 * tiles <= shares && 4 * (2 * tiles) >= 3 * shares &&
+         inputs >= kFewestInputs && inputs <= kMostInputs;
+}
+
+template <class T, int kRows>
+cudaError_t LaunchForRows(const StreamedProductArgs& args,
+                          cudaStream_t stream) {
+  const int tiles = static_cast<int>(CeilDiv(args.outputs, kOutputs));
+  if (InPairs(tiles, args.inputs, args.workspace.shares)) {
+    return LaunchFor<T, Shape<kRows, true>>(args, tiles, stream);
+  }
+  return LaunchFor<T, Shape<kRows, false>>(args, tiles, stream);
+}
+
+template <class T>
+cudaError_t LaunchForFormat(const StreamedProductArgs& args,
+                            cudaStream_t stream) {
+  static_assert(kMostStreamedRows == 96);
+  if (args.rows <= 16) return LaunchForRows<T, 16>(args, stream);
+  if (args.rows <= 32) return LaunchForRows<T, 32>(args, stream);
+  if (args.rows <= 64) return LaunchForRows<T, 64>(args, stream);
+  return LaunchForRows<T, 96>(args, stream);
+}
+
+}  // namespace
+
+int64_t StreamedProductWorkspace::PartialBytes(int shares) {
+  return int64_t{shares} * kMostStreamedRows * kOutputs *
+         int64_t{sizeof(float)};
+}
+
+bool StreamsProducts() {
+  bool has = false;
+  bool* on_device = nullptr;
+  if (TensorMapEncoder() == nullptr ||
+      cudaMalloc(&on_device, sizeof(has)) != cudaSuccess) {
+    cudaGetLastError();  // it is no later call's
+    return false;
+  }
+  // The code that this device runs knows what it was compiled for.
+  TellGroupProducts<<<1, 1>>>(on_device);
+  const bool told = cudaGetLastError() == cudaSuccess &&
+                    cudaMemcpy(&has, on_device, sizeof(has),
+                               cudaMemcpyDeviceToHost) == cudaSuccess;
+  cudaFree(on_device);
+  return told && has;
+}
+
+cudaError_t StreamedProduct(const StreamedProductArgs& args,
+                            cudaStream_t stream) {
+  if (args.rows > kMostStreamedRows) return cudaErrorInvalidValue;
+  if (args.rows == 0) return cudaSuccess;
+  return DispatchFormat(args.dtype, [&](auto format) {
+    return LaunchForFormat<decltype(format)>(args, stream);
+  });
+}
+
+}  // namespace h2o::cuda
