@@ -480,7 +480,7 @@ PFN_cuTensorMapEncodeTiled_v12000 TensorMapEncoder() {
   return encode;
 }
 
-// A matrix [rows, columns], read by boxes of `box_rows` rows and kInputs
+// A matrix [rows, columns], read by boxes of `box_rows` rows and kSlice
 // columns; what is behind its rows and columns is read as zero.
 bool Describe(const void* matrix, int64_t rows, int64_t columns, int64_t stride,
               int box_rows, DType dtype, CUtensorMap* map) {
