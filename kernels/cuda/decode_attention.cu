@@ -40,6 +40,7 @@
 #include "kernels/cuda/decode_attention.h"
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/ring.cuh"
 
 namespace h2o::cuda {
 
@@ -216,19 +217,6 @@ struct alignas(128) SharedOf {
   float2 rank_outs[kRanks][kHeadDim / 2];
 };
 
-// Where a warp stands in the ring.
-struct Cursor {
-  int stage = 0;
-  uint32_t parity = 0;
-
-  __device__ void Next(int stages) {
-    if (++stage == stages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-
 template <typename T, int kHeadDim, int kWarps, bool kScored, bool kClustered>
 class BlockOf {
  public:
@@ -309,7 +297,7 @@ class BlockOf {
   __device__ void Produce() {
     const int fills = 2 * stages_;
     const int ready = min(fills, params_.stages);
-    Cursor cursor;
+    RingCursor cursor;
     int fill = 0;
     if (lane_ < CopyLanes()) {
       for (; fill < ready; ++fill) Fill(fill, &cursor);
@@ -335,8 +323,8 @@ class BlockOf {
     const float inverse = Inverse(total);
 
     uint64_t victim = kNoVictim;
-    Cursor used = {stages_ % params_.stages,
-                   static_cast<uint32_t>(stages_ / params_.stages & 1)};
+    RingCursor used = {stages_ % params_.stages,
+                       static_cast<uint32_t>(stages_ / params_.stages & 1)};
     for (int i = 0; i < stages_; ++i, ++fill) {
       if (kScored && (sums_ || full_)) {
         Wait(&shared_->full[used.stage], used.parity);
@@ -360,7 +348,7 @@ class BlockOf {
     Store(token, sums_ ? total.own * inverse : 0.0f, victim);
   }
 
-  __device__ void Refill(int i, Cursor* cursor) {
+  __device__ void Refill(int i, RingCursor* cursor) {
     if (lane_ < CopyLanes()) {
       Wait(&shared_->empty[cursor->stage], cursor->parity ^ 1);
       Fill(i, cursor);
@@ -369,7 +357,7 @@ class BlockOf {
   }
 
   // Copies stage i of the keys and then values into the ring.
-  __device__ void Fill(int i, Cursor* cursor) {
+  __device__ void Fill(int i, RingCursor* cursor) {
     const bool values = i >= stages_;
     const bool marks = kScored && values && (sums_ || full_);
     const int stage = values ? i - stages_ : i;
@@ -464,7 +452,7 @@ class BlockOf {
     float q[Tile::kLaneChunks][8];
     LoadQuery(q);
     float greatest = rank_ == 0 && warp_ == 0 ? OwnLogit(q) : -INFINITY;
-    Cursor cursor;
+    RingCursor cursor;
     for (int first = 0; first < count_; first += Tile::kStageSlots) {
       Wait(&shared_->full[cursor.stage], cursor.parity);
       const uint4* chunks = Chunks(cursor.stage);
@@ -546,7 +534,7 @@ class BlockOf {
   }
 
   // This warp is done with the stage.
-  __device__ void Free(Cursor* cursor) {
+  __device__ void Free(RingCursor* cursor) {
     __syncwarp();
     if (lane_ == 0) Arrive(&shared_->empty[cursor->stage]);
     cursor->Next(params_.stages);

@@ -69,6 +69,15 @@ __device__ __forceinline__ void LoadTransposed(uint32_t shared,
       : "memory");
 }
 
+// A matrix that lanes hold row by row, as LoadMatrices gives it, transposed.
+__device__ __forceinline__ uint32_t Transpose(uint32_t pair) {
+  uint32_t transposed;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;"
+               : "=r"(transposed)
+               : "r"(pair));
+  return transposed;
+}
+
 // ---- products of a warp -----------------------------------------------------
 
 // c += a b.

@@ -85,6 +85,36 @@ __device__ __forceinline__ void BulkCopy(void* shared, const void* global,
       : "memory");
 }
 
+// The box of a matrix that begins at (row, column), as the CUtensorMap at
+// `matrix` describes them, completing on `barrier` as all of its bytes; of
+// sm_90 alone.  The second leaves in the L2 cache what `policy` says.
+__device__ __forceinline__ void CopyBox(void* shared, const void* matrix,
+                                        int column, int row,
+                                        uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::"
+      "bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(SharedAddress(shared)),
+      "l"(matrix), "r"(column), "r"(row), "r"(SharedAddress(barrier))
+      : "memory");
+}
+__device__ __forceinline__ void CopyBox(void* shared, const void* matrix,
+                                        int column, int row, uint64_t* barrier,
+                                        uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::"
+      "bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(
+          SharedAddress(shared)),
+      "l"(matrix), "r"(column), "r"(row), "r"(SharedAddress(barrier)),
+      "l"(policy)
+      : "memory");
+}
+// The policy for what is read once.
+__device__ __forceinline__ uint64_t EvictFirst() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0;" : "=l"(policy));
+  return policy;
+}
+
 // The producing warp of a ring, on any device: its lanes below CopyLanes()
 // each call BeginCopies, then Copy for every piece of the stage, then
 // EndCopies.  `full` is initialized with CopyLanes() arrivals.
@@ -153,18 +183,24 @@ __device__ __forceinline__ void ClusterWait() {
 #endif
 }
 
-// Writes to where block `rank` of the cluster has its `*shared`.
+// Write to where block `rank` of the cluster has its `*shared`.
+__device__ __forceinline__ uint32_t AddressInRank(const void* shared,
+                                                  int rank) {
+  uint32_t remote = 0;
+#if __CUDA_ARCH__ >= 900
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+               : "=r"(remote)
+               : "r"(SharedAddress(shared)), "r"(rank));
+#endif
+  return remote;
+}
 __device__ __forceinline__ void StoreToRank(float2* shared, int rank,
                                             float2 value) {
 #if __CUDA_ARCH__ >= 900
-  asm volatile(
-      "{\n"
-      ".reg .b32 remote;\n"
-      "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "st.shared::cluster.v2.f32 [remote], {%2, %3};\n"
-      "}" ::"r"(SharedAddress(shared)),
-      "r"(rank), "f"(value.x), "f"(value.y)
-      : "memory");
+  asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(
+                   AddressInRank(shared, rank)),
+               "f"(value.x), "f"(value.y)
+               : "memory");
 #else
   __trap();
 #endif
@@ -172,14 +208,10 @@ __device__ __forceinline__ void StoreToRank(float2* shared, int rank,
 __device__ __forceinline__ void StoreToRank(float4* shared, int rank,
                                             float4 value) {
 #if __CUDA_ARCH__ >= 900
-  asm volatile(
-      "{\n"
-      ".reg .b32 remote;\n"
-      "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "st.shared::cluster.v4.f32 [remote], {%2, %3, %4, %5};\n"
-      "}" ::"r"(SharedAddress(shared)),
-      "r"(rank), "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w)
-      : "memory");
+  asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(
+                   AddressInRank(shared, rank)),
+               "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w)
+               : "memory");
 #else
   __trap();
 #endif
@@ -188,12 +220,8 @@ __device__ __forceinline__ void StoreToRank(uint64_t* shared, int rank,
                                             uint64_t value) {
 #if __CUDA_ARCH__ >= 900
   asm volatile(
-      "{\n"
-      ".reg .b32 remote;\n"
-      "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "st.shared::cluster.u64 [remote], %2;\n"
-      "}" ::"r"(SharedAddress(shared)),
-      "r"(rank), "l"(value)
+      "st.shared::cluster.u64 [%0], %1;" ::"r"(AddressInRank(shared, rank)),
+      "l"(value)
       : "memory");
 #else
   __trap();
@@ -229,6 +257,20 @@ __device__ __forceinline__ void StoreRelease(uint32_t* p, uint32_t x) {
 __device__ __forceinline__ uint32_t LoadAcquire(const uint32_t* p) {
   uint32_t x;
   asm volatile("ld.acquire.sys.global.u32 %0, [%1];"
+               : "=r"(x)
+               : "l"(p)
+               : "memory");
+  return x;
+}
+
+// The same within this device.
+__device__ __forceinline__ void StoreReleaseGpu(uint32_t* p, uint32_t x) {
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(x)
+               : "memory");
+}
+__device__ __forceinline__ uint32_t LoadAcquireGpu(const uint32_t* p) {
+  uint32_t x;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
                : "=r"(x)
                : "l"(p)
                : "memory");

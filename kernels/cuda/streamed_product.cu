@@ -28,6 +28,7 @@
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/ring.cuh"
 #include "kernels/cuda/vectors.cuh"
 
 namespace h2o::cuda {
@@ -91,19 +92,6 @@ __device__ __forceinline__ int MyShare() {
   return S::kPaired ? blockIdx.x : gridDim.x - 1 - blockIdx.x;
 }
 
-// A stage of the ring, and how often it came round.
-template <class S>
-struct Turn {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ void Next() {
-    if (++stage == S::kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-
 // ---- shared memory ----------------------------------------------------------
 
 template <class S>
@@ -131,34 +119,6 @@ struct Ring {
 
 // ---- the producer -----------------------------------------------------------
 
-__device__ __forceinline__ uint64_t EvictFirst() {
-  uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0;" : "=l"(policy));
-  return policy;
-}
-// The box of a matrix that begins at (row, column).
-__device__ __forceinline__ void CopyBox(unsigned char* shared,
-                                        const CUtensorMap& matrix, int column,
-                                        int row, uint64_t* barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::"
-      "bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(SharedAddress(shared)),
-      "l"(&matrix), "r"(column), "r"(row), "r"(SharedAddress(barrier))
-      : "memory");
-}
-__device__ __forceinline__ void CopyBox(unsigned char* shared,
-                                        const CUtensorMap& matrix, int column,
-                                        int row, uint64_t* barrier,
-                                        uint64_t policy) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::"
-      "bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(
-          SharedAddress(shared)),
-      "l"(&matrix), "r"(column), "r"(row), "r"(SharedAddress(barrier)),
-      "l"(policy)
-      : "memory");
-}
-
 template <class S>
 __device__ void Produce(const Ring<S>& ring, const Work& work,
                         const CUtensorMap& weights, const CUtensorMap& x) {
@@ -177,7 +137,7 @@ __device__ void Produce(const Ring<S>& ring, const Work& work,
     ArriveExpect(&ring.full[stage], S::kStageBytes);
 #pragma unroll
     for (int slice = 0; slice < S::kSlices; ++slice) {
-      CopyBox(ring.Weights(stage, slice), weights,
+      CopyBox(ring.Weights(stage, slice), &weights,
               at.piece * S::kInputs + slice * kSlice, at.tile * kOutputs,
               &ring.full[stage], read_once);
     }
@@ -185,7 +145,7 @@ __device__ void Produce(const Ring<S>& ring, const Work& work,
   const auto copy_x = [&](Place at, int stage) {
 #pragma unroll
     for (int slice = 0; slice < S::kSlices; ++slice) {
-      CopyBox(ring.Rows(stage, slice), x,
+      CopyBox(ring.Rows(stage, slice), &x,
               at.piece * S::kInputs + slice * kSlice, 0, &ring.full[stage]);
     }
   };
@@ -196,12 +156,12 @@ __device__ void Produce(const Ring<S>& ring, const Work& work,
   WaitForPrevious();
   at = first;
   for (int i = 0; i < early; ++i, next(&at)) copy_x(at, i);
-  Turn<S> turn;
+  RingCursor cursor;
   for (int i = early; i < count; ++i, next(&at)) {
-    Wait(&ring.empty[turn.stage], turn.parity);
-    copy_weights(at, turn.stage);
-    copy_x(at, turn.stage);
-    turn.Next();
+    Wait(&ring.empty[cursor.stage], cursor.parity);
+    copy_weights(at, cursor.stage);
+    copy_x(at, cursor.stage);
+    cursor.Next(S::kStages);
   }
 }
 
@@ -209,23 +169,24 @@ __device__ void Produce(const Ring<S>& ring, const Work& work,
 
 // c = W x of so many pieces, at least one.
 template <class T, class S>
-__device__ void MultiplyPieces(const Ring<S>& ring, int pieces, Turn<S>* turn,
-                               Sums<S>& c) {
+__device__ void MultiplyPieces(const Ring<S>& ring, int pieces,
+                               RingCursor* cursor, Sums<S>& c) {
   const int rows_above = threadIdx.x / kGroupThreads * kGroupOutputs;
   const auto release = [&](int stage) {
     if (Lane() == 0) Arrive(&ring.empty[stage]);
   };
   int before = -1;
   for (int i = 0; i < pieces; ++i) {
-    Wait(&ring.full[turn->stage], turn->parity);
+    Wait(&ring.full[cursor->stage], cursor->parity);
     FenceProducts();
 #pragma unroll
     for (int slice = 0; slice < S::kSlices; ++slice) {
       const uint64_t w = OperandAt(
-          SharedAddress(ring.Weights(turn->stage, slice)) + 128 * rows_above,
+          SharedAddress(ring.Weights(cursor->stage, slice)) + 128 * rows_above,
           Swizzle::k128Bytes, kSwizzleBytes);
-      const uint64_t x = OperandAt(SharedAddress(ring.Rows(turn->stage, slice)),
-                                   Swizzle::k128Bytes, kSwizzleBytes);
+      const uint64_t x =
+          OperandAt(SharedAddress(ring.Rows(cursor->stage, slice)),
+                    Swizzle::k128Bytes, kSwizzleBytes);
 #pragma unroll
       for (int step = 0; step < kSlice / 16; ++step) {
         constexpr int kStep = 16 * 2 / 16;  // an address counts 16 bytes
@@ -236,8 +197,8 @@ __device__ void MultiplyPieces(const Ring<S>& ring, int pieces, Turn<S>* turn,
     CommitProducts();
     WaitForProducts<1>();
     if (before >= 0) release(before);
-    before = turn->stage;
-    turn->Next();
+    before = cursor->stage;
+    cursor->Next(S::kStages);
   }
   WaitForProducts<0>();
   Settle(c);
@@ -254,19 +215,10 @@ __device__ __forceinline__ void FromFloat4(float4 four, float (&v)[4]) {
   v[3] = four.w;
 }
 
-// Tells, or waits until, the partial of a share is there.
-__device__ __forceinline__ void Tell(uint32_t* ready) {
-  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(ready), "r"(1)
-               : "memory");
-}
+// Waits until the partial of a share is there.
 __device__ __forceinline__ void Await(uint32_t* ready) {
-  uint32_t there;
-  do {
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
-                 : "=r"(there)
-                 : "l"(ready)
-                 : "memory");
-  } while (there == 0);
+  while (LoadAcquireGpu(ready) == 0) {
+  }
   *ready = 0;  // for the next product
 }
 __device__ __forceinline__ void SyncConsumers() { SyncThreads(1, kConsumers); }
@@ -281,7 +233,7 @@ __device__ void LeavePartial(const Work& work, const Sums<S>& c) {
     __stcg(to + j * kConsumers + threadIdx.x, ToFloat4(c[j]));
   }
   SyncConsumers();
-  if (threadIdx.x == 0) Tell(&work.ready[share]);
+  if (threadIdx.x == 0) StoreReleaseGpu(&work.ready[share], 1);
 }
 
 template <class S>
@@ -302,15 +254,6 @@ __device__ __forceinline__ void Add(const Sums<S>& more, Sums<S>& c) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) c[j][e] += more[j][e];
   }
-}
-
-// The 8 x 8 matrix of 16-bit numbers that lanes hold row by row, transposed.
-__device__ __forceinline__ uint32_t Transpose(uint32_t pair) {
-  uint32_t transposed;
-  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;"
-               : "=r"(transposed)
-               : "r"(pair));
-  return transposed;
 }
 
 // A lane holds outputs g and g + 8 of rows 2t and 2t + 1 (mma.cuh).  Transposed
@@ -365,7 +308,7 @@ template <class T, class S>
 __device__ void ConsumeShare(const Ring<S>& ring, const Work& work) {
   const int begin = work.First(MyShare<S>());
   const int end = work.First(MyShare<S>() + 1);
-  Turn<S> turn;
+  RingCursor cursor;
   Sums<S> c;
   for (int piece = begin; piece < end;) {
     const int tile = piece / work.pieces_of_tile;
@@ -373,7 +316,7 @@ __device__ void ConsumeShare(const Ring<S>& ring, const Work& work) {
     const int tile_end = tile_begin + work.pieces_of_tile;
     const int until = min(end, tile_end);
     if (piece > tile_begin) {
-      MultiplyPieces<T, S>(ring, until - piece, &turn, c);
+      MultiplyPieces<T, S>(ring, until - piece, &cursor, c);
       LeavePartial<S>(work, c);
     } else {
       // Where the next share has all the rest of the tile, and less of it than
@@ -385,7 +328,7 @@ __device__ void ConsumeShare(const Ring<S>& ring, const Work& work) {
                         tile_end - until + kLead <= piece - begin;
       Sums<S> more;
       if (soon) TakePartial<S>(work, next, more);
-      MultiplyPieces<T, S>(ring, until - piece, &turn, c);
+      MultiplyPieces<T, S>(ring, until - piece, &cursor, c);
       if (soon) {
         Add<S>(more, c);
       } else {
@@ -404,10 +347,10 @@ __device__ void ConsumeShare(const Ring<S>& ring, const Work& work) {
 template <class T, class S>
 __device__ void ConsumeHalf(const Ring<S>& ring, const Work& work) {
   const int half = blockIdx.x % 2, group = threadIdx.x / kGroupThreads;
-  Turn<S> turn;
+  RingCursor cursor;
   Sums<S> c;
   MultiplyPieces<T, S>(
-      ring, work.First(blockIdx.x + 1) - work.First(blockIdx.x), &turn, c);
+      ring, work.First(blockIdx.x + 1) - work.First(blockIdx.x), &cursor, c);
   ClusterWait();  // for the other to have started
   float4* const mine = ring.beside + threadIdx.x % kGroupThreads;
   if (group != half) {
