@@ -196,10 +196,11 @@ absl::Status RunTune(const TuneFlags& flags) {
 void AddTuneCommand(CLI::App* app, int* exit_code) {
   CLI::App* command = app->add_subcommand(
       "tune",
-      "Searches for the fastest kernels of a model's matrix products on this "
-      "GPU and keeps the choices in --cache-dir, where worker, serve and bench "
-      "find them: once for a kind of GPU, a model and a --tp; minutes, worth a "
-      "few percent. What was found before is not looked for again");
+      "Searches for the fastest of cuBLASLt's kernels for a model's matrix "
+      "products on this GPU (on Hopper those of more than 96 rows, and the "
+      "logits) and keeps the choices in --cache-dir, where worker, serve and "
+      "bench find them: once for a kind of GPU, a model and a --tp; minutes, "
+      "worth a few percent. What was found before is not looked for again");
   auto flags = std::make_shared<TuneFlags>();
   AddModelFlags(command, &flags->model);
   flags->device.device = "cuda";

@@ -302,22 +302,22 @@ TEST_P(CudaLinear, RowsFurtherApart) {
   }
 }
 
+std::string FormatsOf(
+    const ::testing::TestParamInfo<std::tuple<DType, bool>>& info) {
+  const auto [dtype, float32_outputs] = info.param;
+  return std::string(Name(dtype)) + (float32_outputs ? "ToFloat32" : "");
+}
 INSTANTIATE_TEST_SUITE_P(Formats, CudaLinear,
                          ::testing::Combine(::testing::Values(DType::kBFloat16,
                                                               DType::kFloat16),
                                             ::testing::Bool()),
-                         [](const auto& info) {
-                           return std::string(Name(std::get<0>(info.param))) +
-                                  (std::get<1>(info.param) ? "ToFloat32" : "");
-                         });
+                         FormatsOf);
 
 INSTANTIATE_TEST_SUITE_P(Formats, CudaStreamedLinear,
                          ::testing::Combine(::testing::Values(DType::kBFloat16,
                                                               DType::kFloat16),
                                             ::testing::Values(false)),
-                         [](const auto& info) {
-                           return std::string(Name(std::get<0>(info.param)));
-                         });
+                         FormatsOf);
 
 // ---- the choices ------------------------------------------------------------
 
