@@ -317,9 +317,10 @@ class Bench {
                                                      bool h2o) {
     auto decode = std::make_unique<Decode>();
     // Every head full and evicting, or with room for all of the replays.
-    const int prompt = h2o ? slots + 40 : slots;
+    // A full cache grows by a slot a replay, and has `slots` at half of them.
+    const int prompt = h2o ? slots + 40 : slots - kReplays / 2;
     const KvSlots kept = h2o ? SlotsFor(KvPolicyName::kH2o, slots)
-                             : SlotsFor(KvPolicyName::kFull, slots + 64);
+                             : SlotsFor(KvPolicyName::kFull, slots + kReplays);
     H2O_ASSIGN_OR_RETURN(decode->cache,
                          FillCache(sequences, prompt, kept, &decode->heads));
     const std::vector<int32_t> position(sequences, prompt);
@@ -331,7 +332,7 @@ class Bench {
     DecodeBatch& batch = decode->batch;
     batch.heads = decode->heads.As<KvHead*>();
     batch.positions = decode->positions.As<int32_t>();
-    batch.max_slots = h2o ? slots : slots + 64;
+    batch.max_slots = h2o ? slots : slots + kReplays;
     batch.scored = h2o;
     decode->rows = sequences;
     decode->bytes = static_cast<double>(sequences) * shard_.heads.size() *

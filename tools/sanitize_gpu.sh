@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Runs the tests that are labelled gpu under compute-sanitizer.
 #
-#   tools/sanitize_gpu.sh [-l SECONDS] [BUILD [TOOL...]]
+#   tools/sanitize_gpu.sh [-j JOBS] [-l SECONDS] [BUILD [TOOL...]]
 #
 # BUILD is build/cuda unless said, TOOLs are memcheck and racecheck, SECONDS the
-# limit of one test under one tool, 600.  Logs stay in BUILD/sanitize.  Ends with
-# a table, and with 1 if anything was found, failed, ran out of time or was not
-# there, or if every test was skipped.
+# limit of one test under one tool, 600; JOBS tests, 1, run at a time.  Logs stay
+# in BUILD/sanitize.  Ends with a table, and with 1 if anything was found, failed,
+# ran out of time or was not there, or if every test was skipped.
 #
 # Errors count, warnings do not: racecheck cannot see an order that comes from
 # bulk copies and mbarriers and prints such accesses as hazards of the level
@@ -16,13 +16,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 usage() {
-  sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
   exit 2
 }
 
-limit=600
-while getopts l: option; do
+limit=600 jobs=1
+while getopts j:l: option; do
   case $option in
+    j) jobs=$OPTARG ;;
     l) limit=$OPTARG ;;
     *) usage ;;
   esac
@@ -98,37 +99,39 @@ mapfile -t tests < <(ctest --test-dir "$build" -N -L '^gpu$' |
 }
 mkdir -p "$logs"
 
-rows=()
-checked=0 bad=0
+# check TEST TOOL: runs it and prints its line of the table.
+check() {
+  local test=$1 tool=$2 seconds=$SECONDS log filter result status=0
+  filter=$(filter_of "$test" "$tool")
+  log=$logs/$test.$tool.log
+  if [[ -z $filter ]]; then
+    result="left out"
+  elif [[ ! -x $build/bin/$test ]]; then
+    result="not built"
+  else
+    echo "$test $tool" >&2
+    local options=(--tool "$tool" --require-cuda-init=no)
+    # Shared memory is looked at in kernels of our own only.
+    [[ $tool != racecheck ]] || options+=(--kernel-name kns=h2o)
+    timeout -k 10 "$limit" compute-sanitizer "${options[@]}" \
+      "$build/bin/$test" --gtest_filter="$filter" >"$log" 2>&1 || status=$?
+    result=$(verdict "$log" "$status")
+  fi
+  printf '%-30s %-10s %5d s  %s\n' \
+    "$test" "$tool" $((SECONDS - seconds)) "$result"
+}
+
+rm -f "$logs"/*.row
 for test in "${tests[@]}"; do
   for tool in "${tools[@]}"; do
-    filter=$(filter_of "$test" "$tool")
-    log=$logs/$test.$tool.log
-    seconds=$SECONDS
-    if [[ -z $filter ]]; then
-      result="left out"
-    elif [[ ! -x $build/bin/$test ]]; then
-      result="not built"
-    else
-      echo "$test $tool" >&2
-      options=(--tool "$tool" --require-cuda-init=no)
-      # Shared memory is looked at in kernels of our own only.
-      [[ $tool != racecheck ]] || options+=(--kernel-name kns=h2o)
-      status=0
-      timeout -k 10 "$limit" compute-sanitizer "${options[@]}" \
-        "$build/bin/$test" --gtest_filter="$filter" >"$log" 2>&1 || status=$?
-      result=$(verdict "$log" "$status")
-    fi
-    case $result in
-      ok) checked=$((checked + 1)) ;;
-      skipped | "left out") ;;
-      *) bad=$((bad + 1)) ;;
-    esac
-    rows+=("$(printf '%-30s %-10s %5d s  %s' \
-      "$test" "$tool" $((SECONDS - seconds)) "$result")")
+    while [[ $(jobs -rp | wc -l) -ge $jobs ]]; do wait -n || true; done
+    check "$test" "$tool" >"$logs/$test.$tool.row" &
   done
 done
+wait
 
-printf '%s\n' "${rows[@]}"
+cat "$logs"/*.row
+checked=$(grep -l ' ok$' "$logs"/*.row | wc -l || true)
+bad=$(grep -L ' ok$\| skipped$\| left out$' "$logs"/*.row | wc -l || true)
 echo "$checked clean, $bad not; logs in $logs"
 [[ $bad -eq 0 && $checked -gt 0 ]]

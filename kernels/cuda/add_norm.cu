@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/vectors.cuh"
 #include "kernels/peer_sums.h"
@@ -368,10 +369,10 @@ __global__ void __launch_bounds__(kVectors == kFew ? kFewThreads : kManyThreads)
 template <class T, int kVectors, Source kSource, int kMostRanks>
 cudaError_t LaunchAddNorm(const AddNormArgs& args, cudaStream_t stream) {
   const int64_t threads = CeilDiv(args.columns, kShare * kVectors);
-  return Launch(AddNormKernel<T, kVectors, kSource, kMostRanks>,
-                dim3(args.rows),
-                static_cast<int>(CeilDiv(threads, kWarp) * kWarp), stream, args,
-                1.0f / static_cast<float>(args.columns));
+  return Launch(
+      AddNormKernel<T, kVectors, kSource, kMostRanks>,
+      {dim3(args.rows), static_cast<int>(CeilDiv(threads, kWarp) * kWarp)},
+      stream, args, 1.0f / static_cast<float>(args.columns));
 }
 
 template <class T, int kVectors>

@@ -39,6 +39,7 @@
 
 #include "kernels/cuda/decode_attention.h"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/ring.cuh"
 
@@ -47,13 +48,12 @@ namespace h2o::cuda {
 namespace {
 
 constexpr int kMaxStages = 8;
+// That should fit at a time: enough copies in flight for the whole memory rate,
+// whatever phase each block is in.
+constexpr int kBlocksOfSm = 4;
 constexpr int kMaxSplit = 8;  // the largest cluster that every sm_90 runs
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr uint64_t kNoVictim = ~uint64_t{0};
-
-// Blocks that should fit on an SM at a time: enough copies in flight for the
-// whole memory rate, whatever phase each block is in.
-constexpr int BlocksPerSm(int warps) { return warps == 8 ? 3 : 4; }
 
 struct Params {
   DecodeAttentionArgs args;
@@ -84,7 +84,8 @@ struct TileOf {
   static constexpr int kRunBytes = kPageSlots * kRowBytes;
   static constexpr int kRowsBytes = kStagePages * kRunBytes;
   // Scores and positions of a page lie together.
-  static constexpr int kMarksBytes = kPage.PageBytes() - kPage.ScoresOffset();
+  static constexpr int kMarksBytes =
+      kPage.PositionsOffset() + kPageSlots * 2 - kPage.ScoresOffset();
   static constexpr int kStageBytes =
       kRowsBytes + (kScored ? kStagePages * kMarksBytes : 0);
   static_assert(kPage.RunBytes() == kRunBytes && kPage.PageBytes() % 16 == 0);
@@ -791,7 +792,7 @@ class BlockOf {
 };
 
 template <typename T, int kHeadDim, int kWarps, bool kScored, bool kClustered>
-__global__ void __launch_bounds__((kWarps + 1) * 32, BlocksPerSm(kWarps))
+__global__ void __launch_bounds__((kWarps + 1) * 32, kBlocksOfSm)
     DecodeAttentionKernel(const __grid_constant__ Params params) {
   BlockOf<T, kHeadDim, kWarps, kScored, kClustered>(params).Run();
 }
@@ -831,8 +832,8 @@ Device CurrentDevice() {
 }
 
 template <typename T, int kHeadDim, int kWarps, bool kScored, bool kClustered>
-cudaError_t Launch(const DecodeAttentionArgs& args,
-                   const DecodeAttentionShape& shape, cudaStream_t stream) {
+cudaError_t LaunchFor(const DecodeAttentionArgs& args,
+                      const DecodeAttentionShape& shape, cudaStream_t stream) {
   using Block = BlockOf<T, kHeadDim, kWarps, kScored, kClustered>;
   using Tile = typename Block::Tile;
   const auto kernel =
@@ -844,58 +845,36 @@ cudaError_t Launch(const DecodeAttentionArgs& args,
   const int rest = sizeof(typename Block::Shared) +
                    (args.max_slots / kPageSlots + 1) * sizeof(int32_t) +
                    (pages * kPageSlots + 1) * sizeof(float);
-  const int fit =
-      (device.shared_of_sm / BlocksPerSm(kWarps) - device.reserved - rest) /
-      Tile::kStageBytes;
+  const int fit = (device.shared_of_sm / kBlocksOfSm - device.reserved - rest) /
+                  Tile::kStageBytes;
   const int useful = 2 * static_cast<int>(CeilDiv(pages, Tile::kStagePages));
   const int stages = std::clamp(
       shape.stages > 0 ? shape.stages : std::min(fit, useful), 2, kMaxStages);
   const int bytes = rest + stages * Tile::kStageBytes;
   if (bytes > device.shared_of_block) return cudaErrorInvalidValue;
-  cudaError_t error = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  const cudaError_t error = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+      cudaSharedmemCarveoutMaxShared);
   if (error != cudaSuccess) return error;
-  error = cudaFuncSetAttribute(kernel,
-                               cudaFuncAttributePreferredSharedMemoryCarveout,
-                               cudaSharedmemCarveoutMaxShared);
-  if (error != cudaSuccess) return error;
-
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(args.num_heads * shape.split, args.rows);
-  config.blockDim = dim3(Block::kThreads);
-  config.dynamicSmemBytes = bytes;
-  config.stream = stream;
-  cudaLaunchAttribute attributes[2] = {};
-  config.attrs = attributes;
-  if (device.major >= 9) {
-    cudaLaunchAttribute& early = attributes[config.numAttrs++];
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
-  }
-  if (kClustered) {
-    cudaLaunchAttribute& cluster = attributes[config.numAttrs++];
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = shape.split;
-    cluster.val.clusterDim.y = 1;
-    cluster.val.clusterDim.z = 1;
-  }
   const Params params = {
       .args = args,
       .scale = static_cast<float>(1.4426950408889634 / std::sqrt(kHeadDim)),
       .stages = stages,
       .log2_split = std::countr_zero(static_cast<unsigned>(shape.split))};
-  return cudaLaunchKernelEx(&config, kernel, params);
+  return Launch(kernel,
+                {.grid = dim3(args.num_heads * shape.split, args.rows),
+                 .threads = Block::kThreads,
+                 .shared_bytes = bytes,
+                 .cluster = shape.split},
+                stream, params);
 }
 
 template <typename T, int kHeadDim, bool kScored>
 cudaError_t LaunchAs(const DecodeAttentionArgs& args,
                      const DecodeAttentionShape& shape, cudaStream_t stream) {
-  if (shape.split > 1) {
-    return Launch<T, kHeadDim, 4, kScored, true>(args, shape, stream);
-  }
-  return shape.warps == 8
-             ? Launch<T, kHeadDim, 8, kScored, false>(args, shape, stream)
-             : Launch<T, kHeadDim, 4, kScored, false>(args, shape, stream);
+  return shape.split > 1
+             ? LaunchFor<T, kHeadDim, 4, kScored, true>(args, shape, stream)
+             : LaunchFor<T, kHeadDim, 8, kScored, false>(args, shape, stream);
 }
 
 template <typename T, int kHeadDim>
@@ -931,8 +910,6 @@ DecodeAttentionShape ChooseDecodeAttentionShape(
   const int items = args.rows * args.num_heads;
   const int64_t pages = CeilDiv(args.max_slots, kPageSlots);
   DecodeAttentionShape shape;
-  // Many blocks of four warps beat fewer of eight but for the longest heads.
-  shape.warps = args.max_slots > 1024 ? 8 : 4;
   // A split costs an exchange and a barrier: it pays only where blocks are so
   // few that most of the machine would be idle.
   while (device.major >= 9 && shape.split < kMaxSplit &&
@@ -940,7 +917,6 @@ DecodeAttentionShape ChooseDecodeAttentionShape(
          pages >= 4 * shape.split) {
     shape.split *= 2;
   }
-  if (shape.split > 1) shape.warps = 4;
   return shape;
 }
 

@@ -5,6 +5,7 @@
 #include "base/kv_page.h"
 #include "base/sampling.h"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/vectors.cuh"
 
@@ -64,7 +65,7 @@ cudaError_t Fill(uint64_t seed, uint64_t name_hash, float scale, int64_t first,
       std::min<int64_t>(CeilDiv(CeilDiv(columns, kLanes), kThreads), 1024);
   const dim3 grid(static_cast<unsigned>(across),
                   static_cast<unsigned>(std::min<int64_t>(rows, 2048)));
-  return Launch(FillDummyKernel<T>, grid, kThreads, stream, seed, name_hash,
+  return Launch(FillDummyKernel<T>, {grid, kThreads}, stream, seed, name_hash,
                 scale, first, rows, columns, full_columns, static_cast<T*>(out),
                 stride);
 }

@@ -34,11 +34,12 @@ struct ProductChoice {
 
 using ProductChoices = std::map<ProductShape, ProductChoice>;
 
-// Few rows have choices of their own, more share that of a multiple of
-// kRowStep.
+// Few rows have choices of their own; more share that of the next multiple of
+// 32, as decode batches have them, and packs of prompts that of 256.
 constexpr int64_t ChoiceRows(int64_t rows) {
-  constexpr int64_t kOwnRows = 256, kRowStep = 256;
-  return rows <= kOwnRows ? rows : CeilDiv(rows, kRowStep) * kRowStep;
+  if (rows <= 256) return rows;
+  const int64_t step = rows <= 512 ? 32 : 256;
+  return CeilDiv(rows, step) * step;
 }
 
 // A file is text, a line a shape.  Lines that are torn or not of this form are

@@ -3,6 +3,7 @@
 
 #include "base/kv_page.h"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/vectors.cuh"
 
@@ -49,7 +50,7 @@ cudaError_t CopyRows(const int32_t* indices, int count, int first,
   if (count == 0) return cudaSuccess;
   return DispatchFormat(dtype, [&](auto format) {
     using T = decltype(format);
-    return Launch(CopyRowsKernel<T>, GridOfRows(count, columns), kThreads,
+    return Launch(CopyRowsKernel<T>, {GridOfRows(count, columns), kThreads},
                   stream, indices, first, static_cast<const T*>(table),
                   table_rows, table_stride, columns, static_cast<T*>(out),
                   out_stride);
@@ -130,7 +131,7 @@ cudaError_t AddPositions(const void* delta, int64_t delta_stride,
   if (rows == 0) return cudaSuccess;
   return DispatchFormat(dtype, [&](auto format) {
     using T = decltype(format);
-    return Launch(AddPositionsKernel<T>, GridOfRows(rows, columns), kThreads,
+    return Launch(AddPositionsKernel<T>, {GridOfRows(rows, columns), kThreads},
                   stream, static_cast<const T*>(delta), delta_stride, positions,
                   static_cast<const T*>(table), table_stride, columns, x,
                   x_stride);
@@ -142,7 +143,7 @@ cudaError_t Gelu(void* y, int64_t stride, int rows, int columns, DType dtype,
   if (rows == 0) return cudaSuccess;
   return DispatchFormat(dtype, [&](auto format) {
     using T = decltype(format);
-    return Launch(GeluKernel<T>, GridOfRows(rows, columns), kThreads, stream,
+    return Launch(GeluKernel<T>, {GridOfRows(rows, columns), kThreads}, stream,
                   static_cast<T*>(y), stride, columns);
   });
 }

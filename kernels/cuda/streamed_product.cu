@@ -26,6 +26,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/ring.cuh"
@@ -463,28 +464,15 @@ cudaError_t LaunchFor(const StreamedProductArgs& a, int tiles,
   work.pieces = tiles * work.pieces_of_tile;
   work.relu = a.relu;
 
-  const auto kernel = StreamedProductKernel<T, S>;
-  const cudaError_t prepared = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kAllBytes);
-  if (prepared != cudaSuccess) return prepared;
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim.x = 2;
-  attributes[1].val.clusterDim.y = 1;
-  attributes[1].val.clusterDim.z = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(S::kPaired ? 2 * tiles
-                                   : std::clamp(work.pieces / kFewestPieces, 1,
-                                                a.workspace.shares));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = S::kAllBytes;
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = S::kPaired ? 2 : 1;
-  cudaLaunchKernelEx(&config, kernel, weights, x, work);
-  return cudaGetLastError();
+  const int blocks = S::kPaired ? 2 * tiles
+                                : std::clamp(work.pieces / kFewestPieces, 1,
+                                             a.workspace.shares);
+  return Launch(StreamedProductKernel<T, S>,
+                {.grid = dim3(blocks),
+                 .threads = kThreads,
+                 .shared_bytes = S::kAllBytes,
+                 .cluster = S::kPaired ? 2 : 1},
+                stream, weights, x, work);
 }
 
 // Pairs leave multiprocessors idle, but need no partials.  They win where tiles

@@ -5,6 +5,7 @@
 
 #include "base/kv_page.h"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/vectors.cuh"
 
@@ -390,21 +391,21 @@ cudaError_t BeginDecode(const SequenceState* states, const int32_t* slots,
                         int rows, int32_t* tokens, int32_t* positions,
                         KvHead** heads, cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
-  return Launch(BeginDecodeKernel, GridOfThreads(rows), kRowThreads, stream,
+  return Launch(BeginDecodeKernel, {GridOfThreads(rows), kRowThreads}, stream,
                 states, slots, rows, tokens, positions, heads);
 }
 
 cudaError_t ArgMax(const float* logits, int64_t stride, int rows, int columns,
                    int first_token, BestLogit* best, cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
-  return Launch(ArgMaxKernel, dim3(rows), kThreads, stream, logits, stride,
+  return Launch(ArgMaxKernel, {dim3(rows), kThreads}, stream, logits, stride,
                 columns, first_token, best);
 }
 
 cudaError_t PickBest(const BestLogit* of_ranks, int ranks, int rows,
                      int32_t* tokens, cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
-  return Launch(PickBestKernel, GridOfThreads(rows), kRowThreads, stream,
+  return Launch(PickBestKernel, {GridOfThreads(rows), kRowThreads}, stream,
                 of_ranks, ranks, rows, tokens);
 }
 
@@ -412,7 +413,7 @@ cudaError_t Sample(const float* logits, int64_t stride, int rows,
                    int vocabulary, const SequenceState* states,
                    const int32_t* slots, int32_t* tokens, cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
-  return Launch(SampleKernel, dim3(rows), kThreads, stream, logits, stride,
+  return Launch(SampleKernel, {dim3(rows), kThreads}, stream, logits, stride,
                 vocabulary, states, slots, tokens);
 }
 
@@ -420,8 +421,8 @@ cudaError_t Advance(SequenceState* states, const int32_t* slots, int rows,
                     const int32_t* tokens, RowResult* results,
                     cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
-  return Launch(AdvanceKernel, GridOfThreads(rows), kRowThreads, stream, states,
-                slots, rows, tokens, results);
+  return Launch(AdvanceKernel, {GridOfThreads(rows), kRowThreads}, stream,
+                states, slots, rows, tokens, results);
 }
 
 }  // namespace h2o::cuda

@@ -1,5 +1,5 @@
-// What the small kernels share: vectors of numbers that move at once, sums over
-// warps and blocks, and launches that overlap the kernel before.
+// What the small kernels share: vectors of numbers that move at once, and sums
+// over warps and blocks.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -11,38 +11,6 @@
 #include "base/dtype.h"
 
 namespace h2o::cuda {
-
-// ---- launches ---------------------------------------------------------------
-
-// Ampere has no overlapping launches.
-inline bool LaunchesOverlap() {
-  static const bool overlap = [] {
-    int device = 0, major = 0;
-    return cudaGetDevice(&device) == cudaSuccess &&
-           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor,
-                                  device) == cudaSuccess &&
-           major >= 9;
-  }();
-  return overlap;
-}
-
-// Lets the blocks of `kernel` start while the kernel before still runs: all of
-// its threads must call WaitForPrevious before they touch what others write.
-template <class... Parameters, class... Arguments>
-cudaError_t Launch(void (*kernel)(Parameters...), dim3 grid, int threads,
-                   cudaStream_t stream, Arguments... arguments) {
-  cudaLaunchAttribute overlap = {};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = dim3(threads);
-  config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = LaunchesOverlap() ? 1 : 0;
-  cudaLaunchKernelEx(&config, kernel, arguments...);
-  return cudaGetLastError();
-}
 
 // ---- vectors ----------------------------------------------------------------
 

@@ -410,7 +410,7 @@ TEST_F(InferenceServiceTest, ModelInfo) {
   EXPECT_EQ(info.max_positions(), 512);
   EXPECT_EQ(info.tensor_parallel_size(), 2);
   EXPECT_EQ(info.num_groups(), 2);
-  EXPECT_EQ(info.kv_pool_bytes(), 2000 * (32 * (2 * 8 * 4 + 4 + 2)));
+  EXPECT_EQ(info.kv_pool_bytes(), 2000 * (32 * (2 * 8 * 4 + 4 + 2) + 64));
   EXPECT_EQ(info.default_kv_policy(), "sink");
   EXPECT_EQ(info.version(), "1.2.3");
 }

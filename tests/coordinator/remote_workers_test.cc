@@ -42,7 +42,7 @@ struct Script {
   LoadedShard shard = {
       .config = SmallConfig(),
       .num_pages = 100,
-      .page_bytes = 32 * (2 * 8 * 4 + 4 + 2),
+      .page_bytes = 32 * (2 * 8 * 4 + 4 + 2) + 64,
       .fingerprint = "f1",
       .workspace_bytes = 1,
   };
@@ -257,7 +257,7 @@ TEST_F(RemoteWorkersTest, FormsAGroupAndRunsSteps) {
   EXPECT_EQ(workers_->num_ready(), 1);
   EXPECT_EQ(group->info().tp(), 2);
   EXPECT_EQ(group->info().num_pages, (std::vector<int64_t>{100, 100}));
-  EXPECT_EQ(group->info().geometry.PageBytes(), 32 * 70);
+  EXPECT_EQ(group->info().geometry.PageBytes(), 32 * 70 + 64);
   std::set<int> ranks;
   for (const auto& fake : fakes_) {
     const Assignment assignment = *fake->assignment();

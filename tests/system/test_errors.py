@@ -73,8 +73,8 @@ def test_budgets_over_the_cap(system):
 
 
 def test_requests_that_can_never_fit_are_told_the_arithmetic(system):
-    # 3 heads a rank, 6 layers, 16,576 B a page: 40 pages a rank are 2 a head and layer, 64 slots.
-    serve = system.serve(pool=40 * 16576)
+    # 3 heads a rank, 6 layers, 16,640 B a page: 40 pages a rank are 2 a head and layer, 64 slots.
+    serve = system.serve(pool=40 * 16640)
     client = system.client(serve)
     answer = client.generate([2] * 10, max_tokens=100)
     assert answer.code == grpc.StatusCode.INVALID_ARGUMENT

@@ -144,7 +144,7 @@ def test_a_deadline_in_the_queue(system):
 
 def test_a_cancelled_stream_frees_its_pages(system):
     # Room for one such sequence only: 40 pages a rank, 18 heads of all layers, 2 pages each.
-    serve = system.serve(pool=40 * 16576)
+    serve = system.serve(pool=40 * 16640)
     client = system.client(serve)
     for _ in range(20):
         running = client.start([2], max_tokens=60, ignore_eos=True)

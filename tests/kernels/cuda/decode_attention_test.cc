@@ -36,26 +36,21 @@ cudaError_t Chosen(const DecodeAttentionArgs& args) {
 }
 
 std::string Describe(const DecodeAttentionShape& shape) {
-  return "warps " + std::to_string(shape.warps) + " split " +
-         std::to_string(shape.split) + " stages " +
+  return "split " + std::to_string(shape.split) + " stages " +
          std::to_string(shape.stages);
 }
 
 // Short rings too, so that every stage is used many times over.  Only sm_90
 // and later split.
 std::vector<DecodeAttentionShape> Shapes() {
-  std::vector<DecodeAttentionShape> shapes = {{.warps = 8},
-                                              {.warps = 8, .stages = 2},
-                                              {.warps = 4},
-                                              {.warps = 4, .stages = 3}};
+  std::vector<DecodeAttentionShape> shapes = {{}, {.stages = 2}, {.stages = 3}};
   int device = 0, major = 0;
   CheckCuda(cudaGetDevice(&device));
   CheckCuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor,
                                    device));
   if (major >= 9) {
-    shapes.insert(shapes.end(), {{.warps = 4, .split = 2},
-                                 {.warps = 4, .split = 4, .stages = 2},
-                                 {.warps = 4, .split = 8}});
+    shapes.insert(shapes.end(),
+                  {{.split = 2}, {.split = 4, .stages = 2}, {.split = 8}});
   }
   return shapes;
 }

@@ -111,8 +111,11 @@ TEST_F(ProductChoicesFile, ManyMayWriteAtOnce) {
 
 TEST(ChoiceRows, ShapesOfManyRowsShare) {
   for (int64_t rows : {1, 7, 255, 256}) EXPECT_EQ(ChoiceRows(rows), rows);
-  EXPECT_EQ(ChoiceRows(257), 512);
+  EXPECT_EQ(ChoiceRows(257), 288);
+  EXPECT_EQ(ChoiceRows(276), 288);
+  EXPECT_EQ(ChoiceRows(288), 288);
   EXPECT_EQ(ChoiceRows(512), 512);
+  EXPECT_EQ(ChoiceRows(513), 768);
   EXPECT_EQ(ChoiceRows(2000), 2048);
 }
 
