@@ -33,7 +33,7 @@ struct Options {
   bool json = false;
 };
 
-constexpr int kReplays = 7;
+constexpr int kWarmups = 3, kReplays = 7;
 
 class Bench {
  public:
@@ -145,7 +145,7 @@ class Bench {
     if (name.find(options_.only) == std::string::npos) return absl::OkStatus();
     const uint64_t key = ++key_;
     std::vector<double> seconds;
-    for (int replay = -3; replay < kReplays; ++replay) {
+    for (int replay = -kWarmups; replay < kReplays; ++replay) {
       const int64_t begin = backend_->Mark();
       H2O_RETURN_IF_ERROR(backend_->Replay(key, [&] {
         for (int i = 0; i < count; ++i) work(i);
@@ -316,9 +316,9 @@ class Bench {
   absl::StatusOr<std::unique_ptr<Decode>> MakeDecode(int sequences, int slots,
                                                      bool h2o) {
     auto decode = std::make_unique<Decode>();
-    // Every head full and evicting, or with room for all of the replays.
-    // A full cache grows by a slot a replay, and has `slots` at half of them.
-    const int prompt = h2o ? slots + 40 : slots - kReplays / 2;
+    // Every head full and evicting; or a slot more every replay, `slots` at the
+    // median of those that count.
+    const int prompt = h2o ? slots + 40 : slots - kWarmups - kReplays / 2;
     const KvSlots kept = h2o ? SlotsFor(KvPolicyName::kH2o, slots)
                              : SlotsFor(KvPolicyName::kFull, slots + kReplays);
     H2O_ASSIGN_OR_RETURN(decode->cache,
