@@ -20,6 +20,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/kv_page.h"
 #include "tests/model/small_config.h"
 #include "worker/worker_service.h"
 
@@ -32,6 +33,9 @@ using ::testing::HasSubstr;
 
 constexpr auto kPatience = 10s;
 
+// A page of SmallConfig in float32.
+constexpr int64_t kPageBytes = KvPageLayout{8, DType::kFloat32}.PageBytes();
+
 // What a fake worker does; by default it loads and answers every plan.
 struct Script {
   std::string version = "1.0.0";
@@ -42,7 +46,7 @@ struct Script {
   LoadedShard shard = {
       .config = SmallConfig(),
       .num_pages = 100,
-      .page_bytes = 32 * (2 * 8 * 4 + 4 + 2) + 64,
+      .page_bytes = kPageBytes,
       .fingerprint = "f1",
       .workspace_bytes = 1,
   };
@@ -257,7 +261,7 @@ TEST_F(RemoteWorkersTest, FormsAGroupAndRunsSteps) {
   EXPECT_EQ(workers_->num_ready(), 1);
   EXPECT_EQ(group->info().tp(), 2);
   EXPECT_EQ(group->info().num_pages, (std::vector<int64_t>{100, 100}));
-  EXPECT_EQ(group->info().geometry.PageBytes(), 32 * 70 + 64);
+  EXPECT_EQ(group->info().geometry.PageBytes(), kPageBytes);
   std::set<int> ranks;
   for (const auto& fake : fakes_) {
     const Assignment assignment = *fake->assignment();
@@ -321,7 +325,8 @@ TEST_F(RemoteWorkersTest, StrangersAreRefusedAndNothingElseIsTouched) {
   EXPECT_THAT(refused(script), AllOf(HasSubstr("f1"), HasSubstr("f2")));
   script = {};
   script.shard.page_bytes = 64;
-  EXPECT_THAT(refused(script), AllOf(HasSubstr("64"), HasSubstr("2240")));
+  EXPECT_THAT(refused(script),
+              AllOf(HasSubstr("64"), HasSubstr(std::to_string(kPageBytes))));
 
   ASSERT_TRUE(group->Submit(PlanOf(1)).ok());
   EXPECT_TRUE(group->Next().ok());
