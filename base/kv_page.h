@@ -41,9 +41,11 @@ struct KvPageLayout {
   constexpr int64_t PositionsOffset() const {
     return ScoresOffset() + kPageSlots * 4;
   }
+  constexpr int64_t UsedBytes() const {
+    return PositionsOffset() + kPageSlots * 2;
+  }
   constexpr int64_t PageBytes() const {
-    return CeilDiv(PositionsOffset() + kPageSlots * 2, kPageAlignment) *
-           kPageAlignment;
+    return CeilDiv(UsedBytes(), kPageAlignment) * kPageAlignment;
   }
 };
 

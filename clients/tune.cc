@@ -134,8 +134,9 @@ std::vector<int64_t> RowsOf(const TuneFlags& flags, const OptConfig& config,
   }
   for (int n = 1; n <= config.max_positions; ++n) {
     const int64_t shared = cuda::ChoiceRows(n);
-    if (shared != n)
+    if (shared != n && shared % cuda::kPackRowStep == 0) {
       rows.insert(std::min<int64_t>(shared, config.max_positions));
+    }
   }
   return {rows.begin(), rows.end()};
 }

@@ -48,8 +48,8 @@ namespace h2o::cuda {
 namespace {
 
 constexpr int kMaxStages = 8;
-// That should fit at a time: enough copies in flight for the whole memory rate,
-// whatever phase each block is in.
+// Blocks that should fit on an SM at a time: enough copies in flight for the
+// whole memory rate, whatever phase each block is in.
 constexpr int kBlocksOfSm = 4;
 constexpr int kMaxSplit = 8;  // the largest cluster that every sm_90 runs
 constexpr unsigned kAllLanes = 0xffffffffu;
@@ -84,8 +84,7 @@ struct TileOf {
   static constexpr int kRunBytes = kPageSlots * kRowBytes;
   static constexpr int kRowsBytes = kStagePages * kRunBytes;
   // Scores and positions of a page lie together.
-  static constexpr int kMarksBytes =
-      kPage.PositionsOffset() + kPageSlots * 2 - kPage.ScoresOffset();
+  static constexpr int kMarksBytes = kPage.UsedBytes() - kPage.ScoresOffset();
   static constexpr int kStageBytes =
       kRowsBytes + (kScored ? kStagePages * kMarksBytes : 0);
   static_assert(kPage.RunBytes() == kRunBytes && kPage.PageBytes() % 16 == 0);

@@ -7,7 +7,7 @@
 namespace h2o::cuda {
 
 struct DecodeAttentionShape {
-  int split = 1;   // blocks of an item: 1, 2, 4 or 8
+  int split = 1;   // blocks of an item: 1, or of half the warps 2, 4 or 8
   int stages = 0;  // of the ring; 0: as many as let all blocks of an SM fit
 };
 DecodeAttentionShape ChooseDecodeAttentionShape(

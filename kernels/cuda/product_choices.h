@@ -35,10 +35,11 @@ struct ProductChoice {
 using ProductChoices = std::map<ProductShape, ProductChoice>;
 
 // Few rows have choices of their own; more share that of the next multiple of
-// 32, as decode batches have them, and packs of prompts that of 256.
+// 32, as decode batches have them, and packs of prompts that of kPackRowStep.
+inline constexpr int64_t kPackRowStep = 256;
 constexpr int64_t ChoiceRows(int64_t rows) {
   if (rows <= 256) return rows;
-  const int64_t step = rows <= 512 ? 32 : 256;
+  const int64_t step = rows <= 512 ? 32 : kPackRowStep;
   return CeilDiv(rows, step) * step;
 }
 

@@ -23,7 +23,6 @@
 #include <thread>
 #include <vector>
 
-#include "base/kv_page.h"
 #include "proto/inference.grpc.pb.h"
 #include "tests/model/small_config.h"
 
@@ -411,8 +410,7 @@ TEST_F(InferenceServiceTest, ModelInfo) {
   EXPECT_EQ(info.max_positions(), 512);
   EXPECT_EQ(info.tensor_parallel_size(), 2);
   EXPECT_EQ(info.num_groups(), 2);
-  EXPECT_EQ(info.kv_pool_bytes(),
-            (2000 * KvPageLayout{8, DType::kFloat32}.PageBytes()));
+  EXPECT_EQ(info.kv_pool_bytes(), 2000 * (32 * (2 * 8 * 4 + 4 + 2) + 64));
   EXPECT_EQ(info.default_kv_policy(), "sink");
   EXPECT_EQ(info.version(), "1.2.3");
 }

@@ -8,7 +8,8 @@ namespace {
 TEST(KvPage, BytesAreKeysValuesScoresAndPositions) {
   const KvPageLayout layout{128, DType::kBFloat16};
   EXPECT_EQ(layout.RunBytes(), 8192);
-  EXPECT_EQ(layout.PageBytes(), 2 * 8192 + 256);  // 192 and alignment
+  EXPECT_EQ(layout.UsedBytes(), 2 * 8192 + 32 * 4 + 32 * 2);
+  EXPECT_EQ(layout.PageBytes(), 2 * 8192 + 256);  // whole lines of 128
 }
 
 TEST(KvGeometry, AHeadHoldsItsBudgetOrLess) {

@@ -98,7 +98,7 @@ def test_admission_is_exact_on_the_rank_with_most_heads(tp, narrow):
     program, _ = narrow
     lines = [{"tokens": prompt(30), "max_tokens": 40}] * 3
     pages = LAYERS * math.ceil(HEADS / tp) * math.ceil((30 + 40 - 1) / PAGE_SLOTS)
-    page_bytes = math.ceil(PAGE_SLOTS * (2 * HEAD_DIM * 4 + 4 + 2) / 128) * 128  # keys, values, scores, positions
+    page_bytes = math.ceil(PAGE_SLOTS * (2 * HEAD_DIM * 4 + 4 + 2) / 128) * 128  # keys, values, scores, positions, in lines
     outputs = program.generate(lines, "--ignore-eos", "--kv-pool-bytes", pages * page_bytes, tp=tp)
     assert [len(output["tokens"]) for output in outputs] == [40] * 3
     error = refused(program, "generate", "--tp", tp, "--input", program.write_lines(lines), "--kv-pool-bytes",
