@@ -84,10 +84,11 @@ absl::StatusOr<std::vector<AllReduceTime>> MeasureSums(
 
 // Short requests first: pages are touched, kernels chosen.  On a GPU all of
 // them, since steps are recorded by the size of the batch.
-void WarmUp(std::vector<Request> requests, bool gpu, Embedded* embedded) {
+absl::Status WarmUp(std::vector<Request> requests, bool gpu,
+                    Embedded* embedded) {
   if (!gpu) requests.resize(1);
   for (Request& r : requests) r.max_tokens = std::min(*r.max_tokens, 8);
-  embedded->Run(std::move(requests), [](int, StreamEvent) {});
+  return embedded->Run(std::move(requests), [](int, StreamEvent) {});
 }
 
 // What was counted between two moments.
@@ -102,14 +103,15 @@ Engine::Counters Between(const Engine::Counters& before,
   return after;
 }
 
-BenchRun TimeRun(std::vector<Request> requests, bool gpu, Embedded* embedded) {
+absl::StatusOr<BenchRun> TimeRun(std::vector<Request> requests, bool gpu,
+                                 Embedded* embedded) {
   const Engine::Counters before = embedded->engine().counters();
   const SteadyClock clock;
   BenchRun run(static_cast<int>(requests.size()));
   run.gaps.reserve(requests.size() * *requests[0].max_tokens);
   int running = 0;
   run.start = clock.Now();
-  embedded->Run(std::move(requests), [&](int i, StreamEvent event) {
+  const auto on_event = [&](int i, StreamEvent event) {
     const double now = clock.Now();
     Arrivals& a = run.arrivals[i];
     if (a.tokens == 0) {
@@ -122,7 +124,8 @@ BenchRun TimeRun(std::vector<Request> requests, bool gpu, Embedded* embedded) {
     a.last = now;
     a.tokens += static_cast<int>(event.tokens.size());
     if (event.done) --running;
-  });
+  };
+  H2O_RETURN_IF_ERROR(embedded->Run(std::move(requests), on_event));
   run.seconds = clock.Now() - run.start;
   run.spent = Between(before, embedded->engine().counters());
   // A GPU's memory is taken whole at the start.
@@ -187,7 +190,8 @@ absl::StatusOr<BenchRun> RunBetweenRates(const EmbeddedOptions& options,
                                          BenchCeilings* ceilings) {
   if (options.device.cuda) return TimeRun(std::move(requests), true, embedded);
   H2O_ASSIGN_OR_RETURN(ceilings->before, MeasureRates(options));
-  BenchRun run = TimeRun(std::move(requests), false, embedded);
+  H2O_ASSIGN_OR_RETURN(BenchRun run,
+                       TimeRun(std::move(requests), false, embedded));
   H2O_ASSIGN_OR_RETURN(ceilings->after, MeasureRates(options));
   return run;
 }
@@ -205,7 +209,7 @@ absl::Status RunBench(const BenchFlags& flags) {
   const OptConfig& config = embedded->config();
   std::vector<Request> requests = MakeRequests(flags, config, policy);
   H2O_RETURN_IF_ERROR(embedded->engine().Check(requests[0]));
-  WarmUp(requests, options.device.cuda, embedded.get());
+  H2O_RETURN_IF_ERROR(WarmUp(requests, options.device.cuda, embedded.get()));
   H2O_ASSIGN_OR_RETURN(
       BenchRun run,
       RunBetweenRates(options, std::move(requests), embedded.get(), &ceilings));

@@ -58,23 +58,28 @@ absl::StatusOr<std::unique_ptr<Embedded>> Embedded::Create(
   return e;
 }
 
-void Embedded::Run(std::vector<Request> requests,
-                   const std::function<void(int, StreamEvent)>& on_event) {
+absl::Status Embedded::Run(
+    std::vector<Request> requests,
+    const std::function<void(int, StreamEvent)>& on_event) {
   Monitor monitor;
+  absl::Status failure;
   size_t open = requests.size();
   for (size_t i = 0; i < requests.size(); ++i) {
     const auto id =
         engine_->Submit(std::move(requests[i]), [&, i](StreamEvent event) {
           const bool done = event.done;
+          const absl::Status status = event.status;
           on_event(static_cast<int>(i), std::move(event));
           if (!done) return;
           Monitor::Lock lock(monitor);
+          failure.Update(status);
           --open;
         });
     H2O_CHECK(id.ok()) << "request " << i << ": " << id.status();
   }
   Monitor::Lock lock(monitor);
   lock.Await([&open] { return open == 0; });
+  return failure;
 }
 
 }  // namespace h2o

@@ -35,9 +35,10 @@ class Embedded {
 
   // Runs all requests as fast as they fit and returns when every one is done.
   // `on_event(i, event)` hears the events of requests[i], from one thread.
+  // Errors: that of the first request that failed, when a rank dies all do.
   // REQUIRES: engine().Check(request) is OK for each, and max_queue holds all.
-  void Run(std::vector<Request> requests,
-           const std::function<void(int, StreamEvent)>& on_event);
+  absl::Status Run(std::vector<Request> requests,
+                   const std::function<void(int, StreamEvent)>& on_event);
 
   Engine& engine() { return *engine_; }
   const OptConfig& config() const { return config_; }

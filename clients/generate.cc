@@ -102,13 +102,13 @@ absl::Status RunGenerate(const GenerateFlags& flags) {
   const bool bar_shown = flags.json && requests.size() > 1;
   ProgressBar bar("generating");
   size_t done = 0;
-  embedded->Run(std::move(requests), [&](int i, StreamEvent event) {
+  const auto on_event = [&](int i, StreamEvent event) {
     trace.Write(i, event.trace);
     printer.Add(i, event);
     done += event.done;
     if (bar_shown) bar.Set(static_cast<double>(done) / results.size());
-  });
-  for (const Result& result : results) H2O_RETURN_IF_ERROR(result.status);
+  };
+  H2O_RETURN_IF_ERROR(embedded->Run(std::move(requests), on_event));
   return trace.Close();
 }
 

@@ -65,10 +65,10 @@ double NegativeLogLikelihood(absl::Span<const float> row, int32_t token) {
 
 // Calls fn(i, position, row) for every row of logits, positions ascending.
 template <typename Fn>
-void RunForced(Embedded* embedded, std::vector<Request> requests,
-               TraceFile* trace, const Fn& fn) {
+absl::Status RunForced(Embedded* embedded, std::vector<Request> requests,
+                       TraceFile* trace, const Fn& fn) {
   const int64_t vocabulary = embedded->config().vocab_size;
-  embedded->Run(std::move(requests), [&](int i, StreamEvent event) {
+  return embedded->Run(std::move(requests), [&](int i, StreamEvent event) {
     trace->Write(i, event.trace);
     for (const LogitRows& part : event.logits) {
       const int64_t rows = static_cast<int64_t>(part.rows.size()) / vocabulary;
@@ -141,9 +141,9 @@ absl::Status RunLogits(const LogitsFlags& flags) {
         NpyFile out,
         NpyFile::Create(flags.out, static_cast<int64_t>(tokens[0].size()),
                         vocabulary));
-    RunForced(
+    H2O_RETURN_IF_ERROR(RunForced(
         embedded.get(), std::move(requests), &trace,
-        [&](int, int64_t, absl::Span<const float> row) { out.Append(row); });
+        [&](int, int64_t, absl::Span<const float> row) { out.Append(row); }));
     H2O_RETURN_IF_ERROR(out.Close());
     return trace.Close();
   }
@@ -152,14 +152,15 @@ absl::Status RunLogits(const LogitsFlags& flags) {
   size_t total = 0, done = 0;
   for (const auto& one : tokens) total += one.size();
   ProgressBar bar("logits");
-  RunForced(
-      embedded.get(), std::move(requests), &trace,
-      [&](int i, int64_t position, absl::Span<const float> row) {
-        bar.Set(static_cast<double>(++done) / total);
-        if (position + 1 < static_cast<int64_t>(tokens[i].size())) {
-          nll[i].push_back(NegativeLogLikelihood(row, tokens[i][position + 1]));
-        }
-      });
+  const auto on_row = [&](int i, int64_t position,
+                          absl::Span<const float> row) {
+    bar.Set(static_cast<double>(++done) / total);
+    if (position + 1 < static_cast<int64_t>(tokens[i].size())) {
+      nll[i].push_back(NegativeLogLikelihood(row, tokens[i][position + 1]));
+    }
+  };
+  H2O_RETURN_IF_ERROR(
+      RunForced(embedded.get(), std::move(requests), &trace, on_row));
   for (size_t i = 0; i < nll.size(); ++i) {
     nlohmann::ordered_json line;
     line["index"] = i;

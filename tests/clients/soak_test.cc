@@ -65,11 +65,13 @@ struct Answer {
 
 std::vector<Answer> RunAll(Embedded* embedded, std::vector<Request> requests) {
   std::vector<Answer> answers(requests.size());
-  embedded->Run(std::move(requests), [&](int i, StreamEvent event) {
-    auto& tokens = answers[i].tokens;
-    tokens.insert(tokens.end(), event.tokens.begin(), event.tokens.end());
-    if (event.done) answers[i].status = event.status;
-  });
+  const absl::Status ran =
+      embedded->Run(std::move(requests), [&](int i, StreamEvent event) {
+        auto& tokens = answers[i].tokens;
+        tokens.insert(tokens.end(), event.tokens.begin(), event.tokens.end());
+        if (event.done) answers[i].status = event.status;
+      });
+  EXPECT_TRUE(ran.ok()) << ran;
   return answers;
 }
 

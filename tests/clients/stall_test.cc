@@ -127,8 +127,9 @@ TEST(LayerSlicedPrefill, StreamsWaitNoLongerThanASlice) {
     const std::unique_ptr<Embedded> embedded = Load(1);
     for (int i = 0; i < 2; ++i) {  // the first touches the memory
       whole = {};
-      embedded->Run({LongPrompt()},
-                    [&](int, StreamEvent event) { whole.Add(event); });
+      const absl::Status ran = embedded->Run(
+          {LongPrompt()}, [&](int, StreamEvent event) { whole.Add(event); });
+      ASSERT_TRUE(ran.ok()) << ran;
     }
     prefill_seconds = embedded->engine().counters().prefill_seconds / 2;
   }
