@@ -8,10 +8,8 @@
 # in BUILD/sanitize.  Ends with a table, and with 1 if anything was found, failed,
 # ran out of time or was not there, or if every test was skipped.
 #
-# Errors count, warnings do not: racecheck cannot see an order that comes from
-# bulk copies and mbarriers and prints such accesses as hazards of the level
-# warning.  initcheck is not among the tools, since it would find nothing: to it
-# the poison of the tests is memory that was written.
+# initcheck is not among the tools, since it would find nothing: to it the poison
+# of the tests is memory that was written.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -38,11 +36,16 @@ logs=$build/sanitize
 # repeats at length, or on the host, what other cases of the same kernels do.
 filter_of() {
   case $1:$2 in
+    # Under both tools clusters of long heads never end: where a cluster meets,
+    # a block's warps seem to wait for each other, also for those that need the
+    # producer to fill a stage again first.
     cuda_decode_attention_test:racecheck)
-      echo '-*ManySteps*:*VeryLongHeads*:*TwiceTheSame*' ;;
-    cuda_decode_attention_test:*) echo '-*ManySteps*' ;;
+      echo '*Mixed*:*.LongHeads/bf16128:*NotScored/fp1664:*Behind*:*Stored*' ;;
+    cuda_decode_attention_test:*)
+      echo '-*ManySteps*:*Agree*:*Twice*:*Long*clusters:*NotScored*clusters' ;;
     # Most kernels are NVIDIA's; what they are told to touch is memcheck's matter.
     cuda_linear_test:racecheck) echo '*LongSums/bf16:*LongSums/fp16' ;;
+    cuda_linear_test:*) echo '-*Search*' ;;
     cuda_prefill_attention_test:racecheck)
       echo '*OfEqualScores*:*WithoutScores*' ;;
     cuda_prefill_attention_test:*) echo '-CudaLongPrefillAttention*' ;;
@@ -52,7 +55,9 @@ filter_of() {
     # So are NCCL's, and the other cases are about ranks that hang or are gone.
     nccl_communicator_test:memcheck) echo '*SumsAndGathers*' ;;
     nccl_communicator_test:*) ;;
-    twins_test:racecheck) echo 'GpuRunner*' ;;
+    # racecheck ends in an error of its own as soon as cuBLASLt multiplies
+    # more than a hundred rows, also without a kernel of ours.
+    twins_test:racecheck) ;;
     twins_test:*) echo '*/fp1664:GpuRunner*' ;;
     *) echo '*' ;;
   esac
@@ -66,9 +71,10 @@ verdict() {
     echo "out of time (${limit} s)"
     return
   fi
-  # Ranks that are processes have a summary each.
+  # Ranks that are processes have a summary each.  racecheck's hazards count,
+  # whether it takes them for errors or not.
   errors=$(sed -nE -e 's/^=+ ERROR SUMMARY: ([0-9]+) errors?.*/\1/p' \
-    -e 's/^=+ RACECHECK SUMMARY: .*\(([0-9]+) errors?,.*/\1/p' "$log" |
+    -e 's/^=+ RACECHECK SUMMARY: ([0-9]+) hazards? .*/\1/p' "$log" |
     awk '{ sum += $1 } END { print NR ? sum : "none" }')
   if grep -q '^\[  FAILED  \]' "$log"; then
     echo "failed"

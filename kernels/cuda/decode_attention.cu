@@ -23,6 +23,11 @@
 //   5. When every row has been used the producer writes the token over the
 //      victim, or into the next free slot.
 //
+// Every consumer arrives at the mbarriers for itself.  One lane of each warp,
+// behind __syncwarp, would do and be no quicker, but racecheck would not see
+// the others' order; nor does it when a warp waits at a named barrier while
+// the rest use another, so the producer waits at mbarriers alone until the end.
+//
 // Sums are float32 and in an order that depends on the shape of the launch
 // alone.  Logits are in units of log2: q is scaled by log2(e) / sqrt(head_dim).
 #include <cuda_bf16.h>
@@ -207,6 +212,7 @@ template <int kHeadDim, int kWarps, bool kClustered>
 struct alignas(128) SharedOf {
   uint64_t full[kMaxStages];
   uint64_t empty[kMaxStages];
+  uint64_t weighed;        // the weights and their sums are there
   float greatest[kWarps];  // logit of each warp
   float sums[kWarps];      // of its weights
 
@@ -269,8 +275,9 @@ class BlockOf {
 #pragma unroll 1
       for (int i = 0; i < params_.stages; ++i) {
         InitBarrier(&shared_->full[i], CopyLanes());
-        InitBarrier(&shared_->empty[i], kWarps);
+        InitBarrier(&shared_->empty[i], kConsumers);
       }
+      InitBarrier(&shared_->weighed, kConsumers);
       FenceBarrierInit();
     }
     const int stored = head_kv_.num_slots;
@@ -317,7 +324,7 @@ class BlockOf {
     // All kernels before this one are complete; the next one may rely on that
     // before its own wait.
     AllowNext();
-    SyncThreads(2, kThreads);  // the weights and their sums are there
+    Wait(&shared_->weighed, 0);
     const Total total = TotalOf();
     if constexpr (kClustered) ClusterWait();
     const float inverse = Inverse(total);
@@ -533,10 +540,9 @@ class BlockOf {
            in_pass_ * Tile::kRowChunks + chunk_;
   }
 
-  // This warp is done with the stage.
+  // This lane is done with the stage.
   __device__ void Free(RingCursor* cursor) {
-    __syncwarp();
-    if (lane_ == 0) Arrive(&shared_->empty[cursor->stage]);
+    Arrive(&shared_->empty[cursor->stage]);
     cursor->Next(params_.stages);
   }
 
@@ -595,7 +601,8 @@ class BlockOf {
     }
     sum = WarpSum(sum);
     if (lane_ == 0) shared_->sums[warp_] = sum;
-    SyncThreads(2, kThreads);
+    Arrive(&shared_->weighed);
+    SyncThreads(1, kConsumers);
   }
 
   __device__ float Greatest() const {

@@ -40,18 +40,22 @@ std::string Describe(const DecodeAttentionShape& shape) {
          std::to_string(shape.stages);
 }
 
-// Short rings too, so that every stage is used many times over.  Only sm_90
-// and later split.
-std::vector<DecodeAttentionShape> Shapes() {
-  std::vector<DecodeAttentionShape> shapes = {{}, {.stages = 2}, {.stages = 3}};
+// Short rings too, so that every stage is used many times over.
+using Shapes = std::vector<DecodeAttentionShape>;
+Shapes BlockShapes() { return {{}, {.stages = 2}, {.stages = 3}}; }
+// Only sm_90 and later split.
+Shapes ClusterShapes() {
   int device = 0, major = 0;
   CheckCuda(cudaGetDevice(&device));
   CheckCuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor,
                                    device));
-  if (major >= 9) {
-    shapes.insert(shapes.end(),
-                  {{.split = 2}, {.split = 4, .stages = 2}, {.split = 8}});
-  }
+  if (major < 9) return {};
+  return {{.split = 2}, {.split = 4, .stages = 2}, {.split = 8}};
+}
+Shapes AllShapes() {
+  Shapes shapes = BlockShapes();
+  const Shapes clusters = ClusterShapes();
+  shapes.insert(shapes.end(), clusters.begin(), clusters.end());
   return shapes;
 }
 
@@ -438,13 +442,26 @@ class DecodeAttentionTest
   void SetUp() override { H2O_SKIP_WITHOUT_GPU(); }
   int head_dim() const { return std::get<0>(GetParam()); }
   DType dtype() const { return std::get<1>(GetParam()); }
+};
+
+// In shapes that are blocks or, apart from these, clusters of blocks.
+class DecodeAttentionInShapes
+    : public ::testing::TestWithParam<std::tuple<int, DType, bool>> {
+ protected:
+  void SetUp() override { H2O_SKIP_WITHOUT_GPU(); }
+  int head_dim() const { return std::get<0>(GetParam()); }
+  DType dtype() const { return std::get<1>(GetParam()); }
+  Shapes shapes() const {
+    return std::get<2>(GetParam()) ? ClusterShapes() : BlockShapes();
+  }
 
   // Runs the case in every shape, each from the start.
-  void ForEachShape(const std::vector<Row>& rows, int steps) {
-    for (const DecodeAttentionShape& shape : Shapes()) {
+  void ForEachShape(const std::vector<Row>& rows, int steps,
+                    bool scored = true) {
+    for (const DecodeAttentionShape& shape : shapes()) {
       SCOPED_TRACE(Describe(shape));
       Batch batch(head_dim(), dtype(), rows, steps);
-      RunSteps(&batch, As(shape), steps);
+      RunSteps(&batch, As(shape), steps, scored);
       if (HasFatalFailure()) return;
     }
   }
@@ -452,7 +469,7 @@ class DecodeAttentionTest
 
 // Every policy and odd budgets in one launch, from the first token on, beside
 // rows that do not run.
-TEST_P(DecodeAttentionTest, MixedPoliciesFromTheFirstToken) {
+TEST_P(DecodeAttentionInShapes, MixedPoliciesFromTheFirstToken) {
   ForEachShape(
       {{0, {H2o(1), H2o(2), H2o(16), H2o(31)}},
        {-1, {H2o(1), H2o(2), H2o(16), H2o(31)}},
@@ -463,7 +480,7 @@ TEST_P(DecodeAttentionTest, MixedPoliciesFromTheFirstToken) {
 }
 
 // Long heads around the edges of pages, stages and splits.
-TEST_P(DecodeAttentionTest, LongHeads) {
+TEST_P(DecodeAttentionInShapes, LongHeads) {
   ForEachShape(
       {{500, {H2o(82), H2o(205), H2o(410)}},
        {63, {H2o(64), H2o(63), Full(66)}},
@@ -472,7 +489,7 @@ TEST_P(DecodeAttentionTest, LongHeads) {
       4);
 }
 
-TEST_P(DecodeAttentionTest, VeryLongHeads) {
+TEST_P(DecodeAttentionInShapes, VeryLongHeads) {
   ForEachShape({{1200, {H2o(1100), Full(1300)}},
                 {2047, {H2o(2048), H2o(2047)}},
                 {1, {H2o(2048), Full(2048)}}},
@@ -490,17 +507,11 @@ TEST_P(DecodeAttentionTest, ManySteps) {
 }
 
 // Without scores: only heads that keep none and have room.
-TEST_P(DecodeAttentionTest, NotScored) {
-  for (const DecodeAttentionShape& shape : Shapes()) {
-    SCOPED_TRACE(Describe(shape));
-    Batch batch(head_dim(), dtype(),
-                {{0, {Full(50), Full(50)}},
-                 {-1, {Full(50), Full(50)}},
-                 {333, {Full(400), Full(1000)}}},
-                40);
-    RunSteps(&batch, As(shape), 40, /*scored=*/false);
-    if (HasFatalFailure()) return;
-  }
+TEST_P(DecodeAttentionInShapes, NotScored) {
+  ForEachShape({{0, {Full(50), Full(50)}},
+                {-1, {Full(50), Full(50)}},
+                {333, {Full(400), Full(1000)}}},
+               40, /*scored=*/false);
 }
 
 // The same victims, and outputs that differ by rounding alone.
@@ -509,7 +520,8 @@ TEST_P(DecodeAttentionTest, ShapesAgree) {
                                  {900, {H2o(640), Sink(200)}}};
   std::vector<std::vector<float>> outs;
   std::vector<std::vector<int32_t>> evicted;
-  for (const DecodeAttentionShape& shape : Shapes()) {
+  const Shapes shapes = AllShapes();
+  for (const DecodeAttentionShape& shape : shapes) {
     Batch batch(head_dim(), dtype(), rows, 1);
     batch.Step(As(shape));
     if (HasFatalFailure()) return;
@@ -517,7 +529,7 @@ TEST_P(DecodeAttentionTest, ShapesAgree) {
     evicted.push_back(batch.evicted());
   }
   for (size_t i = 1; i < outs.size(); ++i) {
-    SCOPED_TRACE(Describe(Shapes()[i]));
+    SCOPED_TRACE(Describe(shapes[i]));
     ASSERT_EQ(evicted[i], evicted[0]);
     for (size_t j = 0; j < outs[0].size(); ++j) {
       if (std::isnan(outs[0][j])) continue;  // between the rows
@@ -528,8 +540,8 @@ TEST_P(DecodeAttentionTest, ShapesAgree) {
 }
 
 // The order of the sums depends on the shape alone.
-TEST_P(DecodeAttentionTest, TwiceTheSame) {
-  for (const DecodeAttentionShape& shape : Shapes()) {
+TEST_P(DecodeAttentionInShapes, TwiceTheSame) {
+  for (const DecodeAttentionShape& shape : shapes()) {
     SCOPED_TRACE(Describe(shape));
     const std::vector<Row> rows = {{600, {H2o(410), Full(700)}}};
     Batch one(head_dim(), dtype(), rows, 3), two(head_dim(), dtype(), rows, 3);
@@ -589,13 +601,27 @@ TEST_P(DecodeAttentionTest, StoredPositions) {
   }
 }
 
+constexpr int kHeadDims[] = {64, 80, 128};
+constexpr DType kDTypes[] = {DType::kBFloat16, DType::kFloat16};
+
+std::string NameOf(int head_dim, DType dtype) {
+  return std::string(Name(dtype)) + std::to_string(head_dim);
+}
 INSTANTIATE_TEST_SUITE_P(All, DecodeAttentionTest,
-                         ::testing::Combine(::testing::Values(64, 80, 128),
-                                            ::testing::Values(DType::kBFloat16,
-                                                              DType::kFloat16)),
+                         ::testing::Combine(::testing::ValuesIn(kHeadDims),
+                                            ::testing::ValuesIn(kDTypes)),
                          [](const auto& info) {
-                           return std::string(Name(std::get<1>(info.param))) +
-                                  std::to_string(std::get<0>(info.param));
+                           return NameOf(std::get<0>(info.param),
+                                         std::get<1>(info.param));
+                         });
+INSTANTIATE_TEST_SUITE_P(All, DecodeAttentionInShapes,
+                         ::testing::Combine(::testing::ValuesIn(kHeadDims),
+                                            ::testing::ValuesIn(kDTypes),
+                                            ::testing::Bool()),
+                         [](const auto& info) {
+                           return NameOf(std::get<0>(info.param),
+                                         std::get<1>(info.param)) +
+                                  (std::get<2>(info.param) ? "clusters" : "");
                          });
 
 TEST(DecodeAttentionShape, FewItemsAreSplit) {
