@@ -171,7 +171,9 @@ class Runner final : public ShardRunner {
   // Logits of the whole vocabulary of the last step that wanted them.
   Matrix WholeLogits(int64_t rows) const;
 
-  // Results that are large and rare; these wait for the device.
+  // Results that are large and rare; these wait for the device, and do so
+  // before they copy: a copy to memory that is not pinned waits within the
+  // driver, and holds up all that other ranks of the process enqueue.
   absl::Status ReportLogits(absl::Span<OpenSequence* const> rows,
                             Pending* step);
   absl::Status ReportPromptLogits(const OpenSequence& sequence, int64_t begin,
@@ -782,6 +784,7 @@ absl::Status Runner::ReportLogits(absl::Span<OpenSequence* const> rows,
     RowResult ran;
     LogitRows out{rows[r]->spec.id, rows[r]->position(), {}};
     out.rows.resize(config_.vocab_size);
+    H2O_RETURN_IF_ERROR(backend_->Synchronize());
     backend_->Download(whole.At(r), out.rows.size() * sizeof(float),
                        out.rows.data());
     backend_->Download(w_.results + r, sizeof(ran), &ran);
@@ -802,6 +805,7 @@ absl::Status Runner::ReportPromptLogits(const OpenSequence& sequence,
     H2O_RETURN_IF_ERROR(
         GatherLogits(forward_->Logits(features.Rows(begin + at, n))));
     const Matrix whole = WholeLogits(n);
+    H2O_RETURN_IF_ERROR(backend_->Synchronize());
     out.rows.resize((at + n) * config_.vocab_size);
     for (int64_t r = 0; r < n; ++r) {
       backend_->Download(whole.At(r), config_.vocab_size * sizeof(float),
@@ -821,6 +825,7 @@ absl::Status Runner::TracePrompt(const OpenSequence& sequence, Pending* step) {
   for (int layer = 0; layer < config_.num_layers; ++layer) {
     const KvHead* of_layer = cache_->Heads(sequence.spec.id) + layer * n;
     backend_->StoredPositions(of_layer, n, cache_->pool(), stride, w_.stored);
+    H2O_RETURN_IF_ERROR(backend_->Synchronize());
     backend_->Download(of_layer, n * sizeof(KvHead), heads.data());
     backend_->Download(w_.stored, stored.size() * sizeof(uint16_t),
                        stored.data());
@@ -844,6 +849,7 @@ absl::Status Runner::TraceStep(absl::Span<OpenSequence* const> rows,
   const int n = num_local_heads();
   std::vector<int32_t> evicted(config_.num_layers * padded * n);
   std::vector<int32_t> positions(rows.size());
+  H2O_RETURN_IF_ERROR(backend_->Synchronize());
   backend_->Download(w_.evicted, evicted.size() * sizeof(int32_t),
                      evicted.data());
   backend_->Download(w_.positions, positions.size() * sizeof(int32_t),
