@@ -22,8 +22,7 @@ struct MeetingPoint {
 cudaError_t Meet(MeetingPoint* point, uint32_t* round, int ranks,
                  cudaStream_t stream);
 
-// A copy by a kernel: the copy engine may keep one rank's copies behind those
-// of another that waits for it.
+// A copy by a kernel, in line with no other rank's.
 cudaError_t Copy(const void* from, int64_t bytes, void* to,
                  cudaStream_t stream);
 

@@ -105,7 +105,8 @@ class GpuGroup {
   // Several ranks: to be done with plans like all that are to be run later.
   void Rehearse(const StepPlan& plan) {
     for (const auto& rank : ranks_) {
-      H2O_CHECK(rank->Run(plan).ok());
+      const absl::StatusOr<StepResult> ran = rank->Run(plan);
+      H2O_CHECK(ran.ok()) << ran.status();
     }
   }
   void EndRehearsal() { meeting_->EndRehearsal(); }
@@ -114,8 +115,9 @@ class GpuGroup {
   StepResult Run(const StepPlan& plan) {
     std::vector<std::future<StepResult>> at_work;
     for (const auto& rank : ranks_) {
-      at_work.push_back(std::async(std::launch::async,
-                                   [&] { return rank->Run(plan).value(); }));
+      at_work.push_back(std::async(
+          std::launch::async,
+          [&plan, runner = rank.get()] { return runner->Run(plan).value(); }));
     }
     StepResult first = at_work[0].get();
     for (size_t r = 1; r < at_work.size(); ++r) {
