@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "base/cgroup.h"
 #include "base/kv_page.h"
 #include "flags/version.h"
 
@@ -302,10 +303,13 @@ void AddCoordinatorFlags(CLI::App* app, CoordinatorFlags* flags) {
 
 int AvailableCores() {
   cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) {
-    return std::max(1, CPU_COUNT(&set));
-  }
-  return std::max(1u, std::thread::hardware_concurrency());
+  const int usable =
+      sched_getaffinity(0, sizeof(set), &set) == 0
+          ? CPU_COUNT(&set)
+          : static_cast<int>(std::thread::hardware_concurrency());
+  // Threads beyond a quota would all be stopped at once, within a step.
+  const double cores = std::min<double>(usable, ReadCgroupLimits().cores);
+  return std::max(1, static_cast<int>(cores));
 }
 
 std::optional<int> ParseCommandLine(CLI::App* app, int argc, char** argv) {

@@ -105,7 +105,8 @@ struct CoordinatorFlags {
 };
 void AddCoordinatorFlags(CLI::App* app, CoordinatorFlags* flags);
 
-// Cores that this process may run on, at least 1.
+// Cores that this process may run on, by its affinity and its control group; at
+// least 1.
 int AvailableCores();
 
 // Parses; done if there is no value, else the program's exit code: 0 after

@@ -420,6 +420,14 @@ absl::Status Validate(const MeshOptions& options) {
   return absl::OkStatus();
 }
 
+// Bound to [::], an IPv6 socket is to hear IPv4 as well, whatever the system's
+// default.
+bool TakesBothKinds(int fd, int family) {
+  const int no = 0;
+  return family != AF_INET6 ||
+         setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof(no)) == 0;
+}
+
 }  // namespace
 
 absl::StatusOr<MeshListener> MeshListener::Bind(std::string_view address) {
@@ -434,6 +442,7 @@ absl::StatusOr<MeshListener> MeshListener::Bind(std::string_view address) {
     socklen_t length = sizeof(bound);
     if (!fd.valid() ||
         setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0 ||
+        !TakesBothKinds(fd.get(), a->ai_family) ||
         bind(fd.get(), a->ai_addr, a->ai_addrlen) < 0 ||
         listen(fd.get(), 1024) < 0 ||
         getsockname(fd.get(), reinterpret_cast<sockaddr*>(&bound), &length) <

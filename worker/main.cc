@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -97,19 +98,24 @@ absl::StatusOr<std::string> HostOf(const std::string& address) {
   return address.substr(0, colon);
 }
 
-// Binds where the other ranks will call, and sets what they are told.
-absl::StatusOr<MeshListener> BindMesh(const WorkerFlags& flags,
-                                      std::string* told) {
-  H2O_ASSIGN_OR_RETURN(const std::string host, HostOf(flags.coordinator));
+// At every address of this host, of both kinds where it has both.
+absl::StatusOr<MeshListener> BindAnywhere() {
+  absl::StatusOr<MeshListener> both = MeshListener::Bind("[::]:0");
+  return both.ok() ? std::move(both) : MeshListener::Bind("0.0.0.0:0");
+}
+
+// Binds where the other ranks will call; returns what they are told.
+absl::StatusOr<std::string> BindMesh(const WorkerFlags& flags,
+                                     const std::string& coordinator_host,
+                                     std::optional<MeshListener>* listener) {
   // An advertised name may be a gateway's, which cannot be bound.
-  const std::string advertised =
-      flags.advertise.empty() ? LocalAddressTowards(host) : flags.advertise;
-  H2O_ASSIGN_OR_RETURN(MeshListener listener,
-                       MeshListener::Bind(flags.advertise.empty()
-                                              ? absl::StrCat(advertised, ":0")
-                                              : std::string("0.0.0.0:0")));
-  *told = absl::StrCat(advertised, ":", listener.port());
-  return listener;
+  const bool given = !flags.advertise.empty();
+  const std::string host =
+      given ? flags.advertise : LocalAddressTowards(coordinator_host);
+  H2O_ASSIGN_OR_RETURN(
+      *listener,
+      given ? BindAnywhere() : MeshListener::Bind(absl::StrCat(host, ":0")));
+  return absl::StrCat(host, ":", (*listener)->port());
 }
 
 absl::StatusOr<LoadedShard> Load(const WorkerFlags& flags, DeviceName device,
@@ -192,8 +198,9 @@ absl::Status Run(const WorkerFlags& flags, WorkerControl* control) {
   options.device = flags.shard.device;
   options.host_id = ThisHostId();
   options.model_path = flags.model;
-  H2O_ASSIGN_OR_RETURN(MeshListener listener,
-                       BindMesh(flags, &options.mesh_address));
+  H2O_ASSIGN_OR_RETURN(const std::string host, HostOf(flags.coordinator));
+  std::optional<MeshListener> listener;
+  options.mesh_address = [&] { return BindMesh(flags, host, &listener); };
   // A model of our own is compared before anything is loaded.  Whether the
   // announced weights are dummy only the coordinator knows, so a built-in name
   // is looked at then.
@@ -211,7 +218,7 @@ absl::Status Run(const WorkerFlags& flags, WorkerControl* control) {
   return ServeWorker(
       options,
       [&](const Assignment& assignment, std::function<void(double)> progress) {
-        return Load(flags, device, std::move(listener), &clock, assignment,
+        return Load(flags, device, *std::move(listener), &clock, assignment,
                     std::move(progress));
       },
       control);

@@ -147,14 +147,15 @@ bool Connect(grpc::Channel* channel, double timeout_seconds,
   return false;
 }
 
-wire::WorkerMessage HelloMessage(const WorkerServiceOptions& options) {
+wire::WorkerMessage HelloMessage(const WorkerServiceOptions& options,
+                                 const std::string& mesh_address) {
   wire::WorkerMessage message;
   wire::Hello* hello = message.mutable_hello();
   hello->set_version(options.version);
   hello->set_wire(WireId());
   hello->set_build(options.build);
   hello->set_device(options.device);
-  hello->set_mesh_address(options.mesh_address);
+  hello->set_mesh_address(mesh_address);
   hello->set_host_id(options.host_id);
   hello->set_pid(getpid());
   hello->set_model_path(options.model_path);
@@ -332,10 +333,11 @@ absl::Status ServeWorker(const WorkerServiceOptions& options,
         absl::StrCat("no coordinator answers at ", options.coordinator,
                      " within ", options.connect_timeout_seconds, " s"));
   }
+  H2O_ASSIGN_OR_RETURN(const std::string mesh_address, options.mesh_address());
   const std::unique_ptr<wire::Workers::Stub> stub =
       wire::Workers::NewStub(channel);
   CoordinatorStream stream(stub.get(), options.on_stuck);
-  stream.Write(HelloMessage(options));
+  stream.Write(HelloMessage(options, mesh_address));
   const absl::Status own = Session(&stream, load, control).Serve();
   control->serving = false;
   const absl::Status verdict = stream.End();

@@ -58,7 +58,11 @@ struct WorkerServiceOptions {
   double connect_timeout_seconds = 60;
 
   // Of the handshake; see Hello in worker.proto.
-  std::string version, build, device, mesh_address, host_id;
+  std::string version, build, device, host_id;
+  // HOST:PORT where other ranks reach this one.  Called when the coordinator
+  // has answered: its name may come to be known while this worker waits for it,
+  // and tells which of our addresses lies on the way.
+  std::function<absl::StatusOr<std::string>()> mesh_address;
   std::string model_path;           // empty: the announced one
   std::optional<OptConfig> config;  // of model_path
 

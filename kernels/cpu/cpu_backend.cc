@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/cgroup.h"
 #include "base/kv_policy.h"
 #include "base/status_macros.h"
 #include "kernels/cpu/attention.h"
@@ -68,13 +69,16 @@ int64_t Bf16Bytes(const CpuBackendOptions& o) {
   return o.bf16_products ? o.max_rows * AlignedStride(o.max_inputs) * 2 : 0;
 }
 
-// Bytes this process could still take, from /proc/meminfo; 0 if unknown.
+// Bytes this process could still take: what the machine has (/proc/meminfo),
+// and no more than its control group may; 0 if unknown.
 int64_t AvailableMemoryBytes() {
   std::ifstream file("/proc/meminfo");
   std::string key;
   int64_t kib = 0;
   while (file >> key >> kib) {
-    if (key == "MemAvailable:") return kib * 1024;
+    if (key == "MemAvailable:") {
+      return std::min(kib * 1024, ReadCgroupLimits().memory_left);
+    }
     file.ignore(1 << 10, '\n');
   }
   return 0;

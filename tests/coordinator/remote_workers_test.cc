@@ -107,7 +107,9 @@ class FakeWorker {
     options.version = script_.version;
     options.build = script_.build;
     options.device = script_.device;
-    options.mesh_address = "10.0.0.1:" + std::to_string(number);
+    options.mesh_address = [number] {
+      return "10.0.0.1:" + std::to_string(number);
+    };
     options.host_id = script_.host;
     options.config = script_.own_config;
     const absl::Status verdict = ServeWorker(
@@ -548,10 +550,17 @@ TEST(WorkerServiceTest, WithoutACoordinatorItGivesUpInTime) {
   WorkerServiceOptions options;
   options.coordinator = "127.0.0.1:1";
   options.connect_timeout_seconds = 0.3;
+  // Where others reach this worker is known once the coordinator is there.
+  bool asked = false;
+  options.mesh_address = [&] {
+    asked = true;
+    return "10.0.0.1:1";
+  };
   WorkerControl control;
   const absl::Status status = ServeWorker(options, /*load=*/nullptr, &control);
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(status.message()), HasSubstr("127.0.0.1:1"));
+  EXPECT_FALSE(asked);
 }
 
 TEST_F(RemoteWorkersTest, WorkersNoticeThatTheCoordinatorIsGone) {

@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <filesystem>
@@ -498,6 +499,18 @@ TEST(MeshListener, RefusesMalformedAddresses) {
               absl::StatusCode::kInvalidArgument)
         << address;
   }
+}
+
+TEST(MeshListener, AtAllAddressesHearsBothKinds) {
+  const auto listener = MeshListener::Bind("[::]:0");
+  if (!listener.ok()) GTEST_SKIP() << listener.status();
+  sockaddr_in to = {};
+  to.sin_family = AF_INET;
+  to.sin_port = htons(static_cast<uint16_t>(listener->port()));
+  to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  const UniqueFd fd(socket(AF_INET, SOCK_STREAM, 0));
+  EXPECT_EQ(connect(fd.get(), reinterpret_cast<sockaddr*>(&to), sizeof(to)), 0)
+      << std::strerror(errno);
 }
 
 TEST(MeshListener, NamesAnAddressInUse) {

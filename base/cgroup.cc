@@ -1,0 +1,125 @@
+#include "base/cgroup.h"
+
+#include <algorithm>
+#include <fstream>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+
+namespace h2o {
+namespace {
+
+// How a version names its files.
+struct MemoryFiles {
+  const char *limit, *usage, *inactive, *active;
+};
+constexpr MemoryFiles kMemory2 = {"memory.max", "memory.current",
+                                  "inactive_file", "active_file"};
+constexpr MemoryFiles kMemory1 = {"memory.limit_in_bytes",
+                                  "memory.usage_in_bytes",
+                                  "total_inactive_file", "total_active_file"};
+
+std::vector<std::string> WordsOf(const std::string& path) {
+  std::ifstream file(path);
+  std::vector<std::string> words;
+  for (std::string word; file >> word;) words.push_back(word);
+  return words;
+}
+
+// The file's number at `place`; none for "max", and where there is none.
+std::optional<int64_t> NumberIn(const std::string& path, size_t place = 0) {
+  const std::vector<std::string> words = WordsOf(path);
+  int64_t number = 0;
+  if (place >= words.size() || !absl::SimpleAtoi(words[place], &number)) {
+    return std::nullopt;
+  }
+  return number;
+}
+
+// The value behind `key` in a file of keys and values.
+int64_t ValueOf(const std::vector<std::string>& words, std::string_view key) {
+  const auto at = std::find(words.begin(), words.end(), key);
+  int64_t value = 0;
+  if (at == words.end() || at + 1 == words.end() ||
+      !absl::SimpleAtoi(*(at + 1), &value)) {
+    return 0;
+  }
+  return value;
+}
+
+void LimitMemory(const std::string& group, const MemoryFiles& files,
+                 CgroupLimits* limits) {
+  const auto limit = NumberIn(absl::StrCat(group, "/", files.limit));
+  const auto usage = NumberIn(absl::StrCat(group, "/", files.usage));
+  if (!limit || !usage) return;
+  const auto stat = WordsOf(absl::StrCat(group, "/memory.stat"));
+  const int64_t cached =
+      ValueOf(stat, files.inactive) + ValueOf(stat, files.active);
+  const int64_t used = std::max<int64_t>(*usage - cached, 0);
+  limits->memory_left =
+      std::min(limits->memory_left, std::max<int64_t>(*limit - used, 0));
+}
+
+void LimitCores(std::optional<int64_t> quota, std::optional<int64_t> period,
+                CgroupLimits* limits) {
+  if (!quota || !period || *quota <= 0 || *period <= 0) return;
+  limits->cores = std::min(limits->cores, static_cast<double>(*quota) /
+                                              static_cast<double>(*period));
+}
+
+// Calls fn for `path` below `mount` and for all that it lies in, the mount
+// itself at last: within a container that is the container's group, whatever
+// the path.
+template <class Fn>
+void ForGroupAndParents(const std::string& mount, std::string path,
+                        const Fn& fn) {
+  while (!path.empty() && path != "/") {
+    fn(absl::StrCat(mount, path));
+    path.resize(path.rfind('/'));
+  }
+  fn(mount);
+}
+
+}  // namespace
+
+CgroupLimits ReadCgroupLimits(const std::string& groups,
+                              const std::string& root) {
+  CgroupLimits limits;
+  std::ifstream file(groups);
+  for (std::string line; std::getline(file, line);) {
+    // "0::/path" in version 2, "4:cpu,cpuacct:/path" in version 1.
+    const std::vector<std::string> parts =
+        absl::StrSplit(line, absl::MaxSplits(':', 2));
+    if (parts.size() != 3 || !parts[2].starts_with('/')) continue;
+    if (parts[1].empty()) {
+      ForGroupAndParents(root, parts[2], [&](const std::string& group) {
+        LimitMemory(group, kMemory2, &limits);
+        const std::string cpu = absl::StrCat(group, "/cpu.max");
+        LimitCores(NumberIn(cpu, 0), NumberIn(cpu, 1), &limits);
+      });
+      continue;
+    }
+    const std::string mount = absl::StrCat(root, "/", parts[1]);
+    for (absl::string_view controller : absl::StrSplit(parts[1], ',')) {
+      if (controller != "memory" && controller != "cpu") continue;
+      ForGroupAndParents(mount, parts[2], [&](const std::string& group) {
+        if (controller == "memory") {
+          LimitMemory(group, kMemory1, &limits);
+        } else {
+          LimitCores(NumberIn(absl::StrCat(group, "/cpu.cfs_quota_us")),
+                     NumberIn(absl::StrCat(group, "/cpu.cfs_period_us")),
+                     &limits);
+        }
+      });
+    }
+  }
+  return limits;
+}
+
+}  // namespace h2o
