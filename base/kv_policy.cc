@@ -150,6 +150,10 @@ absl::Status ValidateKvPolicyRequest(const KvPolicyRequest& request) {
     return invalid("kv budget of ", *request.budget_tokens,
                    " tokens; it must be at least 1");
   }
+  if (request.budget_tokens && *request.budget_tokens > kMaxPositions) {
+    return invalid("kv budget of ", *request.budget_tokens,
+                   " tokens; it must be at most ", kMaxPositions);
+  }
   if (request.budget_percent && !InRange(*request.budget_percent)) {
     return invalid("kv budget of ", *request.budget_percent,
                    "% of the prompt; it must be over 0 and at most 100");

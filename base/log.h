@@ -30,7 +30,12 @@ class LogLine {
     std::snprintf(head, sizeof(head), "%s.%03d %s[%d] ", time,
                   static_cast<int>(now.tv_usec / 1000),
                   program_invocation_short_name, static_cast<int>(getpid()));
-    const std::string line = head + text_.str() + "\n";
+    std::string line = head + text_.str();
+    // What strangers say stays within the line.
+    for (char& c : line) {
+      if (c == '\n' || c == '\r' || c == '\x1b') c = '?';
+    }
+    line += '\n';
     std::fwrite(line.data(), 1, line.size(), stderr);
   }
   std::ostream& stream() { return text_; }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "base/sampling.h"
 #include "base/status_macros.h"
 #include "clients/all_reduce_times.h"
@@ -45,6 +46,16 @@ std::vector<Request> MakeRequests(
     request.kv_policy = policy;
   }
   return requests;
+}
+
+// Before requests of that size are made.
+absl::Status CheckLengths(const BenchFlags& flags, const OptConfig& config) {
+  const int64_t positions = int64_t{flags.prompt_len} + flags.gen_len - 1;
+  if (positions <= config.max_positions) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("prompts of ", flags.prompt_len, " tokens and ",
+                   flags.gen_len, " to generate need ", positions,
+                   " positions; the model has ", config.max_positions));
 }
 
 // Of all ranks together.
@@ -207,6 +218,7 @@ absl::Status RunBench(const BenchFlags& flags) {
   H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Embedded> embedded,
                        Embedded::Create(options));
   const OptConfig& config = embedded->config();
+  H2O_RETURN_IF_ERROR(CheckLengths(flags, config));
   std::vector<Request> requests = MakeRequests(flags, config, policy);
   H2O_RETURN_IF_ERROR(embedded->engine().Check(requests[0]));
   H2O_RETURN_IF_ERROR(WarmUp(requests, options.device.cuda, embedded.get()));
@@ -244,7 +256,7 @@ void AddBenchCommand(CLI::App* app, int* exit_code) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command->add_option("--num-seqs", flags->num_seqs, "Sequences")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
   command
       ->add_option("--max-sequences", flags->max_sequences,

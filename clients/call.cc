@@ -96,14 +96,32 @@ StreamEvent FromProto(const v1::GenerateResponse& message) {
   return event;
 }
 
+// At once: what a server takes without a word, with its default queue.
+constexpr size_t kMostCalls = 512;
+
 // Where the calls leave what they receive, and the printer waits for it.
 struct Answers {
   explicit Answers(size_t n) : results(n), done(n) {}
+
+  size_t NumDone() {
+    std::lock_guard lock(mutex);
+    return num_done;
+  }
+  // Those from `first` on will not be asked.
+  void Drop(size_t first) {
+    std::lock_guard lock(mutex);
+    for (size_t i = first; i < results.size(); ++i) {
+      results[i].status = absl::CancelledError("cancelled before it was asked");
+      done[i] = true;
+      ++num_done;
+    }
+  }
 
   std::mutex mutex;
   std::condition_variable changed;
   std::vector<Result> results;  // by prompt; guarded by mutex, as is `done`
   std::vector<bool> done;
+  size_t num_done = 0;
 };
 
 // One Generate call.  Everything it receives goes to `answers`.
@@ -147,6 +165,7 @@ class Call final : public grpc::ClientReadReactor<v1::GenerateResponse> {
           static_cast<int32_t>(result.tokens.size());
     }
     answers_->done[index_] = true;
+    ++answers_->num_done;
     answers_->changed.notify_all();
   }
 
@@ -260,17 +279,25 @@ absl::Status Run(const CallFlags& flags) {
     answers.results[i].index = static_cast<int>(i);
   }
   std::vector<std::unique_ptr<Call>> calls;
-  for (size_t i = 0; i < messages.size(); ++i) {
-    calls.push_back(std::make_unique<Call>(stub.get(), std::move(messages[i]),
-                                           flags.timeout_seconds, &answers, i));
-  }
-  Printer printer(&answers, flags.json);
   bool cancelled = false;
+  const auto start_more = [&] {
+    while (!cancelled && calls.size() < messages.size() &&
+           calls.size() - answers.NumDone() < kMostCalls) {
+      const size_t i = calls.size();
+      calls.push_back(std::make_unique<Call>(stub.get(), std::move(messages[i]),
+                                             flags.timeout_seconds, &answers,
+                                             i));
+    }
+  };
+  start_more();
+  Printer printer(&answers, flags.json);
   while (printer.Print()) {
+    start_more();
     if (!signals.Taken()) continue;
     if (cancelled) std::_Exit(1);
     cancelled = true;
     for (const auto& call : calls) call->Cancel();
+    answers.Drop(calls.size());
   }
   const absl::Status failure = printer.Failure();
   if (failure.ok()) return failure;

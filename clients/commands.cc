@@ -1,11 +1,19 @@
 #include "clients/commands.h"
 
+#include <cstdio>
 #include <iostream>
 
 namespace h2o {
 
 int ExitCodeOf(const absl::Status& status) {
-  if (status.ok()) return 0;
+  if (status.ok()) {
+    // A full disk takes what was printed, or part of it, without a word.
+    if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return 0;
+    std::cerr << "h2oserve: the results could not all be written to standard "
+                 "output"
+              << std::endl;
+    return 1;
+  }
   std::cerr << "h2oserve: " << status.message() << std::endl;
   return 1;
 }

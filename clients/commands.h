@@ -19,7 +19,8 @@ void AddTuneCommand(CLI::App* app, int* exit_code);
 void AddServeCommand(CLI::App* app, int* exit_code);
 void AddCallCommand(CLI::App* app, int* exit_code);
 
-// 0, or 1 after one line on stderr that says what was wrong.
+// 0, or 1 after one line on stderr that says what was wrong; also if what was
+// printed could not be written.
 int ExitCodeOf(const absl::Status& status);
 
 }  // namespace h2o

@@ -11,6 +11,9 @@
 namespace h2o {
 namespace {
 
+// How often somebody looks whether ranks still live and who waits too long.
+constexpr double kTickSeconds = 0.05;
+
 template <class Group>
 absl::StatusOr<std::unique_ptr<WorkerGroup>> Load(
     const LocalGroupOptions& options, MemoryPlan* memory_plan) {
@@ -63,8 +66,12 @@ absl::Status Embedded::Run(
     const std::function<void(int, StreamEvent)>& on_event) {
   Monitor monitor;
   absl::Status failure;
-  size_t open = requests.size();
+  size_t open = 0;
   for (size_t i = 0; i < requests.size(); ++i) {
+    {
+      Monitor::Lock lock(monitor);
+      ++open;
+    }
     const auto id =
         engine_->Submit(std::move(requests[i]), [&, i](StreamEvent event) {
           const bool done = event.done;
@@ -75,10 +82,18 @@ absl::Status Embedded::Run(
           failure.Update(status);
           --open;
         });
-    H2O_CHECK(id.ok()) << "request " << i << ": " << id.status();
+    if (id.ok()) continue;
+    // A rank has died: so will those that wait.
+    Monitor::Lock lock(monitor);
+    failure.Update(id.status());
+    --open;
+    break;
   }
-  Monitor::Lock lock(monitor);
-  lock.Await([&open] { return open == 0; });
+  const auto all_done = [&] {
+    Monitor::Lock lock(monitor);
+    return lock.AwaitFor(kTickSeconds, [&open] { return open == 0; });
+  };
+  while (!all_done()) engine_->Tick();
   return failure;
 }
 

@@ -41,6 +41,7 @@ class Embedded {
                    const std::function<void(int, StreamEvent)>& on_event);
 
   Engine& engine() { return *engine_; }
+  const Engine& engine() const { return *engine_; }
   const OptConfig& config() const { return config_; }
   const Tokenizer* tokenizer() const { return tokenizer_.get(); }
   const MemoryPlan& memory_plan() const { return memory_plan_; }

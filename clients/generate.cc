@@ -65,13 +65,9 @@ class Printer {
 // Every request is checked before any runs; a file's by its line.
 absl::Status CheckAll(const Engine& engine,
                       const std::vector<Request>& requests,
-                      const RequestFlags& flags) {
+                      const std::vector<std::string>& places) {
   for (size_t i = 0; i < requests.size(); ++i) {
-    const absl::Status status = engine.Check(requests[i]);
-    if (status.ok()) continue;
-    if (!flags.input) return status;
-    return absl::Status(status.code(), absl::StrCat(*flags.input, ", request ",
-                                                    i, ": ", status.message()));
+    H2O_RETURN_IF_ERROR(At(places[i], engine.Check(requests[i])));
   }
   return absl::OkStatus();
 }
@@ -79,8 +75,9 @@ absl::Status CheckAll(const Engine& engine,
 absl::Status RunGenerate(const GenerateFlags& flags) {
   std::random_device entropy;
   const uint64_t seed = (uint64_t{entropy()} << 32) | entropy();
+  std::vector<std::string> places;
   H2O_ASSIGN_OR_RETURN(std::vector<Request> requests,
-                       RequestsOf(flags.request, seed));
+                       RequestsOf(flags.request, seed, &places));
   TraceFile trace;
   if (!flags.trace.empty()) {
     H2O_ASSIGN_OR_RETURN(trace, TraceFile::Create(flags.trace));
@@ -92,7 +89,7 @@ absl::Status RunGenerate(const GenerateFlags& flags) {
   H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Embedded> embedded,
                        Embedded::Create(options));
   for (Request& request : requests) request.trace = trace.is_open();
-  H2O_RETURN_IF_ERROR(CheckAll(embedded->engine(), requests, flags.request));
+  H2O_RETURN_IF_ERROR(CheckAll(embedded->engine(), requests, places));
 
   std::vector<Result> results(requests.size());
   for (size_t i = 0; i < results.size(); ++i) {

@@ -44,9 +44,13 @@ std::string Shown(const json& value) {
 }
 
 absl::Status ReadInt(const char* key, const json& value, int32_t* out) {
-  if (!value.is_number_integer() ||
-      value < std::numeric_limits<int32_t>::min() ||
-      value > std::numeric_limits<int32_t>::max()) {
+  constexpr auto kLeast = std::numeric_limits<int32_t>::min();
+  constexpr auto kMost = std::numeric_limits<int32_t>::max();
+  // The library compares unsigned numbers as signed ones.
+  const bool fits = value.is_number_unsigned()
+                        ? value.get<uint64_t>() <= uint64_t{kMost}
+                        : value.is_number_integer() && value >= kLeast;
+  if (!fits) {
     return Bad(key, " is ", Shown(value), "; it must be a whole number");
   }
   *out = value.get<int32_t>();
@@ -133,6 +137,7 @@ absl::Status ReadPolicy(const json& line,
 struct Line {
   Request request;
   bool has_seed = false;
+  std::string place;  // FILE:LINE
 };
 
 absl::StatusOr<Line> ParseLine(const std::string& text,
@@ -211,12 +216,10 @@ absl::StatusOr<std::vector<Line>> ReadLines(const std::string& path,
   std::string text;
   for (int number = 1; std::getline(in, text); ++number) {
     if (text.find_first_not_of(" \t\r") == std::string::npos) continue;
+    const std::string place = absl::StrCat(path, ":", number);
     absl::StatusOr<Line> line = ParseLine(text, defaults);
-    if (!line.ok()) {
-      return absl::Status(
-          line.status().code(),
-          absl::StrCat(path, ":", number, ": ", line.status().message()));
-    }
+    if (!line.ok()) return At(place, line.status());
+    line->place = place;
     lines.push_back(*std::move(line));
   }
   if (!in.eof()) {
@@ -246,16 +249,27 @@ absl::StatusOr<std::vector<int32_t>> ParseTokenList(std::string_view text) {
   return ids;
 }
 
-absl::StatusOr<std::vector<Request>> ReadInputLines(const std::string& path,
-                                                    const Request& defaults) {
+absl::Status At(const std::string& place, const absl::Status& status) {
+  if (place.empty()) return status;
+  return absl::Status(status.code(),
+                      absl::StrCat(place, ": ", status.message()));
+}
+
+absl::StatusOr<std::vector<Request>> ReadInputLines(
+    const std::string& path, const Request& defaults,
+    std::vector<std::string>* places) {
   H2O_ASSIGN_OR_RETURN(std::vector<Line> lines, ReadLines(path, defaults));
   std::vector<Request> requests;
-  for (Line& line : lines) requests.push_back(std::move(line.request));
+  for (Line& line : lines) {
+    requests.push_back(std::move(line.request));
+    if (places != nullptr) places->push_back(std::move(line.place));
+  }
   return requests;
 }
 
-absl::StatusOr<std::vector<Request>> RequestsOf(const RequestFlags& flags,
-                                                uint64_t seed) {
+absl::StatusOr<std::vector<Request>> RequestsOf(
+    const RequestFlags& flags, uint64_t seed,
+    std::vector<std::string>* places) {
   H2O_ASSIGN_OR_RETURN(const Request defaults, DefaultsOf(flags));
   std::vector<Line> lines;
   if (flags.input) {
@@ -279,6 +293,7 @@ absl::StatusOr<std::vector<Request>> RequestsOf(const RequestFlags& flags,
       line.request.sampling.seed = seed + requests.size();
     }
     requests.push_back(std::move(line.request));
+    if (places != nullptr) places->push_back(std::move(line.place));
   }
   return requests;
 }

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -80,31 +81,66 @@ absl::Status RunForced(Embedded* embedded, std::vector<Request> requests,
   });
 }
 
-absl::StatusOr<std::vector<std::vector<int32_t>>> ReadTokens(
-    const LogitsFlags& flags, const Embedded& embedded) {
-  std::vector<std::vector<int32_t>> all;
-  if (flags.input.empty()) {
-    H2O_ASSIGN_OR_RETURN(std::vector<int32_t> tokens,
-                         ParseTokenList(flags.tokens));
-    all.push_back(std::move(tokens));
-    return all;
+// What is given, and how the cache is to keep it.
+struct Given {
+  std::vector<int32_t> tokens;
+  std::optional<KvPolicyRequest> policy;
+  std::string place;
+};
+
+// Of what a line may say only a policy has a meaning here.
+absl::StatusOr<Given> GivenBy(const Request& line, const Embedded& embedded) {
+  const SamplingParams& sampling = line.sampling;
+  if (line.max_tokens || line.ignore_eos || !line.stop.empty() ||
+      sampling.temperature != 0 || sampling.top_k != 0 || sampling.top_p != 0 ||
+      sampling.seed != 0) {
+    return absl::InvalidArgumentError(
+        "of tokens that are given only prompt or tokens, kv_policy and "
+        "kv_budget can be told");
   }
-  H2O_ASSIGN_OR_RETURN(const std::vector<Request> lines,
-                       ReadInputLines(flags.input, Request{}));
-  for (const Request& line : lines) {
-    if (!line.has_text) {
-      all.push_back(line.tokens);
-      continue;
-    }
+  Given given = {line.tokens, line.kv_policy};
+  if (line.has_text) {
     if (embedded.tokenizer() == nullptr) {
       return absl::InvalidArgumentError(
           "a text prompt, but the model has no tokenizer; give token ids");
     }
+    H2O_ASSIGN_OR_RETURN(given.tokens, embedded.tokenizer()->Encode(line.text));
+  }
+  return given;
+}
+
+absl::StatusOr<std::vector<Given>> ReadGiven(
+    const LogitsFlags& flags, const Embedded& embedded,
+    const std::optional<KvPolicyRequest>& policy) {
+  std::vector<Given> all;
+  if (flags.input.empty()) {
     H2O_ASSIGN_OR_RETURN(std::vector<int32_t> tokens,
-                         embedded.tokenizer()->Encode(line.text));
-    all.push_back(std::move(tokens));
+                         ParseTokenList(flags.tokens));
+    all.push_back({std::move(tokens), policy});
+    return all;
+  }
+  Request defaults;
+  defaults.kv_policy = policy;
+  std::vector<std::string> places;
+  H2O_ASSIGN_OR_RETURN(const std::vector<Request> lines,
+                       ReadInputLines(flags.input, defaults, &places));
+  for (size_t i = 0; i < lines.size(); ++i) {
+    absl::StatusOr<Given> given = GivenBy(lines[i], embedded);
+    if (!given.ok()) return At(places[i], given.status());
+    given->place = std::move(places[i]);
+    all.push_back(*std::move(given));
   }
   return all;
+}
+
+absl::StatusOr<Request> RequestFor(const Given& given, const LogitsFlags& flags,
+                                   const Embedded& embedded) {
+  H2O_ASSIGN_OR_RETURN(
+      Request request,
+      TeacherForced(given.tokens, flags.prefill, given.policy));
+  request.trace = !flags.trace.empty();
+  H2O_RETURN_IF_ERROR(embedded.engine().Check(request));
+  return request;
 }
 
 absl::Status RunLogits(const LogitsFlags& flags) {
@@ -119,16 +155,16 @@ absl::Status RunLogits(const LogitsFlags& flags) {
   }
   H2O_ASSIGN_OR_RETURN(EmbeddedOptions options, flags.embedded.Options());
   options.engine.max_sequences = 16;  // logits are large
+  options.engine.max_queue = std::numeric_limits<int>::max();
   H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Embedded> embedded,
                        Embedded::Create(options));
-  H2O_ASSIGN_OR_RETURN(const auto tokens, ReadTokens(flags, *embedded));
+  H2O_ASSIGN_OR_RETURN(const std::vector<Given> inputs,
+                       ReadGiven(flags, *embedded, policy));
   std::vector<Request> requests;
-  for (const std::vector<int32_t>& one : tokens) {
-    H2O_ASSIGN_OR_RETURN(Request request,
-                         TeacherForced(one, flags.prefill, policy));
-    request.trace = !flags.trace.empty();
-    H2O_RETURN_IF_ERROR(embedded->engine().Check(request));
-    requests.push_back(std::move(request));
+  for (const Given& given : inputs) {
+    absl::StatusOr<Request> request = RequestFor(given, flags, *embedded);
+    if (!request.ok()) return At(given.place, request.status());
+    requests.push_back(*std::move(request));
   }
   TraceFile trace;
   if (!flags.trace.empty()) {
@@ -139,7 +175,8 @@ absl::Status RunLogits(const LogitsFlags& flags) {
     const int64_t vocabulary = embedded->config().vocab_size;
     H2O_ASSIGN_OR_RETURN(
         NpyFile out,
-        NpyFile::Create(flags.out, static_cast<int64_t>(tokens[0].size()),
+        NpyFile::Create(flags.out,
+                        static_cast<int64_t>(inputs[0].tokens.size()),
                         vocabulary));
     H2O_RETURN_IF_ERROR(RunForced(
         embedded.get(), std::move(requests), &trace,
@@ -148,15 +185,16 @@ absl::Status RunLogits(const LogitsFlags& flags) {
     return trace.Close();
   }
 
-  std::vector<std::vector<double>> nll(tokens.size());
+  std::vector<std::vector<double>> nll(inputs.size());
   size_t total = 0, done = 0;
-  for (const auto& one : tokens) total += one.size();
+  for (const Given& given : inputs) total += given.tokens.size();
   ProgressBar bar("logits");
   const auto on_row = [&](int i, int64_t position,
                           absl::Span<const float> row) {
     bar.Set(static_cast<double>(++done) / total);
-    if (position + 1 < static_cast<int64_t>(tokens[i].size())) {
-      nll[i].push_back(NegativeLogLikelihood(row, tokens[i][position + 1]));
+    const std::vector<int32_t>& tokens = inputs[i].tokens;
+    if (position + 1 < static_cast<int64_t>(tokens.size())) {
+      nll[i].push_back(NegativeLogLikelihood(row, tokens[position + 1]));
     }
   };
   H2O_RETURN_IF_ERROR(

@@ -150,6 +150,12 @@ absl::Status Start(const std::filesystem::path& program,
   return absl::OkStatus();
 }
 
+// Asked to stop, that is: a signal may come before a process listens to it.
+bool EndedBadly(int status) {
+  return WIFSIGNALED(status) ? WTERMSIG(status) != SIGTERM
+                             : WEXITSTATUS(status) != 0;
+}
+
 // "worker 1 (pid 12) was killed by signal 9 (Killed)"
 std::string HowItEnded(const Child& child) {
   const int status = *child.status;
@@ -438,6 +444,10 @@ class Supervisor {
           return absl::DeadlineExceededError(absl::StrCat(
               child.name, told_twice_ ? " was killed at the second signal"
                                       : " did not stop in time"));
+        }
+        if (EndedBadly(*child.status)) {
+          return absl::UnavailableError(
+              absl::StrCat(HowItEnded(child), " while it was to stop"));
         }
       }
       return absl::OkStatus();

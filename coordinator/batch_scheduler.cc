@@ -1,6 +1,7 @@
 #include "coordinator/batch_scheduler.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "base/check.h"
@@ -50,12 +51,14 @@ StepPlan BatchScheduler::MakePlan() {
 }
 
 void BatchScheduler::PlanPrefill(bool anyone_decodes, StepPlan* plan) {
-  double seconds_left = stall_target_seconds_;
+  double seconds_left =
+      anyone_decodes ? stall_target_seconds_ : longest_step_seconds_;
+  const bool sliced = std::isfinite(seconds_left);
   int32_t most_tokens = 0;
   while (!pack_.ids.empty() || !to_prefill_.empty()) {
     if (pack_.ids.empty()) FillPack();
     int layers = num_layers_ - pack_.planned_layers;
-    if (anyone_decodes) {
+    if (sliced) {
       const double layer_seconds = EstimateLayerSeconds(pack_.tokens);
       const bool known = layer_seconds > 0;
       const double fit =

@@ -5,8 +5,9 @@
 // prefill, in order of arrival, as many whole layers as fit the stall target; a
 // running stream therefore waits at most one slice, and the result is exactly
 // the unsliced prefill.  With nobody decoding there is no one to stall, and a
-// prompt runs whole.  Where the group packs prompts, those that wait together go
-// in one pass and share the reading of the weights.
+// prompt runs whole, unless that takes longer than any step should.  Where the
+// group packs prompts, those that wait together go in one pass and share the
+// reading of the weights.
 //
 // Pure: no clock, no lock, no network; the same calls give the same plans.
 // Threads  not thread-safe; the Engine's lock.
@@ -14,6 +15,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <limits>
 #include <unordered_map>
 #include <vector>
 
@@ -23,11 +25,14 @@ namespace h2o {
 
 class BatchScheduler {
  public:
-  // `packed_tokens`: see GroupInfo.
-  BatchScheduler(int num_layers, double stall_target_seconds,
-                 int64_t packed_tokens = 0)
+  // `packed_tokens`: see GroupInfo.  Prefill without streams that wait takes at
+  // most `longest_step_seconds` a plan, or one layer.
+  BatchScheduler(
+      int num_layers, double stall_target_seconds, int64_t packed_tokens = 0,
+      double longest_step_seconds = std::numeric_limits<double>::infinity())
       : num_layers_(num_layers),
         stall_target_seconds_(stall_target_seconds),
+        longest_step_seconds_(longest_step_seconds),
         packed_tokens_(packed_tokens) {}
 
   // The sequence's pages are promised; it enters with the next plan.
@@ -67,6 +72,7 @@ class BatchScheduler {
 
   const int num_layers_;
   const double stall_target_seconds_;
+  const double longest_step_seconds_;
   const int64_t packed_tokens_;
   uint64_t next_step_ = 1;
   std::vector<SequenceSpec> admitted_;  // since the last plan

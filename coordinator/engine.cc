@@ -21,11 +21,12 @@ constexpr int32_t kDefaultMaxTokens = 128;
 
 // A group at work: what it promised, what it runs, and the thread that asks it.
 struct Group {
-  Group(std::unique_ptr<WorkerGroup> g, double stall_target_seconds)
+  Group(std::unique_ptr<WorkerGroup> g, const EngineOptions& options)
       : workers(std::move(g)),
         admission(workers->info()),
-        scheduler(workers->info().config.num_layers, stall_target_seconds,
-                  workers->info().packed_tokens) {}
+        scheduler(workers->info().config.num_layers,
+                  options.stall_target_seconds, workers->info().packed_tokens,
+                  options.longest_step_seconds) {}
 
   const std::unique_ptr<WorkerGroup> workers;
   Admission admission;
@@ -66,8 +67,7 @@ class EngineImpl {
   void AddGroup(std::unique_ptr<WorkerGroup> workers,
                 std::function<void(absl::Status)> on_lost) {
     Monitor::Lock lock(monitor_);
-    groups_.push_back(std::make_unique<Group>(std::move(workers),
-                                              options_.stall_target_seconds));
+    groups_.push_back(std::make_unique<Group>(std::move(workers), options_));
     Group* group = groups_.back().get();
     group->on_lost = std::move(on_lost);
     group->loop = std::thread([this, group] { Loop(group); });
@@ -96,9 +96,9 @@ class EngineImpl {
   }
 
   absl::StatusOr<uint64_t> Submit(Request request, EventCallback on_event) {
-    H2O_ASSIGN_OR_RETURN(SequenceSpec spec, MakeSpec(&request));
+    absl::StatusOr<SequenceSpec> made = MakeSpec(&request);
     Monitor::Lock lock(monitor_);
-    absl::Status accepted = CheckAdmissible(spec);
+    absl::Status accepted = made.ok() ? CheckAdmissible(*made) : made.status();
     if (accepted.ok() &&
         static_cast<int>(queue_.size()) >= options_.max_queue) {
       accepted = absl::ResourceExhaustedError(absl::StrCat(
@@ -108,6 +108,7 @@ class EngineImpl {
       ++counters_.refused;
       return accepted;
     }
+    SequenceSpec spec = *std::move(made);
     spec.id = next_id_++;
     const uint64_t id = spec.id;
     queue_.push_back(std::make_unique<Sequence>(
@@ -197,6 +198,7 @@ class EngineImpl {
                            const char* what) const;
   // ... and on the groups there are.
   absl::Status CheckAdmissible(const SequenceSpec& spec) const;
+  absl::Status CanEverFit(const SequenceSpec& spec) const;
 
   // The group with the most free pages of those that hold it now, or null.
   Group* BestGroupFor(const Sequence& sequence) const;
@@ -292,6 +294,10 @@ absl::Status EngineImpl::CheckAdmissible(const SequenceSpec& spec) const {
   if (draining_ || stopping_) {
     return absl::UnavailableError("the server is shutting down");
   }
+  return CanEverFit(spec);
+}
+
+absl::Status EngineImpl::CanEverFit(const SequenceSpec& spec) const {
   absl::Status fits = NoGroupError();
   const int64_t stored = MaxStoredTokens(
       static_cast<int64_t>(spec.prompt.size()), spec.max_tokens);
@@ -430,6 +436,7 @@ void EngineImpl::Deliver(Group* group, StepResult result) {
   counters_.decode_seconds += result.decode_seconds;
   counters_.idle_seconds += result.idle_seconds;
   if (group->last_result >= 0) {
+    ++counters_.intervals;
     counters_.interval_seconds += now - group->last_result;
     counters_.step_seconds += result.prefill_seconds + result.decode_seconds;
   }
@@ -485,15 +492,14 @@ void EngineImpl::Lose(Group* group, const absl::Status& reason) {
     Leave(group, it);
   }
   group->workers->Abort(reason);
-  const bool any_left = std::any_of(groups_.begin(), groups_.end(),
-                                    [](const auto& g) { return !g->lost; });
-  if (any_left) return;
-  // Nobody is left who could run what waits.
-  for (const std::unique_ptr<Sequence>& sequence : queue_) {
+  // What nobody is left to run must not wait, or keep others waiting.
+  std::erase_if(queue_, [&](const std::unique_ptr<Sequence>& sequence) {
+    if (CanEverFit(sequence->spec()).ok()) return false;
     sequence->Fail(reason, now);
     ++counters_.finished;
-  }
-  queue_.clear();
+    return true;
+  });
+  Place();
 }
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
@@ -513,11 +519,20 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
     return invalid("stall target of ", options.stall_target_seconds,
                    " s; it must be over 0");
   }
+  if (!(options.longest_step_seconds > 0)) {
+    return invalid("longest step of ", options.longest_step_seconds,
+                   " s; it must be over 0");
+  }
   if (options.kv_budget_cap < 0) {
     return invalid("kv-budget-cap ", options.kv_budget_cap,
                    "; it must be at least 1, or 0 for none");
   }
   H2O_RETURN_IF_ERROR(ValidateKvPolicyRequest(options.default_kv_policy));
+  // What the shortest request would be refused for, all would.
+  H2O_RETURN_IF_ERROR(ResolveKvPolicy(options.default_kv_policy,
+                                      /*prompt_tokens=*/1, /*max_tokens=*/1,
+                                      options.kv_budget_cap)
+                          .status());
   return std::unique_ptr<Engine>(new Engine(
       std::make_unique<EngineImpl>(options, config, tokenizer, clock)));
 }

@@ -14,6 +14,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -76,6 +77,9 @@ struct EngineOptions {
   int max_sequences = 256;       // running at once in one group
   double max_queue_seconds = 0;  // 0: may wait for ever
   double stall_target_seconds = 0.05;  // running streams wait at most this long
+  // A step takes at most about this long, also where no stream waits: those who
+  // take a silent worker for a lost one must hear of it before.
+  double longest_step_seconds = std::numeric_limits<double>::infinity();
   KvPolicyRequest default_kv_policy;
   int32_t kv_budget_cap = 0;  // slots a head; 0: no cap
 };
@@ -132,9 +136,10 @@ class Engine {
     double slowest_layer_seconds = 0;  // of any prefill so far
     double prefill_seconds = 0;        // of the workers, summed
     double decode_seconds = 0;         // likewise
-    double idle_seconds = 0;           // of devices between steps, see StepResult
-    double step_seconds = 0;           // both, of the steps counted below
-    double interval_seconds = 0;       // between results of busy loops, summed
+    double idle_seconds = 0;      // of devices between steps, see StepResult
+    double step_seconds = 0;      // both, of the steps counted below
+    double interval_seconds = 0;  // between results of busy loops, summed
+    int64_t intervals = 0;        // of these
   };
   Counters counters() const;
 

@@ -142,6 +142,8 @@ absl::Status Run(const CoordinatorFlags& flags, int events_fd,
   H2O_ASSIGN_OR_RETURN(const std::optional<KvPolicyRequest> policy,
                        flags.policy.Request());
   if (policy) engine_options.default_kv_policy = *policy;
+  // Far from the deadline: what a layer takes is an estimate.
+  engine_options.longest_step_seconds = flags.step_deadline_ms / 1000.0 / 4;
 
   const SteadyClock clock;
   H2O_ASSIGN_OR_RETURN(
@@ -230,10 +232,11 @@ absl::Status Run(const CoordinatorFlags& flags, int events_fd,
   engine.reset();
   H2O_LOG() << "stopped after " << all.finished << " requests, " << all.refused
             << " refused; " << all.steps << " steps of "
-            << 1e3 * all.step_seconds / std::max<int64_t>(1, all.steps)
+            << 1e3 * (all.prefill_seconds + all.decode_seconds) /
+                   std::max<int64_t>(1, all.steps)
             << " ms in the workers, "
             << 1e3 * std::max(0.0, all.interval_seconds - all.step_seconds) /
-                   std::max<int64_t>(1, all.steps)
+                   std::max<int64_t>(1, all.intervals)
             << " ms beside them; at most " << all.peak_pages_held
             << " KV pages held";
   return absl::OkStatus();

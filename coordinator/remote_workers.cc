@@ -511,9 +511,10 @@ class Group final : public std::enable_shared_from_this<Group> {
                        ", rank 0's is ", a.fingerprint()));
     }
     if (a.packed_tokens() != b.packed_tokens()) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "its prefill packs ", b.packed_tokens(), " tokens, rank 0's ",
-          a.packed_tokens(), "; all ranks must run on the same kind of device"));
+      return absl::FailedPreconditionError(
+          absl::StrCat("its prefill packs ", b.packed_tokens(),
+                       " tokens, rank 0's ", a.packed_tokens(),
+                       "; all ranks must run on the same kind of device"));
     }
     if (a.kv_dtype() != b.kv_dtype()) {
       return absl::FailedPreconditionError(absl::StrCat(

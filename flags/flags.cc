@@ -312,8 +312,28 @@ int AvailableCores() {
   return std::max(1, static_cast<int>(cores));
 }
 
+// A variable of a script that is not set is no value, but for what may be
+// empty.
+static void RefuseEmptyValues(CLI::App* app) {
+  const CLI::Validator given(
+      [](std::string& value) {
+        return value.empty() ? "a value is needed, and it is empty"
+                             : std::string();
+      },
+      "");
+  for (CLI::Option* option : app->get_options()) {
+    const std::string name = option->get_name();
+    const bool flag = option->get_type_size() == 0;
+    if (flag || name == "--prompt" || name == "--cache-dir") continue;
+    option->check(given);
+  }
+  for (CLI::App* command : app->get_subcommands([](CLI::App*) { return true; }))
+    RefuseEmptyValues(command);
+}
+
 std::optional<int> ParseCommandLine(CLI::App* app, int argc, char** argv) {
   app->set_version_flag("--version", Version());
+  RefuseEmptyValues(app);
   try {
     app->parse(argc, argv);
   } catch (const CLI::Success& done) {  // --help, --version

@@ -16,6 +16,9 @@ using nlohmann::json;
 // Deeper than any file we read; nlohmann's printer recurses, so a limit is due.
 constexpr int kMaxDepth = 32;
 
+// Larger than any of them; a sparse file may claim to be terabytes.
+constexpr uint64_t kMaxFileBytes = 100'000'000;
+
 }  // namespace
 
 absl::StatusOr<std::string> ReadWholeFile(const std::string& path) {
@@ -31,6 +34,11 @@ absl::StatusOr<std::string> ReadWholeFile(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (error || !file) {
     return absl::DataLossError(absl::StrCat(path, " cannot be read"));
+  }
+  if (size_bytes > kMaxFileBytes) {
+    return absl::DataLossError(absl::StrCat(path, " has ", size_bytes,
+                                            " bytes; at most ", kMaxFileBytes,
+                                            " are right for what it is"));
   }
   std::string text(size_bytes, '\0');
   file.read(text.data(), static_cast<std::streamsize>(size_bytes));

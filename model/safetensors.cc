@@ -28,6 +28,7 @@ static_assert(std::endian::native == std::endian::little,
 
 constexpr int64_t kLengthBytes = 8;
 constexpr int64_t kMaxHeaderBytes = 100'000'000;  // the format's own limit
+constexpr size_t kMaxDimensions = 8;              // errors print them all
 constexpr int64_t kSampleBytes = 64;
 
 // Bits of an element; nullopt for a dtype younger than this file.
@@ -186,6 +187,11 @@ absl::Status SafetensorsFile::ParseHeader() {
     if (!shape.is_array()) {
       return malformed("\"shape\" is ", Describe(shape),
                        "; it must be an array of sizes");
+    }
+    if (shape.size() > kMaxDimensions) {
+      return malformed("\"shape\" has ", shape.size(),
+                       " dimensions; a model's tensors have at most ",
+                       kMaxDimensions);
     }
     int64_t num_elements = 1;
     for (const json& size : shape) {

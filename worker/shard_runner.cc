@@ -342,6 +342,12 @@ absl::Status Runner::MakeCache(const ShardOptions& options) {
                        config_.num_layers, " layers x ", shard_.heads.size(),
                        " heads), ", smallest * page_bytes, " bytes"));
     }
+    const int64_t free = backend_->FreeBytes();
+    if (free > 0 && bytes > free) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "kv-pool-bytes ", bytes, " is more than the ", free,
+          " bytes that are free once weights and workspace are taken"));
+    }
   } else {
     double share = options.memory_share;
     if (share == 0) share = options.device.cuda ? 0.95 : 0.5;

@@ -230,13 +230,14 @@ class Loader {
                                  const StoredTensor& tensor) {
     const std::vector<int64_t> vector = {slice.full_columns};
     const std::vector<int64_t> matrix = {slice.full_rows, slice.full_columns};
-    if (tensor.shape == (tensor.shape.size() == 1 ? vector : matrix)) {
+    const bool one_row = slice.full_rows == 1;
+    if (tensor.shape == matrix || (one_row && tensor.shape == vector)) {
       return absl::OkStatus();
     }
     return absl::FailedPreconditionError(absl::StrCat(
         "tensor ", tensor.name, " has shape [",
         absl::StrJoin(tensor.shape, ", "), "]; config.json asks for [",
-        absl::StrJoin(slice.full_rows == 1 ? vector : matrix, ", "), "]"));
+        absl::StrJoin(one_row ? vector : matrix, ", "), "]"));
   }
 
   // Calls fill(r, row) for each row of a slice, `row` being host memory for
@@ -322,6 +323,14 @@ absl::StatusOr<ShardWeights> LoadShardWeights(const OptConfig& config,
   ShardWeights draft;
   H2O_RETURN_IF_ERROR(measure.Load(&draft));
 
+  // A host grants more than it has, and kills who then uses it.
+  const int64_t free = backend->FreeBytes();
+  if (free > 0 && measure.used_bytes() > free) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the weights of rank ", shard.rank, " of ", shard.size,
+                     " take ", measure.used_bytes(), " bytes; ", free,
+                     " are free: use more ranks, or a smaller dtype"));
+  }
   ShardWeights weights;
   H2O_ASSIGN_OR_RETURN(weights.memory, backend->Allocate(measure.used_bytes()));
   Loader fill(config, shard, options, backend, weights.memory.data(),

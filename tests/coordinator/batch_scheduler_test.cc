@@ -30,8 +30,8 @@ using Slice = std::array<int, 3>;
 std::vector<Slice> Slices(const StepPlan& plan) {
   std::vector<Slice> slices;
   for (const PrefillSlice& s : plan.prefill) {
-    slices.push_back({static_cast<int>(s.sequence_ids.at(0)), s.layer_begin,
-                      s.layer_end});
+    slices.push_back(
+        {static_cast<int>(s.sequence_ids.at(0)), s.layer_begin, s.layer_end});
   }
   return slices;
 }
@@ -56,6 +56,24 @@ TEST(BatchScheduler, WithNobodyDecodingAPromptRunsWhole) {
   ASSERT_TRUE(scheduler.HasWork());
   EXPECT_THAT(scheduler.MakePlan().retire, ElementsAre(1));
   EXPECT_FALSE(scheduler.HasWork());
+}
+
+// Else a worker in the midst of a long prompt would be taken for a dead one.
+TEST(BatchScheduler, WithNobodyDecodingNoStepTakesTooLong) {
+  BatchScheduler scheduler(kLayers, 0.1, 0, /*longest_step_seconds=*/7);
+  scheduler.Admit(Spec(1, 100, 1));
+  // Before anything is known of a layer, one at a time.
+  EXPECT_THAT(Slices(scheduler.MakePlan()), ElementsAre(Slice{1, 0, 1}));
+  EXPECT_THAT(Slices(scheduler.MakePlan()), ElementsAre(Slice{1, 1, 2}));
+  scheduler.Observe(Result(3));
+  EXPECT_THAT(Slices(scheduler.MakePlan()), ElementsAre(Slice{1, 2, 4}));
+  scheduler.Observe(Result(3));
+  scheduler.Observe(Result(8));  // longer than that: it has to run some time
+  EXPECT_THAT(Slices(scheduler.MakePlan()), ElementsAre(Slice{1, 4, 5}));
+  scheduler.Retire(1);
+  scheduler.Observe(Result(8));
+  scheduler.Admit(Spec(2, 1, 1));
+  EXPECT_THAT(Slices(scheduler.MakePlan()), ElementsAre(Slice{2, 0, kLayers}));
 }
 
 TEST(BatchScheduler, SlicesFitTheStallTarget) {

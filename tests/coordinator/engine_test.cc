@@ -304,6 +304,27 @@ TEST_F(EngineTest, AGroupLostWhileIdleCostsNoRequest) {
   EXPECT_EQ(engine_->num_groups(), 1);
 }
 
+// Of unequal groups the larger is lost: what only it could hold would wait for
+// ever, and with it all that stands behind.
+TEST_F(EngineTest, WhatOnlyALostGroupCouldHoldDoesNotWait) {
+  Start({}, {1000});
+  AddGroup({18});
+  for (auto& state : states_) state->Allow(-(1 << 30));
+  std::vector<Stream> large(60);  // more than 1,000 pages hold at once
+  for (Stream& s : large) ASSERT_TRUE(Submit(Ask(40, 5), &s).ok());
+  EXPECT_GT(engine_->counters().queued, 0);
+  Stream small;
+  ASSERT_TRUE(Submit(Ask(10, 5), &small).ok());
+  states_[1]->Allow(1 << 30);
+  states_[0]->Fail(absl::UnavailableError("rank 0 died"));
+  engine_->Tick();
+  for (Stream& s : large) {
+    EXPECT_EQ(s.Wait().status, absl::UnavailableError("rank 0 died"));
+  }
+  EXPECT_EQ(small.Wait().finish, FinishReason::kLength);
+  EXPECT_EQ(engine_->counters().queued, 0);
+}
+
 TEST_F(EngineTest, WithoutAGroupNothingIsTakenAndNothingHangs) {
   EngineOptions options;
   options.max_sequences = 1;
@@ -379,8 +400,13 @@ TEST(EngineOptions, RefusesWhatCannotBe) {
                       +[](EngineOptions* o) { o->max_sequences = 0; },
                       +[](EngineOptions* o) { o->stall_target_seconds = 0; },
                       +[](EngineOptions* o) { o->kv_budget_cap = -1; },
+                      +[](EngineOptions* o) { o->longest_step_seconds = 0; },
                       +[](EngineOptions* o) {
                         o->default_kv_policy.budget_tokens = 7;  // full
+                      },
+                      +[](EngineOptions* o) {
+                        o->default_kv_policy = {KvPolicyName::kH2o, 41};
+                        o->kv_budget_cap = 40;
                       }}) {
     EngineOptions options;
     change(&options);

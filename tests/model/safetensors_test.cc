@@ -213,6 +213,7 @@ TEST_F(SafetensorsTest, RefusesBadShapes) {
   ExpectMalformed(with_shape({1LL << 32, 1LL << 32}), {"overflows"});
   ExpectMalformed(with_shape({1LL << 31, 1LL << 31, 4, 2}), {"overflows"});
   ExpectMalformed(with_shape({0, 1LL << 40, 1LL << 40}), {"overflows"});
+  ExpectMalformed(with_shape(json(1000, 1)), {"has 1000 dimensions"});
 }
 
 TEST_F(SafetensorsTest, RefusesBadOffsets) {

@@ -1,4 +1,4 @@
-"""Every line of contract's Errors, by hostile requests, hostile workers and spoilt files; the server goes on."""
+"""Hostile requests, hostile workers and spoilt files: one clear error each, and the server goes on."""
 import json
 import math
 import shutil
@@ -34,6 +34,9 @@ BAD_REQUESTS = {
     "unknown policy": (dict(prompt=[2], policy="lru"), "lru"),
     "budget 0": (dict(prompt=[2], policy="h2o", budget=0), "0"),
     "budget negative": (dict(prompt=[2], policy="sink", budget=-8), "-8"),
+    # The coordinator's workers would take it for a garbled plan, and end the group.
+    "budget over all positions": (dict(prompt=[2], policy="recent", budget=65537), "65536"),
+    "budget of a million": (dict(prompt=[2], policy="h2o", budget=1_000_000), "1000000"),
     "full with a budget": (dict(prompt=[2], policy="full", budget=40), "full"),
     "share over 100": (dict(prompt=[2], policy="h2o", budget="100.5%"), "100.5"),
     "share of 0": (dict(prompt=[2], policy="h2o", budget="0%"), "0"),
@@ -224,6 +227,31 @@ def ends_with(system, model, *arguments):
     return serve.lines["stderr"][-1]
 
 
+def flatten(folder, name):
+    """Leaves one row of the matrix `name`, as a tensor of one dimension."""
+    for path in folder.glob("*.safetensors"):
+        stored = path.read_bytes()
+        size = int.from_bytes(stored[:8], "little")
+        header, data = json.loads(stored[8:8 + size]), stored[8 + size:]
+        if name not in header:
+            continue
+        blob = b""
+        for key, tensor in sorted(header.items(), key=lambda item: item[1].get("data_offsets", [-1])):
+            if key == "__metadata__":
+                continue
+            begin, end = tensor["data_offsets"]
+            if key == name:
+                rows, columns = tensor["shape"]
+                end = begin + (end - begin) // rows
+                tensor["shape"] = [columns]
+            tensor["data_offsets"] = [len(blob), len(blob) + end - begin]
+            blob += data[begin:end]
+        text = json.dumps(header).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + blob)
+        return
+    raise AssertionError(f"{folder} has no {name}")
+
+
 def test_a_torn_checkpoint_is_data_loss(system, tmp_path):
     folder = spoilt_model(tmp_path / "m")
     path = sorted(folder.glob("*.safetensors"))[-1]
@@ -237,6 +265,15 @@ def test_a_checkpoint_that_does_not_match_its_config(system, tmp_path):
     assert "FAILED_PRECONDITION" in line and "1540" in line, line
 
 
+def test_a_matrix_stored_as_one_row(system, tmp_path):
+    """As many elements as a row of it has: what lies behind would be read as the rest."""
+    folder = spoilt_model(tmp_path / "m")
+    name = "model.decoder.layers.0.fc1.weight"
+    flatten(folder, name)
+    line = ends_with(system, folder)
+    assert "FAILED_PRECONDITION" in line and name in line and "[384]" in line, line
+
+
 def test_a_missing_shard(system, tmp_path):
     folder = spoilt_model(tmp_path / "m")
     path = sorted(folder.glob("*.safetensors"))[-1]
@@ -248,3 +285,8 @@ def test_a_config_that_cannot_be(system, tmp_path):
     assert "num_attention_heads" in ends_with(system, spoilt_model(tmp_path / "a", num_attention_heads=0))
     assert "silu" in ends_with(system, spoilt_model(tmp_path / "b", activation_function="silu"))
     assert "vocab" in ends_with(system, spoilt_model(tmp_path / "c", vocab_size=100))
+    folder = spoilt_model(tmp_path / "d")
+    with open(folder / "config.json", "r+b") as file:
+        file.truncate(200 << 30)
+    line = ends_with(system, folder)
+    assert "DATA_LOSS" in line and "config.json" in line, line

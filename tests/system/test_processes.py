@@ -1,8 +1,9 @@
-"""Every line of contract's Processes: starting, stopping, dying, and what the others then say."""
+"""Programs that start, stop and die, and what the others then say."""
 import json
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
 
@@ -141,6 +142,19 @@ def test_serve_stops_in_order(system, number):
     serve.signal(number)
     assert serve.wait() == 0, serve.stderr()
     assert not any(is_running(pid) for pid in children)
+
+
+def test_serve_tells_that_its_coordinator_died_while_it_was_to_stop(system):
+    serve = system.serve("--grace", 20)
+    client = system.client(serve)
+    running = client.start(**LONG)
+    next(running)
+    (coordinator,) = set(serve.children()) - set(serve.workers())
+    serve.signal(signal.SIGTERM)
+    time.sleep(0.1)
+    os.kill(coordinator, signal.SIGKILL)
+    assert serve.wait(15) == 1, serve.stderr()
+    assert f"pid {coordinator}) was killed by signal 9" in serve.lines["stderr"][-1]
 
 
 def test_serve_stops_while_it_starts(system):
@@ -397,6 +411,73 @@ def test_help_and_version(program):
     for flag in ("--help", "--version"):
         run = Program(program, flag)
         assert run.wait(10) == 0 and run.stdout() and not run.stderr()
+
+
+@pytest.mark.parametrize("arguments", [["tokenize", "--prompt", "a"], ["generate", "--tokens", "2", "--max-tokens", 2],
+                                       ["logits", "--tokens", "2 5", "--nll"]])
+def test_results_that_cannot_be_written_are_an_error(arguments):
+    with open("/dev/full", "w") as full:
+        run = subprocess.run([BIN / "h2oserve", arguments[0], "--model", MODEL, *map(str, arguments[1:])], stdout=full,
+                             stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
+    assert run.returncode == 1
+    assert "could not all be written" in run.stderr.splitlines()[-1]
+
+
+def test_an_empty_value_is_no_value(system):
+    run = Program("h2oserve", "generate", "--model", MODEL, "--tokens", "2", "--kv-budget", "")
+    assert run.wait(10) == 1
+    assert "--kv-budget" in run.stderr()
+
+
+def test_a_model_that_no_memory_holds(system):
+    """OPT-175B in float32 takes 700 GB."""
+    run = Program("h2oserve", "generate", "--model", "opt-175b", "--load-format", "dummy", "--tokens", "2",
+                  "--max-tokens", 1)
+    assert run.wait(10) == 1
+    assert "bytes" in run.lines["stderr"][-1] and "free" in run.lines["stderr"][-1], run.stderr()
+
+
+def test_a_pool_that_no_memory_holds(system):
+    run = Program("h2oserve", "generate", "--model", MODEL, "--tokens", "2", "--kv-pool-bytes", 10 ** 15)
+    assert run.wait(10) == 1
+    assert "kv-pool-bytes 1000000000000000" in run.lines["stderr"][-1], run.stderr()
+
+
+def test_lengths_of_a_bench_are_checked_before_prompts_are_made(system):
+    run = Program("h2oserve", "bench", "--model", MODEL, "--prompt-len", 2_000_000_000)
+    assert run.wait(10) == 1
+    assert "2048" in run.lines["stderr"][-1], run.stderr()
+
+
+def test_logits_of_more_lines_than_a_queue_holds(tmp_path):
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"tokens": [2, 5]}\n' * 1100)
+    run = subprocess.run([BIN / "h2oserve", "logits", "--nll", "--model", MODEL, "--input", path],
+                         capture_output=True, text=True, timeout=PATIENCE)
+    assert run.returncode == 0, run.stderr
+    assert len(run.stdout.splitlines()) == 1100
+
+
+def test_logits_keep_to_the_policy_of_a_line(tmp_path):
+    tokens = [2] + list(range(100, 180))
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps({"tokens": tokens, **more}) + "\n"
+                            for more in ({}, {"kv_policy": "recent", "kv_budget": 8})))
+
+    def nll(*arguments):
+        run = subprocess.run([BIN / "h2oserve", "logits", "--nll", "--model", MODEL, "--prefill", "1", *arguments],
+                             capture_output=True, text=True, timeout=PATIENCE)
+        assert run.returncode == 0, run.stderr
+        return [json.loads(line)["nll"] for line in run.stdout.splitlines()]
+
+    full, recent = nll("--input", path)
+    assert full != recent
+    text = " ".join(map(str, tokens))
+    assert [recent] == nll("--tokens", text, "--kv-policy", "recent", "--kv-budget", "8")
+    path.write_text('\n{"tokens": [2], "temperature": 1}\n')
+    run = subprocess.run([BIN / "h2oserve", "logits", "--nll", "--model", MODEL, "--input", path],
+                         capture_output=True, text=True, timeout=PATIENCE)
+    assert run.returncode == 1 and f"{path}:2: " in run.stderr
 
 
 def test_a_missing_model_is_one_line(system):
