@@ -10,14 +10,22 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
+case "${1:-} $#" in
+  " 0" | "--sanitize 1" | "--no-grpc 1" | "--cuda 1") ;;
+  *)
+    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+    exit 1
+    ;;
+esac
+
 tools/install_dependencies.sh
 # Objects are the same wherever the clone lies.
 export CCACHE_BASEDIR="$PWD" CCACHE_NOHASHDIR=1
 
-# build_and_test PRESET [LABELS [cmake flags]]
+# build_and_test PRESET [LABELS]
 build_and_test() {
-  local preset=$1 labels=${2:-.} flags=("${@:3}")
-  cmake --preset "$preset" "${flags[@]}" >/dev/null
+  local preset=$1 labels=${2:-.}
+  cmake --preset "$preset" >/dev/null
   cmake --build --preset "$preset" -- --quiet
   ctest --test-dir "build/$preset" --output-on-failure -L "$labels" -j "$(nproc)"
 }
@@ -38,11 +46,6 @@ case "${1:-}" in
     build_and_test no-grpc 'unit|multiproc'
     ;;
   --cuda)
-    build_and_test cuda 'unit|gpu' -DCMAKE_CUDA_ARCHITECTURES=90a-real \
-      -DH2O_WITH_GRPC=OFF
-    ;;
-  *)
-    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
-    exit 1
+    build_and_test cuda-test 'unit|gpu'
     ;;
 esac

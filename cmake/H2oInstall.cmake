@@ -18,4 +18,8 @@ install(RUNTIME_DEPENDENCY_SET h2o_libraries DESTINATION lib
   PRE_EXCLUDE_REGEXES "^ld-linux" "^lib(c|m|dl|rt|pthread|gcc_s)\\.so"
     "^libstdc\\+\\+" "^lib(cuda|cublas|nccl)")
 install(DIRECTORY models/opt-demo DESTINATION share/h2oserve)
-install(FILES LICENSE README.md DESTINATION share/h2oserve)
+install(FILES LICENSE README.md CONTRIBUTING.md DESTINATION share/h2oserve)
+install(DIRECTORY docs DESTINATION share/h2oserve)
+install(FILES proto/inference.proto DESTINATION share/h2oserve/proto)
+install(PROGRAMS tools/convert_checkpoint.py
+  DESTINATION share/h2oserve/tools)

@@ -110,7 +110,10 @@ Gaps Measure(double target) {
     lock.Await([&] { return long_done; });
   }
   const Engine::Counters counters = embedded->engine().counters();
-  result.slices = static_cast<int>(counters.steps - steps);
+  // All its steps but those that decoded its other tokens.
+  result.slices =
+      static_cast<int>(counters.steps - steps) -
+      (static_cast<int>(result.answer.tokens.size()) - 1);
   result.slowest_layer = counters.slowest_layer_seconds;
   embedded->engine().Drain(0);
   Monitor::Lock lock(monitor);

@@ -66,7 +66,7 @@ def test_policies_share_a_batch(program, prompts, model, accept):
     accept("tp 4 against tp 1", check_trace.compare_runs(model, first, other))
 
 
-# ---- the edges of h2o.md --------------------------------------------------------------------------------------------
+# ---- the edges of the algorithm -------------------------------------------------------------------------------------
 EDGES = {  # prompt tokens, options, generated tokens
     "prompt below the budget": (20, KvOptions("h2o", 32), 40),
     "prompt one below the budget": (31, KvOptions("h2o", 32), 10),

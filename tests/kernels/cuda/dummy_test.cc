@@ -21,7 +21,7 @@ struct Rectangle {
   int64_t row_begin, rows, column_begin, columns, full_columns, stride;
 };
 
-// The words of the contract, element by element, over poison.
+// Element by element, over poison.
 std::vector<uint8_t> Expected(const Rectangle& t, DType dtype) {
   std::vector<uint8_t> bytes(t.rows * t.stride * SizeOf(dtype), 0xff);
   for (int64_t r = 0; r < t.rows; ++r) {

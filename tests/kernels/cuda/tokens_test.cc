@@ -116,7 +116,7 @@ TEST_F(TokenKernels, AdvanceMovesLiveRows) {
 
 // ---- the greatest -----------------------------------------------------------
 
-// By the words of the contract.
+// The first of the greatest; NaN is none.
 int GreatestColumn(absl::Span<const float> row) {
   int best = -1;
   for (int c = 0; c < static_cast<int>(row.size()); ++c) {
