@@ -22,8 +22,9 @@ struct SamplingParams {
 };
 
 // Four 32-bit numbers for counter (`a`, `b`) under `key`.
-H2O_HOST_DEVICE inline r123::Philox4x32::ctr_type CounterRandom(uint64_t key, uint64_t a,
-                                                uint64_t b) {
+H2O_HOST_DEVICE inline r123::Philox4x32::ctr_type CounterRandom(uint64_t key,
+                                                                uint64_t a,
+                                                                uint64_t b) {
   const auto low = [](uint64_t x) { return static_cast<uint32_t>(x); };
   const auto high = [](uint64_t x) { return static_cast<uint32_t>(x >> 32); };
   const r123::Philox4x32::key_type k = {{low(key), high(key)}};

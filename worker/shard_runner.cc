@@ -828,10 +828,10 @@ absl::Status Runner::TracePrompt(const OpenSequence& sequence, Pending* step) {
   const int stride = config_.max_positions;
   std::vector<KvHead> heads(n);
   std::vector<uint16_t> stored(int64_t{n} * stride);
+  H2O_RETURN_IF_ERROR(backend_->Synchronize());
   for (int layer = 0; layer < config_.num_layers; ++layer) {
     const KvHead* of_layer = cache_->Heads(sequence.spec.id) + layer * n;
     backend_->StoredPositions(of_layer, n, cache_->pool(), stride, w_.stored);
-    H2O_RETURN_IF_ERROR(backend_->Synchronize());
     backend_->Download(of_layer, n * sizeof(KvHead), heads.data());
     backend_->Download(w_.stored, stored.size() * sizeof(uint16_t),
                        stored.data());

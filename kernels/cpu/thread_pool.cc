@@ -1,8 +1,10 @@
 #include "kernels/cpu/thread_pool.h"
 
 #include <algorithm>
+#include <system_error>
 
 #include "base/check.h"
+#include "base/log.h"
 
 namespace h2o {
 namespace {
@@ -31,8 +33,16 @@ void WaitChange(const std::atomic<T>& value, T old) {
 
 ThreadPool::ThreadPool(int num_threads) {
   H2O_CHECK(num_threads >= 1) << num_threads;
+  threads_.reserve(num_threads - 1);
   for (int i = 1; i < num_threads; ++i) {
-    threads_.emplace_back([this, i] { WorkerLoop(i); });
+    try {
+      threads_.emplace_back([this, i] { WorkerLoop(i); });
+    } catch (const std::system_error& error) {
+      // A limit on processes: slower, but no reason to end.
+      H2O_LOG() << "the system grants " << i << " of " << num_threads
+                << " threads: " << error.what();
+      break;
+    }
   }
 }
 

@@ -17,6 +17,7 @@ namespace h2o {
 
 class ThreadPool {
  public:
+  // Of as many threads as the system grants, if that is fewer.
   explicit ThreadPool(int num_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
