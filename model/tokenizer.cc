@@ -343,6 +343,16 @@ absl::StatusOr<AddedToken> ParseAddedToken(const std::string& path,
   return token;
 }
 
+// Each is looked for at every place of a text.
+absl::Status CheckCount(const std::string& path, const char* key,
+                        size_t count) {
+  constexpr size_t kMost = 4096;
+  if (count <= kMost) return absl::OkStatus();
+  return Malformed(
+      path, absl::StrCat("\"", key, "\" has ", count, " tokens; at most ",
+                         kMost, " may be added"));
+}
+
 // The added tokens that a directory's files declare, in the order in which
 // Hugging Face adds them: of equal contents, the last one counts.
 absl::StatusOr<std::vector<AddedToken>> ReadAddedTokens(
@@ -369,6 +379,8 @@ absl::StatusOr<std::vector<AddedToken>> ReadAddedTokens(
   json map = json::object();
   if (const auto it = config.find("added_tokens_decoder");
       it != config.end() && it->is_object()) {
+    H2O_RETURN_IF_ERROR(
+        CheckCount(config_path, "added_tokens_decoder", it->size()));
     // {"2": {token}}; ids are found by content, as Hugging Face does.
     std::vector<std::pair<int64_t, AddedToken>> by_id;
     for (const auto& [id, value] : it->items()) {
@@ -434,6 +446,7 @@ absl::StatusOr<std::vector<AddedToken>> ReadAddedTokens(
          {"additional_special_tokens", "extra_special_tokens"}) {
       const auto it = values->find(key);
       if (it == values->end() || !it->is_array()) continue;
+      H2O_RETURN_IF_ERROR(CheckCount(*path, key, it->size()));
       for (const json& value : *it) {
         H2O_RETURN_IF_ERROR(add_special(*path, key, value));
       }

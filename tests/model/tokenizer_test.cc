@@ -444,6 +444,10 @@ TEST_F(TokenizerFilesTest, RefusesMalformedConfigs) {
          {"single_word"});
   expect(absl::StatusCode::kFailedPrecondition, R"({"mask_token": "<mask>"})",
          {"\"<mask>\"", "id 8192", "vocab_size, 8192"});
+  std::string many = "\"</s>\"";
+  for (int i = 0; i < 4096; ++i) many += ", \"</s>\"";
+  expect(kDataLoss, "{\"additional_special_tokens\": [" + many + "]}",
+         {"\"additional_special_tokens\" has 4097 tokens", "4096"});
   // A null is no token; an empty one cannot be found.
   directory_.Write("tokenizer_config.json",
                    R"({"pad_token": null, "unk_token": ""})");
