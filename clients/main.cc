@@ -4,9 +4,11 @@
 #include <CLI/CLI.hpp>
 
 #include "clients/commands.h"
+#include "flags/bus_error.h"
 #include "flags/flags.h"
 
 int main(int argc, char** argv) {
+  h2o::ReportBusErrors();
   CLI::App app(
       "Serves OPT models, keeping in memory only the keys and values that "
       "matter (H2O).",

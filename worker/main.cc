@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/status_macros.h"
+#include "flags/bus_error.h"
 #include "flags/flags.h"
 #include "flags/version.h"
 #include "kernels/find_device.h"
@@ -232,6 +233,7 @@ int Main(int argc, char** argv) {
   sigaddset(&signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
+  ReportBusErrors();
 
   CLI::App app("One rank of a model: dials a coordinator and runs its steps",
                "h2oserve-worker");
