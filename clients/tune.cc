@@ -201,7 +201,8 @@ void AddTuneCommand(CLI::App* app, int* exit_code) {
       "products on this GPU (on Hopper those of more than 96 rows, and the "
       "logits) and keeps the choices in --cache-dir, where worker, serve and "
       "bench find them: once for a kind of GPU, a model and a --tp; minutes, "
-      "worth up to a few percent. What was found before is not looked for again");
+      "worth up to a few percent. What was found before is not looked for "
+      "again");
   auto flags = std::make_shared<TuneFlags>();
   AddModelFlags(command, &flags->model);
   flags->device.device = "cuda";
