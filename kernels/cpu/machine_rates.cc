@@ -34,8 +34,9 @@ double BestSeconds(absl::FunctionRef<void()> run) {
 
 }  // namespace
 
-MachineRates MeasureMachineRates(int num_threads) {
-  ThreadPool pool(num_threads);
+MachineRates MeasureMachineRates(int wanted_threads) {
+  ThreadPool pool(wanted_threads);
+  const int num_threads = pool.num_threads();
   MachineRates rates;
 
   // One row times a matrix is a pure stream of reads.
@@ -63,12 +64,12 @@ MachineRates MeasureMachineRates(int num_threads) {
   const int64_t n = kSize;
   std::vector<float> a(n * n, 1.0f), b(n * n, 1.0f), c(n * n * num_threads);
   const double flops = 2.0 * n * n * n * num_threads;
-  rates.sgemm_flops_per_second = flops / BestSeconds([&] {
-                                   pool.Run([&](int thread) {
-                                     Sgemm(true, n, n, n, a.data(), n, b.data(),
-                                           n, &c[thread * n * n], n);
-                                   });
-                                 });
+  rates.sgemm_flops_per_second =
+      flops / BestSeconds([&] {
+        pool.Run([&](int thread) {
+          Sgemm(true, n, n, n, a.data(), n, b.data(), n, &c[thread * n * n], n);
+        });
+      });
   if (BFloat16Product::Supported()) {
     const std::vector<uint16_t> h(n * n, ToBFloat16(1.0f));
     std::vector<BFloat16Product> products(num_threads);
