@@ -10,27 +10,19 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-case "${1:-} $#" in
-  " 0" | "--sanitize 1" | "--no-grpc 1" | "--cuda 1") ;;
-  *)
-    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
-    exit 1
-    ;;
-esac
-
-tools/install_dependencies.sh
 # Objects are the same wherever the clone lies.
 export CCACHE_BASEDIR="$PWD" CCACHE_NOHASHDIR=1
 
 # build_and_test PRESET [LABELS]
 build_and_test() {
   local preset=$1 labels=${2:-.}
+  tools/install_dependencies.sh
   cmake --preset "$preset" >/dev/null
   cmake --build --preset "$preset" -- --quiet
   ctest --test-dir "build/$preset" --output-on-failure -L "$labels" -j "$(nproc)"
 }
 
-case "${1:-}" in
+case "$*" in
   "")
     build_and_test release
     H2O_BIN=build/release/bin /usr/bin/python3 -m pytest -q -rs tests
@@ -47,5 +39,9 @@ case "${1:-}" in
     ;;
   --cuda)
     build_and_test cuda-test 'unit|gpu'
+    ;;
+  *)
+    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+    exit 1
     ;;
 esac

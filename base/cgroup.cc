@@ -10,7 +10,6 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "absl/strings/string_view.h"
 
 namespace h2o {
 namespace {
@@ -73,17 +72,30 @@ void LimitCores(std::optional<int64_t> quota, std::optional<int64_t> period,
                                               static_cast<double>(*period));
 }
 
-// Calls fn for `path` below `mount` and for all that it lies in, the mount
-// itself at last: within a container that is the container's group, whatever
-// the path.
-template <class Fn>
-void ForGroupAndParents(const std::string& mount, std::string path,
-                        const Fn& fn) {
+void LimitByVersion2(const std::string& group, CgroupLimits* limits) {
+  LimitMemory(group, kMemory2, limits);
+  const std::string cpu = absl::StrCat(group, "/cpu.max");
+  LimitCores(NumberIn(cpu, 0), NumberIn(cpu, 1), limits);
+}
+
+// Of other controllers a group has none of these files.
+void LimitByVersion1(const std::string& group, CgroupLimits* limits) {
+  LimitMemory(group, kMemory1, limits);
+  LimitCores(NumberIn(absl::StrCat(group, "/cpu.cfs_quota_us")),
+             NumberIn(absl::StrCat(group, "/cpu.cfs_period_us")), limits);
+}
+
+// Limits by `path` below `mount` and by all that it lies in, the mount itself
+// at last: within a container that is the container's group, whatever the path.
+void LimitByGroupAndParents(const std::string& mount, std::string path,
+                            void (*limit)(const std::string& group,
+                                          CgroupLimits*),
+                            CgroupLimits* limits) {
   while (!path.empty() && path != "/") {
-    fn(absl::StrCat(mount, path));
+    limit(absl::StrCat(mount, path), limits);
     path.resize(path.rfind('/'));
   }
-  fn(mount);
+  limit(mount, limits);
 }
 
 }  // namespace
@@ -98,25 +110,10 @@ CgroupLimits ReadCgroupLimits(const std::string& groups,
         absl::StrSplit(line, absl::MaxSplits(':', 2));
     if (parts.size() != 3 || !parts[2].starts_with('/')) continue;
     if (parts[1].empty()) {
-      ForGroupAndParents(root, parts[2], [&](const std::string& group) {
-        LimitMemory(group, kMemory2, &limits);
-        const std::string cpu = absl::StrCat(group, "/cpu.max");
-        LimitCores(NumberIn(cpu, 0), NumberIn(cpu, 1), &limits);
-      });
-      continue;
-    }
-    const std::string mount = absl::StrCat(root, "/", parts[1]);
-    for (absl::string_view controller : absl::StrSplit(parts[1], ',')) {
-      if (controller != "memory" && controller != "cpu") continue;
-      ForGroupAndParents(mount, parts[2], [&](const std::string& group) {
-        if (controller == "memory") {
-          LimitMemory(group, kMemory1, &limits);
-        } else {
-          LimitCores(NumberIn(absl::StrCat(group, "/cpu.cfs_quota_us")),
-                     NumberIn(absl::StrCat(group, "/cpu.cfs_period_us")),
-                     &limits);
-        }
-      });
+      LimitByGroupAndParents(root, parts[2], LimitByVersion2, &limits);
+    } else {
+      LimitByGroupAndParents(absl::StrCat(root, "/", parts[1]), parts[2],
+                             LimitByVersion1, &limits);
     }
   }
   return limits;

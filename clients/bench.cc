@@ -16,6 +16,7 @@
 #include "flags/flags.h"
 #include "kernels/cpu/machine_rates.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kv/kv_geometry.h"
 
 namespace h2o {
 namespace {
@@ -50,7 +51,7 @@ std::vector<Request> MakeRequests(
 
 // Before requests of that size are made.
 absl::Status CheckLengths(const BenchFlags& flags, const OptConfig& config) {
-  const int64_t positions = int64_t{flags.prompt_len} + flags.gen_len - 1;
+  const int64_t positions = MaxStoredTokens(flags.prompt_len, flags.gen_len);
   if (positions <= config.max_positions) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("prompts of ", flags.prompt_len, " tokens and ",

@@ -66,12 +66,8 @@ absl::Status Embedded::Run(
     const std::function<void(int, StreamEvent)>& on_event) {
   Monitor monitor;
   absl::Status failure;
-  size_t open = 0;
+  size_t open = requests.size();
   for (size_t i = 0; i < requests.size(); ++i) {
-    {
-      Monitor::Lock lock(monitor);
-      ++open;
-    }
     const auto id =
         engine_->Submit(std::move(requests[i]), [&, i](StreamEvent event) {
           const bool done = event.done;
@@ -83,10 +79,10 @@ absl::Status Embedded::Run(
           --open;
         });
     if (id.ok()) continue;
-    // A rank has died: so will those that wait.
+    // A rank has died: neither this one nor those behind it begin.
     Monitor::Lock lock(monitor);
     failure.Update(id.status());
-    --open;
+    open -= requests.size() - i;
     break;
   }
   const auto all_done = [&] {

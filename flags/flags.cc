@@ -41,6 +41,25 @@ const CLI::IsMember& DTypes() {
   return types;
 }
 
+// A variable of a script that is not set is no value, but for what may be
+// empty.
+void RefuseEmptyValues(CLI::App* app) {
+  const CLI::Validator given(
+      [](std::string& value) {
+        return value.empty() ? "a value is needed, and it is empty"
+                             : std::string();
+      },
+      "");
+  for (CLI::Option* option : app->get_options()) {
+    const std::string name = option->get_name();
+    const bool flag = option->get_type_size() == 0;
+    if (flag || name == "--prompt" || name == "--cache-dir") continue;
+    option->check(given);
+  }
+  for (CLI::App* command : app->get_subcommands([](CLI::App*) { return true; }))
+    RefuseEmptyValues(command);
+}
+
 }  // namespace
 
 void AddModelFlags(CLI::App* app, ModelFlags* flags) {
@@ -310,25 +329,6 @@ int AvailableCores() {
   // Threads beyond a quota would all be stopped at once, within a step.
   const double cores = std::min<double>(usable, ReadCgroupLimits().cores);
   return std::max(1, static_cast<int>(cores));
-}
-
-// A variable of a script that is not set is no value, but for what may be
-// empty.
-static void RefuseEmptyValues(CLI::App* app) {
-  const CLI::Validator given(
-      [](std::string& value) {
-        return value.empty() ? "a value is needed, and it is empty"
-                             : std::string();
-      },
-      "");
-  for (CLI::Option* option : app->get_options()) {
-    const std::string name = option->get_name();
-    const bool flag = option->get_type_size() == 0;
-    if (flag || name == "--prompt" || name == "--cache-dir") continue;
-    option->check(given);
-  }
-  for (CLI::App* command : app->get_subcommands([](CLI::App*) { return true; }))
-    RefuseEmptyValues(command);
 }
 
 std::optional<int> ParseCommandLine(CLI::App* app, int argc, char** argv) {

@@ -376,6 +376,12 @@ def test_too_few_workers_are_refused(system):
 
 # ---- command lines ----
 
+def h2oserve(command, *arguments, stdout=subprocess.PIPE):
+    """A command that holds the model itself, run to its end."""
+    return subprocess.run([BIN / "h2oserve", command, "--model", MODEL, *map(str, arguments)], stdout=stdout,
+                          stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
+
+
 @pytest.mark.parametrize("program, arguments, says", [
     ("h2oserve-coordinator", ["--tp", 0], "--tp: '0' must be a whole number, 1 or more"),
     ("h2oserve-coordinator", ["--tp", 7], "6"),
@@ -417,8 +423,7 @@ def test_help_and_version(program):
                                        ["logits", "--tokens", "2 5", "--nll"]])
 def test_results_that_cannot_be_written_are_an_error(arguments):
     with open("/dev/full", "w") as full:
-        run = subprocess.run([BIN / "h2oserve", arguments[0], "--model", MODEL, *map(str, arguments[1:])], stdout=full,
-                             stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
+        run = h2oserve(*arguments, stdout=full)
     assert run.returncode == 1
     assert "could not all be written" in run.stderr.splitlines()[-1]
 
@@ -452,8 +457,7 @@ def test_lengths_of_a_bench_are_checked_before_prompts_are_made(system):
 def test_logits_of_more_lines_than_a_queue_holds(tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_text('{"tokens": [2, 5]}\n' * 1100)
-    run = subprocess.run([BIN / "h2oserve", "logits", "--nll", "--model", MODEL, "--input", path],
-                         capture_output=True, text=True, timeout=PATIENCE)
+    run = h2oserve("logits", "--nll", "--input", path)
     assert run.returncode == 0, run.stderr
     assert len(run.stdout.splitlines()) == 1100
 
@@ -465,8 +469,7 @@ def test_logits_keep_to_the_policy_of_a_line(tmp_path):
                             for more in ({}, {"kv_policy": "recent", "kv_budget": 8})))
 
     def nll(*arguments):
-        run = subprocess.run([BIN / "h2oserve", "logits", "--nll", "--model", MODEL, "--prefill", "1", *arguments],
-                             capture_output=True, text=True, timeout=PATIENCE)
+        run = h2oserve("logits", "--nll", "--prefill", 1, *arguments)
         assert run.returncode == 0, run.stderr
         return [json.loads(line)["nll"] for line in run.stdout.splitlines()]
 
@@ -475,8 +478,7 @@ def test_logits_keep_to_the_policy_of_a_line(tmp_path):
     text = " ".join(map(str, tokens))
     assert [recent] == nll("--tokens", text, "--kv-policy", "recent", "--kv-budget", "8")
     path.write_text('\n{"tokens": [2], "temperature": 1}\n')
-    run = subprocess.run([BIN / "h2oserve", "logits", "--nll", "--model", MODEL, "--input", path],
-                         capture_output=True, text=True, timeout=PATIENCE)
+    run = h2oserve("logits", "--nll", "--input", path)
     assert run.returncode == 1 and f"{path}:2: " in run.stderr
 
 

@@ -181,10 +181,8 @@ class Traffic {
  public:
   explicit Traffic(const OptConfig& config) : config_(config) {}
 
-  void StartAgain() {
-    random_.seed(7);
-    open_.clear();
-  }
+  // REQUIRES: all are retired.
+  void StartAgain() { random_.seed(kSeed); }
   uint64_t sequences() const { return next_id_ - 1; }
 
   StepPlan Next() {
@@ -232,7 +230,8 @@ class Traffic {
   };
 
   const OptConfig& config_;
-  std::mt19937 random_{7};
+  static constexpr int kSeed = 7;
+  std::mt19937 random_{kSeed};
   std::map<uint64_t, Script> open_;
   uint64_t step_ = 0, next_id_ = 1;
 };
