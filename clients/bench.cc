@@ -231,12 +231,12 @@ absl::Status RunBench(const BenchFlags& flags) {
   const BenchLoad load =
       LoadOf(flags, resolved.slots[0].Capacity(), run, *embedded);
   const KvGeometry& geometry = embedded->group_info().geometry;
-  Print(
-      {config.name, options.tp, options.num_threads, options.device.cuda,
-       embedded->load_seconds(), embedded->memory_plan(), load, std::move(run),
-       std::move(ceilings), ComputeFloor(config, geometry, load, machine),
-       AllReduceFloor(config, load, machine)},
-      flags.json);
+  Print({config.name, options.tp, options.num_threads, options.device.cuda,
+         embedded->load_seconds(), embedded->memory_plan(),
+         embedded->sum_times(), load, std::move(run), std::move(ceilings),
+         ComputeFloor(config, geometry, load, machine),
+         AllReduceFloor(config, load, machine)},
+        flags.json);
   return absl::OkStatus();
 }
 

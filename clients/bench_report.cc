@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -74,6 +75,18 @@ void AddMemory(const BenchReport& report, Json* json) {
   (*json)["weights_bytes"] = report.memory.weights;
   (*json)["workspace_bytes"] = report.memory.workspace;
   (*json)["kv_pool_bytes"] = report.memory.kv_pool;
+}
+
+// How long each way of adding up a layer's parts took, LayerNorm included.
+void AddSums(const std::vector<SumTimes>& sums, Json* json) {
+  for (const SumTimes& t : sums) {
+    Json& of_rows = (*json)["sums"].emplace_back(Json{{"rows", t.rows}});
+    for (int way = 0; way < kSumWays; ++way) {
+      if (std::isinf(t.seconds[way])) continue;
+      of_rows[absl::StrCat(Name(static_cast<SumWay>(way)), "_us")] =
+          1e6 * t.seconds[way];
+    }
+  }
 }
 
 void AddCeilings(const BenchCeilings& ceilings, Json* json) {
@@ -195,6 +208,7 @@ Json ToJson(const BenchReport& report) {
   AddLatency(report.run, &json);
   AddSteps(report.run, &json);
   AddMemory(report, &json);
+  AddSums(report.sums, &json);
   AddCeilings(report.ceilings, &json);
   AddFloor(report.floor, report.run, &json);
   if (report.tp > 1) {

@@ -74,6 +74,7 @@ struct BenchReport {
   bool gpu = false;
   double load_seconds = 0;
   MemoryPlan memory;
+  std::vector<SumTimes> sums;  // within AddNorm and beside; none: one way only
   BenchLoad load;
   BenchRun run;
   BenchCeilings ceilings;

@@ -1,6 +1,8 @@
 #include "clients/embedded.h"
 
+#include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "base/check.h"
 #include "base/monitor.h"
@@ -16,12 +18,16 @@ constexpr double kTickSeconds = 0.05;
 
 template <class Group>
 absl::StatusOr<std::unique_ptr<WorkerGroup>> Load(
-    const LocalGroupOptions& options, MemoryPlan* memory_plan) {
+    const LocalGroupOptions& options, MemoryPlan* memory_plan,
+    std::vector<SumTimes>* sum_times) {
   ProgressBar bar("loading " + options.config.name);
   H2O_ASSIGN_OR_RETURN(
       std::unique_ptr<Group> group,
       Group::Create(options, [&bar](double f) { bar.Set(f); }));
   *memory_plan = group->memory_plan();
+  if constexpr (std::is_same_v<Group, ForkedGroup>) {
+    *sum_times = group->sum_times();
+  }
   return group;
 }
 
@@ -51,10 +57,11 @@ absl::StatusOr<std::unique_ptr<Embedded>> Embedded::Create(
   const double start = e->clock_.Now();
   // Several GPUs want a process each, forked while this one has one thread: an
   // Engine makes its own with the group.
-  H2O_ASSIGN_OR_RETURN(std::unique_ptr<WorkerGroup> workers,
-                       options.device.cuda && options.tp > 1
-                           ? Load<ForkedGroup>(group, &e->memory_plan_)
-                           : Load<LocalGroup>(group, &e->memory_plan_));
+  H2O_ASSIGN_OR_RETURN(
+      std::unique_ptr<WorkerGroup> workers,
+      options.device.cuda && options.tp > 1
+          ? Load<ForkedGroup>(group, &e->memory_plan_, &e->sum_times_)
+          : Load<LocalGroup>(group, &e->memory_plan_, &e->sum_times_));
   e->load_seconds_ = e->clock_.Now() - start;
   e->group_info_ = workers->info();
   e->engine_->AddGroup(std::move(workers), nullptr);

@@ -45,6 +45,8 @@ class Embedded {
   const OptConfig& config() const { return config_; }
   const Tokenizer* tokenizer() const { return tokenizer_.get(); }
   const MemoryPlan& memory_plan() const { return memory_plan_; }
+  // Of groups of several GPUs; see RankSums::times.
+  const std::vector<SumTimes>& sum_times() const { return sum_times_; }
   const GroupInfo& group_info() const { return group_info_; }
   double load_seconds() const { return load_seconds_; }
 
@@ -55,6 +57,7 @@ class Embedded {
   OptConfig config_;
   std::unique_ptr<Tokenizer> tokenizer_;  // null with dummy weights
   MemoryPlan memory_plan_;
+  std::vector<SumTimes> sum_times_;
   GroupInfo group_info_;
   double load_seconds_ = 0;
   std::unique_ptr<Engine> engine_;  // last: uses all of the above

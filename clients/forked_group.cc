@@ -94,7 +94,8 @@ absl::Status LoadAndRun(const LocalGroupOptions& options, int fd,
   ShardRunner* const runner = created.release();
   H2O_RETURN_IF_ERROR(
       WriteNews(fd, RankReady{runner->num_pages(), runner->packed_tokens(),
-                              runner->memory_plan(), runner->geometry()}));
+                              runner->memory_plan(), runner->geometry(),
+                              runner->sum_times()}));
   return RunPlans(mesh.rank, fd, runner);
 }
 
@@ -127,6 +128,7 @@ struct ForkedGroup::Impl {
   // Constant once the ranks are forked.
   GroupInfo info;
   MemoryPlan memory_plan;
+  std::vector<SumTimes> sum_times;
   ForkedRanks ranks;
   std::vector<std::thread> readers;
 
@@ -191,6 +193,7 @@ absl::Status ForkedGroup::Impl::AwaitLoaded(
   }
   info.packed_tokens = ready[0]->packed_tokens;
   info.geometry = ready[0]->geometry;
+  sum_times = ready[0]->sums;
   return absl::OkStatus();
 }
 
@@ -274,6 +277,10 @@ ForkedGroup::~ForkedGroup() = default;
 
 const GroupInfo& ForkedGroup::info() const { return impl_->info; }
 MemoryPlan ForkedGroup::memory_plan() const { return impl_->memory_plan; }
+
+std::vector<SumTimes> ForkedGroup::sum_times() const {
+  return impl_->sum_times;
+}
 const std::vector<pid_t>& ForkedGroup::pids() const {
   return impl_->ranks.pids();
 }

@@ -37,7 +37,8 @@ class ForkedGroup final : public WorkerGroup {
   absl::StatusOr<StepResult> Next() override;
   void Abort(absl::Status reason) override;  // kills the ranks
 
-  MemoryPlan memory_plan() const;          // over all ranks
+  MemoryPlan memory_plan() const;  // over all ranks
+  std::vector<SumTimes> sum_times() const;
   const std::vector<pid_t>& pids() const;  // by rank
 
  private:

@@ -54,6 +54,10 @@ auto Fields(Is<StepResult> auto& s) {
   return std::tie(step, checksum, tokens, trace, logits, prefill_seconds,
                   decode_seconds, slowest_layer_seconds, idle_seconds);
 }
+auto Fields(Is<RankReady> auto& s) {
+  auto& [num_pages, packed_tokens, memory, geometry, sums] = s;
+  return std::tie(num_pages, packed_tokens, memory, geometry, sums);
+}
 auto Fields(Is<RankTimes> auto& s) {
   auto& [times] = s;
   return std::tie(times);

@@ -38,6 +38,7 @@ struct RankReady {
   int64_t packed_tokens = 0;
   MemoryPlan memory;
   KvGeometry geometry;
+  std::vector<SumTimes> sums;
 };
 struct RankFailure {
   absl::Status status;  // the rank's last word

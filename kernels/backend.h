@@ -86,11 +86,13 @@ struct LayerNormWeights {
 };
 
 // What is to be added to a residual: a matrix, or with `peers` this rank's part
-// of one, peers->Addend(turn), the whole being the sum over all ranks.
+// of one, peers->Addend(turn), the whole being the sum over all ranks.  The
+// part may be written over.
 struct Delta {
   Matrix mine;
   const PeerSums* peers = nullptr;
   int turn = 0;
+  PeerSumWay way = PeerSumWay::kPull;  // the same on all ranks
 };
 
 // Prompts side by side: prompt p is rows [starts[p], starts[p + 1]).

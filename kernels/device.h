@@ -93,7 +93,8 @@ class Device {
   virtual absl::Status Wait(int64_t mark) = 0;
   // REQUIRES: both are reached.
   virtual double SecondsBetween(int64_t earlier, int64_t later) = 0;
-  absl::Status Synchronize() { return Wait(Mark()); }
+  // Waits for all that is enqueued.
+  virtual absl::Status Synchronize() = 0;
 
   // Enqueues what `work` enqueues.  A device may record it the second time and
   // replay the record from then on, so calls with the same key must enqueue the

@@ -19,9 +19,24 @@ struct PeerMemory {
   const uint32_t* aborted = nullptr;
 };
 
+// How the ranks of a group add up what each has of a matrix.  All ways give all
+// ranks the same bits.
+enum class PeerSumWay : uint8_t {
+  // Each writes its addend into its peers' inboxes: one way over the wire, but
+  // twice the bytes.  Of at most kPushRows rows.
+  kPush,
+  // Each reads all the others' addends where they are.
+  kPull,
+  // Each reads and adds up its share of the columns, and writes that sum over
+  // the others' addends: 2 (ranks - 1) / ranks times the bytes of an addend,
+  // whatever the ranks, but one way more.  The sum is rounded like an addend.
+  kShare,
+};
+
 // Sums over ranks of matrices of up to max_rows rows.  In each rank's memory,
-// in bytes: what tells the ranks that addends are there; an inbox for the rows
-// that peers push, for sums of up to kPushRows; two addends for peers to pull.
+// in bytes: what tells the ranks that addends are there; marks that shares of
+// rows have come; an inbox for the rows that peers push, for sums of up to
+// kPushRows; two addends for peers to pull, or to share.
 //
 // A group's sums take turns with the two addends.  So whoever has finished a
 // sum knows that its peers have finished the one before, and may write its next
@@ -29,10 +44,13 @@ struct PeerMemory {
 struct PeerSums {
   static constexpr int kPushRows = 32;
   static constexpr int64_t kControlBytes = 2048;
+  // Of a row: a number from each rank.
+  static constexpr int64_t kMarkBytes = PeerMemory::kMaxRanks * 4;
 
   PeerMemory memory;
   int64_t max_rows = 0;
   int64_t row_bytes = 0;
+  int64_t marks_at = 0;
   int64_t inbox_at = 0;
   int64_t addend_at[2] = {};
   int64_t bytes = 0;  // of each rank
@@ -53,7 +71,8 @@ struct PeerSums {
     PeerSums sums;
     sums.max_rows = max_rows;
     sums.row_bytes = row_bytes;
-    sums.inbox_at = kControlBytes;
+    sums.marks_at = kControlBytes;
+    sums.inbox_at = sums.marks_at + (max_rows * kMarkBytes + 127) / 128 * 128;
     sums.addend_at[0] =
         sums.inbox_at + 2 * ranks * kPushRows * InboxRowBytes(row_bytes);
     sums.addend_at[1] = sums.addend_at[0] + max_rows * row_bytes;

@@ -54,44 +54,9 @@ absl::StatusOr<std::unique_ptr<Forward>> Forward::Create(
     m->data = next;
     next += aligned(m->bytes());
   }
-  H2O_RETURN_IF_ERROR(f->MapPeers());
+  H2O_ASSIGN_OR_RETURN(
+      f->sums_, RankSums::Create(backend, communicator, f->delta_, f->normed_));
   return f;
-}
-
-// Fetching all addends pays for two ranks, and for few rows.  With more of both
-// a rank had better add up its share only, as NCCL's all-reduce does.
-absl::Status Forward::MapPeers() {
-  constexpr int64_t kFetchedBytes = int64_t{12} << 20;
-  const int ranks = communicator_->size();
-  if (!backend_->formats().sums_peers || ranks == 1 ||
-      ranks > PeerMemory::kMaxRanks) {
-    return absl::OkStatus();
-  }
-  const int64_t row_bytes = delta_.stride * SizeOf(delta_.dtype);
-  const int64_t rows =
-      ranks == 2
-          ? delta_.rows
-          : std::min(delta_.rows, kFetchedBytes / ((ranks - 1) * row_bytes));
-  PeerSums sums = PeerSums::Of(ranks, rows, row_bytes);
-  H2O_ASSIGN_OR_RETURN(sums.memory, communicator_->MapPeers(sums.bytes));
-  if (sums) peers_ = sums;
-  return absl::OkStatus();
-}
-
-Delta Forward::DeltaOf(int64_t rows, int turn) const {
-  if (!peers_ || rows > peers_.max_rows) return {delta_.Rows(0, rows)};
-  return {
-      {peers_.Addend(turn), rows, delta_.columns, delta_.stride, delta_.dtype},
-      &peers_,
-      turn};
-}
-
-absl::Status Forward::AddNorm(Matrix x, const Delta& delta, const void* bias,
-                              NormPlace place, const LayerNormWeights& weights,
-                              Matrix out) {
-  if (delta.peers == nullptr) H2O_RETURN_IF_ERROR(AllReduce(delta.mine));
-  backend_->AddNorm(x, delta, bias, place, weights, out);
-  return absl::OkStatus();
 }
 
 absl::Status Forward::Embed(const int32_t* tokens, const int32_t* positions,
@@ -150,12 +115,13 @@ absl::Status Forward::AfterAttention(int layer, Matrix attention, Matrix x) {
                                   : Epilogue::kGelu;
   const Matrix normed = normed_.Rows(0, x.rows);
   const Matrix ffn = ffn_.Rows(0, x.rows);
-  const Delta from_attention = DeltaOf(x.rows, 0);
-  const Delta from_ffn = DeltaOf(x.rows, 1);
+  const Delta from_attention = sums_->PartOf(x.rows, 0);
+  const Delta from_ffn = sums_->PartOf(x.rows, 1);
 
   backend_->Linear(attention, w.out, Epilogue::kNone, from_attention.mine);
-  H2O_RETURN_IF_ERROR(AddNorm(x, from_attention, w.out_bias, place(),
-                              before ? w.ffn_norm : w.attention_norm, normed));
+  H2O_RETURN_IF_ERROR(sums_->AddNorm(x, from_attention, w.out_bias, place(),
+                                     before ? w.ffn_norm : w.attention_norm,
+                                     normed));
   backend_->Linear(normed, w.fc1, activation, ffn);
   backend_->Linear(ffn, w.fc2, Epilogue::kNone, from_ffn.mine);
   const bool last = layer + 1 == config_.num_layers;
@@ -167,7 +133,7 @@ absl::Status Forward::AfterAttention(int layer, Matrix attention, Matrix x) {
   } else if (before) {
     norm = weights_.layers[layer + 1].attention_norm;
   }
-  return AddNorm(x, from_ffn, w.fc2_bias, next, norm, normed);
+  return sums_->AddNorm(x, from_ffn, w.fc2_bias, next, norm, normed);
 }
 
 Matrix Forward::GatherFeatures(const int32_t* rows, int64_t count) {

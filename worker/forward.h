@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
@@ -17,6 +18,7 @@
 #include "kernels/backend.h"
 #include "model/opt_config.h"
 #include "parallel/communicator.h"
+#include "worker/rank_sums.h"
 #include "worker/shard_weights.h"
 
 namespace h2o {
@@ -34,7 +36,10 @@ class Forward {
       const ShardWeights& weights, Backend* backend, Communicator* communicator,
       int64_t max_rows, int64_t max_logit_rows);
 
-  int64_t workspace_bytes() const { return workspace_.bytes() + peers_.bytes; }
+  int64_t workspace_bytes() const {
+    return workspace_.bytes() + sums_->bytes();
+  }
+  const RankSums& sums() const { return *sums_; }
 
   // x [rows, hidden] float32 = embeddings of tokens[i] at positions[i].
   absl::Status Embed(const int32_t* tokens, const int32_t* positions, Matrix x);
@@ -73,13 +78,6 @@ class Forward {
   // *x = its last rows; returns those of `attention`.
   Matrix GoOnWith(const LastRows& last, Matrix attention, Matrix* x);
 
-  absl::Status MapPeers();
-  // Where a part of `rows` rows of what is added to x goes.
-  Delta DeltaOf(int64_t rows, int turn) const;
-  // Backend::AddNorm of the sum over ranks.
-  absl::Status AddNorm(Matrix x, const Delta& delta, const void* bias,
-                       NormPlace place, const LayerNormWeights& weights,
-                       Matrix out);
   absl::Status AllReduce(Matrix m) {
     return communicator_->AllReduceSum(m.data, m.rows * m.stride, m.dtype);
   }
@@ -96,12 +94,12 @@ class Forward {
   Buffer workspace_;
   // Views of the workspace, at the greatest number of rows.
   Matrix normed_;    // what the next product reads
-  Matrix delta_;     // what is to be added to x, but for
-  PeerSums peers_;   // where ranks map each other's memory
+  Matrix delta_;     // what is to be added to x
   Matrix embedded_;  // embed_dim wide, with projections
   Matrix qkv_, attention_, ffn_;
   Matrix last_attention_;                 // of max_logit_rows
   Matrix gathered_, projected_, logits_;  // of max_logit_rows
+  std::optional<RankSums> sums_;
 };
 
 }  // namespace h2o

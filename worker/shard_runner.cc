@@ -126,6 +126,9 @@ class Runner final : public ShardRunner {
     return backend_->formats().packs_prompts ? config_.max_positions : 0;
   }
   MemoryPlan memory_plan() const override { return memory_plan_; }
+  std::vector<SumTimes> sum_times() const override {
+    return forward_->sums().times();
+  }
   std::string fingerprint() const override { return fingerprint_; }
   void Abort(absl::Status reason) override {
     aborted_.Set(reason);
@@ -267,6 +270,9 @@ absl::Status Runner::Init(const ShardOptions& options, const Clock* clock,
               << clock->Now() - loaded << " s for "
               << gigabytes(memory_plan_.workspace) << " GB of workspace and "
               << gigabytes(memory_plan_.kv_pool) << " GB of KV pages";
+    if (o.rank == 0 && o.size > 1) {
+      H2O_LOG() << "the ranks sum by " << forward_->sums().ToString();
+    }
   }
   return absl::OkStatus();
 }
@@ -281,6 +287,9 @@ absl::Status Runner::MakeBackend(const ShardOptions& options, DType dtype,
     backend.max_prompt_rows = config_.max_positions;
     backend.max_heads = num_local_heads();
     backend.head_dim = config_.head_dim();
+    backend.max_slots = config_.max_positions;
+    backend.hidden_size = config_.hidden_size;
+    backend.embed_dim = config_.embed_dim;
     backend.cache_directory = options.cache_directory;
     H2O_ASSIGN_OR_RETURN(backend_, NewCudaBackend(backend));
     return absl::OkStatus();

@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -23,6 +24,7 @@
 #include "model/step.h"
 #include "parallel/communicator.h"
 #include "worker/plan_runner.h"
+#include "worker/rank_sums.h"
 
 namespace h2o {
 
@@ -81,6 +83,8 @@ class ShardRunner : public PlanRunner {
   // Tokens of several prompts that one prefill may hold; 0: one prompt each.
   virtual int64_t packed_tokens() const = 0;
   virtual MemoryPlan memory_plan() const = 0;
+  // What the group's sums took when the runner was made; see RankSums::times.
+  virtual std::vector<SumTimes> sum_times() const = 0;
   // Equal for all ranks that hold the same model in the same formats.
   virtual std::string fingerprint() const = 0;
   // The reason given by whoever found the group broken; any thread.

@@ -125,6 +125,7 @@ class CpuBackend final : public Backend {
   }
   bool Reached(int64_t) override { return true; }
   absl::Status Wait(int64_t) override { return absl::OkStatus(); }
+  absl::Status Synchronize() override { return absl::OkStatus(); }
   double SecondsBetween(int64_t earlier, int64_t later) override {
     return marks_[later % kMaxMarks] - marks_[earlier % kMaxMarks];
   }

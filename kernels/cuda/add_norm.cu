@@ -6,7 +6,12 @@
 // and epoch side by side, so that what has come shows by itself (the protocol
 // that NCCL calls LL).  More are pulled: a rank says that its addend is there,
 // and its peers read it where it is.  Both ways every rank adds up all addends
-// in the order of ranks, so all have the same bits.
+// in the order of ranks, so all have the same bits.  Of many ranks each pulls
+// its share of the columns alone and hands on the sum (an all-reduce in two
+// shots), so all have the bits of whoever added up.
+//
+// Block r of one rank waits for block r of the others.  Blocks start in their
+// order, so the first of those that are not done has all it waits for.
 #include <cstdint>
 
 #include "kernels/cuda/kernels.h"
@@ -18,19 +23,18 @@
 namespace h2o::cuda {
 namespace {
 
-constexpr int kColumns = 8;  // rows are whole vectors of 16 bytes
 constexpr float kEpsilon = 1e-5f;
 
-// A thread's share is vectors of 4 columns: a warp then reads x, of float32, in
-// one piece.
-constexpr int kShare = 4;
-using Floats = Vector<float, kShare>;
+// A thread has vectors of 4 columns: a warp then reads x, of float32, in one
+// piece.
+constexpr int kVector = 4;
+using Floats = Vector<float, kVector>;
 
 // As many 16-bit numbers, left packed: they wait in registers.
 struct alignas(8) Packed {
   uint32_t words[2];
 };
-static_assert(2 * sizeof(uint32_t) == kShare * sizeof(__half));
+static_assert(2 * sizeof(uint32_t) == kVector * sizeof(__half));
 
 template <class T>
 __device__ __forceinline__ Packed LoadPacked(const T* p) {
@@ -38,14 +42,21 @@ __device__ __forceinline__ Packed LoadPacked(const T* p) {
 }
 template <class T>
 __device__ __forceinline__ void Accumulate(const Packed& packed, Floats* sum) {
-  const auto x = __builtin_bit_cast(Vector<T, kShare>, packed);
-  for (int j = 0; j < kShare; ++j) sum->at[j] += ToFloat(x.at[j]);
+  const auto x = __builtin_bit_cast(Vector<T, kVector>, packed);
+  for (int j = 0; j < kVector; ++j) sum->at[j] += ToFloat(x.at[j]);
+}
+
+template <class T>
+__device__ __forceinline__ void StoreRounded(const Floats& x, T* out) {
+  Vector<T, kVector> rounded;
+  for (int j = 0; j < kVector; ++j) FromFloat(x.at[j], &rounded.at[j]);
+  Store(rounded, out);
 }
 
 // ---- sums over ranks --------------------------------------------------------
 
 // How a block comes by the delta.
-enum class Source { kWhole, kPush, kPull };
+enum class Source { kWhole, kPush, kPull, kShare };
 
 // The head of a rank's memory, zero at first.
 struct PeerControl {
@@ -101,11 +112,28 @@ __device__ __forceinline__ uint4* InboxSlot(const PeerSums& sums, int owner,
   return reinterpret_cast<uint4*>(sums.memory.of_rank[owner] + sums.inbox_at +
                                   line *
                                       PeerSums::InboxRowBytes(sums.row_bytes)) +
-         column / kShare;
+         column / kVector;
 }
 
-// Before numbers begin anew, rows of the inbox that no sum used for long must
-// not look as if they were of this lap.
+// Of row `row` of this rank's sums: the last one of which the share of rank
+// `from` has come.
+__device__ __forceinline__ uint32_t* Mark(const PeerSums& sums, int owner,
+                                          int row, int from) {
+  return reinterpret_cast<uint32_t*>(sums.memory.of_rank[owner] +
+                                     sums.marks_at +
+                                     row * PeerSums::kMarkBytes) +
+         from;
+}
+
+// Before numbers begin anew, rows that no sum used for long must not look as if
+// they were of this lap.
+__device__ void ClearMarks(const PeerSums& sums, int rows) {
+  const int from = threadIdx.x;
+  if (from >= sums.memory.size) return;
+  for (int row = blockIdx.x; row < sums.max_rows; row += rows) {
+    *Mark(sums, sums.memory.rank, row, from) = 0;
+  }
+}
 __device__ void ClearInbox(const PeerSums& sums, uint32_t epoch, int rows) {
   const int lines = PeerSums::InboxRowBytes(sums.row_bytes) / sizeof(uint4);
   for (int from = 0; from < sums.memory.size; ++from) {
@@ -173,13 +201,9 @@ __device__ __forceinline__ void TellReady(const PeerMemory& memory,
   }
 }
 
-template <int kMostRanks, class T, int kVectors, class Each>
-__device__ __forceinline__ void PullAndAdd(const PeerSums& sums, int turn,
-                                           uint32_t epoch, int row,
-                                           const Packed* own,
-                                           Floats (&sum)[kVectors],
-                                           const Each& each) {
-  const PeerMemory& memory = sums.memory;
+// Waits until the addends of all peers are there.
+__device__ __forceinline__ void AwaitReady(const PeerMemory& memory,
+                                           uint32_t epoch) {
   const int peer = threadIdx.x;
   if (peer < memory.size && peer != memory.rank) {
     const uint32_t* ready = &ControlOf(memory, memory.rank)->ready[peer].epoch;
@@ -190,18 +214,87 @@ __device__ __forceinline__ void PullAndAdd(const PeerSums& sums, int turn,
     }
   }
   __syncthreads();
+}
+
+template <class T>
+__device__ __forceinline__ T* AddendRow(const PeerSums& sums, int rank,
+                                        int turn, int row) {
+  return reinterpret_cast<T*>(sums.memory.of_rank[rank] + sums.addend_at[turn] +
+                              row * sums.row_bytes);
+}
+
+template <int kMostRanks, class T, int kVectors, class Each>
+__device__ __forceinline__ void PullAndAdd(const PeerSums& sums, int turn,
+                                           uint32_t epoch, int row,
+                                           const Packed* own,
+                                           Floats (&sum)[kVectors],
+                                           const Each& each) {
+  const PeerMemory& memory = sums.memory;
+  AwaitReady(memory, epoch);
   each([&](int v, int) { sum[v] = {}; });
   constexpr int kAtOnce = kMostRanks == 2 ? 2 : 1;
 #pragma unroll kAtOnce
   for (int r = 0; r < (kMostRanks == 2 ? 2 : memory.size); ++r) {
     Packed addend[kVectors];
-    const T* const from = reinterpret_cast<const T*>(
-        memory.of_rank[r] + sums.addend_at[turn] + row * sums.row_bytes);
+    const T* const from = AddendRow<T>(sums, r, turn, row);
     each([&](int v, int column) {
       addend[v] = r == memory.rank ? own[v] : LoadPacked(from + column);
     });
     each([&](int v, int) { Accumulate<T>(addend[v], &sum[v]); });
   }
+}
+
+// Writes the sum of this rank's share of the row over all ranks' addends.
+template <int kMostRanks, class T>
+__device__ __forceinline__ void AddUpShare(const PeerSums& sums, int turn,
+                                           int row, int columns) {
+  const PeerMemory& memory = sums.memory;
+  const int vectors = columns / kVector;
+  const int end = vectors * (memory.rank + 1) / memory.size;
+  const auto each_rank = [&](auto fn) {
+#pragma unroll
+    for (int r = 0; r < kMostRanks; ++r) {
+      if (r < memory.size) fn(r);
+    }
+  };
+  for (int i = vectors * memory.rank / memory.size + threadIdx.x; i < end;
+       i += blockDim.x) {
+    Packed addends[kMostRanks];
+    each_rank([&](int r) {
+      addends[r] = LoadPacked(AddendRow<T>(sums, r, turn, row) + kVector * i);
+    });
+    Floats sum = {};
+    each_rank([&](int r) { Accumulate<T>(addends[r], &sum); });
+    each_rank([&](int r) {
+      StoreRounded(sum, AddendRow<T>(sums, r, turn, row) + kVector * i);
+    });
+  }
+}
+
+template <int kMostRanks, class T, int kVectors, class Each>
+__device__ __forceinline__ void ShareAndAdd(const PeerSums& sums, int turn,
+                                            uint32_t epoch, int row,
+                                            int columns,
+                                            Floats (&sum)[kVectors],
+                                            const Each& each) {
+  const PeerMemory& memory = sums.memory;
+  AwaitReady(memory, epoch);
+  AddUpShare<kMostRanks, T>(sums, turn, row, columns);
+  __syncthreads();
+  const int peer = threadIdx.x;
+  if (peer < memory.size && peer != memory.rank) {
+    StoreRelease(Mark(sums, peer, row, memory.rank), epoch);
+    const uint32_t* const mark = Mark(sums, memory.rank, row, peer);
+    uint32_t times = 0;
+    while (LoadAcquire(mark) != epoch && !GivenUp(memory, &times)) {
+    }
+  }
+  __syncthreads();
+  const T* const whole = AddendRow<T>(sums, memory.rank, turn, row);
+  each([&](int v, int column) {
+    sum[v] = {};
+    Accumulate<T>(LoadPacked(whole + column), &sum[v]);
+  });
 }
 
 // ---- AddNorm ----------------------------------------------------------------
@@ -218,8 +311,8 @@ __device__ __forceinline__ Packed LoadBias(const AddNormArgs& a, int column) {
 
 __device__ __forceinline__ Affine LoadAffine(const AddNormArgs& a, int column) {
   Affine affine = {{{1, 1, 1, 1}}, {}};
-  if (a.weight) affine.weight = Load<kShare>(a.weight + column);
-  if (a.norm_bias) affine.bias = Load<kShare>(a.norm_bias + column);
+  if (a.weight) affine.weight = Load<kVector>(a.weight + column);
+  if (a.norm_bias) affine.bias = Load<kVector>(a.norm_bias + column);
   return affine;
 }
 
@@ -229,13 +322,6 @@ __device__ __forceinline__ void PrefetchParameters(const AddNormArgs& a,
   if (a.bias) PrefetchLine(static_cast<const T*>(a.bias) + column);
   if (a.weight) PrefetchLine(a.weight + column);
   if (a.norm_bias) PrefetchLine(a.norm_bias + column);
-}
-
-template <class T>
-__device__ __forceinline__ void StoreRounded(const Floats& x, T* out) {
-  Vector<T, kShare> rounded;
-  for (int j = 0; j < kShare; ++j) FromFloat(x.at[j], &rounded.at[j]);
-  Store(rounded, out);
 }
 
 // Few rows leave the device idle: many threads finish each sooner.
@@ -262,7 +348,7 @@ __global__ void __launch_bounds__(kVectors == kFew ? kFewThreads : kManyThreads)
   const auto each = [&](auto fn) {
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
-      const int column = kShare * (threadIdx.x + v * blockDim.x);
+      const int column = kVector * (threadIdx.x + v * blockDim.x);
       if (column < a.columns) fn(v, column);
     }
   };
@@ -283,7 +369,7 @@ __global__ void __launch_bounds__(kVectors == kFew ? kFewThreads : kManyThreads)
   const PeerSums& peers = a.peers;
   uint32_t epoch = 0;
   if constexpr (kSource != Source::kWhole) epoch = ThisEpoch(peers.memory);
-  if (kSource == Source::kPull ||
+  if (kSource == Source::kPull || kSource == Source::kShare ||
       (kSource == Source::kPush && epoch % kToldEvery == 0)) {
     TellReady(peers.memory, epoch);
   }
@@ -293,8 +379,10 @@ __global__ void __launch_bounds__(kVectors == kFew ? kFewThreads : kManyThreads)
   const T* const delta_row =
       static_cast<const T*>(a.delta) + row * a.delta_stride;
   each([&](int v, int column) {
-    if (a.delta) delta[v] = LoadPacked(delta_row + column);
-    x[v] = Load<kShare>(x_row + column);
+    if (kSource != Source::kShare && a.delta) {
+      delta[v] = LoadPacked(delta_row + column);
+    }
+    x[v] = Load<kVector>(x_row + column);
     if (a.delta && !kHeld) bias[v] = LoadBias<T>(a, column);
   });
   AllowNext();  // behind the wait: attention relies on that
@@ -305,6 +393,9 @@ __global__ void __launch_bounds__(kVectors == kFew ? kFewThreads : kManyThreads)
       PushAndAdd<kMostRanks, T>(peers, epoch, row, delta, sum, each);
     } else if constexpr (kSource == Source::kPull) {
       PullAndAdd<kMostRanks, T>(peers, a.turn, epoch, row, delta, sum, each);
+    } else if constexpr (kSource == Source::kShare) {
+      ShareAndAdd<kMostRanks, T>(peers, a.turn, epoch, row, a.columns, sum,
+                                 each);
     } else {
       each([&](int v, int) {
         sum[v] = {};
@@ -313,7 +404,7 @@ __global__ void __launch_bounds__(kVectors == kFew ? kFewThreads : kManyThreads)
     }
     each([&](int v, int) {
       Accumulate<T>(bias[v], &sum[v]);
-      for (int j = 0; j < kShare; ++j) x[v].at[j] += sum[v].at[j];
+      for (int j = 0; j < kVector; ++j) x[v].at[j] += sum[v].at[j];
     });
     if (a.place != NormPlace::kAfter) {
       each([&](int v, int column) { Store(x[v], x_row + column); });
@@ -323,12 +414,12 @@ __global__ void __launch_bounds__(kVectors == kFew ? kFewThreads : kManyThreads)
   if (a.place != NormPlace::kNone) {
     float sum = 0;
     each([&](int v, int) {
-      for (int j = 0; j < kShare; ++j) sum += x[v].at[j];
+      for (int j = 0; j < kVector; ++j) sum += x[v].at[j];
     });
     const float mean = inverse_columns * BlockReduce(sum, 0.0f, sums, Plus());
     float square = 0;
     each([&](int v, int) {
-      for (int j = 0; j < kShare; ++j) {
+      for (int j = 0; j < kVector; ++j) {
         const float centred = x[v].at[j] - mean;
         square += centred * centred;
       }
@@ -342,7 +433,7 @@ __global__ void __launch_bounds__(kVectors == kFew ? kFewThreads : kManyThreads)
       } else {
         scale = LoadAffine(a, column);
       }
-      for (int j = 0; j < kShare; ++j) {
+      for (int j = 0; j < kVector; ++j) {
         x[v].at[j] = (x[v].at[j] - mean) * inverse * scale.weight.at[j] +
                      scale.bias.at[j];
       }
@@ -361,6 +452,7 @@ __global__ void __launch_bounds__(kVectors == kFew ? kFewThreads : kManyThreads)
       // of the waiting.
       __syncthreads();
       ClearInbox(peers, epoch, a.rows);
+      ClearMarks(peers, a.rows);
     }
     EndSum(peers.memory, a.rows, epoch);
   }
@@ -368,7 +460,7 @@ __global__ void __launch_bounds__(kVectors == kFew ? kFewThreads : kManyThreads)
 
 template <class T, int kVectors, Source kSource, int kMostRanks>
 cudaError_t LaunchAddNorm(const AddNormArgs& args, cudaStream_t stream) {
-  const int64_t threads = CeilDiv(args.columns, kShare * kVectors);
+  const int64_t threads = CeilDiv(args.columns, kVector * kVectors);
   return Launch(
       AddNormKernel<T, kVectors, kSource, kMostRanks>,
       {dim3(args.rows), static_cast<int>(CeilDiv(threads, kWarp) * kWarp)},
@@ -381,37 +473,42 @@ cudaError_t LaunchFor(const AddNormArgs& args, cudaStream_t stream) {
   if (ranks == 0) {
     return LaunchAddNorm<T, kVectors, Source::kWhole, 1>(args, stream);
   }
-  constexpr int kMost = PeerMemory::kMaxRanks;
-  if (args.rows <= kFewRows) {
+  constexpr int kAny = PeerMemory::kMaxRanks;
+  if (args.way == PeerSumWay::kPush) {
     return ranks == 2
                ? LaunchAddNorm<T, kVectors, Source::kPush, 2>(args, stream)
-               : LaunchAddNorm<T, kVectors, Source::kPush, kMost>(args, stream);
+               : LaunchAddNorm<T, kVectors, Source::kPush, kAny>(args, stream);
   }
   if constexpr (kVectors == kMany) {
+    if (args.way == PeerSumWay::kShare) {
+      return LaunchAddNorm<T, kMany, Source::kShare, kAny>(args, stream);
+    }
     return ranks == 2
                ? LaunchAddNorm<T, kMany, Source::kPull, 2>(args, stream)
-               : LaunchAddNorm<T, kMany, Source::kPull, kMost>(args, stream);
+               : LaunchAddNorm<T, kMany, Source::kPull, kAny>(args, stream);
   } else {
-    return cudaErrorInvalidValue;  // many rows take kMany
+    return cudaErrorInvalidValue;  // only pushed rows are few
   }
 }
 
 }  // namespace
 
 cudaError_t AddNorm(const AddNormArgs& args, cudaStream_t stream) {
-  if (args.columns % kColumns != 0 ||
-      args.columns > kMany * kShare * kManyThreads) {
+  static_assert(kMostNormColumns == kMany * kVector * kManyThreads);
+  if (args.columns % kColumnVector != 0 || args.columns > kMostNormColumns) {
     return cudaErrorInvalidValue;
   }
   const PeerSums& peers = args.peers;
   if (peers &&
       (args.delta != peers.Addend(args.turn) || args.rows > peers.max_rows ||
-       args.delta_stride * SizeOf(args.dtype) != peers.row_bytes)) {
+       args.delta_stride * SizeOf(args.dtype) != peers.row_bytes ||
+       (args.way == PeerSumWay::kPush && args.rows > PeerSums::kPushRows))) {
     return cudaErrorInvalidValue;
   }
   if (args.rows == 0) return cudaSuccess;
-  const bool few =
-      args.rows <= kFewRows && args.columns <= kFew * kShare * kFewThreads;
+  const bool few = args.rows <= kFewRows &&
+                   args.columns <= kFew * kVector * kFewThreads &&
+                   (!peers || args.way == PeerSumWay::kPush);
   return DispatchFormat(args.dtype, [&](auto format) {
     using T = decltype(format);
     return few ? LaunchFor<T, kFew>(args, stream)

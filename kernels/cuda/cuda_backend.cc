@@ -179,6 +179,11 @@ class CudaBackend final : public Backend {
     Note(cudaEventSynchronize(marks_[mark % kMaxMarks]), "step");
     return failure_;
   }
+  absl::Status Synchronize() override {
+    UseDevice();
+    Note(cudaStreamSynchronize(stream_), "step");
+    return failure_;
+  }
   double SecondsBetween(int64_t earlier, int64_t later) override {
     float ms = 0;
     Note(cudaEventElapsedTime(&ms, marks_[earlier % kMaxMarks],
@@ -238,6 +243,7 @@ class CudaBackend final : public Backend {
     args.delta_stride = delta.mine.stride;
     if (delta.peers != nullptr) args.peers = *delta.peers;
     args.turn = delta.turn;
+    args.way = delta.way;
     args.bias = bias;
     args.place = place;
     args.weight = weights.weight;
@@ -391,6 +397,27 @@ class CudaBackend final : public Backend {
   absl::Status failure_;
 };
 
+absl::Status CheckSizes(const CudaBackendOptions& options) {
+  H2O_RETURN_IF_ERROR(ToStatus(cudaSetDevice(options.ordinal), "device"));
+  const int most_slots = cuda::MostSlots(options.head_dim);
+  if (options.max_slots > most_slots) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(options.max_slots, " positions; on this GPU heads of ",
+                     options.head_dim, " have up to ", most_slots));
+  }
+  if (options.hidden_size > cuda::kMostNormColumns) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("hidden size ", options.hidden_size,
+                     "; the CUDA kernels have up to ", cuda::kMostNormColumns));
+  }
+  if (options.embed_dim % cuda::kColumnVector != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "embeddings of ", options.embed_dim,
+        "; the CUDA kernels have multiples of ", cuda::kColumnVector));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Backend>> NewCudaBackend(
@@ -405,6 +432,7 @@ absl::StatusOr<std::unique_ptr<Backend>> NewCudaBackend(
         absl::StrCat("head_dim ", options.head_dim,
                      "; the CUDA kernels have those of OPT: 64, 80 and 128"));
   }
+  H2O_RETURN_IF_ERROR(CheckSizes(options));
   auto backend = std::make_unique<CudaBackend>(options);
   H2O_RETURN_IF_ERROR(backend->Init());
   return backend;

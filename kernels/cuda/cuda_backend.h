@@ -13,12 +13,15 @@
 namespace h2o {
 
 struct CudaBackendOptions {
-  int ordinal = 0;                  // of the GPU
-  DType dtype = DType::kBFloat16;   // weights, activations, KV cache
-  int64_t max_prompt_rows = 0;      // of PrefillAttention, all prompts
-  int64_t max_heads = 0;            // likewise
+  int ordinal = 0;                 // of the GPU
+  DType dtype = DType::kBFloat16;  // weights, activations, KV cache
+  int64_t max_prompt_rows = 0;     // of PrefillAttention, all prompts
+  int64_t max_heads = 0;           // likewise
   int head_dim = 0;
-  std::string cache_directory;  // of choices that outlive us; empty: none do
+  int64_t max_slots = 0;  // of a head
+  // What is normalised, and what is embedded, has so many columns at most.
+  int64_t hidden_size = 0, embed_dim = 0;
+  std::string cache_directory;   // of choices that outlive us; empty: none do
   bool search_products = false;  // at length, a product's kernel: for tuning
 };
 
@@ -31,8 +34,8 @@ absl::Status CheckGpu(int ordinal);
 // the GPU for some seconds.  Errors: those of CheckGpu.
 absl::StatusOr<MachineRates> MeasureGpuRates(int ordinal);
 
-// Errors: those of CheckGpu, INVALID_ARGUMENT for a head_dim or dtype that the kernels do not
-// have, RESOURCE_EXHAUSTED if memory is short.
+// Errors: those of CheckGpu, INVALID_ARGUMENT for a dtype or size that the
+// kernels do not have, RESOURCE_EXHAUSTED if memory is short.
 absl::StatusOr<std::unique_ptr<Backend>> NewCudaBackend(
     const CudaBackendOptions& options);
 

@@ -52,7 +52,7 @@ namespace h2o::cuda {
 
 namespace {
 
-constexpr int kMaxStages = 8;
+constexpr int kFewestStages = 2, kMaxStages = 8;
 // Blocks that should fit on an SM at a time: enough copies in flight for the
 // whole memory rate, whatever phase each block is in.
 constexpr int kBlocksOfSm = 4;
@@ -837,6 +837,15 @@ Device CurrentDevice() {
   return device;
 }
 
+// Of shared memory, what a block takes beside the ring, if it has up to `pages`
+// of a head of up to `slots` slots.
+template <class Block>
+int BytesBesideRing(int slots, int pages) {
+  return sizeof(typename Block::Shared) +
+         (slots / kPageSlots + 1) * sizeof(int32_t) +
+         (pages * kPageSlots + 1) * sizeof(float);
+}
+
 template <typename T, int kHeadDim, int kWarps, bool kScored, bool kClustered>
 cudaError_t LaunchFor(const DecodeAttentionArgs& args,
                       const DecodeAttentionShape& shape, cudaStream_t stream) {
@@ -848,14 +857,13 @@ cudaError_t LaunchFor(const DecodeAttentionArgs& args,
   if (kClustered && device.major < 9) return cudaErrorInvalidValue;
 
   const int pages = CeilDiv(CeilDiv(args.max_slots, kPageSlots), shape.split);
-  const int rest = sizeof(typename Block::Shared) +
-                   (args.max_slots / kPageSlots + 1) * sizeof(int32_t) +
-                   (pages * kPageSlots + 1) * sizeof(float);
+  const int rest = BytesBesideRing<Block>(args.max_slots, pages);
   const int fit = (device.shared_of_sm / kBlocksOfSm - device.reserved - rest) /
                   Tile::kStageBytes;
   const int useful = 2 * static_cast<int>(CeilDiv(pages, Tile::kStagePages));
-  const int stages = std::clamp(
-      shape.stages > 0 ? shape.stages : std::min(fit, useful), 2, kMaxStages);
+  const int stages =
+      std::clamp(shape.stages > 0 ? shape.stages : std::min(fit, useful),
+                 kFewestStages, kMaxStages);
   const int bytes = rest + stages * Tile::kStageBytes;
   if (bytes > device.shared_of_block) return cudaErrorInvalidValue;
   const cudaError_t error = cudaFuncSetAttribute(
@@ -904,7 +912,25 @@ cudaError_t LaunchType(const DecodeAttentionArgs& args,
   return cudaErrorInvalidValue;
 }
 
+template <int kHeadDim>
+int MostSlotsOf() {
+  using Block = BlockOf<__half, kHeadDim, 8, true, false>;
+  const int room = CurrentDevice().shared_of_block -
+                   kFewestStages * Block::Tile::kStageBytes;
+  int pages = 0;
+  while (BytesBesideRing<Block>((pages + 1) * kPageSlots, pages + 1) <= room) {
+    ++pages;
+  }
+  return pages * kPageSlots;
+}
+
 }  // namespace
+
+int MostSlots(int head_dim) {
+  return head_dim == 64   ? MostSlotsOf<64>()
+         : head_dim == 80 ? MostSlotsOf<80>()
+                          : MostSlotsOf<128>();
+}
 
 bool HeadDimSupported(int head_dim) {
   return head_dim == 64 || head_dim == 80 || head_dim == 128;

@@ -26,6 +26,15 @@ namespace h2o::cuda {
 // 64, 80 and 128: what OPT has.
 bool HeadDimSupported(int head_dim);
 
+// Of a head, the most slots that decode attention has room for on the current
+// device.  REQUIRES: HeadDimSupported.
+int MostSlots(int head_dim);
+
+// Rows of activations are whole vectors of so many columns.
+inline constexpr int kColumnVector = 8;
+// Most columns of AddNorm.
+inline constexpr int kMostNormColumns = 14336;
+
 // ---- attention -------------------------------------------------------------
 
 // One token of each row, all heads: attends the stored slots and the token
@@ -116,6 +125,7 @@ struct AddNormArgs {
   // whole is the sum of all.
   PeerSums peers;
   int turn = 0;
+  PeerSumWay way = PeerSumWay::kPull;  // the same on every rank
 };
 // x += delta + bias; out = norm(x).  OPT's epsilon, 1e-5.  With peers every
 // rank must call alike, or wait for ever (PeerMemory::aborted).

@@ -10,7 +10,7 @@
 namespace h2o::cuda {
 namespace {
 
-constexpr int kColumns = 8;  // of a vector of 16 bytes
+constexpr int kColumns = kColumnVector;  // of a vector of 16 bytes
 constexpr int kThreads = 256;
 
 // Kernels with a vector a thread: blocks side by side along each row.

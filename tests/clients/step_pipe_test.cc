@@ -189,7 +189,9 @@ TEST(StepPipe, OtherNewsComesInOrder) {
   const int a = pair.a.get(), b = pair.b.get();
   const KvGeometry geometry = {3, 6, {80, DType::kBFloat16}};
   EXPECT_TRUE(WriteNews(a, RankProgress{0.25}).ok());
-  EXPECT_TRUE(WriteNews(a, RankReady{11, 12, {13, 14, 15}, geometry}).ok());
+  const std::vector<SumTimes> sums = {{16, {0, 1, 2, 3}}, {17, {4, 5, 6, 7}}};
+  EXPECT_TRUE(
+      WriteNews(a, RankReady{11, 12, {13, 14, 15}, geometry, sums}).ok());
   EXPECT_TRUE(
       WriteNews(a, RankFailure{absl::ResourceExhaustedError("no memory")})
           .ok());
@@ -205,6 +207,9 @@ TEST(StepPipe, OtherNewsComesInOrder) {
   EXPECT_EQ(ready.geometry.num_layers, 3);
   EXPECT_EQ(ready.geometry.num_heads, 6);
   EXPECT_EQ(ready.geometry.PageBytes(), geometry.PageBytes());
+  ASSERT_EQ(ready.sums.size(), 2u);
+  EXPECT_EQ(ready.sums[1].rows, 17);
+  EXPECT_EQ(ready.sums[1].seconds, sums[1].seconds);
   EXPECT_EQ(std::get<RankFailure>(ReadNews(b).value()).status,
             absl::ResourceExhaustedError("no memory"));
   EXPECT_EQ(std::get<RankFailure>(ReadNews(b).value()).status,

@@ -643,5 +643,31 @@ TEST(DecodeAttention, RefusesWhatItDoesNotKnow) {
   EXPECT_FALSE(HeadDimSupported(96));
 }
 
+// To the page; the row does nothing.
+TEST(DecodeAttention, TakesHeadsOfAsManySlotsAsItTells) {
+  H2O_SKIP_WITHOUT_GPU();
+  const DeviceArray<int32_t> positions(std::vector<int32_t>{-1});
+  const DeviceArray<KvHead*> heads(std::vector<KvHead*>{nullptr});
+  const DeviceArray<uint16_t> out(128);
+  for (int head_dim : {64, 80, 128}) {
+    for (DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+      DecodeAttentionArgs args;
+      args.pool.layout = {head_dim, dtype};
+      args.positions = positions.data();
+      args.heads = heads.data();
+      args.out = out.data();
+      args.rows = 1;
+      args.num_heads = 1;
+      args.scored = true;
+      args.max_slots = MostSlots(head_dim);
+      EXPECT_GT(args.max_slots, 16384);
+      CheckCuda(DecodeAttentionAs(args, {}, nullptr));
+      CheckCuda(cudaDeviceSynchronize());
+      args.max_slots += kPageSlots;
+      EXPECT_EQ(DecodeAttentionAs(args, {}, nullptr), cudaErrorInvalidValue);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace h2o::cuda

@@ -40,6 +40,14 @@ std::vector<float> RandomAddend(int64_t size, uint64_t seed) {
 // Of one float32 addition to a sum that grows and grows.
 double Tolerance(double sum) { return 1e-5 + std::abs(sum) / (1 << 23); }
 
+struct Sum {
+  int rows;
+  PeerSumWay way;
+};
+Sum Push(int rows) { return {rows, PeerSumWay::kPush}; }
+Sum Pull(int rows) { return {rows, PeerSumWay::kPull}; }
+Sum Share(int rows) { return {rows, PeerSumWay::kShare}; }
+
 struct Rank {
   Rank(const PeerSums& layout, int columns)
       : memory(layout.bytes),
@@ -93,7 +101,7 @@ class Group {
   void PushUpTo(uint32_t epoch) {
     for (uint64_t told = 1u << 29; told <= epoch; told += 1u << 29) {
       SetLastSum(static_cast<uint32_t>(told) - 1);
-      ASSERT_NO_FATAL_FAILURE(SumAndCheck(1, told >> 29));
+      ASSERT_NO_FATAL_FAILURE(SumAndCheck(Push(1), told >> 29));
     }
     SetLastSum(epoch);
   }
@@ -104,10 +112,10 @@ class Group {
     }
   }
 
-  // One sum of `rows` rows: what all ranks hold after it.  The last rank has
-  // its addend, and comes, long after the others.
-  void SumAndCheck(int rows, uint64_t seed) {
-    const int64_t n = int64_t{rows} * columns_;
+  // One sum: what all ranks hold after it.  The last rank has its addend, and
+  // comes, long after the others.
+  void SumAndCheck(Sum sum, uint64_t seed) {
+    const int64_t n = int64_t{sum.rows} * columns_;
     std::vector<std::vector<uint16_t>> bits;
     std::vector<std::vector<float>> addends;
     for (size_t r = 0; r < ranks_.size(); ++r) {
@@ -123,57 +131,63 @@ class Group {
       if (r + 1 == ranks_.size()) std::this_thread::sleep_for(kLag);
       CheckCuda(cudaMemcpyAsync(rank.sums.Addend(turn_), bits[r].data(), 2 * n,
                                 cudaMemcpyHostToDevice, rank.stream));
-      Launch(r, rows);
+      Launch(r, sum);
     }
     turn_ ^= 1;
     ASSERT_NO_FATAL_FAILURE(Await());
-    Check(rows, addends);
+    Check(sum, addends);
   }
 
-  // Sums of so many rows each, of the same two addends in turn, with nobody
-  // waiting in between: what all ranks hold after them.
-  void SumInARow(const std::vector<int>& rows_of_sums, uint64_t seed) {
+  // Sums of the two addends in turn, with nobody waiting in between: what all
+  // ranks hold after them.  Addends stay as they are, but for those shared.
+  void SumInARow(const std::vector<Sum>& sums, uint64_t seed) {
     const int64_t n = int64_t{kMaxRows} * columns_;
     const std::vector<float> bias = Widen(bias_.Read(), dtype_);
-    std::vector<double> want(want_.begin(), want_.end());
+    std::vector<std::vector<float>> addends[2];  // of turns, of ranks
     for (size_t r = 0; r < ranks_.size(); ++r) {
-      std::vector<std::vector<float>> of_turns(2);
       for (int turn : {0, 1}) {
         const std::vector<uint16_t> bits =
             Narrow(RandomAddend(n, 100 * seed + 2 * r + turn), dtype_);
-        of_turns[turn] = Widen(bits, dtype_);
+        addends[turn].push_back(Widen(bits, dtype_));
         CheckCuda(cudaMemcpy(ranks_[r]->sums.Addend(turn), bits.data(), 2 * n,
                              cudaMemcpyHostToDevice));
       }
-      int turn = turn_;
-      for (int rows : rows_of_sums) {
-        for (int64_t i = 0; i < int64_t{rows} * columns_; ++i) {
-          want[i] += of_turns[turn][i] + (r == 0 ? bias[i % columns_] : 0);
+    }
+    std::vector<double> want(want_.begin(), want_.end());
+    int turn = turn_;
+    for (const Sum& sum : sums) {
+      for (int64_t i = 0; i < int64_t{sum.rows} * columns_; ++i) {
+        float whole = 0;  // as the kernel adds up
+        for (const auto& addend : addends[turn]) whole += addend[i];
+        if (sum.way == PeerSumWay::kShare) {
+          whole = Rounded(whole);
+          for (auto& addend : addends[turn]) addend[i] = whole;
         }
-        turn ^= 1;
+        want[i] += double{whole} + bias[i % columns_];
       }
+      turn ^= 1;
     }
     CheckCuda(cudaDeviceSynchronize());
     const int first_turn = turn_;
     for (size_t r = 0; r < ranks_.size(); ++r) {
       if (r + 1 == ranks_.size()) std::this_thread::sleep_for(kLag);
       turn_ = first_turn;
-      for (int rows : rows_of_sums) {
-        Launch(r, rows);
+      for (const Sum& sum : sums) {
+        Launch(r, sum);
         turn_ ^= 1;
       }
     }
     ASSERT_NO_FATAL_FAILURE(Await());
     const std::vector<float> x = ranks_[0]->x.Read();
     for (size_t i = 0; i < x.size(); ++i) {
-      ASSERT_NEAR(x[i], want[i], rows_of_sums.size() * Tolerance(want[i]))
+      ASSERT_NEAR(x[i], want[i], sums.size() * Tolerance(want[i]))
           << "x of " << i / columns_ << ", " << i % columns_;
     }
     ASSERT_NO_FATAL_FAILURE(CheckAlike());
     want_ = x;
   }
 
-  void Launch(size_t r, int rows) {
+  void Launch(size_t r, Sum sum) {
     Rank& rank = *ranks_[r];
     cuda::AddNormArgs args;
     args.x = rank.x.data();
@@ -185,11 +199,12 @@ class Group {
     args.norm_bias = norm_bias_.data();
     args.out = rank.out.data();
     args.out_stride = columns_;
-    args.rows = rows;
+    args.rows = sum.rows;
     args.columns = columns_;
     args.dtype = dtype_;
     args.peers = rank.sums;
     args.turn = turn_;
+    args.way = sum.way;
     CheckCuda(cuda::AddNorm(args, rank.stream));
   }
 
@@ -205,7 +220,12 @@ class Group {
   void Abort() { *static_cast<volatile uint32_t*>(aborted_) = 1; }
 
  private:
-  void Check(int rows, const std::vector<std::vector<float>>& addends);
+  float Rounded(float v) const {
+    float room = 0;
+    StoreElement(&room, dtype_, 0, v);
+    return LoadElement(&room, dtype_, 0);
+  }
+  void Check(Sum sum, const std::vector<std::vector<float>>& addends);
   void CheckAlike();
 
   const int columns_;
@@ -218,7 +238,8 @@ class Group {
   int turn_ = 0;
 };
 
-void Group::Check(int rows, const std::vector<std::vector<float>>& addends) {
+void Group::Check(Sum how, const std::vector<std::vector<float>>& addends) {
+  const int rows = how.rows;
   const std::vector<float> bias = Widen(bias_.Read(), dtype_);
   const std::vector<float> weight = norm_weight_.Read();
   const std::vector<float> norm_bias = norm_bias_.Read();
@@ -230,8 +251,10 @@ void Group::Check(int rows, const std::vector<std::vector<float>>& addends) {
     const int64_t row = int64_t{r} * columns_;
     double mean = 0, variance = 0;
     for (int c = 0; c < columns_; ++c) {
-      sum[c] = double{want_[row + c]} + bias[c];
-      for (const auto& addend : addends) sum[c] += addend[row + c];
+      float whole = 0;  // as the kernel adds up
+      for (const auto& addend : addends) whole += addend[row + c];
+      if (how.way == PeerSumWay::kShare) whole = Rounded(whole);
+      sum[c] = double{want_[row + c]} + bias[c] + whole;
       mean += sum[c] / columns_;
     }
     for (double s : sum) variance += (s - mean) * (s - mean) / columns_;
@@ -274,61 +297,66 @@ class PeerSumsTest
   Group NewGroup() const {
     return Group(ranks(), std::get<1>(GetParam()), std::get<2>(GetParam()));
   }
+  // Most rows whose blocks fit.
   int MostRows() const {
-    const std::vector<int> counts = RowCounts();
-    return *std::max_element(counts.begin(), counts.end());
+    if (ranks() * std::get<1>(GetParam()) <= 2 * 7168) return 66;
+    return ranks() <= 3 ? 34 : 16;
   }
-  // Of these, the ones whose blocks fit: pushed, pulled, in turn.
-  std::vector<int> RowCounts() const {
-    const int most = ranks() * std::get<1>(GetParam()) <= 2 * 7168 ? 66
-                     : ranks() <= 3                                ? 34
-                                                                   : 16;
-    std::vector<int> counts;
-    for (int rows : {1, 33, 16, 3, 34, 66, 32, 2, 64, 1}) {
-      if (rows <= most) counts.push_back(rows);
-    }
-    return counts;
+  // As many as fit of these.
+  std::vector<Sum> Fitting(std::vector<Sum> sums) const {
+    std::erase_if(sums, [&](Sum s) { return s.rows > MostRows(); });
+    return sums;
   }
 };
 
 TEST_P(PeerSumsTest, EveryRankHasTheSumAndItsNorm) {
   Group group = NewGroup();
   uint64_t seed = 0;
-  for (int rows : RowCounts()) {
-    SCOPED_TRACE(rows);
-    ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(rows, ++seed));
+  for (Sum sum :
+       Fitting({Push(1), Pull(33), Share(16), Push(16), Share(34), Share(1),
+                Push(3), Pull(34), Share(66), Pull(66), Pull(3), Push(32),
+                Push(2), Share(2), Pull(64), Share(33), Push(1)})) {
+    SCOPED_TRACE(seed);
+    ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(sum, ++seed));
   }
 }
 
-// Numbers of sums begin anew after 2^32 of them, and what an inbox held of the
-// lap before is not taken for new, whatever the sums at the seam are.
+// Numbers of sums begin anew after 2^32 of them, and what an inbox or a mark
+// held of the lap before is not taken for new, whatever the sums at the seam
+// are.
 TEST_P(PeerSumsTest, NumbersOfSumsBeginAnew) {
-  const int most = MostRows();
-  for (const std::vector<int>& at_the_seam :
-       {std::vector<int>{1, 2, 2, 16, 16, 16},
-        std::vector<int>{most, most, most, most, 16, 16},
-        std::vector<int>{2, 2, 2, 2, most, most}}) {
+  const Sum pull = Pull(MostRows()), share = Share(MostRows());
+  for (const std::vector<Sum>& at_the_seam :
+       {std::vector<Sum>{Push(1), Push(2), Push(2), Push(16), Share(16),
+                         Push(16), Share(16)},
+        std::vector<Sum>{pull, pull, pull, pull, Push(16), Share(16), share},
+        std::vector<Sum>{share, share, share, share, share, Push(16), pull},
+        std::vector<Sum>{Push(2), Push(2), Push(2), Push(2), pull, share,
+                         pull}}) {
     Group group = NewGroup();
+    // Numbers that will come again.
     for (uint64_t number : {1, 2, 3}) {
-      ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(16, number));
+      ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(Push(16), number));
+    }
+    for (uint64_t number : {4, 5, 6}) {
+      ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(share, number));
     }
     ASSERT_NO_FATAL_FAILURE(group.PushUpTo(0xfffffffb));
     uint64_t seed = 10;
-    for (int rows : at_the_seam) {
+    for (Sum sum : at_the_seam) {
       SCOPED_TRACE(seed);
-      ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(rows, ++seed));
+      ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(sum, ++seed));
     }
   }
 }
 
-// However long no sum was pulled, one that is waits for its peers.
-TEST_P(PeerSumsTest, PullsWaitAfterManyPushes) {
-  if (MostRows() <= PeerSums::kPushRows) {
-    GTEST_SKIP() << "the blocks of a pull do not fit at once";
+// However long no sum was pulled or shared, one that is waits for its peers.
+TEST_P(PeerSumsTest, PeersAreWaitedForAfterManyPushes) {
+  for (Sum sum : {Pull(MostRows()), Share(MostRows())}) {
+    Group group = NewGroup();
+    ASSERT_NO_FATAL_FAILURE(group.PushUpTo(0x80000010));
+    ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(sum, 10));
   }
-  Group group = NewGroup();
-  ASSERT_NO_FATAL_FAILURE(group.PushUpTo(0x80000010));
-  ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(MostRows(), 10));
 }
 
 // As in a step: a sum's kernel starts while the one before still runs.
@@ -336,20 +364,24 @@ TEST_P(PeerSumsTest, SumsFollowEachOtherAtOnce) {
   if (std::get<1>(GetParam()) > 768 || ranks() > 3) {
     GTEST_SKIP() << "the blocks of two sums of all ranks do not fit at once";
   }
-  const int most = MostRows();
+  const Sum pull = Pull(MostRows()), share = Share(MostRows());
   Group group = NewGroup();
   // A kernel that is loaded when it is first launched may wait for those that
   // run, here for a sum whose other ranks come later.
-  for (int rows : {1, most}) {
-    ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(rows, 30 + rows));
+  for (Sum sum : {Push(1), pull, share}) {
+    ASSERT_NO_FATAL_FAILURE(group.SumAndCheck(sum, 30));
   }
   for (uint64_t seed = 1; seed <= 20; ++seed) {
-    ASSERT_NO_FATAL_FAILURE(
-        group.SumInARow({1, 1, most, 2, most, most, most, 16, 16, 1, 1}, seed));
+    ASSERT_NO_FATAL_FAILURE(group.SumInARow(
+        {Push(1), Push(1), pull, share, share, Push(2), pull, pull, share,
+         Share(5), pull, Push(16), Share(16), Push(16), Push(1), share},
+        seed));
   }
   ASSERT_NO_FATAL_FAILURE(group.PushUpTo(0xfffffffa));
   ASSERT_NO_FATAL_FAILURE(
-      group.SumInARow({16, 2, most, 1, 2, most, 1, 16, 16, 2, most, most}, 21));
+      group.SumInARow({Push(16), Push(2), pull, Push(1), share, pull, Push(1),
+                       Push(16), Share(16), share, Push(2), pull, share},
+                      21));
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -366,9 +398,9 @@ INSTANTIATE_TEST_SUITE_P(
 // A rank whose peer never comes waits until it is told not to.
 TEST(PeerSumsAbort, EndsTheWaiting) {
   H2O_SKIP_WITHOUT_GPU();
-  for (int rows : {1, 40}) {
+  for (Sum sum : {Push(1), Pull(40), Share(40)}) {
     Group group(2, 768, DType::kBFloat16);
-    group.Launch(0, rows);
+    group.Launch(0, sum);
     auto done =
         std::async(std::launch::async, [] { return cudaDeviceSynchronize(); });
     EXPECT_EQ(done.wait_for(std::chrono::milliseconds(200)),
@@ -395,6 +427,20 @@ TEST(PeerSumsErrors, WhatDoesNotLieWhereItIsSharedIsRefused) {
   args.rows = 4;
   args.columns = 64;
   args.delta_stride = 64;
+  EXPECT_EQ(cuda::AddNorm(args, nullptr), cudaErrorInvalidValue);
+}
+
+TEST(PeerSumsErrors, MoreRowsThanAnInboxHasAreNotPushed) {
+  H2O_SKIP_WITHOUT_GPU();
+  DeviceArray<std::byte> memory(1 << 20);
+  cuda::AddNormArgs args;
+  args.rows = PeerSums::kPushRows + 1;
+  args.columns = args.delta_stride = 96;
+  args.peers = PeerSums::Of(2, args.rows, 2 * 96);
+  args.peers.memory.size = 2;
+  args.peers.memory.of_rank[0] = memory.data();
+  args.delta = args.peers.Addend(0);
+  args.way = PeerSumWay::kPush;
   EXPECT_EQ(cuda::AddNorm(args, nullptr), cudaErrorInvalidValue);
 }
 
