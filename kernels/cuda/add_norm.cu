@@ -13,6 +13,7 @@
 // Block r of one rank waits for block r of the others.  Blocks start in their
 // order, so the first of those that are not done has all it waits for.
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/launch.cuh"
@@ -145,12 +146,12 @@ __device__ void ClearInbox(const PeerSums& sums, uint32_t epoch, int rows) {
   }
 }
 
-// sum[v] = the addends of all ranks to vector v of the row, of which `own` is
-// this rank's.  `each` calls with every v and its column.
+// Adds the addends of all ranks to vector v of the row, of which `own` is this
+// rank's, to x[v].  `each` calls with every v and its column.
 template <int kMostRanks, class T, int kVectors, class Each>
 __device__ __forceinline__ void PushAndAdd(const PeerSums& sums, uint32_t epoch,
                                            int row, const Packed* own,
-                                           Floats (&sum)[kVectors],
+                                           Floats (&x)[kVectors],
                                            const Each& each) {
   const PeerMemory& memory = sums.memory;
   const auto each_peer = [&](auto fn) {
@@ -177,13 +178,12 @@ __device__ __forceinline__ void PushAndAdd(const PeerSums& sums, uint32_t epoch,
         here &= got[r].y == epoch && got[r].w == epoch;
       });
     } while (!here && !GivenUp(memory, &times));
-    sum[v] = {};
 #pragma unroll
     for (int r = 0; r < kMostRanks; ++r) {
       if (r == memory.rank) {
-        Accumulate<T>(own[v], &sum[v]);
+        Accumulate<T>(own[v], &x[v]);
       } else if (r < memory.size) {
-        Accumulate<T>({{got[r].x, got[r].z}}, &sum[v]);
+        Accumulate<T>({{got[r].x, got[r].z}}, &x[v]);
       }
     }
   });
@@ -227,11 +227,10 @@ template <int kMostRanks, class T, int kVectors, class Each>
 __device__ __forceinline__ void PullAndAdd(const PeerSums& sums, int turn,
                                            uint32_t epoch, int row,
                                            const Packed* own,
-                                           Floats (&sum)[kVectors],
+                                           Floats (&x)[kVectors],
                                            const Each& each) {
   const PeerMemory& memory = sums.memory;
   AwaitReady(memory, epoch);
-  each([&](int v, int) { sum[v] = {}; });
   constexpr int kAtOnce = kMostRanks == 2 ? 2 : 1;
 #pragma unroll kAtOnce
   for (int r = 0; r < (kMostRanks == 2 ? 2 : memory.size); ++r) {
@@ -240,7 +239,7 @@ __device__ __forceinline__ void PullAndAdd(const PeerSums& sums, int turn,
     each([&](int v, int column) {
       addend[v] = r == memory.rank ? own[v] : LoadPacked(from + column);
     });
-    each([&](int v, int) { Accumulate<T>(addend[v], &sum[v]); });
+    each([&](int v, int) { Accumulate<T>(addend[v], &x[v]); });
   }
 }
 
@@ -274,8 +273,7 @@ __device__ __forceinline__ void AddUpShare(const PeerSums& sums, int turn,
 template <int kMostRanks, class T, int kVectors, class Each>
 __device__ __forceinline__ void ShareAndAdd(const PeerSums& sums, int turn,
                                             uint32_t epoch, int row,
-                                            int columns,
-                                            Floats (&sum)[kVectors],
+                                            int columns, Floats (&x)[kVectors],
                                             const Each& each) {
   const PeerMemory& memory = sums.memory;
   AwaitReady(memory, epoch);
@@ -291,10 +289,9 @@ __device__ __forceinline__ void ShareAndAdd(const PeerSums& sums, int turn,
   }
   __syncthreads();
   const T* const whole = AddendRow<T>(sums, memory.rank, turn, row);
-  each([&](int v, int column) {
-    sum[v] = {};
-    Accumulate<T>(LoadPacked(whole + column), &sum[v]);
-  });
+  Packed sum[kVectors];
+  each([&](int v, int column) { sum[v] = LoadPacked(whole + column); });
+  each([&](int v, int) { Accumulate<T>(sum[v], &x[v]); });
 }
 
 // ---- AddNorm ----------------------------------------------------------------
@@ -324,27 +321,42 @@ __device__ __forceinline__ void PrefetchParameters(const AddNormArgs& a,
   if (a.norm_bias) PrefetchLine(a.norm_bias + column);
 }
 
+// How a row lies over the threads of a block: kVectors of a thread, and at most
+// kThreads; at least kBlocks are on a multiprocessor at a time.  Held
+// parameters wait in registers.
+template <int kVectorsOfThread, int kMostThreads, int kFewestBlocks, bool kHold>
+struct RowLayout {
+  static constexpr int kVectors = kVectorsOfThread;
+  static constexpr int kThreads = kMostThreads, kBlocks = kFewestBlocks;
+  static constexpr bool kHeld = kHold;
+};
 // Few rows leave the device idle: many threads finish each sooner.
-constexpr int kFewRows = PeerSums::kPushRows;
+using FewRows = RowLayout<2, 1024, 1, true>;
+// Of many, as many as possible should be under way.
+using ManyRows = RowLayout<2, 896, 2, false>;
+using LongRows = RowLayout<4, 768, 1, false>;
+using PulledRows = RowLayout<4, 768, 2, false>;
 
-// Vectors a thread of one row: kFew when the time of a single row counts.
-constexpr int kFew = 2, kMany = 4;
-constexpr int kFewThreads = 1024;
-constexpr int kManyThreads = 896;  // so that each may have 72 registers
+constexpr int kFewRows = PeerSums::kPushRows;
+template <class Layout>
+constexpr int kMostColumns = kVector* Layout::kVectors* Layout::kThreads;
 
 // One block a row, which it keeps in registers: thread t has the vectors t,
 // t + threads, ...  Mean and variance are two sums over those registers.
 //
 // The parameters come from far away, but depend on no kernel and are asked for
-// while the one before still runs: kFew vectors of them wait in registers,
-// kMany in the L2 cache.  Loops that load store nothing, so that all their
-// loads are on the way at once.
-template <class T, int kVectors, Source kSource, int kMostRanks>
-__global__ void __launch_bounds__(kVectors == kFew ? kFewThreads : kManyThreads)
+// while the one before still runs: held ones wait in registers, others in the
+// L2 cache.  Loops that load store nothing, so that all their loads are on the
+// way at once.
+template <class T, class Layout, Source kSource, int kMostRanks>
+__global__ void __launch_bounds__(Layout::kThreads, Layout::kBlocks)
     AddNormKernel(const __grid_constant__ AddNormArgs a,
                   const float inverse_columns) {
   __shared__ float sums[kWarp], squares[kWarp];
-  constexpr bool kHeld = kVectors == kFew;
+  constexpr int kVectors = Layout::kVectors;
+  constexpr bool kHeld = Layout::kHeld;
+  // Few registers are left while a block of PulledRows waits for its peers.
+  constexpr bool kBiasLate = std::is_same_v<Layout, PulledRows>;
   const auto each = [&](auto fn) {
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
@@ -383,29 +395,24 @@ __global__ void __launch_bounds__(kVectors == kFew ? kFewThreads : kManyThreads)
       delta[v] = LoadPacked(delta_row + column);
     }
     x[v] = Load<kVector>(x_row + column);
-    if (a.delta && !kHeld) bias[v] = LoadBias<T>(a, column);
+    if (a.delta && !kHeld && !kBiasLate) bias[v] = LoadBias<T>(a, column);
   });
   AllowNext();  // behind the wait: attention relies on that
 
   if (a.delta) {
-    Floats sum[kVectors];
     if constexpr (kSource == Source::kPush) {
-      PushAndAdd<kMostRanks, T>(peers, epoch, row, delta, sum, each);
+      PushAndAdd<kMostRanks, T>(peers, epoch, row, delta, x, each);
     } else if constexpr (kSource == Source::kPull) {
-      PullAndAdd<kMostRanks, T>(peers, a.turn, epoch, row, delta, sum, each);
+      PullAndAdd<kMostRanks, T>(peers, a.turn, epoch, row, delta, x, each);
     } else if constexpr (kSource == Source::kShare) {
-      ShareAndAdd<kMostRanks, T>(peers, a.turn, epoch, row, a.columns, sum,
-                                 each);
+      ShareAndAdd<kMostRanks, T>(peers, a.turn, epoch, row, a.columns, x, each);
     } else {
-      each([&](int v, int) {
-        sum[v] = {};
-        Accumulate<T>(delta[v], &sum[v]);
-      });
+      each([&](int v, int) { Accumulate<T>(delta[v], &x[v]); });
     }
-    each([&](int v, int) {
-      Accumulate<T>(bias[v], &sum[v]);
-      for (int j = 0; j < kVector; ++j) x[v].at[j] += sum[v].at[j];
-    });
+    if constexpr (kBiasLate) {
+      each([&](int v, int column) { bias[v] = LoadBias<T>(a, column); });
+    }
+    each([&](int v, int) { Accumulate<T>(bias[v], &x[v]); });
     if (a.place != NormPlace::kAfter) {
       each([&](int v, int column) { Store(x[v], x_row + column); });
     }
@@ -458,43 +465,50 @@ __global__ void __launch_bounds__(kVectors == kFew ? kFewThreads : kManyThreads)
   }
 }
 
-template <class T, int kVectors, Source kSource, int kMostRanks>
+template <class T, class Layout, Source kSource, int kMostRanks>
 cudaError_t LaunchAddNorm(const AddNormArgs& args, cudaStream_t stream) {
-  const int64_t threads = CeilDiv(args.columns, kVector * kVectors);
+  const int64_t threads = CeilDiv(args.columns, kVector * Layout::kVectors);
   return Launch(
-      AddNormKernel<T, kVectors, kSource, kMostRanks>,
+      AddNormKernel<T, Layout, kSource, kMostRanks>,
       {dim3(args.rows), static_cast<int>(CeilDiv(threads, kWarp) * kWarp)},
       stream, args, 1.0f / static_cast<float>(args.columns));
 }
 
-template <class T, int kVectors>
-cudaError_t LaunchFor(const AddNormArgs& args, cudaStream_t stream) {
-  const int ranks = args.peers.memory.size;
-  if (ranks == 0) {
-    return LaunchAddNorm<T, kVectors, Source::kWhole, 1>(args, stream);
+template <class T, class Layout, Source kSource>
+cudaError_t LaunchSum(const AddNormArgs& args, cudaStream_t stream) {
+  return args.peers.memory.size == 2
+             ? LaunchAddNorm<T, Layout, kSource, 2>(args, stream)
+             : LaunchAddNorm<T, Layout, kSource, PeerMemory::kMaxRanks>(args,
+                                                                        stream);
+}
+
+template <class T>
+cudaError_t LaunchAs(const AddNormArgs& args, cudaStream_t stream) {
+  const bool few =
+      args.rows <= kFewRows && args.columns <= kMostColumns<FewRows>;
+  if (!args.peers) {
+    if (few) return LaunchAddNorm<T, FewRows, Source::kWhole, 1>(args, stream);
+    return args.columns <= kMostColumns<ManyRows>
+               ? LaunchAddNorm<T, ManyRows, Source::kWhole, 1>(args, stream)
+               : LaunchAddNorm<T, LongRows, Source::kWhole, 1>(args, stream);
   }
-  constexpr int kAny = PeerMemory::kMaxRanks;
-  if (args.way == PeerSumWay::kPush) {
-    return ranks == 2
-               ? LaunchAddNorm<T, kVectors, Source::kPush, 2>(args, stream)
-               : LaunchAddNorm<T, kVectors, Source::kPush, kAny>(args, stream);
+  switch (args.way) {
+    case PeerSumWay::kPush:
+      return few ? LaunchSum<T, FewRows, Source::kPush>(args, stream)
+                 : LaunchSum<T, LongRows, Source::kPush>(args, stream);
+    case PeerSumWay::kPull:
+      return few ? LaunchSum<T, FewRows, Source::kPull>(args, stream)
+                 : LaunchSum<T, PulledRows, Source::kPull>(args, stream);
+    case PeerSumWay::kShare:
+      return LaunchSum<T, LongRows, Source::kShare>(args, stream);
   }
-  if constexpr (kVectors == kMany) {
-    if (args.way == PeerSumWay::kShare) {
-      return LaunchAddNorm<T, kMany, Source::kShare, kAny>(args, stream);
-    }
-    return ranks == 2
-               ? LaunchAddNorm<T, kMany, Source::kPull, 2>(args, stream)
-               : LaunchAddNorm<T, kMany, Source::kPull, kAny>(args, stream);
-  } else {
-    return cudaErrorInvalidValue;  // only pushed rows are few
-  }
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace
 
 cudaError_t AddNorm(const AddNormArgs& args, cudaStream_t stream) {
-  static_assert(kMostNormColumns == kMany * kVector * kManyThreads);
+  static_assert(kMostNormColumns == kMostColumns<LongRows>);
   if (args.columns % kColumnVector != 0 || args.columns > kMostNormColumns) {
     return cudaErrorInvalidValue;
   }
@@ -506,13 +520,8 @@ cudaError_t AddNorm(const AddNormArgs& args, cudaStream_t stream) {
     return cudaErrorInvalidValue;
   }
   if (args.rows == 0) return cudaSuccess;
-  const bool few = args.rows <= kFewRows &&
-                   args.columns <= kFew * kVector * kFewThreads &&
-                   (!peers || args.way == PeerSumWay::kPush);
   return DispatchFormat(args.dtype, [&](auto format) {
-    using T = decltype(format);
-    return few ? LaunchFor<T, kFew>(args, stream)
-               : LaunchFor<T, kMany>(args, stream);
+    return LaunchAs<decltype(format)>(args, stream);
   });
 }
 

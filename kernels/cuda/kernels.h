@@ -33,7 +33,7 @@ int MostSlots(int head_dim);
 // Rows of activations are whole vectors of so many columns.
 inline constexpr int kColumnVector = 8;
 // Most columns of AddNorm.
-inline constexpr int kMostNormColumns = 14336;
+inline constexpr int kMostNormColumns = 12288;
 
 // ---- attention -------------------------------------------------------------
 
