@@ -270,11 +270,11 @@ __device__ __forceinline__ void AddUpShare(const PeerSums& sums, int turn,
   }
 }
 
-template <int kMostRanks, class T, int kVectors, class Each>
-__device__ __forceinline__ void ShareAndAdd(const PeerSums& sums, int turn,
+// Shares are marked row by row.
+template <int kMostRanks, class T>
+__device__ __forceinline__ void HandOnShare(const PeerSums& sums, int turn,
                                             uint32_t epoch, int row,
-                                            int columns, Floats (&x)[kVectors],
-                                            const Each& each) {
+                                            int columns) {
   const PeerMemory& memory = sums.memory;
   AwaitReady(memory, epoch);
   AddUpShare<kMostRanks, T>(sums, turn, row, columns);
@@ -282,6 +282,17 @@ __device__ __forceinline__ void ShareAndAdd(const PeerSums& sums, int turn,
   const int peer = threadIdx.x;
   if (peer < memory.size && peer != memory.rank) {
     StoreRelease(Mark(sums, peer, row, memory.rank), epoch);
+  }
+}
+
+template <class T, int kVectors, class Each>
+__device__ __forceinline__ void AddShares(const PeerSums& sums, int turn,
+                                          uint32_t epoch, int row,
+                                          Floats (&x)[kVectors],
+                                          const Each& each) {
+  const PeerMemory& memory = sums.memory;
+  const int peer = threadIdx.x;
+  if (peer < memory.size && peer != memory.rank) {
     const uint32_t* const mark = Mark(sums, memory.rank, row, peer);
     uint32_t times = 0;
     while (LoadAcquire(mark) != epoch && !GivenUp(memory, &times)) {
@@ -332,10 +343,10 @@ struct RowLayout {
 };
 // Few rows leave the device idle: many threads finish each sooner.
 using FewRows = RowLayout<2, 1024, 1, true>;
+using FewLongRows = RowLayout<4, 768, 1, false>;
 // Of many, as many as possible should be under way.
 using ManyRows = RowLayout<2, 896, 2, false>;
-using LongRows = RowLayout<4, 768, 1, false>;
-using PulledRows = RowLayout<4, 768, 2, false>;
+using LongRows = RowLayout<4, 768, 2, false>;
 
 constexpr int kFewRows = PeerSums::kPushRows;
 template <class Layout>
@@ -355,8 +366,8 @@ __global__ void __launch_bounds__(Layout::kThreads, Layout::kBlocks)
   __shared__ float sums[kWarp], squares[kWarp];
   constexpr int kVectors = Layout::kVectors;
   constexpr bool kHeld = Layout::kHeld;
-  // Few registers are left while a block of PulledRows waits for its peers.
-  constexpr bool kBiasLate = std::is_same_v<Layout, PulledRows>;
+  // Registers are short.
+  constexpr bool kBiasLate = std::is_same_v<Layout, LongRows>;
   const auto each = [&](auto fn) {
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
@@ -387,6 +398,9 @@ __global__ void __launch_bounds__(Layout::kThreads, Layout::kBlocks)
   }
 
   const int64_t row = blockIdx.x;
+  if constexpr (kSource == Source::kShare) {
+    HandOnShare<kMostRanks, T>(peers, a.turn, epoch, row, a.columns);
+  }
   float* const x_row = a.x + row * a.x_stride;
   const T* const delta_row =
       static_cast<const T*>(a.delta) + row * a.delta_stride;
@@ -405,7 +419,7 @@ __global__ void __launch_bounds__(Layout::kThreads, Layout::kBlocks)
     } else if constexpr (kSource == Source::kPull) {
       PullAndAdd<kMostRanks, T>(peers, a.turn, epoch, row, delta, x, each);
     } else if constexpr (kSource == Source::kShare) {
-      ShareAndAdd<kMostRanks, T>(peers, a.turn, epoch, row, a.columns, x, each);
+      AddShares<T>(peers, a.turn, epoch, row, x, each);
     } else {
       each([&](int v, int) { Accumulate<T>(delta[v], &x[v]); });
     }
@@ -474,10 +488,11 @@ cudaError_t LaunchAddNorm(const AddNormArgs& args, cudaStream_t stream) {
       stream, args, 1.0f / static_cast<float>(args.columns));
 }
 
-template <class T, class Layout, Source kSource>
+// Of more than `kFewRanks` ranks the kernel for as many as there may be.
+template <class T, class Layout, Source kSource, int kFewRanks>
 cudaError_t LaunchSum(const AddNormArgs& args, cudaStream_t stream) {
-  return args.peers.memory.size == 2
-             ? LaunchAddNorm<T, Layout, kSource, 2>(args, stream)
+  return args.peers.memory.size <= kFewRanks
+             ? LaunchAddNorm<T, Layout, kSource, kFewRanks>(args, stream)
              : LaunchAddNorm<T, Layout, kSource, PeerMemory::kMaxRanks>(args,
                                                                         stream);
 }
@@ -494,13 +509,13 @@ cudaError_t LaunchAs(const AddNormArgs& args, cudaStream_t stream) {
   }
   switch (args.way) {
     case PeerSumWay::kPush:
-      return few ? LaunchSum<T, FewRows, Source::kPush>(args, stream)
-                 : LaunchSum<T, LongRows, Source::kPush>(args, stream);
+      return few ? LaunchSum<T, FewRows, Source::kPush, 2>(args, stream)
+                 : LaunchSum<T, FewLongRows, Source::kPush, 2>(args, stream);
     case PeerSumWay::kPull:
-      return few ? LaunchSum<T, FewRows, Source::kPull>(args, stream)
-                 : LaunchSum<T, PulledRows, Source::kPull>(args, stream);
+      return few ? LaunchSum<T, FewRows, Source::kPull, 2>(args, stream)
+                 : LaunchSum<T, LongRows, Source::kPull, 2>(args, stream);
     case PeerSumWay::kShare:
-      return LaunchSum<T, LongRows, Source::kShare>(args, stream);
+      return LaunchSum<T, LongRows, Source::kShare, 4>(args, stream);
   }
   return cudaErrorInvalidValue;
 }

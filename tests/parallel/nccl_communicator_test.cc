@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -21,6 +22,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/dtype.h"
+#include "kernels/cuda/kernels.h"
 #include "parallel/host_communicator.h"
 #include "tests/base/seconds_since.h"
 
@@ -67,21 +69,22 @@ class NcclCommunicator : public ::testing::Test {
 
   // `body` runs in each of the processes; the mesh connects them.
   static void RunRanks(
-      const std::function<void(std::unique_ptr<Communicator>)>& body) {
+      const std::function<void(std::unique_ptr<Communicator>)>& body,
+      int ranks = kRanks) {
     static uint64_t formation = 0;
     MeshOptions mesh;
-    mesh.size = kRanks;
+    mesh.size = ranks;
     mesh.nonce = (static_cast<uint64_t>(getpid()) << 20) + ++formation;
     mesh.connect_timeout_seconds = 30;
-    mesh.host_ids.assign(kRanks, ThisHostId());
+    mesh.host_ids.assign(ranks, ThisHostId());
     std::vector<MeshListener> listeners;
-    for (int k = 0; k < kRanks; ++k) {
+    for (int k = 0; k < ranks; ++k) {
       listeners.push_back(MeshListener::Bind("127.0.0.1:0").value());
       mesh.addresses.push_back(listeners.back().address());
     }
     std::fflush(nullptr);
     std::vector<pid_t> children;
-    for (int k = 0; k < kRanks; ++k) {
+    for (int k = 0; k < ranks; ++k) {
       const pid_t pid = fork();
       ASSERT_GE(pid, 0);
       if (pid == 0) {
@@ -98,7 +101,7 @@ class NcclCommunicator : public ::testing::Test {
       children.push_back(pid);
     }
     listeners.clear();
-    for (int k = 0; k < kRanks; ++k) {
+    for (int k = 0; k < ranks; ++k) {
       int status = 0;
       waitpid(children[k], &status, 0);
       EXPECT_EQ(status, 0) << "rank " << k;
@@ -354,6 +357,116 @@ TEST_F(NcclCommunicator, RanksMapEachOthersMemory) {
               BytesOf(me, kBytes, 0));
     meet();
   });
+}
+
+// Rows of a residual to which sums over ranks are added where the GPUs reach
+// each other, by AddNorm.
+class PeerSumRows {
+ public:
+  PeerSumRows(const Rank& rank, const PeerSums& sums, int columns)
+      : rank_(rank),
+        sums_(sums),
+        columns_(columns),
+        x_(sums.max_rows * columns * sizeof(float)),
+        want_(sums.max_rows * columns) {
+    EXPECT_EQ(cudaMemset(x_.data(), 0, want_.size() * sizeof(float)),
+              cudaSuccess);
+  }
+
+  // Adds round's addends of all ranks to the first `rows` rows, and says what
+  // these are then, to the bit.
+  void Add(int rows, PeerSumWay way, int round) {
+    const int turn = round % 2;
+    const int64_t count = int64_t{rows} * columns_;
+    std::vector<std::vector<char>> of_ranks;
+    for (int k = 0; k < sums_.memory.size; ++k) {
+      of_ranks.push_back(ValuesOf(k, count, kType, round));
+    }
+    rank_.Upload(of_ranks[sums_.memory.rank], sums_.Addend(turn));
+    cuda::AddNormArgs args;
+    args.x = reinterpret_cast<float*>(x_.data());
+    args.x_stride = columns_;
+    args.delta = sums_.Addend(turn);
+    args.delta_stride = columns_;
+    args.place = NormPlace::kNone;
+    args.rows = rows;
+    args.columns = columns_;
+    args.dtype = kType;
+    args.peers = sums_;
+    args.turn = turn;
+    args.way = way;
+    ASSERT_CUDA(cuda::AddNorm(args, rank_.stream()));
+    for (int64_t i = 0; i < count; ++i) {
+      if (way == PeerSumWay::kShare) {
+        float sum = 0;
+        for (const auto& addend : of_ranks) sum += At(addend, i);
+        StoreElement(&sum, kType, 0, sum);
+        want_[i] += LoadElement(&sum, kType, 0);
+      } else {
+        for (const auto& addend : of_ranks) want_[i] += At(addend, i);
+      }
+    }
+  }
+  void Check() const {
+    const std::vector<char> x =
+        rank_.Download(x_.data(), want_.size() * sizeof(float));
+    for (size_t i = 0; i < want_.size(); ++i) {
+      ASSERT_EQ(LoadElement(x.data(), DType::kFloat32, i), want_[i])
+          << "row " << i / columns_ << ", column " << i % columns_;
+    }
+  }
+
+ private:
+  static constexpr DType kType = DType::kBFloat16;
+  static float At(const std::vector<char>& addend, int64_t i) {
+    return LoadElement(addend.data(), kType, i);
+  }
+
+  const Rank& rank_;
+  const PeerSums& sums_;
+  const int columns_;
+  const DeviceMemory x_;
+  std::vector<float> want_;
+};
+
+// Each way, of as many ranks as there are GPUs: over the wire, where what one
+// GPU writes last may come first.
+TEST_F(NcclCommunicator, KernelsSumOverMappedMemory) {
+  for (int ranks = kRanks; ranks <= std::min(CountGpus(), 8); ranks *= 2) {
+    SCOPED_TRACE(ranks);
+    RunRanks(
+        [](std::unique_ptr<Communicator> mesh) {
+          Rank rank(std::move(mesh));
+          if (!rank.ok()) return;
+          for (int columns : {96, 7168, 12288}) {
+            PeerSums sums = PeerSums::Of(rank->size(), 700, 2 * columns);
+            const auto memory = rank->MapPeers(sums.bytes);
+            ASSERT_TRUE(memory.ok()) << memory.status();
+            if (memory->size == 0) {
+              GTEST_SKIP() << "the GPUs cannot reach each other's memory";
+            }
+            sums.memory = *memory;
+            PeerSumRows rows(rank, sums, columns);
+            int round = 0;
+            for (int n : {1, 32, 33, 140, 700}) {
+              for (PeerSumWay way : {PeerSumWay::kShare, PeerSumWay::kPull,
+                                     PeerSumWay::kPush, PeerSumWay::kShare,
+                                     PeerSumWay::kShare, PeerSumWay::kPull}) {
+                if (way == PeerSumWay::kPush && n > sums.kPushRows) continue;
+                // Now one, now the other is late.
+                if (round % rank->size() == rank->rank()) {
+                  std::this_thread::sleep_for(milliseconds(2));
+                }
+                rows.Add(n, way, round++);
+                if (HasFatalFailure()) return;
+              }
+              rows.Check();
+              if (HasFatalFailure()) return;
+            }
+          }
+        },
+        ranks);
+  }
 }
 
 // Without the memory that NCCL can share, ranks map nothing, are told so, and
