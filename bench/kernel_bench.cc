@@ -48,6 +48,8 @@ class Bench {
     backend.max_prompt_rows = kMostRows;
     backend.max_heads = shard_.heads.size();
     backend.head_dim = config_.head_dim();
+    backend.hidden_size = config_.hidden_size;
+    backend.embed_dim = config_.embed_dim;
     backend.cache_directory = options_.cache_directory;
     H2O_ASSIGN_OR_RETURN(backend_, NewCudaBackend(backend));
     H2O_RETURN_IF_ERROR(MakeMatrices());

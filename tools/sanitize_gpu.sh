@@ -52,7 +52,8 @@ filter_of() {
     cuda_rows_test:racecheck) echo '-*/300x*' ;;
     cuda_tokens_test:racecheck)
       echo '-*OptsVocabulary*:*SmallVocabularies*' ;;
-    # So are NCCL's, and the other cases are about ranks that hang or are gone.
+    # So are NCCL's; the other cases are about ranks that hang or are gone, and
+    # about sums that cuda_peer_sums_test has on one GPU.
     nccl_communicator_test:memcheck) echo '*SumsAndGathers*' ;;
     nccl_communicator_test:*) ;;
     # racecheck ends in an error of its own as soon as cuBLASLt multiplies

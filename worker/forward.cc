@@ -1,9 +1,5 @@
 #include "worker/forward.h"
 
-#include <algorithm>
-#include <utility>
-#include <vector>
-
 #include "base/status_macros.h"
 
 namespace h2o {

@@ -8,7 +8,10 @@
 // when the RankSums is made: a fraction of a second.
 //
 // Threads  one owner, the step thread.
-// Errors   the communicator's.
+// Errors   the communicator's; of Create also the device's, RESOURCE_EXHAUSTED
+//          if memory is short.
+// Waiting  Create waits for all ranks in kernels and without a deadline: who
+//          watches the processes ends it.
 #pragma once
 
 #include <array>
@@ -65,11 +68,11 @@ class RankSums {
   int64_t bytes() const { return peers_.bytes; }
   // None, where there is one way only.
   const std::vector<SumTimes>& times() const { return times_; }
-  // "push up to 32 rows, pull up to 2048"
+  // "push up to 32 rows, pull up to 2048 rows"
   std::string ToString() const;
 
-  // Where a part of `rows` rows goes; `turn` is 0 and 1 in turn.  Until it is
-  // added up, whatever follows may write there.
+  // Where a part of `rows` rows goes; `turn` is 0 and 1 in turn.  It may be
+  // written once the sum of the other turn is enqueued, and until its own is.
   Delta PartOf(int64_t rows, int turn) const;
 
   // Backend::AddNorm of the sum over ranks.

@@ -35,9 +35,6 @@ void Mix(uint64_t value, uint64_t* hash) {
 // Layers of a step that are timed one by one; marks are not without number.
 constexpr size_t kMaxTimedLayers = 1024;
 
-// Decode steps whose heads store no more are recorded as one.
-constexpr int32_t kSmallestSlotClass = 256;
-
 // What plans make known of a sequence; results are known later, if at all.
 struct OpenSequence {
   SequenceSpec spec;
@@ -695,8 +692,7 @@ absl::Status Runner::Decode(const std::vector<uint64_t>& ids, Pending* step) {
   // Steps of one bucket and one class of lengths are one recording.
   const int64_t padded = backend_->BatchBucket(n);
   slots.resize(padded, -1);
-  batch.max_slots = static_cast<int32_t>(std::bit_ceil(
-      static_cast<uint32_t>(std::max(batch.max_slots, kSmallestSlotClass))));
+  batch.max_slots = DecodeSlotClass(batch.max_slots, config_.max_positions);
   const uint64_t key = static_cast<uint64_t>(padded) << 32 |
                        static_cast<uint64_t>(batch.max_slots) << 8 |
                        (batch.scored ? 4 : 0) | (whole ? 2 : 0) |
@@ -903,6 +899,13 @@ uint64_t Runner::Checksum(uint64_t step) const {
 absl::StatusOr<StepResult> ShardRunner::Run(const StepPlan& plan) {
   H2O_RETURN_IF_ERROR(Launch(plan));
   return Collect();
+}
+
+int32_t DecodeSlotClass(int32_t slots, int64_t max_positions) {
+  constexpr int32_t kSmallest = 256;
+  const auto least = static_cast<uint32_t>(std::max(slots, kSmallest));
+  return static_cast<int32_t>(std::min<int64_t>(
+      std::bit_ceil(least), CeilDiv(max_positions, kPageSlots) * kPageSlots));
 }
 
 absl::StatusOr<std::unique_ptr<ShardRunner>> ShardRunner::Create(

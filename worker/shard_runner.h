@@ -91,4 +91,9 @@ class ShardRunner : public PlanRunner {
   virtual void Abort(absl::Status reason) = 0;
 };
 
+// Decode steps whose heads store no more slots than this are recorded as one,
+// if their heads store up to `slots`: a power of two, but no more than the
+// pages of the longest sequence have, for which backends are made.
+int32_t DecodeSlotClass(int32_t slots, int64_t max_positions);
+
 }  // namespace h2o

@@ -1,17 +1,18 @@
 // What ends each half of a layer: the residual grows by a delta, the next half
 // reads it normalised.  Of several GPUs each has a part of the delta; the
-// kernel itself fetches the parts of the others.
+// kernel itself adds the parts of the others, in the way that the caller says.
 //
-// Few rows are pushed: a rank writes its addend into its peers' inboxes, number
-// and epoch side by side, so that what has come shows by itself (the protocol
-// that NCCL calls LL).  More are pulled: a rank says that its addend is there,
-// and its peers read it where it is.  Both ways every rank adds up all addends
-// in the order of ranks, so all have the same bits.  Of many ranks each pulls
-// its share of the columns alone and hands on the sum (an all-reduce in two
-// shots), so all have the bits of whoever added up.
+// Pushed: a rank writes its addend into its peers' inboxes, number and epoch
+// side by side, so that what has come shows by itself (the protocol that NCCL
+// calls LL).  Pulled: a rank says that its addend is there, and its peers read
+// it where it is.  Both ways every rank adds up all addends in the order of
+// ranks, so all have the same bits.  Shared: each pulls its share of the
+// columns alone and hands on the sum (an all-reduce in two shots), so all have
+// the bits of whoever added up.
 //
-// Block r of one rank waits for block r of the others.  Blocks start in their
-// order, so the first of those that are not done has all it waits for.
+// Block r of one rank waits for block r of the others, and first for their
+// block 0, which tells.  Blocks start in their order, so the first of those
+// that are not done has all it waits for.
 #include <cstdint>
 #include <type_traits>
 

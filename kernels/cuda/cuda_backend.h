@@ -18,9 +18,9 @@ struct CudaBackendOptions {
   int64_t max_prompt_rows = 0;     // of PrefillAttention, all prompts
   int64_t max_heads = 0;           // likewise
   int head_dim = 0;
-  int64_t max_slots = 0;  // of a head
-  // What is normalised, and what is embedded, has so many columns at most.
-  int64_t hidden_size = 0, embed_dim = 0;
+  int64_t max_slots = 0;         // of a head
+  int64_t hidden_size = 0;       // columns of what is normalised
+  int64_t embed_dim = 0;         // and of what is embedded
   std::string cache_directory;   // of choices that outlive us; empty: none do
   bool search_products = false;  // at length, a product's kernel: for tuning
 };

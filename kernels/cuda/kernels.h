@@ -122,7 +122,7 @@ struct AddNormArgs {
   int columns = 0;
   DType dtype = DType::kBFloat16;
   // Of several ranks: delta is this one's part, its addend of `turn`, and the
-  // whole is the sum of all.
+  // whole is the sum of all, which kShare writes over the parts.
   PeerSums peers;
   int turn = 0;
   PeerSumWay way = PeerSumWay::kPull;  // the same on every rank

@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <CLI/CLI.hpp>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "clients/bench_report.h"
 #include "clients/commands.h"
 
 namespace h2o {
@@ -56,6 +58,24 @@ TEST(Bench, OfOneRankHasNoAllReduces) {
   EXPECT_FALSE(json.contains("all_reduces"));
   EXPECT_FALSE(json.contains("with_all_reduces"));
   EXPECT_THAT(Bench(""), Not(HasSubstr("all-reduces")));
+}
+
+TEST(BenchReport, TellsHowLongEachWayOfSummingTook) {
+  BenchReport report{.run = BenchRun(1)};
+  report.run.arrivals[0] = {1, 2, 2};
+  report.run.seconds = 2;
+  report.sums = {
+      {32, {8e-6f, 7e-6f, 11e-6f, 12e-6f}},
+      {64, {std::numeric_limits<float>::infinity(), 9e-6f, 12e-6f, 15e-6f}}};
+  ::testing::internal::CaptureStdout();
+  Print(report, /*json=*/true);
+  const auto sums =
+      nlohmann::json::parse(::testing::internal::GetCapturedStdout())["sums"];
+  ASSERT_EQ(sums.size(), 2u);
+  EXPECT_EQ(sums[0]["rows"], 32);
+  EXPECT_NEAR(sums[0]["push_us"], 8, 1e-3);
+  EXPECT_NEAR(sums[1]["all-reduce_us"], 15, 1e-3);
+  EXPECT_FALSE(sums[1].contains("push_us"));
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// Two processes, a GPU each.  This process forks them and never calls CUDA.
+// Processes, a GPU each: two, but for what is said of more.  This process forks
+// them and never calls CUDA.
 #include "parallel/nccl_communicator.h"
 
 #include <cuda_runtime_api.h>
@@ -432,7 +433,8 @@ class PeerSumRows {
 // Each way, of as many ranks as there are GPUs: over the wire, where what one
 // GPU writes last may come first.
 TEST_F(NcclCommunicator, KernelsSumOverMappedMemory) {
-  for (int ranks = kRanks; ranks <= std::min(CountGpus(), 8); ranks *= 2) {
+  for (int ranks = kRanks;
+       ranks <= std::min(CountGpus(), PeerMemory::kMaxRanks); ranks *= 2) {
     SCOPED_TRACE(ranks);
     RunRanks(
         [](std::unique_ptr<Communicator> mesh) {

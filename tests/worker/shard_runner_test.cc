@@ -345,5 +345,16 @@ TEST(ShardRunner, RefusesPoolsAndSplitsThatCannotBe) {
   EXPECT_EQ(create().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST(DecodeSlotClass, IsAPowerOfTwoOrAsLongAsASequenceCanBe) {
+  EXPECT_EQ(DecodeSlotClass(1, 2048), 256);
+  EXPECT_EQ(DecodeSlotClass(256, 2048), 256);
+  EXPECT_EQ(DecodeSlotClass(257, 2048), 512);
+  EXPECT_EQ(DecodeSlotClass(2048, 2048), 2048);
+  EXPECT_EQ(DecodeSlotClass(16385, 40000), 32768);
+  EXPECT_EQ(DecodeSlotClass(32769, 40000), 40000);
+  EXPECT_EQ(DecodeSlotClass(40000, 40001), 40032);
+  EXPECT_EQ(DecodeSlotClass(5, 60), 64);
+}
+
 }  // namespace
 }  // namespace h2o

@@ -274,7 +274,8 @@ TEST(RowKernelErrors, UnsupportedColumns) {
   H2O_SKIP_WITHOUT_GPU();
   cuda::AddNormArgs args;
   args.rows = 1;
-  for (const int columns : {100, 7, 16384}) {
+  for (const int columns :
+       {100, 7, cuda::kMostNormColumns + cuda::kColumnVector}) {
     args.columns = columns;
     EXPECT_EQ(cuda::AddNorm(args, nullptr), cudaErrorInvalidValue) << columns;
   }
