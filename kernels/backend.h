@@ -92,7 +92,7 @@ struct Delta {
   Matrix mine;
   const PeerSums* peers = nullptr;
   int turn = 0;
-  PeerSumWay way = PeerSumWay::kPull;  // the same on all ranks
+  SumWay way = SumWay::kAllReduce;  // another with peers; the same on all ranks
 };
 
 // Prompts side by side: prompt p is rows [starts[p], starts[p + 1]).

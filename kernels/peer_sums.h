@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/kv_page.h"
+
 namespace h2o {
 
 // Memory of every rank's device, of one size, that all of them map.
@@ -21,7 +23,7 @@ struct PeerMemory {
 
 // How the ranks of a group add up what each has of a matrix.  All ways give all
 // ranks the same bits.
-enum class PeerSumWay : uint8_t {
+enum class SumWay : uint8_t {
   // Each writes its addend into its peers' inboxes: one way over the wire, but
   // twice the bytes.  Of at most kPushRows rows.
   kPush,
@@ -31,7 +33,10 @@ enum class PeerSumWay : uint8_t {
   // the others' addends: 2 (ranks - 1) / ranks times the bytes of an addend,
   // whatever the ranks, but one way more.  The sum is rounded like an addend.
   kShare,
+  // The communicator adds up, before AddNorm, which finds the whole.
+  kAllReduce,
 };
+inline constexpr int kSumWays = 4;
 
 // Sums over ranks of matrices of up to max_rows rows.  In each rank's memory,
 // in bytes: what tells the ranks that addends are there; marks that shares of
@@ -72,7 +77,7 @@ struct PeerSums {
     sums.max_rows = max_rows;
     sums.row_bytes = row_bytes;
     sums.marks_at = kControlBytes;
-    sums.inbox_at = sums.marks_at + (max_rows * kMarkBytes + 127) / 128 * 128;
+    sums.inbox_at = sums.marks_at + CeilDiv(max_rows * kMarkBytes, 128) * 128;
     sums.addend_at[0] =
         sums.inbox_at + 2 * ranks * kPushRows * InboxRowBytes(row_bytes);
     sums.addend_at[1] = sums.addend_at[0] + max_rows * row_bytes;

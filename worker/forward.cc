@@ -6,13 +6,8 @@ namespace h2o {
 
 Forward::Forward(const OptConfig& config, const ShardSpec& shard,
                  const ShardWeights& weights, Backend* backend,
-                 Communicator* communicator, int64_t max_rows,
-                 int64_t max_logit_rows)
-    : config_(config),
-      shard_(shard),
-      weights_(weights),
-      backend_(backend),
-      communicator_(communicator) {
+                 int64_t max_rows, int64_t max_logit_rows)
+    : config_(config), shard_(shard), weights_(weights), backend_(backend) {
   const DType activations = backend->formats().activations;
   const auto matrix = [](int64_t rows, int64_t columns, DType dtype) {
     return Matrix{nullptr, rows, columns, AlignedStride(columns), dtype};
@@ -35,8 +30,8 @@ absl::StatusOr<std::unique_ptr<Forward>> Forward::Create(
     const OptConfig& config, const ShardSpec& shard,
     const ShardWeights& weights, Backend* backend, Communicator* communicator,
     int64_t max_rows, int64_t max_logit_rows) {
-  std::unique_ptr<Forward> f(new Forward(
-      config, shard, weights, backend, communicator, max_rows, max_logit_rows));
+  std::unique_ptr<Forward> f(
+      new Forward(config, shard, weights, backend, max_rows, max_logit_rows));
   Matrix* const all[] = {
       &f->normed_,    &f->delta_, &f->embedded_,       &f->qkv_,
       &f->attention_, &f->ffn_,   &f->last_attention_, &f->gathered_,
@@ -63,7 +58,7 @@ absl::Status Forward::Embed(const int32_t* tokens, const int32_t* positions,
   backend_->Embed(tokens, static_cast<int32_t>(shard_.vocabulary.begin),
                   weights_.token_embedding, embedded);
   // One rank has the row, the others add zeros: exact.
-  H2O_RETURN_IF_ERROR(AllReduce(embedded));
+  H2O_RETURN_IF_ERROR(sums_->AllReduce(embedded));
   if (projected) {
     backend_->Linear(embedded, weights_.project_in, Epilogue::kNone, delta);
   }

@@ -70,17 +70,14 @@ class Forward {
 
  private:
   Forward(const OptConfig& config, const ShardSpec& shard,
-          const ShardWeights& weights, Backend* backend,
-          Communicator* communicator, int64_t max_rows, int64_t max_logit_rows);
+          const ShardWeights& weights, Backend* backend, int64_t max_rows,
+          int64_t max_logit_rows);
 
   // The layer from its attention on: x = what it leaves.
   absl::Status AfterAttention(int layer, Matrix attention, Matrix x);
   // *x = its last rows; returns those of `attention`.
   Matrix GoOnWith(const LastRows& last, Matrix attention, Matrix* x);
 
-  absl::Status AllReduce(Matrix m) {
-    return communicator_->AllReduceSum(m.data, m.rows * m.stride, m.dtype);
-  }
   // Where the layers are normalised: before each half, or behind it (OPT-350m).
   NormPlace place() const {
     return config_.pre_layer_norm ? NormPlace::kBefore : NormPlace::kAfter;
@@ -90,7 +87,6 @@ class Forward {
   const ShardSpec& shard_;
   const ShardWeights& weights_;
   Backend* const backend_;
-  Communicator* const communicator_;
   Buffer workspace_;
   // Views of the workspace, at the greatest number of rows.
   Matrix normed_;    // what the next product reads

@@ -25,21 +25,6 @@ constexpr double kChance = 0.02;
 constexpr SumWay kWays[kSumWays] = {SumWay::kPush, SumWay::kPull,
                                     SumWay::kShare, SumWay::kAllReduce};
 
-PeerSumWay FusedWay(SumWay way) {
-  switch (way) {
-    case SumWay::kPush:
-      return PeerSumWay::kPush;
-    case SumWay::kPull:
-      return PeerSumWay::kPull;
-    case SumWay::kShare:
-      return PeerSumWay::kShare;
-    case SumWay::kAllReduce:
-      break;
-  }
-  H2O_CHECK(false) << "all-reduces come before AddNorm";
-  return PeerSumWay::kPull;
-}
-
 bool Has(SumWay way, int64_t rows) {
   return way != SumWay::kPush || rows <= PeerSums::kPushRows;
 }
@@ -142,16 +127,15 @@ Delta RankSums::PartOf(int64_t rows, int turn, SumWay way) const {
   part.mine.data = peers_.Addend(turn);
   part.peers = &peers_;
   part.turn = turn;
-  part.way = FusedWay(way);
+  part.way = way;
   return part;
 }
 
 absl::Status RankSums::AddNorm(Matrix x, const Delta& part, const void* bias,
                                NormPlace place, const LayerNormWeights& weights,
                                Matrix out) const {
-  if (part.peers == nullptr) {
-    H2O_RETURN_IF_ERROR(communicator_->AllReduceSum(
-        part.mine.data, part.mine.rows * part.mine.stride, part.mine.dtype));
+  if (part.way == SumWay::kAllReduce) {
+    H2O_RETURN_IF_ERROR(AllReduce(part.mine));
   }
   backend_->AddNorm(x, part, bias, place, weights, out);
   return absl::OkStatus();
@@ -183,8 +167,7 @@ absl::StatusOr<double> RankSums::Time(SumWay way, Matrix x, Matrix out) const {
   double best = std::numeric_limits<double>::infinity();
   for (int attempt = 0; attempt < kTries; ++attempt) {
     for (int i = 0; i < kHeadStart; ++i) {
-      H2O_RETURN_IF_ERROR(communicator_->AllReduceSum(
-          whole_.data, whole_.rows * whole_.stride, whole_.dtype));
+      H2O_RETURN_IF_ERROR(AllReduce(whole_));
     }
     for (int turn : {0, 1}) {
       H2O_RETURN_IF_ERROR(sum(PartOf(x.rows, turn, way)));

@@ -23,18 +23,11 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/backend.h"
+#include "kernels/peer_sums.h"
 #include "parallel/communicator.h"
 
 namespace h2o {
 
-// How a sum over ranks comes about.
-enum class SumWay : uint8_t {
-  kPush,   // PeerSumWay, within AddNorm
-  kPull,   // likewise
-  kShare,  // likewise
-  kAllReduce,
-};
-inline constexpr int kSumWays = 4;
 const char* Name(SumWay way);
 
 // Seconds of one sum of `rows` rows and the AddNorm of it, by SumWay; infinite
@@ -75,6 +68,10 @@ class RankSums {
   // written once the sum of the other turn is enqueued, and until its own is.
   Delta PartOf(int64_t rows, int turn) const;
 
+  // m becomes the sum over ranks, by the communicator.
+  absl::Status AllReduce(Matrix m) const {
+    return communicator_->AllReduceSum(m.data, m.rows * m.stride, m.dtype);
+  }
   // Backend::AddNorm of the sum over ranks.
   absl::Status AddNorm(Matrix x, const Delta& part, const void* bias,
                        NormPlace place, const LayerNormWeights& weights,

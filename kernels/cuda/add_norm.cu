@@ -1,6 +1,7 @@
 // What ends each half of a layer: the residual grows by a delta, the next half
 // reads it normalised.  Of several GPUs each has a part of the delta; the
-// kernel itself adds the parts of the others, in the way that the caller says.
+// kernel itself adds the parts of the others, in the way that the caller says
+// (SumWay).
 //
 // Pushed: a rank writes its addend into its peers' inboxes, number and epoch
 // side by side, so that what has come shows by itself (the protocol that NCCL
@@ -56,9 +57,6 @@ __device__ __forceinline__ void StoreRounded(const Floats& x, T* out) {
 }
 
 // ---- sums over ranks --------------------------------------------------------
-
-// How a block comes by the delta.
-enum class Source { kWhole, kPush, kPull, kShare };
 
 // The head of a rank's memory, zero at first.
 struct PeerControl {
@@ -360,7 +358,7 @@ constexpr int kMostColumns = kVector* Layout::kVectors* Layout::kThreads;
 // while the one before still runs: held ones wait in registers, others in the
 // L2 cache.  Loops that load store nothing, so that all their loads are on the
 // way at once.
-template <class T, class Layout, Source kSource, int kMostRanks>
+template <class T, class Layout, SumWay kWay, int kMostRanks>
 __global__ void __launch_bounds__(Layout::kThreads, Layout::kBlocks)
     AddNormKernel(const __grid_constant__ AddNormArgs a,
                   const float inverse_columns) {
@@ -392,21 +390,21 @@ __global__ void __launch_bounds__(Layout::kThreads, Layout::kBlocks)
 
   const PeerSums& peers = a.peers;
   uint32_t epoch = 0;
-  if constexpr (kSource != Source::kWhole) epoch = ThisEpoch(peers.memory);
-  if (kSource == Source::kPull || kSource == Source::kShare ||
-      (kSource == Source::kPush && epoch % kToldEvery == 0)) {
+  if constexpr (kWay != SumWay::kAllReduce) epoch = ThisEpoch(peers.memory);
+  if (kWay == SumWay::kPull || kWay == SumWay::kShare ||
+      (kWay == SumWay::kPush && epoch % kToldEvery == 0)) {
     TellReady(peers.memory, epoch);
   }
 
   const int64_t row = blockIdx.x;
-  if constexpr (kSource == Source::kShare) {
+  if constexpr (kWay == SumWay::kShare) {
     HandOnShare<kMostRanks, T>(peers, a.turn, epoch, row, a.columns);
   }
   float* const x_row = a.x + row * a.x_stride;
   const T* const delta_row =
       static_cast<const T*>(a.delta) + row * a.delta_stride;
   each([&](int v, int column) {
-    if (kSource != Source::kShare && a.delta) {
+    if (kWay != SumWay::kShare && a.delta) {
       delta[v] = LoadPacked(delta_row + column);
     }
     x[v] = Load<kVector>(x_row + column);
@@ -415,11 +413,11 @@ __global__ void __launch_bounds__(Layout::kThreads, Layout::kBlocks)
   AllowNext();  // behind the wait: attention relies on that
 
   if (a.delta) {
-    if constexpr (kSource == Source::kPush) {
+    if constexpr (kWay == SumWay::kPush) {
       PushAndAdd<kMostRanks, T>(peers, epoch, row, delta, x, each);
-    } else if constexpr (kSource == Source::kPull) {
+    } else if constexpr (kWay == SumWay::kPull) {
       PullAndAdd<kMostRanks, T>(peers, a.turn, epoch, row, delta, x, each);
-    } else if constexpr (kSource == Source::kShare) {
+    } else if constexpr (kWay == SumWay::kShare) {
       AddShares<T>(peers, a.turn, epoch, row, x, each);
     } else {
       each([&](int v, int) { Accumulate<T>(delta[v], &x[v]); });
@@ -468,7 +466,7 @@ __global__ void __launch_bounds__(Layout::kThreads, Layout::kBlocks)
     T* const out_row = static_cast<T*>(a.out) + row * a.out_stride;
     each([&](int v, int column) { StoreRounded(x[v], out_row + column); });
   }
-  if constexpr (kSource != Source::kWhole) {
+  if constexpr (kWay != SumWay::kAllReduce) {
     if (epoch >= kLastEpoch - 1) {
       // All of the block have what they waited for; and no store is moved ahead
       // of the waiting.
@@ -480,43 +478,43 @@ __global__ void __launch_bounds__(Layout::kThreads, Layout::kBlocks)
   }
 }
 
-template <class T, class Layout, Source kSource, int kMostRanks>
+template <class T, class Layout, SumWay kWay, int kMostRanks>
 cudaError_t LaunchAddNorm(const AddNormArgs& args, cudaStream_t stream) {
   const int64_t threads = CeilDiv(args.columns, kVector * Layout::kVectors);
   return Launch(
-      AddNormKernel<T, Layout, kSource, kMostRanks>,
+      AddNormKernel<T, Layout, kWay, kMostRanks>,
       {dim3(args.rows), static_cast<int>(CeilDiv(threads, kWarp) * kWarp)},
       stream, args, 1.0f / static_cast<float>(args.columns));
 }
 
 // Of more than `kFewRanks` ranks the kernel for as many as there may be.
-template <class T, class Layout, Source kSource, int kFewRanks>
+template <class T, class Layout, SumWay kWay, int kFewRanks>
 cudaError_t LaunchSum(const AddNormArgs& args, cudaStream_t stream) {
   return args.peers.memory.size <= kFewRanks
-             ? LaunchAddNorm<T, Layout, kSource, kFewRanks>(args, stream)
-             : LaunchAddNorm<T, Layout, kSource, PeerMemory::kMaxRanks>(args,
-                                                                        stream);
+             ? LaunchAddNorm<T, Layout, kWay, kFewRanks>(args, stream)
+             : LaunchAddNorm<T, Layout, kWay, PeerMemory::kMaxRanks>(args,
+                                                                     stream);
 }
 
 template <class T>
 cudaError_t LaunchAs(const AddNormArgs& args, cudaStream_t stream) {
   const bool few =
       args.rows <= kFewRows && args.columns <= kMostColumns<FewRows>;
-  if (!args.peers) {
-    if (few) return LaunchAddNorm<T, FewRows, Source::kWhole, 1>(args, stream);
-    return args.columns <= kMostColumns<ManyRows>
-               ? LaunchAddNorm<T, ManyRows, Source::kWhole, 1>(args, stream)
-               : LaunchAddNorm<T, LongRows, Source::kWhole, 1>(args, stream);
-  }
   switch (args.way) {
-    case PeerSumWay::kPush:
-      return few ? LaunchSum<T, FewRows, Source::kPush, 2>(args, stream)
-                 : LaunchSum<T, FewLongRows, Source::kPush, 2>(args, stream);
-    case PeerSumWay::kPull:
-      return few ? LaunchSum<T, FewRows, Source::kPull, 2>(args, stream)
-                 : LaunchSum<T, LongRows, Source::kPull, 2>(args, stream);
-    case PeerSumWay::kShare:
-      return LaunchSum<T, LongRows, Source::kShare, 4>(args, stream);
+    case SumWay::kPush:
+      return few ? LaunchSum<T, FewRows, SumWay::kPush, 2>(args, stream)
+                 : LaunchSum<T, FewLongRows, SumWay::kPush, 2>(args, stream);
+    case SumWay::kPull:
+      return few ? LaunchSum<T, FewRows, SumWay::kPull, 2>(args, stream)
+                 : LaunchSum<T, LongRows, SumWay::kPull, 2>(args, stream);
+    case SumWay::kShare:
+      return LaunchSum<T, LongRows, SumWay::kShare, 4>(args, stream);
+    case SumWay::kAllReduce:
+      constexpr SumWay kWhole = SumWay::kAllReduce;
+      if (few) return LaunchAddNorm<T, FewRows, kWhole, 1>(args, stream);
+      return args.columns <= kMostColumns<ManyRows>
+                 ? LaunchAddNorm<T, ManyRows, kWhole, 1>(args, stream)
+                 : LaunchAddNorm<T, LongRows, kWhole, 1>(args, stream);
   }
   return cudaErrorInvalidValue;
 }
@@ -529,10 +527,11 @@ cudaError_t AddNorm(const AddNormArgs& args, cudaStream_t stream) {
     return cudaErrorInvalidValue;
   }
   const PeerSums& peers = args.peers;
-  if (peers &&
-      (args.delta != peers.Addend(args.turn) || args.rows > peers.max_rows ||
+  if (args.way != SumWay::kAllReduce &&
+      (!peers || args.delta != peers.Addend(args.turn) ||
+       args.rows > peers.max_rows ||
        args.delta_stride * SizeOf(args.dtype) != peers.row_bytes ||
-       (args.way == PeerSumWay::kPush && args.rows > PeerSums::kPushRows))) {
+       (args.way == SumWay::kPush && args.rows > PeerSums::kPushRows))) {
     return cudaErrorInvalidValue;
   }
   if (args.rows == 0) return cudaSuccess;

@@ -121,14 +121,14 @@ struct AddNormArgs {
   int rows = 0;
   int columns = 0;
   DType dtype = DType::kBFloat16;
-  // Of several ranks: delta is this one's part, its addend of `turn`, and the
+  // But for kAllReduce, delta is this rank's part, its addend of `turn`, and the
   // whole is the sum of all, which kShare writes over the parts.
   PeerSums peers;
   int turn = 0;
-  PeerSumWay way = PeerSumWay::kPull;  // the same on every rank
+  SumWay way = SumWay::kAllReduce;  // the same on every rank
 };
-// x += delta + bias; out = norm(x).  OPT's epsilon, 1e-5.  With peers every
-// rank must call alike, or wait for ever (PeerMemory::aborted).
+// x += delta + bias; out = norm(x).  OPT's epsilon, 1e-5.  Another way than
+// kAllReduce every rank must call alike, or wait for ever (PeerMemory::aborted).
 cudaError_t AddNorm(const AddNormArgs& args, cudaStream_t stream);
 
 // y = gelu(y) exactly (erf), in place.

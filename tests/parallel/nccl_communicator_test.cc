@@ -376,7 +376,7 @@ class PeerSumRows {
 
   // Adds round's addends of all ranks to the first `rows` rows, and says what
   // these are then, to the bit.
-  void Add(int rows, PeerSumWay way, int round) {
+  void Add(int rows, SumWay way, int round) {
     const int turn = round % 2;
     const int64_t count = int64_t{rows} * columns_;
     std::vector<std::vector<char>> of_ranks;
@@ -398,7 +398,7 @@ class PeerSumRows {
     args.way = way;
     ASSERT_CUDA(cuda::AddNorm(args, rank_.stream()));
     for (int64_t i = 0; i < count; ++i) {
-      if (way == PeerSumWay::kShare) {
+      if (way == SumWay::kShare) {
         float sum = 0;
         for (const auto& addend : of_ranks) sum += At(addend, i);
         StoreElement(&sum, kType, 0, sum);
@@ -451,10 +451,10 @@ TEST_F(NcclCommunicator, KernelsSumOverMappedMemory) {
             PeerSumRows rows(rank, sums, columns);
             int round = 0;
             for (int n : {1, 32, 33, 140, 700}) {
-              for (PeerSumWay way : {PeerSumWay::kShare, PeerSumWay::kPull,
-                                     PeerSumWay::kPush, PeerSumWay::kShare,
-                                     PeerSumWay::kShare, PeerSumWay::kPull}) {
-                if (way == PeerSumWay::kPush && n > sums.kPushRows) continue;
+              for (SumWay way :
+                   {SumWay::kShare, SumWay::kPull, SumWay::kPush,
+                    SumWay::kShare, SumWay::kShare, SumWay::kPull}) {
+                if (way == SumWay::kPush && n > sums.kPushRows) continue;
                 // Now one, now the other is late.
                 if (round % rank->size() == rank->rank()) {
                   std::this_thread::sleep_for(milliseconds(2));

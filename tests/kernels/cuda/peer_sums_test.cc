@@ -42,11 +42,11 @@ double Tolerance(double sum) { return 1e-5 + std::abs(sum) / (1 << 23); }
 
 struct Sum {
   int rows;
-  PeerSumWay way;
+  SumWay way;
 };
-Sum Push(int rows) { return {rows, PeerSumWay::kPush}; }
-Sum Pull(int rows) { return {rows, PeerSumWay::kPull}; }
-Sum Share(int rows) { return {rows, PeerSumWay::kShare}; }
+Sum Push(int rows) { return {rows, SumWay::kPush}; }
+Sum Pull(int rows) { return {rows, SumWay::kPull}; }
+Sum Share(int rows) { return {rows, SumWay::kShare}; }
 
 struct Rank {
   Rank(const PeerSums& layout, int columns)
@@ -159,7 +159,7 @@ class Group {
       for (int64_t i = 0; i < int64_t{sum.rows} * columns_; ++i) {
         float whole = 0;  // as the kernel adds up
         for (const auto& addend : addends[turn]) whole += addend[i];
-        if (sum.way == PeerSumWay::kShare) {
+        if (sum.way == SumWay::kShare) {
           whole = Rounded(whole);
           for (auto& addend : addends[turn]) addend[i] = whole;
         }
@@ -253,7 +253,7 @@ void Group::Check(Sum how, const std::vector<std::vector<float>>& addends) {
     for (int c = 0; c < columns_; ++c) {
       float whole = 0;  // as the kernel adds up
       for (const auto& addend : addends) whole += addend[row + c];
-      if (how.way == PeerSumWay::kShare) whole = Rounded(whole);
+      if (how.way == SumWay::kShare) whole = Rounded(whole);
       sum[c] = double{want_[row + c]} + bias[c] + whole;
       mean += sum[c] / columns_;
     }
@@ -417,6 +417,7 @@ TEST(PeerSumsErrors, WhatDoesNotLieWhereItIsSharedIsRefused) {
   args.peers = PeerSums::Of(2, 4, 2 * 96);
   args.peers.memory.size = 2;
   args.peers.memory.of_rank[0] = memory.data();
+  args.way = SumWay::kPull;
   args.delta = args.peers.Addend(1);  // turn is 0
   EXPECT_EQ(cuda::AddNorm(args, nullptr), cudaErrorInvalidValue);
   args.delta = args.peers.Addend(0);
@@ -438,7 +439,7 @@ TEST(PeerSumsErrors, MoreRowsThanAnInboxHasAreNotPushed) {
   args.peers.memory.size = 2;
   args.peers.memory.of_rank[0] = memory.data();
   args.delta = args.peers.Addend(0);
-  args.way = PeerSumWay::kPush;
+  args.way = SumWay::kPush;
   EXPECT_EQ(cuda::AddNorm(args, nullptr), cudaErrorInvalidValue);
 }
 
