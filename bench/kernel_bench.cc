@@ -37,7 +37,7 @@ constexpr int kWarmups = 3, kReplays = 7;
 
 class Bench {
  public:
-  Bench(const Options& options, const OptConfig& config)
+  Bench(const Options& options, const ModelConfig& config)
       : options_(options),
         config_(config),
         shard_(config.Shard(0, options.tp)) {}
@@ -469,7 +469,7 @@ class Bench {
   }
 
   const Options options_;
-  const OptConfig config_;
+  const ModelConfig config_;
   const ShardSpec shard_;
   MachineRates rates_;
   std::unique_ptr<Backend> backend_;
@@ -482,7 +482,8 @@ class Bench {
 };
 
 absl::Status RunAll(const Options& options) {
-  H2O_ASSIGN_OR_RETURN(const OptConfig config, BuiltInOptConfig(options.model));
+  H2O_ASSIGN_OR_RETURN(const ModelConfig config,
+                       BuiltInModelConfig(options.model));
   H2O_RETURN_IF_ERROR(ValidateTensorParallel(config, options.tp));
   return Bench(options, config).Run();
 }

@@ -33,7 +33,7 @@ struct BenchFlags {
 };
 
 std::vector<Request> MakeRequests(
-    const BenchFlags& flags, const OptConfig& config,
+    const BenchFlags& flags, const ModelConfig& config,
     const std::optional<KvPolicyRequest>& policy) {
   std::vector<Request> requests(flags.num_seqs);
   for (int i = 0; i < flags.num_seqs; ++i) {
@@ -50,7 +50,7 @@ std::vector<Request> MakeRequests(
 }
 
 // Before requests of that size are made.
-absl::Status CheckLengths(const BenchFlags& flags, const OptConfig& config) {
+absl::Status CheckLengths(const BenchFlags& flags, const ModelConfig& config) {
   const int64_t positions = MaxStoredTokens(flags.prompt_len, flags.gen_len);
   if (positions <= config.max_positions) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -77,7 +77,7 @@ int ActivationBytes(const EmbeddedOptions& options) {
 absl::StatusOr<std::vector<AllReduceTime>> MeasureSums(
     const EmbeddedOptions& options) {
   if (options.tp == 1) return std::vector<AllReduceTime>();
-  H2O_ASSIGN_OR_RETURN(const OptConfig config, ConfigOf(options.model));
+  H2O_ASSIGN_OR_RETURN(const ModelConfig config, ConfigOf(options.model));
   H2O_RETURN_IF_ERROR(ValidateTensorParallel(config, options.tp));
   AllReduceOptions sums;
   sums.kind = options.device.cuda ? RankKind::kGpus : RankKind::kThreads;
@@ -148,7 +148,7 @@ absl::StatusOr<BenchRun> TimeRun(std::vector<Request> requests, bool gpu,
 }
 
 absl::StatusOr<BenchMachine> MachineOf(const EmbeddedOptions& options,
-                                       const OptConfig& config,
+                                       const ModelConfig& config,
                                        const BenchCeilings& ceilings) {
   H2O_ASSIGN_OR_RETURN(
       const DType dtype,
@@ -218,7 +218,7 @@ absl::Status RunBench(const BenchFlags& flags) {
   H2O_ASSIGN_OR_RETURN(BenchCeilings ceilings, MeasureAhead(options));
   H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Embedded> embedded,
                        Embedded::Create(options));
-  const OptConfig& config = embedded->config();
+  const ModelConfig& config = embedded->config();
   H2O_RETURN_IF_ERROR(CheckLengths(flags, config));
   std::vector<Request> requests = MakeRequests(flags, config, policy);
   H2O_RETURN_IF_ERROR(embedded->engine().Check(requests[0]));

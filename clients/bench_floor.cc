@@ -8,7 +8,7 @@ namespace {
 
 // Parameters that a token's forward pass multiplies with: all but the tables
 // that are only looked up, the head included.
-double LinearParameters(const OptConfig& config) {
+double LinearParameters(const ModelConfig& config) {
   const double h = config.hidden_size;
   double per_layer = 4 * h * h + 2 * h * config.ffn_dim;
   double rest = static_cast<double>(config.vocab_size) * config.embed_dim;
@@ -41,7 +41,7 @@ BenchFloor SumUp(const BenchLoad& load, OfPack&& of_pack, OfStep&& of_step) {
 
 }  // namespace
 
-double ReadWeightBytes(const OptConfig& config, int ranks,
+double ReadWeightBytes(const ModelConfig& config, int ranks,
                        int64_t stored_bytes) {
   const int64_t positions =
       (config.max_positions + int64_t{kPositionOffset}) * config.hidden_size;
@@ -53,7 +53,7 @@ double ReadWeightBytes(const OptConfig& config, int ranks,
          static_cast<double>(stored);
 }
 
-BenchFloor ComputeFloor(const OptConfig& config, const KvGeometry& geometry,
+BenchFloor ComputeFloor(const ModelConfig& config, const KvGeometry& geometry,
                         const BenchLoad& load, const BenchMachine& machine) {
   const auto longer = [&](double bytes, double flops) {
     return std::max(bytes / machine.read_bytes_per_second,
@@ -84,7 +84,7 @@ BenchFloor ComputeFloor(const OptConfig& config, const KvGeometry& geometry,
   return SumUp(load, of_pack, of_step);
 }
 
-BenchFloor AllReduceFloor(const OptConfig& config, const BenchLoad& load,
+BenchFloor AllReduceFloor(const ModelConfig& config, const BenchLoad& load,
                           const BenchMachine& machine) {
   const auto seconds = [&](double rows, int columns) {
     return SecondsOf(machine.all_reduces,

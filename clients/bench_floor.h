@@ -6,7 +6,7 @@
 
 #include "clients/all_reduce_times.h"
 #include "kv/kv_geometry.h"
-#include "model/opt_config.h"
+#include "model/model_config.h"
 
 namespace h2o {
 
@@ -44,7 +44,7 @@ struct BenchFloor {
 
 // Of the bytes of weights that `ranks` hold together, those that a step reads:
 // not the tables of which it looks up rows.  Every rank has the positions'.
-double ReadWeightBytes(const OptConfig& config, int ranks,
+double ReadWeightBytes(const ModelConfig& config, int ranks,
                        int64_t stored_bytes);
 
 // The least time the load can take, its parts one after the other.  Of each
@@ -53,13 +53,13 @@ double ReadWeightBytes(const OptConfig& config, int ranks,
 // row alone); of a prompt the arithmetic of causal attention; of a
 // decoded token the longer of reading the slots held (8 bytes of score and
 // position beside each) and computing with them.
-BenchFloor ComputeFloor(const OptConfig& config, const KvGeometry& geometry,
+BenchFloor ComputeFloor(const ModelConfig& config, const KvGeometry& geometry,
                         const BenchLoad& load, const BenchMachine& machine);
 
 // What comes to it with the ranks' all-reduces, as measured alone: two a layer
 // and one of the embedding, for each pack (behind the last attention of the
 // prompts' last rows) and each decode step.
-BenchFloor AllReduceFloor(const OptConfig& config, const BenchLoad& load,
+BenchFloor AllReduceFloor(const ModelConfig& config, const BenchLoad& load,
                           const BenchMachine& machine);
 
 }  // namespace h2o

@@ -42,7 +42,7 @@ class Embedded {
 
   Engine& engine() { return *engine_; }
   const Engine& engine() const { return *engine_; }
-  const OptConfig& config() const { return config_; }
+  const ModelConfig& config() const { return config_; }
   const Tokenizer* tokenizer() const { return tokenizer_.get(); }
   const MemoryPlan& memory_plan() const { return memory_plan_; }
   // Of groups of several GPUs; see RankSums::times.
@@ -54,7 +54,7 @@ class Embedded {
   Embedded() = default;
 
   SteadyClock clock_;
-  OptConfig config_;
+  ModelConfig config_;
   std::unique_ptr<Tokenizer> tokenizer_;  // null with dummy weights
   MemoryPlan memory_plan_;
   std::vector<SumTimes> sum_times_;

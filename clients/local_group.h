@@ -11,7 +11,7 @@
 namespace h2o {
 
 struct LocalGroupOptions {
-  OptConfig config;
+  ModelConfig config;
   ModelSpec model;
   DeviceName device;
   int tp = 1;

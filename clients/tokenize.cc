@@ -8,7 +8,7 @@
 #include "base/status_macros.h"
 #include "clients/commands.h"
 #include "clients/input.h"
-#include "model/opt_config.h"
+#include "model/model_config.h"
 #include "model/tokenizer.h"
 
 namespace h2o {
@@ -21,7 +21,7 @@ struct TokenizeFlags {
 };
 
 absl::Status RunTokenize(const TokenizeFlags& flags) {
-  H2O_ASSIGN_OR_RETURN(const OptConfig config, ReadOptConfig(flags.model));
+  H2O_ASSIGN_OR_RETURN(const ModelConfig config, ReadModelConfig(flags.model));
   H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer,
                        Tokenizer::Load(flags.model, config.vocab_size));
   std::vector<Request> requests;

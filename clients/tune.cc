@@ -30,7 +30,7 @@ struct TuneFlags {
   std::vector<int64_t> rows;  // empty: all that a server of this kind meets
 };
 
-int64_t MostRows(const TuneFlags& flags, const OptConfig& config) {
+int64_t MostRows(const TuneFlags& flags, const ModelConfig& config) {
   return std::max(flags.max_sequences, config.max_positions);
 }
 
@@ -40,7 +40,7 @@ class Layer {
  public:
   static absl::StatusOr<std::unique_ptr<Layer>> Create(const TuneFlags& flags,
                                                        const DeviceName& device,
-                                                       OptConfig config,
+                                                       ModelConfig config,
                                                        const ShardSpec& shard);
 
   const Backend& backend() const { return *backend_; }
@@ -48,10 +48,10 @@ class Layer {
   absl::Status Run(int64_t rows);
 
  private:
-  explicit Layer(const OptConfig& config, const ShardSpec& shard)
+  explicit Layer(const ModelConfig& config, const ShardSpec& shard)
       : config_(config), shard_(shard) {}
 
-  const OptConfig config_;
+  const ModelConfig config_;
   const ShardSpec shard_;
   SoloCommunicator alone_;
   std::unique_ptr<Backend> backend_;
@@ -64,7 +64,7 @@ class Layer {
 
 absl::StatusOr<std::unique_ptr<Layer>> Layer::Create(const TuneFlags& flags,
                                                      const DeviceName& device,
-                                                     OptConfig config,
+                                                     ModelConfig config,
                                                      const ShardSpec& shard) {
   ModelSpec model = WithFormats(flags.model.spec, config, /*gpu=*/true);
   H2O_ASSIGN_OR_RETURN(const DType dtype, WeightDType(model));
@@ -127,7 +127,7 @@ absl::Status Layer::Run(int64_t rows) {
 // Of decode steps, and of prompts packed, as far as these share choices.  What
 // is left out, packs of few tokens and the logits behind a pack, chooses
 // quickly when it comes.
-std::vector<int64_t> RowsOf(const TuneFlags& flags, const OptConfig& config,
+std::vector<int64_t> RowsOf(const TuneFlags& flags, const ModelConfig& config,
                             const Backend& backend) {
   std::set<int64_t> rows(flags.rows.begin(), flags.rows.end());
   if (!rows.empty()) return {rows.begin(), rows.end()};
@@ -144,7 +144,7 @@ std::vector<int64_t> RowsOf(const TuneFlags& flags, const OptConfig& config,
 }
 
 // Ranks with as many heads and columns are alike.
-std::vector<ShardSpec> DistinctShards(const OptConfig& config, int tp) {
+std::vector<ShardSpec> DistinctShards(const ModelConfig& config, int tp) {
   std::vector<ShardSpec> distinct;
   std::set<std::vector<int64_t>> seen;
   for (int rank = 0; rank < tp; ++rank) {
@@ -170,7 +170,7 @@ absl::Status RunTune(const TuneFlags& flags) {
     return absl::InvalidArgumentError(
         "cache-dir is empty; it is where the choices go");
   }
-  H2O_ASSIGN_OR_RETURN(const OptConfig config, ConfigOf(flags.model.spec));
+  H2O_ASSIGN_OR_RETURN(const ModelConfig config, ConfigOf(flags.model.spec));
   H2O_RETURN_IF_ERROR(ValidateTensorParallel(config, flags.tp));
   for (int64_t n : flags.rows) {
     if (n > MostRows(flags, config)) {

@@ -44,7 +44,7 @@ struct Group {
 
 class EngineImpl {
  public:
-  EngineImpl(const EngineOptions& options, const OptConfig& config,
+  EngineImpl(const EngineOptions& options, const ModelConfig& config,
              const Tokenizer* tokenizer, const Clock* clock)
       : options_(options),
         config_(config),
@@ -214,7 +214,7 @@ class EngineImpl {
   void Lose(Group* group, const absl::Status& reason);
 
   const EngineOptions options_;
-  const OptConfig config_;
+  const ModelConfig config_;
   const Tokenizer* const tokenizer_;
   const Clock* const clock_;
 
@@ -503,7 +503,7 @@ void EngineImpl::Lose(Group* group, const absl::Status& reason) {
 }
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
-    const EngineOptions& options, const OptConfig& config,
+    const EngineOptions& options, const ModelConfig& config,
     const Tokenizer* tokenizer, const Clock* clock) {
   const auto invalid = [](auto&&... parts) {
     return absl::InvalidArgumentError(absl::StrCat(parts...));

@@ -92,7 +92,7 @@ class Engine {
   // text.  `clock` and `tokenizer` must outlive the engine.
   // Errors: INVALID_ARGUMENT for options that cannot be.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(
-      const EngineOptions& options, const OptConfig& config,
+      const EngineOptions& options, const ModelConfig& config,
       const Tokenizer* tokenizer, const Clock* clock);
   ~Engine();
 

@@ -297,7 +297,7 @@ class InferenceService::Impl final : public v1::Inference::CallbackService {
       reactor->Finish(ToGrpc(status));
       return reactor;
     }
-    const OptConfig& config = options_.config;
+    const ModelConfig& config = options_.config;
     info->set_name(config.name);
     info->set_num_layers(config.num_layers);
     info->set_num_heads(config.num_heads);

@@ -22,7 +22,7 @@ class Service;
 namespace h2o {
 
 struct InferenceServiceOptions {
-  OptConfig config;
+  ModelConfig config;
   KvPolicyRequest default_kv_policy;
   std::string version;
   // Says why no group is ready, for people; may be empty.

@@ -113,7 +113,7 @@ absl::StatusOr<std::unique_ptr<grpc::Server>> Listen(
 
 // The tokenizer of the model, or null where dummy weights come without one.
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(
-    const ModelSpec& model, const OptConfig& config) {
+    const ModelSpec& model, const ModelConfig& config) {
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
       Tokenizer::Load(model.model, config.vocab_size);
   if (model.dummy && absl::IsNotFound(tokenizer.status())) {
@@ -134,7 +134,7 @@ absl::Status Run(const CoordinatorFlags& flags, int events_fd,
                  const sigset_t& signals) {
   H2O_RETURN_IF_ERROR(CheckListen(flags.listen));
   const ModelSpec& model = flags.model.spec;
-  H2O_ASSIGN_OR_RETURN(const OptConfig config, ConfigOf(model));
+  H2O_ASSIGN_OR_RETURN(const ModelConfig config, ConfigOf(model));
   H2O_RETURN_IF_ERROR(ValidateTensorParallel(config, flags.tp));
   H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer,
                        LoadTokenizer(model, config));

@@ -482,7 +482,7 @@ class Group final : public std::enable_shared_from_this<Group> {
   }
 
   absl::Status CheckReady(const wire::Ready& ready) const {
-    absl::StatusOr<OptConfig> config = FromProto(ready.config());
+    absl::StatusOr<ModelConfig> config = FromProto(ready.config());
     if (!config.ok()) return config.status();
     H2O_RETURN_IF_ERROR(CheckSameModel(options_.config, *config));
     const std::optional<DType> kv_dtype = ParseDType(ready.kv_dtype());
@@ -796,7 +796,7 @@ class RemoteWorkers::Registry final
                        ", those already here are ", build));
     }
     if (hello.has_config()) {
-      absl::StatusOr<OptConfig> config = FromProto(hello.config());
+      absl::StatusOr<ModelConfig> config = FromProto(hello.config());
       if (!config.ok()) return config.status();
       H2O_RETURN_IF_ERROR(CheckSameModel(options_.config, *config));
     }

@@ -21,8 +21,8 @@
 #include "absl/status/status.h"
 #include "base/clock.h"
 #include "coordinator/worker_group.h"
+#include "model/model_config.h"
 #include "model/model_spec.h"
-#include "model/opt_config.h"
 
 namespace grpc {
 class Service;
@@ -31,7 +31,7 @@ class Service;
 namespace h2o {
 
 struct RemoteWorkersOptions {
-  OptConfig config;     // what the coordinator reads from model.model
+  ModelConfig config;   // what the coordinator reads from model.model
   ModelSpec model;      // announced to the workers
   std::string version;  // a worker of another version is refused
   int tp = 1;

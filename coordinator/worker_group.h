@@ -10,13 +10,13 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kv/kv_geometry.h"
-#include "model/opt_config.h"
+#include "model/model_config.h"
 #include "model/step.h"
 
 namespace h2o {
 
 struct GroupInfo {
-  OptConfig config;
+  ModelConfig config;
   KvGeometry geometry;
   std::vector<int64_t> num_pages;  // the pool of each rank
   // Tokens of several prompts that one prefill may hold; 0: one prompt each.

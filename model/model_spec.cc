@@ -17,7 +17,7 @@ absl::StatusOr<DType> DTypeOr(const std::string& name, const char* what) {
 
 }  // namespace
 
-ModelSpec WithFormats(ModelSpec spec, const OptConfig& config, bool gpu) {
+ModelSpec WithFormats(ModelSpec spec, const ModelConfig& config, bool gpu) {
   DType preferred = DType::kFloat32;
   if (gpu) {
     preferred = config.checkpoint_dtype == DType::kFloat32
@@ -36,19 +36,19 @@ absl::Status CheckGpuFormats(const ModelSpec& spec) {
                    "; on GPUs both must be the same, bf16 or fp16"));
 }
 
-absl::StatusOr<OptConfig> ConfigOf(const ModelSpec& spec) {
+absl::StatusOr<ModelConfig> ConfigOf(const ModelSpec& spec) {
   std::error_code ignored;
   if (spec.dummy && !std::filesystem::is_directory(spec.model, ignored)) {
-    return BuiltInOptConfig(spec.model);
+    return BuiltInModelConfig(spec.model);
   }
-  return ReadOptConfig(spec.model);
+  return ReadModelConfig(spec.model);
 }
 
 absl::StatusOr<DType> WeightDType(const ModelSpec& spec) {
   return DTypeOr(spec.dtype, "dtype");
 }
 
-absl::StatusOr<KvGeometry> GeometryOf(const OptConfig& config,
+absl::StatusOr<KvGeometry> GeometryOf(const ModelConfig& config,
                                       const ModelSpec& spec) {
   H2O_ASSIGN_OR_RETURN(DType dtype, DTypeOr(spec.kv_dtype, "kv-dtype"));
   return KvGeometry{config.num_layers, config.num_heads,

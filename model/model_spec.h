@@ -9,7 +9,7 @@
 #include "absl/status/statusor.h"
 #include "base/dtype.h"
 #include "kv/kv_geometry.h"
-#include "model/opt_config.h"
+#include "model/model_config.h"
 
 namespace h2o {
 
@@ -23,11 +23,11 @@ struct ModelSpec {
 
 // With the empty formats filled in: float32 on CPUs, on GPUs the checkpoint's
 // 16-bit format (bf16 for one of float32).
-ModelSpec WithFormats(ModelSpec spec, const OptConfig& config, bool gpu);
+ModelSpec WithFormats(ModelSpec spec, const ModelConfig& config, bool gpu);
 
 // A directory's config.json, or for dummy weights also a built-in config.
-// Errors: as ReadOptConfig and BuiltInOptConfig.
-absl::StatusOr<OptConfig> ConfigOf(const ModelSpec& spec);
+// Errors: as ReadModelConfig and BuiltInModelConfig.
+absl::StatusOr<ModelConfig> ConfigOf(const ModelSpec& spec);
 
 // A GPU keeps keys and values in the format of the weights.  Errors:
 // INVALID_ARGUMENT naming both.
@@ -35,7 +35,7 @@ absl::Status CheckGpuFormats(const ModelSpec& spec);
 
 // Errors (both): INVALID_ARGUMENT naming an unknown format and the known ones.
 absl::StatusOr<DType> WeightDType(const ModelSpec& spec);
-absl::StatusOr<KvGeometry> GeometryOf(const OptConfig& config,
+absl::StatusOr<KvGeometry> GeometryOf(const ModelConfig& config,
                                       const ModelSpec& spec);
 
 }  // namespace h2o

@@ -48,7 +48,7 @@ std::vector<typename Field::value_type> ToVector(const Field& field) {
 }
 
 absl::StatusOr<KvPolicy> PolicyFromProto(const wire::Sequence& message,
-                                         const OptConfig& config) {
+                                         const ModelConfig& config) {
   KvPolicy policy;
   const std::optional<KvPolicyName> name = ParseKvPolicyName(message.policy());
   if (!name) {
@@ -81,7 +81,7 @@ absl::StatusOr<KvPolicy> PolicyFromProto(const wire::Sequence& message,
 }
 
 absl::StatusOr<SequenceSpec> SequenceFromProto(const wire::Sequence& message,
-                                               const OptConfig& config) {
+                                               const ModelConfig& config) {
   SequenceSpec sequence;
   sequence.id = message.id();
   if (message.prompt().empty()) {
@@ -198,7 +198,7 @@ absl::StatusOr<ModelSpec> FromProto(const wire::ModelSpec& message) {
                    .kv_dtype = message.kv_dtype()};
 }
 
-void ToProto(const OptConfig& config, wire::OptConfig* message) {
+void ToProto(const ModelConfig& config, wire::ModelConfig* message) {
   message->set_name(config.name);
   message->set_num_layers(config.num_layers);
   message->set_num_heads(config.num_heads);
@@ -218,7 +218,7 @@ void ToProto(const OptConfig& config, wire::OptConfig* message) {
   message->set_checkpoint_dtype(std::string(Name(config.checkpoint_dtype)));
 }
 
-absl::StatusOr<OptConfig> FromProto(const wire::OptConfig& message) {
+absl::StatusOr<ModelConfig> FromProto(const wire::ModelConfig& message) {
   // Far beyond any OPT, and products of two still fit 64 bits.
   constexpr int64_t kMost = 1 << 30;
   H2O_RETURN_IF_ERROR(InRange("num_layers", message.num_layers(), 1, kMost));
@@ -239,7 +239,7 @@ absl::StatusOr<OptConfig> FromProto(const wire::OptConfig& message) {
     return Bad("activation is '", message.activation(),
                "'; it must be relu or gelu");
   }
-  OptConfig config;
+  ModelConfig config;
   config.name = message.name();
   config.num_layers = message.num_layers();
   config.num_heads = message.num_heads();
@@ -261,8 +261,9 @@ absl::StatusOr<OptConfig> FromProto(const wire::OptConfig& message) {
   return config;
 }
 
-absl::Status CheckSameModel(const OptConfig& ours, const OptConfig& theirs) {
-  wire::OptConfig a, b;
+absl::Status CheckSameModel(const ModelConfig& ours,
+                            const ModelConfig& theirs) {
+  wire::ModelConfig a, b;
   ToProto(ours, &a);
   ToProto(theirs, &b);
   // Directories may be called differently on different hosts.
@@ -272,7 +273,7 @@ absl::Status CheckSameModel(const OptConfig& ours, const OptConfig& theirs) {
   for (int i = 0; i < a.GetDescriptor()->field_count(); ++i) {
     const google::protobuf::FieldDescriptor* field =
         a.GetDescriptor()->field(i);
-    const auto text = [&](const wire::OptConfig& config) -> std::string {
+    const auto text = [&](const wire::ModelConfig& config) -> std::string {
       switch (field->cpp_type()) {
         case google::protobuf::FieldDescriptor::CPPTYPE_INT32:
           return absl::StrCat(reflection.GetInt32(config, field));
@@ -309,7 +310,7 @@ void ToProto(const StepPlan& plan, wire::StepPlan* message) {
 }
 
 absl::StatusOr<StepPlan> FromProto(const wire::StepPlan& message,
-                                   const OptConfig& config) {
+                                   const ModelConfig& config) {
   StepPlan plan;
   if (message.step() == 0) return Bad("step is 0; the first is 1");
   plan.step = message.step();
@@ -375,7 +376,7 @@ void ToProto(const StepResult& result, wire::StepResult* message) {
 }
 
 absl::StatusOr<StepResult> FromProto(const wire::StepResult& message,
-                                     const OptConfig& config) {
+                                     const ModelConfig& config) {
   StepResult result;
   if (message.step() == 0) return Bad("step is 0; the first is 1");
   result.step = message.step();

@@ -11,8 +11,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "model/model_config.h"
 #include "model/model_spec.h"
-#include "model/opt_config.h"
 #include "model/step.h"
 #include "proto/worker.pb.h"
 
@@ -27,20 +27,21 @@ inline constexpr int kMaxMessageBytes = 64 << 20;
 void ToProto(const ModelSpec& spec, h2oserve::worker::ModelSpec* message);
 absl::StatusOr<ModelSpec> FromProto(const h2oserve::worker::ModelSpec& message);
 
-void ToProto(const OptConfig& config, h2oserve::worker::OptConfig* message);
-absl::StatusOr<OptConfig> FromProto(const h2oserve::worker::OptConfig& message);
+void ToProto(const ModelConfig& config, h2oserve::worker::ModelConfig* message);
+absl::StatusOr<ModelConfig> FromProto(
+    const h2oserve::worker::ModelConfig& message);
 
 // Whether `theirs` is the same model as `ours`, its name aside.
 // Errors: FAILED_PRECONDITION naming the first number that differs, both values
 // and whose they are.
-absl::Status CheckSameModel(const OptConfig& ours, const OptConfig& theirs);
+absl::Status CheckSameModel(const ModelConfig& ours, const ModelConfig& theirs);
 
 void ToProto(const StepPlan& plan, h2oserve::worker::StepPlan* message);
 absl::StatusOr<StepPlan> FromProto(const h2oserve::worker::StepPlan& message,
-                                   const OptConfig& config);
+                                   const ModelConfig& config);
 
 void ToProto(const StepResult& result, h2oserve::worker::StepResult* message);
 absl::StatusOr<StepResult> FromProto(
-    const h2oserve::worker::StepResult& message, const OptConfig& config);
+    const h2oserve::worker::StepResult& message, const ModelConfig& config);
 
 }  // namespace h2o

@@ -4,7 +4,7 @@
 
 namespace h2o {
 
-Forward::Forward(const OptConfig& config, const ShardSpec& shard,
+Forward::Forward(const ModelConfig& config, const ShardSpec& shard,
                  const ShardWeights& weights, Backend* backend,
                  int64_t max_rows, int64_t max_logit_rows)
     : config_(config), shard_(shard), weights_(weights), backend_(backend) {
@@ -27,7 +27,7 @@ Forward::Forward(const OptConfig& config, const ShardSpec& shard,
 }
 
 absl::StatusOr<std::unique_ptr<Forward>> Forward::Create(
-    const OptConfig& config, const ShardSpec& shard,
+    const ModelConfig& config, const ShardSpec& shard,
     const ShardWeights& weights, Backend* backend, Communicator* communicator,
     int64_t max_rows, int64_t max_logit_rows) {
   std::unique_ptr<Forward> f(

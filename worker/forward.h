@@ -16,7 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
-#include "model/opt_config.h"
+#include "model/model_config.h"
 #include "parallel/communicator.h"
 #include "worker/rank_sums.h"
 #include "worker/shard_weights.h"
@@ -32,7 +32,7 @@ class Forward {
   // `max_rows`: most rows of any call; `max_logit_rows`: of Logits.
   // All arguments must outlive the Forward.
   static absl::StatusOr<std::unique_ptr<Forward>> Create(
-      const OptConfig& config, const ShardSpec& shard,
+      const ModelConfig& config, const ShardSpec& shard,
       const ShardWeights& weights, Backend* backend, Communicator* communicator,
       int64_t max_rows, int64_t max_logit_rows);
 
@@ -69,7 +69,7 @@ class Forward {
   Matrix LogitsOf(int64_t rows) const { return logits_.Rows(0, rows); }
 
  private:
-  Forward(const OptConfig& config, const ShardSpec& shard,
+  Forward(const ModelConfig& config, const ShardSpec& shard,
           const ShardWeights& weights, Backend* backend, int64_t max_rows,
           int64_t max_logit_rows);
 
@@ -83,7 +83,7 @@ class Forward {
     return config_.pre_layer_norm ? NormPlace::kBefore : NormPlace::kAfter;
   }
 
-  const OptConfig& config_;
+  const ModelConfig& config_;
   const ShardSpec& shard_;
   const ShardWeights& weights_;
   Backend* const backend_;

@@ -206,8 +206,8 @@ absl::Status Run(const WorkerFlags& flags, WorkerControl* control) {
   // announced weights are dummy only the coordinator knows, so a built-in name
   // is looked at then.
   if (!flags.model.empty()) {
-    absl::StatusOr<OptConfig> config = ConfigOf({.model = flags.model});
-    if (!config.ok()) config = BuiltInOptConfig(flags.model);
+    absl::StatusOr<ModelConfig> config = ConfigOf({.model = flags.model});
+    if (!config.ok()) config = BuiltInModelConfig(flags.model);
     if (!config.ok()) return ConfigOf({.model = flags.model}).status();
     options.config = *std::move(config);
   }

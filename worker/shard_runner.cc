@@ -191,7 +191,7 @@ class Runner final : public ShardRunner {
   }
   uint64_t Checksum(uint64_t step) const;
 
-  const OptConfig config_;
+  const ModelConfig config_;
   const ShardSpec shard_;
   const int max_sequences_;
   const std::unique_ptr<Communicator> communicator_;

@@ -19,8 +19,8 @@
 #include "base/clock.h"
 #include "kernels/device.h"
 #include "kv/kv_geometry.h"
+#include "model/model_config.h"
 #include "model/model_spec.h"
-#include "model/opt_config.h"
 #include "model/step.h"
 #include "parallel/communicator.h"
 #include "worker/plan_runner.h"
@@ -29,7 +29,7 @@
 namespace h2o {
 
 struct ShardOptions {
-  OptConfig config;
+  ModelConfig config;
   ModelSpec model;
   DeviceName device;
   int rank = 0;

@@ -43,7 +43,7 @@ Slice Vector(std::string name, int64_t size, Range part) {
 // then to fill it.
 class Loader {
  public:
-  Loader(const OptConfig& config, const ShardSpec& shard,
+  Loader(const ModelConfig& config, const ShardSpec& shard,
          const WeightOptions& options, Backend* backend, std::byte* memory,
          int64_t total_bytes)
       : config_(config),
@@ -303,7 +303,7 @@ class Loader {
     backend_->FillDummy(tensor, dtype, out, row_bytes / SizeOf(dtype));
   }
 
-  const OptConfig& config_;
+  const ModelConfig& config_;
   const ShardSpec& shard_;
   const WeightOptions& options_;
   Backend* const backend_;
@@ -315,7 +315,7 @@ class Loader {
 
 }  // namespace
 
-absl::StatusOr<ShardWeights> LoadShardWeights(const OptConfig& config,
+absl::StatusOr<ShardWeights> LoadShardWeights(const ModelConfig& config,
                                               const ShardSpec& shard,
                                               const WeightOptions& options,
                                               Backend* backend) {

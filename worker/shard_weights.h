@@ -13,7 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
-#include "model/opt_config.h"
+#include "model/model_config.h"
 #include "model/safetensors.h"
 #include "model/step.h"
 
@@ -57,7 +57,7 @@ struct WeightOptions {
 
 // Errors: FAILED_PRECONDITION naming a tensor that is missing or whose shape
 // disagrees with the config; RESOURCE_EXHAUSTED if memory is short.
-absl::StatusOr<ShardWeights> LoadShardWeights(const OptConfig& config,
+absl::StatusOr<ShardWeights> LoadShardWeights(const ModelConfig& config,
                                               const ShardSpec& shard,
                                               const WeightOptions& options,
                                               Backend* backend);

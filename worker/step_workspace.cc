@@ -22,7 +22,7 @@ class Carver {
   int64_t used_ = 0;
 };
 
-int64_t Carve(const OptConfig& config, const ShardSpec& shard, int64_t rows,
+int64_t Carve(const ModelConfig& config, const ShardSpec& shard, int64_t rows,
               int64_t sequences, std::byte* base, StepWorkspace* w) {
   Carver carver(base);
   const auto take = [&](int64_t count, auto** out) { carver.Take(count, out); };
@@ -56,7 +56,7 @@ int64_t Carve(const OptConfig& config, const ShardSpec& shard, int64_t rows,
 
 }  // namespace
 
-absl::StatusOr<StepWorkspace> StepWorkspace::Create(const OptConfig& config,
+absl::StatusOr<StepWorkspace> StepWorkspace::Create(const ModelConfig& config,
                                                     const ShardSpec& shard,
                                                     int64_t max_rows,
                                                     int64_t max_sequences,

@@ -6,14 +6,14 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
-#include "model/opt_config.h"
+#include "model/model_config.h"
 
 namespace h2o {
 
 struct StepWorkspace {
   // `max_rows`: of a decode step, padding included.
   // Errors: RESOURCE_EXHAUSTED if the memory is not there.
-  static absl::StatusOr<StepWorkspace> Create(const OptConfig& config,
+  static absl::StatusOr<StepWorkspace> Create(const ModelConfig& config,
                                               const ShardSpec& shard,
                                               int64_t max_rows,
                                               int64_t max_sequences,

@@ -15,8 +15,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "model/model_config.h"
 #include "model/model_spec.h"
-#include "model/opt_config.h"
 #include "model/step.h"
 #include "worker/plan_runner.h"
 
@@ -27,8 +27,8 @@ struct Assignment {
   int group = 0;
   int rank = 0;
   int size = 1;
-  ModelSpec model;   // as announced; a worker may have its own path
-  OptConfig config;  // as the coordinator reads it
+  ModelSpec model;     // as announced; a worker may have its own path
+  ModelConfig config;  // as the coordinator reads it
   std::vector<std::string> mesh_addresses;  // of all ranks, in rank order
   std::vector<std::string> host_ids;
   uint64_t nonce = 0;
@@ -40,7 +40,7 @@ struct Assignment {
 // One shard at work, and what the coordinator must know of it.
 struct LoadedShard {
   std::shared_ptr<PlanRunner> runner;
-  OptConfig config;  // as this worker reads it
+  ModelConfig config;  // as this worker reads it
   int64_t num_pages = 0;
   int64_t page_bytes = 0;
   DType kv_dtype = DType::kFloat32;
@@ -63,8 +63,8 @@ struct WorkerServiceOptions {
   // has answered: its name may come to be known while this worker waits for it,
   // and tells which of our addresses lies on the way.
   std::function<absl::StatusOr<std::string>()> mesh_address;
-  std::string model_path;           // empty: the announced one
-  std::optional<OptConfig> config;  // of model_path
+  std::string model_path;             // empty: the announced one
+  std::optional<ModelConfig> config;  // of model_path
 
   // Called from another thread when the coordinator has ended the stream and
   // the shard is still busy a few seconds later.  It should end the process.

@@ -173,8 +173,8 @@ TEST(NpyFile, HasNumpysLayout) {
 }
 
 // 2 layers of 4 * 100 + 2 * 400 parameters, and a head of 1,000.
-OptConfig FloorConfig() {
-  OptConfig config;
+ModelConfig FloorConfig() {
+  ModelConfig config;
   config.num_layers = 2;
   config.num_heads = 1;
   config.hidden_size = config.embed_dim = 10;
@@ -184,7 +184,7 @@ OptConfig FloorConfig() {
 }
 
 TEST(ReadWeightBytes, LeavesOutEveryRanksPositions) {
-  OptConfig config = FloorConfig();
+  ModelConfig config = FloorConfig();
   config.max_positions = 30;
   const int64_t positions = 32 * 10, tied = config.num_parameters();
   for (int ranks : {1, 2, 7}) {
@@ -192,7 +192,7 @@ TEST(ReadWeightBytes, LeavesOutEveryRanksPositions) {
     EXPECT_NEAR(ReadWeightBytes(config, ranks, 2 * all), 2 * (tied - positions),
                 1e-6);
     // A table of tokens beside the head is looked up, too.
-    OptConfig untied = config;
+    ModelConfig untied = config;
     untied.tied_head = false;
     EXPECT_NEAR(ReadWeightBytes(untied, ranks, 2 * (all + 1000)),
                 2 * (tied - positions), 1e-6);

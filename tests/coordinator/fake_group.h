@@ -40,7 +40,7 @@ struct FakeGroupState {
 
 class FakeGroup final : public WorkerGroup {
  public:
-  FakeGroup(const OptConfig& config, std::vector<int64_t> num_pages,
+  FakeGroup(const ModelConfig& config, std::vector<int64_t> num_pages,
             std::shared_ptr<FakeGroupState> state)
       : state_(std::move(state)) {
     info_.config = config;

@@ -41,7 +41,7 @@ struct Script {
   std::string build = "b1";
   std::string device = "cpu";
   std::string host = "host";
-  std::optional<OptConfig> own_config;
+  std::optional<ModelConfig> own_config;
   LoadedShard shard = {
       .config = SmallConfig(),
       .num_pages = 100,
@@ -314,7 +314,7 @@ TEST_F(RemoteWorkersTest, StrangersAreRefusedAndNothingElseIsTouched) {
               AllOf(HasSubstr("0.9.0"), HasSubstr("1.0.0")));
   EXPECT_THAT(refused({.build = "b2"}),
               AllOf(HasSubstr("b1"), HasSubstr("b2")));
-  OptConfig other = SmallConfig();
+  ModelConfig other = SmallConfig();
   other.vocab_size = 999;
   EXPECT_THAT(refused({.own_config = other}),
               AllOf(HasSubstr("vocab_size is 999"), HasSubstr("1000")));

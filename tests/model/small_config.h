@@ -1,12 +1,12 @@
 // The config of a model that is never loaded: for tests of what goes around it.
 #pragma once
 
-#include "model/opt_config.h"
+#include "model/model_config.h"
 
 namespace h2o {
 
-inline OptConfig SmallConfig() {
-  OptConfig config;
+inline ModelConfig SmallConfig() {
+  ModelConfig config;
   config.name = "small";
   config.num_layers = 2;
   config.num_heads = 2;

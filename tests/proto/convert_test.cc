@@ -19,8 +19,8 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 // Every number another, so that one taken for another shows.
-OptConfig OddConfig() {
-  OptConfig config = SmallConfig();
+ModelConfig OddConfig() {
+  ModelConfig config = SmallConfig();
   config.num_heads = 3;
   config.hidden_size = config.embed_dim = 24;
   config.vocab_size = 100;
@@ -136,10 +136,10 @@ TEST(ConvertTest, ResultComesBackAsItWas) {
 }
 
 TEST(ConvertTest, ModelsComeBackAsTheyWere) {
-  const OptConfig config = OddConfig();
-  wire::OptConfig message;
+  const ModelConfig config = OddConfig();
+  wire::ModelConfig message;
   ToProto(config, &message);
-  const absl::StatusOr<OptConfig> back = FromProto(message);
+  const absl::StatusOr<ModelConfig> back = FromProto(message);
   ASSERT_TRUE(back.ok()) << back.status();
   EXPECT_TRUE(CheckSameModel(config, *back).ok());
 
@@ -160,8 +160,8 @@ TEST(ConvertTest, ModelsComeBackAsTheyWere) {
 }
 
 TEST(ConvertTest, AnotherModelIsNamedWithBothValues) {
-  const OptConfig ours = OddConfig();
-  OptConfig theirs = ours;
+  const ModelConfig ours = OddConfig();
+  ModelConfig theirs = ours;
   theirs.name = "elsewhere";
   EXPECT_TRUE(CheckSameModel(ours, theirs).ok());
   theirs.ffn_dim = 50;

@@ -20,7 +20,7 @@ using ::testing::HasSubstr;
 // Ranks of one group, each stepped by a thread of its own.
 class Ranks {
  public:
-  explicit Ranks(int size, OptConfig config = TinyConfig(), int threads = 1,
+  explicit Ranks(int size, ModelConfig config = TinyConfig(), int threads = 1,
                  int64_t pool_bytes = 4 << 20) {
     auto communicators = MakeThreadCommunicators(size, 60);
     for (int rank = 0; rank < size; ++rank) {
@@ -235,7 +235,7 @@ TEST(ShardRunner, StopsAtEndOfTextUnlessTold) {
   SequenceSpec spec = Spec(1, 5, 40, 40);
   spec.ignore_eos = false;
   // Whatever it says third is its end-of-text from now on.
-  OptConfig config = TinyConfig();
+  ModelConfig config = TinyConfig();
   const auto free = Generate(&ranks, {spec})[0].tokens;
   const auto third = std::find(free.begin(), free.end(), free[2]);
   config.eos_token = free[2];

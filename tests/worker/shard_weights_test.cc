@@ -18,7 +18,7 @@ std::unique_ptr<Backend> MakeBackend() {
   return NewCpuBackend(options).value();
 }
 
-ShardWeights Load(const OptConfig& config, int rank, int size, DType dtype) {
+ShardWeights Load(const ModelConfig& config, int rank, int size, DType dtype) {
   WeightOptions options;
   options.dummy_seed = 3;
   options.dtype = dtype;
@@ -39,7 +39,7 @@ float Bias(const void* bias, int64_t i) {
 // Every slice of every rank lies where the whole matrix has it.
 TEST(ShardWeights, DummyWeightsAreTheSameForEveryTp) {
   for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
-    const OptConfig config = TinyConfig();
+    const ModelConfig config = TinyConfig();
     const ShardWeights whole = Load(config, 0, 1, dtype);
     for (int size : {2, 4}) {
       for (int rank = 0; rank < size; ++rank) {
@@ -85,7 +85,7 @@ TEST(ShardWeights, DummyWeightsAreTheSameForEveryTp) {
 }
 
 TEST(ShardWeights, AnotherSeedIsAnotherModel) {
-  const OptConfig config = TinyConfig();
+  const ModelConfig config = TinyConfig();
   WeightOptions options;
   options.dummy_seed = 4;
   const ShardWeights other =
@@ -96,7 +96,7 @@ TEST(ShardWeights, AnotherSeedIsAnotherModel) {
 }
 
 TEST(ShardWeights, OnlyWhatTheConfigHas) {
-  OptConfig config = TinyConfig();
+  ModelConfig config = TinyConfig();
   config.bias = false;
   config.layer_norm_affine = false;
   config.tied_head = false;

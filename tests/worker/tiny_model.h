@@ -2,12 +2,12 @@
 // it splits unevenly over 4 ranks.
 #pragma once
 
-#include "model/opt_config.h"
+#include "model/model_config.h"
 
 namespace h2o {
 
-inline OptConfig TinyConfig() {
-  OptConfig config;
+inline ModelConfig TinyConfig() {
+  ModelConfig config;
   config.name = "tiny";
   config.num_layers = 3;
   config.num_heads = 6;

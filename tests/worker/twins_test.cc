@@ -38,8 +38,8 @@ const bool kEnvironmentIsSet =
 
 constexpr int kLayers = 3;
 
-OptConfig SmallGpuConfig(int head_dim) {
-  OptConfig config;
+ModelConfig SmallGpuConfig(int head_dim) {
+  ModelConfig config;
   config.name = "small";
   config.num_layers = kLayers;
   config.num_heads = 4;
@@ -67,7 +67,7 @@ ShardOptions SmallOptions(int head_dim, const char* dtype) {
 ShardOptions DemoOptions() {
   constexpr char kModel[] = "models/opt-demo";
   ShardOptions options = SmallOptions(64, "fp16");
-  options.config = ReadOptConfig(kModel).value();
+  options.config = ReadModelConfig(kModel).value();
   options.model.model = kModel;
   options.model.dummy = false;
   return options;
@@ -179,7 +179,7 @@ SequenceSpec RandomSpec(uint64_t id, std::mt19937* random, int vocabulary) {
 // same, but for the numbers of steps and sequences, which go on.
 class Traffic {
  public:
-  explicit Traffic(const OptConfig& config) : config_(config) {}
+  explicit Traffic(const ModelConfig& config) : config_(config) {}
 
   // REQUIRES: all are retired.
   void StartAgain() { random_.seed(kSeed); }
@@ -229,7 +229,7 @@ class Traffic {
     int tokens = 0;  // planned
   };
 
-  const OptConfig& config_;
+  const ModelConfig& config_;
   static constexpr int kSeed = 7;
   std::mt19937 random_{kSeed};
   std::map<uint64_t, Script> open_;
@@ -394,7 +394,7 @@ TEST(GpuRunner, BatchesAndSlicesDoNotChangeGreedyTokens) {
   const absl::Status there = CheckGpu(0);
   if (!there.ok()) GTEST_SKIP() << there;
   const SteadyClock clock;
-  const OptConfig config = SmallGpuConfig(64);
+  const ModelConfig config = SmallGpuConfig(64);
   const auto runner = MakeRunner(SmallOptions(64, "fp16"), true, &clock);
   std::mt19937 random(3);
   uint64_t step = 0;

@@ -1,4 +1,4 @@
-#include "model/opt_config.h"
+#include "model/model_config.h"
 
 #include <algorithm>
 #include <array>
@@ -139,7 +139,7 @@ constexpr std::array<BuiltIn, 9> kBuiltIns = {{
 
 }  // namespace
 
-int64_t OptConfig::num_parameters() const {
+int64_t ModelConfig::num_parameters() const {
   const int64_t hidden = hidden_size, ffn = ffn_dim;
   const int64_t norm = layer_norm_affine ? 2 * hidden : 0;
   int64_t layer = 4 * hidden * hidden + 2 * hidden * ffn + 2 * norm;
@@ -152,9 +152,9 @@ int64_t OptConfig::num_parameters() const {
   return total;
 }
 
-absl::StatusOr<OptConfig> ParseOptConfig(std::string_view text,
-                                         std::string_view name) {
-  OptConfig config;
+absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view text,
+                                             std::string_view name) {
+  ModelConfig config;
   config.name = std::string(name);
   const std::string what = absl::StrCat("config.json of ", config.name);
   H2O_ASSIGN_OR_RETURN(const json values, ParseJsonObject(text, what));
@@ -215,27 +215,27 @@ absl::StatusOr<OptConfig> ParseOptConfig(std::string_view text,
   return config;
 }
 
-absl::StatusOr<OptConfig> ReadOptConfig(const std::string& directory) {
+absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& directory) {
   const std::filesystem::path path(directory);
   std::error_code ignored;
   if (!std::filesystem::is_directory(path, ignored)) {
     return absl::NotFoundError(absl::StrCat(
         "no model directory ", directory,
         "; it must be a directory with config.json (or, with dummy weights, ",
-        "one of ", absl::StrJoin(BuiltInOptConfigNames(), ", "), ")"));
+        "one of ", absl::StrJoin(BuiltInModelConfigNames(), ", "), ")"));
   }
   H2O_ASSIGN_OR_RETURN(const std::string text,
                        ReadWholeFile((path / "config.json").string()));
   // "models/opt-demo/" has an empty last part.
   const auto name =
       path.has_filename() ? path.filename() : path.parent_path().filename();
-  return ParseOptConfig(text, name.string());
+  return ParseModelConfig(text, name.string());
 }
 
-absl::StatusOr<OptConfig> BuiltInOptConfig(std::string_view name) {
+absl::StatusOr<ModelConfig> BuiltInModelConfig(std::string_view name) {
   for (const BuiltIn& b : kBuiltIns) {
     if (name != b.name) continue;
-    OptConfig config;
+    ModelConfig config;
     config.name = b.name;
     config.num_layers = b.num_layers;
     config.num_heads = b.num_heads;
@@ -250,16 +250,16 @@ absl::StatusOr<OptConfig> BuiltInOptConfig(std::string_view name) {
   }
   return absl::NotFoundError(
       absl::StrCat("no built-in config \"", std::string(name), "\"; there are ",
-                   absl::StrJoin(BuiltInOptConfigNames(), ", ")));
+                   absl::StrJoin(BuiltInModelConfigNames(), ", ")));
 }
 
-std::vector<std::string> BuiltInOptConfigNames() {
+std::vector<std::string> BuiltInModelConfigNames() {
   std::vector<std::string> names;
   for (const BuiltIn& b : kBuiltIns) names.push_back(b.name);
   return names;
 }
 
-absl::Status ValidateTensorParallel(const OptConfig& config, int size) {
+absl::Status ValidateTensorParallel(const ModelConfig& config, int size) {
   // A rank without FFN columns or vocabulary rows would be as idle as one
   // without heads; no real OPT has fewer of those than heads.
   const int largest =

@@ -1,4 +1,4 @@
-#include "model/opt_config.h"
+#include "model/model_config.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -33,7 +33,7 @@ std::string With(const json& patch) {
 
 void ExpectInvalid(const std::string& text,
                    const std::vector<std::string>& fragments) {
-  const auto config = ParseOptConfig(text, "tiny");
+  const auto config = ParseModelConfig(text, "tiny");
   ASSERT_FALSE(config.ok()) << text;
   EXPECT_EQ(config.status().code(), absl::StatusCode::kInvalidArgument)
       << config.status();
@@ -44,9 +44,9 @@ void ExpectInvalid(const std::string& text,
   }
 }
 
-TEST(OptConfigTest, ReadsTheModelThatShips) {
+TEST(ModelConfigTest, ReadsTheModelThatShips) {
   for (const char* directory : {"models/opt-demo", "models/opt-demo/"}) {
-    const auto config = ReadOptConfig(directory);
+    const auto config = ReadModelConfig(directory);
     ASSERT_TRUE(config.ok()) << config.status();
     EXPECT_EQ(config->name, "opt-demo");
     EXPECT_EQ(config->num_layers, 6);
@@ -71,8 +71,8 @@ TEST(OptConfigTest, ReadsTheModelThatShips) {
   }
 }
 
-TEST(OptConfigTest, HasHuggingFacesDefaults) {
-  const auto config = ParseOptConfig(With(json::object()), "tiny");
+TEST(ModelConfigTest, HasHuggingFacesDefaults) {
+  const auto config = ParseModelConfig(With(json::object()), "tiny");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->ffn_dim, 3072);
   EXPECT_EQ(config->max_positions, 2048);
@@ -86,13 +86,13 @@ TEST(OptConfigTest, HasHuggingFacesDefaults) {
   EXPECT_EQ(config->eos_token, 2);
 }
 
-TEST(OptConfigTest, NullIsAbsent) {
+TEST(ModelConfigTest, NullIsAbsent) {
   json values = Minimal();
   values["word_embed_proj_dim"] = nullptr;
   values["bos_token_id"] = nullptr;
   values["dtype"] = nullptr;
   values["torch_dtype"] = "bfloat16";
-  const auto config = ParseOptConfig(values.dump(), "tiny");
+  const auto config = ParseModelConfig(values.dump(), "tiny");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->embed_dim, 128);
   EXPECT_EQ(config->bos_token, 2);
@@ -100,7 +100,7 @@ TEST(OptConfigTest, NullIsAbsent) {
 }
 
 // Counted by Hugging Face's OPTForCausalLM.
-TEST(OptConfigTest, BuiltInConfigsCountTheirParameters) {
+TEST(ModelConfigTest, BuiltInConfigsCountTheirParameters) {
   const std::vector<std::pair<std::string, int64_t>> expected = {
       {"opt-125m", 125239296},   {"opt-350m", 331196416},
       {"opt-1.3b", 1315758080},  {"opt-2.7b", 2651596800},
@@ -110,7 +110,7 @@ TEST(OptConfigTest, BuiltInConfigsCountTheirParameters) {
   std::vector<std::string> names;
   for (const auto& [name, parameters] : expected) {
     names.push_back(name);
-    const auto config = BuiltInOptConfig(name);
+    const auto config = BuiltInModelConfig(name);
     ASSERT_TRUE(config.ok()) << config.status();
     EXPECT_EQ(config->name, name);
     EXPECT_EQ(config->num_parameters(), parameters) << name;
@@ -120,21 +120,21 @@ TEST(OptConfigTest, BuiltInConfigsCountTheirParameters) {
     EXPECT_TRUE(config->head_dim() == 64 || config->head_dim() == 80 ||
                 config->head_dim() == 128);
   }
-  EXPECT_EQ(BuiltInOptConfigNames(), names);
-  EXPECT_EQ(BuiltInOptConfig("opt-2.7b")->head_dim(), 80);
-  EXPECT_FALSE(BuiltInOptConfig("opt-350m")->pre_layer_norm);
-  EXPECT_FALSE(BuiltInOptConfig("opt-350m")->final_layer_norm);
-  EXPECT_TRUE(BuiltInOptConfig("opt-350m")->has_projections());
+  EXPECT_EQ(BuiltInModelConfigNames(), names);
+  EXPECT_EQ(BuiltInModelConfig("opt-2.7b")->head_dim(), 80);
+  EXPECT_FALSE(BuiltInModelConfig("opt-350m")->pre_layer_norm);
+  EXPECT_FALSE(BuiltInModelConfig("opt-350m")->final_layer_norm);
+  EXPECT_TRUE(BuiltInModelConfig("opt-350m")->has_projections());
 
-  const auto unknown = BuiltInOptConfig("opt-7b");
+  const auto unknown = BuiltInModelConfig("opt-7b");
   EXPECT_EQ(unknown.status().code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(unknown.status().message()), HasSubstr("\"opt-7b\""));
   EXPECT_THAT(std::string(unknown.status().message()), HasSubstr("opt-6.7b"));
 }
 
-TEST(OptConfigTest, ReadsWhatTheOtherOptsAre) {
+TEST(ModelConfigTest, ReadsWhatTheOtherOptsAre) {
   // opt-350m
-  auto config = ParseOptConfig(
+  auto config = ParseModelConfig(
       With({{"do_layer_norm_before", false}, {"word_embed_proj_dim", 64}}),
       "post");
   ASSERT_TRUE(config.ok()) << config.status();
@@ -150,7 +150,7 @@ TEST(OptConfigTest, ReadsWhatTheOtherOptsAre) {
   galactica.update({{"activation_function", "gelu"},
                     {"enable_bias", false},
                     {"layer_norm_elementwise_affine", false}});
-  config = ParseOptConfig(With(galactica), "galactica");
+  config = ParseModelConfig(With(galactica), "galactica");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->activation, Activation::kGelu);
   EXPECT_FALSE(config->bias);
@@ -159,31 +159,31 @@ TEST(OptConfigTest, ReadsWhatTheOtherOptsAre) {
   // An untied head and projections.
   json untied = base;
   untied.update({{"tie_word_embeddings", false}, {"word_embed_proj_dim", 512}});
-  config = ParseOptConfig(With(untied), "untied");
+  config = ParseModelConfig(With(untied), "untied");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_FALSE(config->tied_head);
   EXPECT_EQ(config->num_parameters(), 138895360);
   json removed = base;
   removed.update({{"_remove_final_layer_norm", true}});
-  config = ParseOptConfig(With(removed), "removed");
+  config = ParseModelConfig(With(removed), "removed");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_TRUE(config->pre_layer_norm);
   EXPECT_FALSE(config->final_layer_norm);
   EXPECT_EQ(config->num_parameters(), 125237760);
   // Dtypes: the newer key wins.
-  config = ParseOptConfig(
+  config = ParseModelConfig(
       With({{"dtype", "float32"}, {"torch_dtype", "float16"}}), "d");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->checkpoint_dtype, DType::kFloat32);
   // One eos in a list; the largest position table.
-  config = ParseOptConfig(
+  config = ParseModelConfig(
       With({{"eos_token_id", {7}}, {"max_position_embeddings", 65536}}), "e");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->eos_token, 7);
   EXPECT_EQ(config->max_positions, 65536);
 }
 
-TEST(OptConfigTest, NamesEveryValueThatCannotBe) {
+TEST(ModelConfigTest, NamesEveryValueThatCannotBe) {
   ExpectInvalid(With({{"model_type", "llama"}}),
                 {"\"model_type\" is \"llama\"", "must be \"opt\""});
   ExpectInvalid(With({{"model_type", nullptr}}), {"\"model_type\" is missing"});
@@ -245,11 +245,11 @@ TEST(OptConfigTest, NamesEveryValueThatCannotBe) {
                 {"\"bos_token_id\" is 2", "below \"vocab_size\", 2"});
   // A hostile value makes no hostile message.
   const auto long_value =
-      ParseOptConfig(With({{"hidden_size", std::string(100000, 'x')}}), "t");
+      ParseModelConfig(With({{"hidden_size", std::string(100000, 'x')}}), "t");
   EXPECT_LT(long_value.status().message().size(), 300u);
 }
 
-TEST(OptConfigTest, SaysWhatIsNoJson) {
+TEST(ModelConfigTest, SaysWhatIsNoJson) {
   const std::string good = With(json::object());
   for (const std::string& text :
        {std::string(), std::string("{"), good.substr(0, good.size() / 2),
@@ -257,7 +257,7 @@ TEST(OptConfigTest, SaysWhatIsNoJson) {
         std::string(1 << 20, '['), good + "x",
         std::string(R"({"hidden_size": 1, "hidden_size": 2})"),
         std::string("{\"a\": \"\xc3\"}")}) {
-    const auto config = ParseOptConfig(text, "tiny");
+    const auto config = ParseModelConfig(text, "tiny");
     EXPECT_EQ(config.status().code(), absl::StatusCode::kDataLoss)
         << text.substr(0, 80) << ": " << config.status();
     EXPECT_THAT(std::string(config.status().message()),
@@ -266,29 +266,29 @@ TEST(OptConfigTest, SaysWhatIsNoJson) {
   // Deep, but well-formed.
   const std::string deep =
       R"({"x": )" + std::string(1 << 20, '[') + std::string(1 << 20, ']') + "}";
-  const auto config = ParseOptConfig(deep, "tiny");
+  const auto config = ParseModelConfig(deep, "tiny");
   EXPECT_EQ(config.status().code(), absl::StatusCode::kDataLoss);
   EXPECT_THAT(std::string(config.status().message()), HasSubstr("nested"));
 }
 
-TEST(OptConfigTest, SaysWhatIsMissing) {
+TEST(ModelConfigTest, SaysWhatIsMissing) {
   TempDirectory directory;
-  auto config = ReadOptConfig(directory.path());
+  auto config = ReadModelConfig(directory.path());
   EXPECT_EQ(config.status().code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(config.status().message()),
               HasSubstr(directory.File("config.json")));
-  config = ReadOptConfig(directory.File("nowhere"));
+  config = ReadModelConfig(directory.File("nowhere"));
   EXPECT_EQ(config.status().code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(config.status().message()), HasSubstr("nowhere"));
   std::filesystem::create_directory(directory.File("config.json"));
-  config = ReadOptConfig(directory.path());
+  config = ReadModelConfig(directory.path());
   EXPECT_EQ(config.status().code(), absl::StatusCode::kDataLoss);
 }
 
-TEST(OptConfigTest, EveryRankNeedsAHead) {
+TEST(ModelConfigTest, EveryRankNeedsAHead) {
   for (const auto& [name, heads] :
        {std::pair("opt-125m", 12), {"opt-175b", 96}}) {
-    const auto config = BuiltInOptConfig(name);
+    const auto config = BuiltInModelConfig(name);
     ASSERT_TRUE(config.ok());
     for (int size : {1, 5, 7, 8, heads}) {
       EXPECT_TRUE(ValidateTensorParallel(*config, size).ok());

@@ -1,5 +1,5 @@
-// OptConfig: the fixed numbers of one OPT model, as its config.json says them.
-// Validated once, const from then on.
+// ModelConfig: the fixed numbers of one OPT model, as its config.json says
+// them. Validated once, const from then on.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ namespace h2o {
 
 enum class Activation : uint8_t { kRelu, kGelu };
 
-struct OptConfig {
+struct ModelConfig {
   std::string name;  // directory's or built-in config's name, for people
   int num_layers = 0;
   int num_heads = 0;
@@ -51,18 +51,18 @@ inline constexpr int kPositionOffset = 2;
 // is not JSON, INVALID_ARGUMENT naming a value that cannot be (another
 // model_type, heads that do not divide hidden_size, 0 heads, an activation
 // other than relu or gelu, ...) and what would be right.
-absl::StatusOr<OptConfig> ReadOptConfig(const std::string& directory);
+absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& directory);
 
 // From the text of a config.json.
-absl::StatusOr<OptConfig> ParseOptConfig(std::string_view json,
-                                         std::string_view name);
+absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view json,
+                                             std::string_view name);
 
 // "opt-125m" .. "opt-175b".  Errors: NOT_FOUND listing the names.
-absl::StatusOr<OptConfig> BuiltInOptConfig(std::string_view name);
-std::vector<std::string> BuiltInOptConfigNames();
+absl::StatusOr<ModelConfig> BuiltInModelConfig(std::string_view name);
+std::vector<std::string> BuiltInModelConfigNames();
 
 // Every rank needs at least one head.
 // Errors: INVALID_ARGUMENT naming `size` and the largest that works.
-absl::Status ValidateTensorParallel(const OptConfig& config, int size);
+absl::Status ValidateTensorParallel(const ModelConfig& config, int size);
 
 }  // namespace h2o
