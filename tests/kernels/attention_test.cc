@@ -1,5 +1,3 @@
-#include "kernels/cpu/attention.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -8,7 +6,9 @@
 #include <random>
 #include <vector>
 
+#include "kernels/cpu/add_norm.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/tokens.h"
 #include "kv/kv_cache.h"
 #include "tests/kernels/each_target.h"
 

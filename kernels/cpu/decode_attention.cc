@@ -1,16 +1,17 @@
-#include "kernels/cpu/attention.h"
+// Attention of one new token of one head, and the choice of the slot that the
+// token is written to: the CPU twin of cuda/decode_attention.cu.
+#include "kernels/cpu/decode_attention.h"
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <limits>
 
+// One source, compiled for each instruction set and picked at run time.
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/cpu/attention.cc"
+#define HWY_TARGET_INCLUDE "kernels/cpu/decode_attention.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
-// After highway.h.
-#include "hwy/contrib/math/math-inl.h"
+#include "kernels/cpu/softmax-inl.h"
+#include "kernels/cpu/stored_slots.h"
 #include "kernels/cpu/vectors-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -56,32 +57,6 @@ HWY_INLINE void PageDots(const float* HWY_RESTRICT q, const T* keys, int count,
     }
     out[i] = hn::GetLane(hn::SumOfLanes(d, a));
   }
-}
-
-// x[i] = exp(scale * x[i] - maximum of that) for i < n, zero up to the next
-// multiple of the vector length.  Returns their sum.
-HWY_INLINE float ExpRow(float* HWY_RESTRICT x, int64_t n, float scale) {
-  const F32 d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const int64_t padded = (n + lanes - 1) / lanes * lanes;
-  std::fill(x + n, x + padded, -std::numeric_limits<float>::infinity());
-  VF greatest = hn::LoadU(d, x);
-  for (int64_t i = lanes; i < padded; i += lanes) {
-    greatest = hn::Max(greatest, hn::LoadU(d, x + i));
-  }
-  const VF shift = hn::Mul(hn::MaxOfLanes(d, greatest), hn::Set(d, scale));
-  const VF factor = hn::Set(d, scale);
-  VF sum = hn::Zero(d);
-  for (int64_t i = 0; i < padded; i += lanes) {
-    const VF raw = hn::LoadU(d, x + i);
-    // exp of minus infinity is taken as zero, not left to the library.
-    const VF e = hn::IfThenZeroElse(
-        hn::Lt(raw, hn::Set(d, std::numeric_limits<float>::lowest())),
-        hn::Exp(d, hn::MulSub(raw, factor, shift)));
-    sum = hn::Add(sum, e);
-    hn::StoreU(e, d, x + i);
-  }
-  return hn::GetLane(hn::SumOfLanes(d, sum));
 }
 
 template <class T>
@@ -168,85 +143,6 @@ void AttendImpl(const float* q, const float* k, const float* v,
   }
 }
 
-void CausalSoftmaxImpl(float* scores, int64_t rows, int64_t columns,
-                       int64_t stride, int64_t first_length, float scale,
-                       float* column_sums) {
-  const F32 d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  for (int64_t r = 0; r < rows; ++r) {
-    float* row = scores + r * stride;
-    const int64_t n = first_length + r;
-    const VF inverse = hn::Set(d, 1.0f / ExpRow(row, n, scale));
-    const int64_t padded = (n + lanes - 1) / lanes * lanes;
-    for (int64_t i = 0; i < padded; i += lanes) {
-      const VF p = hn::Mul(hn::LoadU(d, row + i), inverse);
-      hn::StoreU(p, d, row + i);
-      if (column_sums != nullptr) {
-        hn::StoreU(hn::Add(hn::LoadU(d, column_sums + i), p), d,
-                   column_sums + i);
-      }
-    }
-    if (padded < columns) std::fill(row + padded, row + columns, 0.0f);
-  }
-}
-
-void LayerNormRowImpl(const float* x, const LayerNormWeights& weights,
-                      int64_t columns, float* out) {
-  const F32 d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const int64_t whole = columns / lanes * lanes;
-  VF sums = hn::Zero(d);
-  for (int64_t i = 0; i < whole; i += lanes) {
-    sums = hn::Add(sums, hn::LoadU(d, x + i));
-  }
-  float sum = hn::GetLane(hn::SumOfLanes(d, sums));
-  for (int64_t i = whole; i < columns; ++i) sum += x[i];
-  const float mean = sum / static_cast<float>(columns);
-  const VF means = hn::Set(d, mean);
-  VF squares = hn::Zero(d);
-  for (int64_t i = 0; i < whole; i += lanes) {
-    const VF c = hn::Sub(hn::LoadU(d, x + i), means);
-    squares = hn::MulAdd(c, c, squares);
-  }
-  float square = hn::GetLane(hn::SumOfLanes(d, squares));
-  for (int64_t i = whole; i < columns; ++i) {
-    square += (x[i] - mean) * (x[i] - mean);
-  }
-  const float inverse =
-      1.0f / std::sqrt(square / static_cast<float>(columns) + 1e-5f);
-  const VF inverses = hn::Set(d, inverse);
-  for (int64_t i = 0; i < whole; i += lanes) {
-    VF y = hn::Mul(hn::Sub(hn::LoadU(d, x + i), means), inverses);
-    if (weights.weight) y = hn::Mul(y, hn::LoadU(d, weights.weight + i));
-    if (weights.bias) y = hn::Add(y, hn::LoadU(d, weights.bias + i));
-    hn::StoreU(y, d, out + i);
-  }
-  for (int64_t i = whole; i < columns; ++i) {
-    const float y = (x[i] - mean) * inverse;
-    out[i] = y * (weights.weight ? weights.weight[i] : 1.0f) +
-             (weights.bias ? weights.bias[i] : 0.0f);
-  }
-}
-
-int64_t ArgMaxRowImpl(const float* x, int64_t n) {
-  const F32 d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  float best = -std::numeric_limits<float>::infinity();
-  int64_t i = 0;
-  if (n >= lanes) {
-    VF greatest = hn::LoadU(d, x);
-    for (i = lanes; i + lanes <= n; i += lanes) {
-      greatest = hn::Max(greatest, hn::LoadU(d, x + i));
-    }
-    best = hn::GetLane(hn::MaxOfLanes(d, greatest));
-  }
-  for (; i < n; ++i) best = std::max(best, x[i]);
-  for (i = 0; i < n; ++i) {
-    if (x[i] == best) return i;
-  }
-  return 0;  // all NaN: no token is better than another
-}
-
 }  // namespace HWY_NAMESPACE
 }  // namespace h2o
 HWY_AFTER_NAMESPACE();
@@ -256,44 +152,6 @@ namespace h2o {
 namespace {
 
 HWY_EXPORT(AttendImpl);
-HWY_EXPORT(CausalSoftmaxImpl);
-HWY_EXPORT(LayerNormRowImpl);
-HWY_EXPORT(ArgMaxRowImpl);
-
-struct Slot {
-  std::byte* page;
-  int index;  // in the page
-};
-
-Slot SlotAt(const KvPool& pool, const KvHead& head, int32_t slot) {
-  return {pool.Page(head.pages[slot / kPageSlots]), slot % kPageSlots};
-}
-float* Scores(const KvPool& pool, std::byte* page) {
-  return reinterpret_cast<float*>(page + pool.layout.ScoresOffset());
-}
-uint16_t* Positions(const KvPool& pool, std::byte* page) {
-  return reinterpret_cast<uint16_t*>(page + pool.layout.PositionsOffset());
-}
-
-void StoreRow(const float* x, int n, DType dtype, std::byte* run, int index) {
-  if (dtype == DType::kFloat32) {
-    std::memcpy(reinterpret_cast<float*>(run) + index * n, x,
-                n * sizeof(float));
-    return;
-  }
-  for (int i = 0; i < n; ++i) StoreElement(run, dtype, index * n + i, x[i]);
-}
-
-void WriteSlot(const float* k, const float* v, float score, int32_t position,
-               const KvPool& pool, Slot slot) {
-  const KvPageLayout& layout = pool.layout;
-  StoreRow(k, layout.head_dim, layout.dtype, slot.page + layout.KeysOffset(),
-           slot.index);
-  StoreRow(v, layout.head_dim, layout.dtype, slot.page + layout.ValuesOffset(),
-           slot.index);
-  Scores(pool, slot.page)[slot.index] = score;
-  Positions(pool, slot.page)[slot.index] = static_cast<uint16_t>(position);
-}
 
 void AddScores(const KvPool& pool, const KvHead& head, const float* p) {
   for (int32_t first = 0; first < head.num_slots; first += kPageSlots) {
@@ -350,39 +208,6 @@ int32_t DecodeHead(const float* q, const float* k, const float* v,
   const int32_t evicted = Positions(pool, victim.page)[victim.index];
   WriteSlot(k, v, score, position, pool, victim);
   return evicted;
-}
-
-void CausalSoftmax(float* scores, int64_t rows, int64_t columns, int64_t stride,
-                   int64_t first_length, float scale, float* column_sums) {
-  HWY_DYNAMIC_DISPATCH(CausalSoftmaxImpl)
-  (scores, rows, columns, stride, first_length, scale, column_sums);
-}
-
-void StoreKept(absl::Span<const int32_t> kept, const float* keys,
-               const float* values, int64_t stride, const float* scores,
-               const KvPool& pool, KvHead* head) {
-  for (size_t i = 0; i < kept.size(); ++i) {
-    const int32_t p = kept[i];
-    WriteSlot(keys + p * stride, values + p * stride, scores ? scores[p] : 0.0f,
-              p, pool, SlotAt(pool, *head, static_cast<int32_t>(i)));
-  }
-  head->num_slots = static_cast<int32_t>(kept.size());
-}
-
-void CopyPositions(const KvPool& pool, const KvHead& head, uint16_t* out) {
-  for (int32_t slot = 0; slot < head.num_slots; ++slot) {
-    const Slot at = SlotAt(pool, head, slot);
-    out[slot] = Positions(pool, at.page)[at.index];
-  }
-}
-
-void LayerNormRow(const float* x, const LayerNormWeights& weights,
-                  int64_t columns, float* out) {
-  HWY_DYNAMIC_DISPATCH(LayerNormRowImpl)(x, weights, columns, out);
-}
-
-int64_t ArgMaxRow(const float* x, int64_t n) {
-  return HWY_DYNAMIC_DISPATCH(ArgMaxRowImpl)(x, n);
 }
 
 }  // namespace h2o
