@@ -12,13 +12,13 @@
 #include "base/cgroup.h"
 #include "base/kv_policy.h"
 #include "base/status_macros.h"
+#include "base/thread_pool.h"
 #include "kernels/cpu/add_norm.h"
 #include "kernels/cpu/decode_attention.h"
 #include "kernels/cpu/matrix_product.h"
 #include "kernels/cpu/prefill_attention.h"
 #include "kernels/cpu/small_linear.h"
 #include "kernels/cpu/stored_slots.h"
-#include "kernels/cpu/thread_pool.h"
 #include "kernels/cpu/tokens.h"
 
 namespace h2o {

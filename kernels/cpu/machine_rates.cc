@@ -7,10 +7,10 @@
 
 #include "absl/functional/function_ref.h"
 #include "base/check.h"
+#include "base/thread_pool.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/matrix_product.h"
 #include "kernels/cpu/small_linear.h"
-#include "kernels/cpu/thread_pool.h"
 
 namespace h2o {
 namespace {

@@ -1,4 +1,5 @@
-#include "kernels/cpu/thread_pool.h"
+// Threads that wait for one function at a time: see thread_pool.h.
+#include "base/thread_pool.h"
 
 #include <algorithm>
 #include <system_error>

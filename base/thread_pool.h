@@ -1,8 +1,8 @@
-// A ThreadPool runs one function on a fixed set of threads and waits: the
-// caller is thread 0.  Workers spin briefly for the next call, since calls come
-// every few microseconds within a step, then sleep.
+// A ThreadPool runs one function on a fixed set of threads and waits for all of
+// them.  The caller is thread 0.  The other threads spin briefly for the next
+// call, since calls come every few microseconds within a step, then sleep.
 //
-// Threads  one owner calls Run.
+// Threads  one owner makes all the calls.
 #pragma once
 
 #include <atomic>
@@ -17,7 +17,7 @@ namespace h2o {
 
 class ThreadPool {
  public:
-  // Of as many threads as the system grants, if that is fewer.
+  // Starts num_threads - 1 threads, or as many as the system grants.
   explicit ThreadPool(int num_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -28,8 +28,9 @@ class ThreadPool {
   // Calls fn(thread) for thread = 0 .. num_threads() - 1 at the same time.
   void Run(absl::FunctionRef<void(int thread)> fn);
 
-  // Cuts [0, total) in items of `grain` and calls fn(begin, end, thread) until
-  // all are done; threads take the next item as they finish one.
+  // Cuts [0, total) into items of `grain` and calls fn(begin, end, thread) once
+  // for each item.  A thread takes the next item when it has finished one. With
+  // one thread or one item, fn gets all of [0, total) in one call.
   void ParallelFor(int64_t total, int64_t grain,
                    absl::FunctionRef<void(int64_t, int64_t, int)> fn);
 
