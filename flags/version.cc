@@ -1,10 +1,10 @@
+// The version of a release, and the id of one build of it.
 #include "flags/version.h"
 
-#include <cstdint>
 #include <fstream>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
+#include "base/hash.h"
 
 namespace h2o {
 
@@ -12,14 +12,12 @@ std::string Version() { return H2O_VERSION; }
 
 std::string BuildId() {
   std::ifstream file("/proc/self/exe", std::ios::binary);
-  uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
+  Fnv1a hash;
   std::vector<char> block(1 << 20);
   while (file.read(block.data(), block.size()) || file.gcount() > 0) {
-    for (std::streamsize i = 0; i < file.gcount(); ++i) {
-      hash = (hash ^ static_cast<unsigned char>(block[i])) * 0x100000001b3u;
-    }
+    hash.AddBytes(block.data(), file.gcount());
   }
-  return absl::StrCat(absl::Hex(hash, absl::kZeroPad16));
+  return hash.Hex();
 }
 
 }  // namespace h2o

@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/hash.h"
 #include "base/status_macros.h"
 #include "model/json_file.h"
 
@@ -66,26 +67,6 @@ std::string_view WithoutModel(std::string_view name) {
   constexpr std::string_view kPrefix = "model.";
   return name.starts_with(kPrefix) ? name.substr(kPrefix.size()) : name;
 }
-
-// FNV-1a, 64 bits: the same on every host.
-class Hash {
- public:
-  void Add(const void* data, int64_t num_bytes) {
-    const auto* bytes = static_cast<const unsigned char*>(data);
-    for (int64_t i = 0; i < num_bytes; ++i) {
-      state_ = (state_ ^ bytes[i]) * 0x100000001b3u;
-    }
-  }
-  void Add(int64_t value) { Add(&value, sizeof(value)); }
-  void Add(std::string_view text) {
-    Add(static_cast<int64_t>(text.size()));
-    Add(text.data(), static_cast<int64_t>(text.size()));
-  }
-  uint64_t state() const { return state_; }
-
- private:
-  uint64_t state_ = 0xcbf29ce484222325u;
-};
 
 }  // namespace
 
@@ -420,24 +401,24 @@ std::vector<std::string> Checkpoint::Names() const {
 }
 
 std::string Checkpoint::Fingerprint() const {
-  Hash hash;
+  Fnv1a hash;
   for (const auto& [name, place] : places_) {
     const auto it = place.file->entries_.find(place.name);
     const SafetensorsFile::Entry& entry = it->second;
     const std::byte* data = place.file->data_ + entry.begin_bytes;
     const int64_t num_bytes = entry.end_bytes - entry.begin_bytes;
-    hash.Add(std::string_view(name));
-    hash.Add(std::string_view(entry.dtype));
-    hash.Add(static_cast<int64_t>(entry.shape.size()));
-    for (int64_t size : entry.shape) hash.Add(size);
-    hash.Add(num_bytes);
+    hash.AddText(name);
+    hash.AddText(entry.dtype);
+    hash.AddNumber(entry.shape.size());
+    for (int64_t size : entry.shape) hash.AddNumber(size);
+    hash.AddNumber(num_bytes);
     const int64_t sample = std::min(num_bytes, kSampleBytes);
     for (int64_t begin :
          {int64_t{0}, (num_bytes - sample) / 2, num_bytes - sample}) {
-      hash.Add(data + begin, sample);
+      hash.AddBytes(data + begin, sample);
     }
   }
-  return std::string(absl::StrCat(absl::Hex(hash.state(), absl::kZeroPad16)));
+  return hash.Hex();
 }
 
 }  // namespace h2o

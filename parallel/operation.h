@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
+#include "base/hash.h"
 
 namespace h2o {
 
@@ -19,12 +20,12 @@ struct Operation {
   }
   static Operation AllGather(absl::Span<const int64_t> bytes) {
     int64_t total = 0;
-    uint64_t hash = 14695981039346656037u;  // FNV-1a, a number at a time
+    Fnv1a hash;
     for (int64_t b : bytes) {
       total += b;
-      hash = (hash ^ static_cast<uint64_t>(b)) * 1099511628211u;
+      hash.AddNumber(b);
     }
-    return {"all-gather", total, (uint64_t{2} << 56) | (hash >> 8)};
+    return {"all-gather", total, (uint64_t{2} << 56) | (hash.value() >> 8)};
   }
 
   std::string ToString() const {

@@ -12,6 +12,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/hash.h"
 #include "base/kv_page.h"
 #include "base/status_macros.h"
 #include "kv/kv_geometry.h"
@@ -170,11 +171,8 @@ absl::Status CheckDistinct(
 std::string WireId() {
   google::protobuf::FileDescriptorProto proto;
   wire::WorkerMessage::descriptor()->file()->CopyTo(&proto);
-  uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
-  for (unsigned char c : proto.SerializeAsString()) {
-    hash = (hash ^ c) * 0x100000001b3u;
-  }
-  return absl::StrCat(absl::Hex(hash, absl::kZeroPad16));
+  const std::string bytes = proto.SerializeAsString();
+  return Fnv1a().AddBytes(bytes.data(), bytes.size()).Hex();
 }
 
 void ToProto(const ModelSpec& spec, wire::ModelSpec* message) {

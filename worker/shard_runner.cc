@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
@@ -24,13 +25,6 @@
 
 namespace h2o {
 namespace {
-
-// One step of FNV-1a over 64 bits: the state checksum.
-void Mix(uint64_t value, uint64_t* hash) {
-  for (int byte = 0; byte < 8; ++byte) {
-    *hash = (*hash ^ ((value >> (8 * byte)) & 0xff)) * 0x100000001b3u;
-  }
-}
 
 // Layers of a step that are timed one by one; marks are not without number.
 constexpr size_t kMaxTimedLayers = 1024;
@@ -884,14 +878,12 @@ absl::Status Runner::TraceStep(absl::Span<OpenSequence* const> rows,
 }
 
 uint64_t Runner::Checksum(uint64_t step) const {
-  uint64_t hash = 0xcbf29ce484222325u;
-  Mix(step, &hash);
+  Fnv1a hash;
+  hash.AddNumber(step);
   for (const auto& [id, o] : observed_) {
-    Mix(id, &hash);
-    Mix(o.length, &hash);
-    Mix(o.last_token, &hash);
+    hash.AddNumber(id).AddNumber(o.length).AddNumber(o.last_token);
   }
-  return hash;
+  return hash.value();
 }
 
 }  // namespace

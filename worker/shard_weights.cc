@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/hash.h"
 #include "base/status_macros.h"
 #include "base/thread_pool.h"
 
@@ -19,13 +20,9 @@ constexpr int64_t kAlignmentBytes = 256;
 // Dummy weights are uniform with OPT's init_std.
 constexpr float kDummyScale = 0.02f * 1.7320508f;
 
-// FNV-1a: names a tensor's stream of random numbers on every platform alike.
+// The stream of random numbers of a tensor's name, the same on every machine.
 uint64_t HashName(absl::string_view name) {
-  uint64_t hash = 0xcbf29ce484222325u;
-  for (const char c : name) {
-    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
-  }
-  return hash;
+  return Fnv1a().AddBytes(name.data(), name.size()).value();
 }
 
 // A rectangle of a tensor [rows, columns]; a vector is one row.

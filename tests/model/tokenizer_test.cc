@@ -6,13 +6,13 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <cinttypes>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <string>
 
+#include "base/hash.h"
 #include "tests/model/temp_directory.h"
 
 namespace h2o {
@@ -48,17 +48,9 @@ std::vector<json> ReadGoldens(const std::string& name) {
   return values;
 }
 
+// Of the ids as little-endian int32.
 std::string HashOf(const std::vector<int32_t>& ids) {
-  uint64_t state = 0xcbf29ce484222325u;
-  for (int32_t id : ids) {
-    for (int shift = 0; shift < 32; shift += 8) {
-      state = (state ^ ((static_cast<uint32_t>(id) >> shift) & 0xff)) *
-              0x100000001b3u;
-    }
-  }
-  char text[17];
-  std::snprintf(text, sizeof(text), "%016" PRIx64, state);
-  return text;
+  return Fnv1a().AddBytes(ids.data(), ids.size() * sizeof(int32_t)).Hex();
 }
 
 std::string Utf8(uint32_t c) {
