@@ -13,11 +13,11 @@
 #include <cstdio>
 #include <memory>
 #include <mutex>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/entropy.h"
 #include "base/status_macros.h"
 #include "clients/commands.h"
 #include "clients/input.h"
@@ -261,10 +261,8 @@ absl::Status Run(const CallFlags& flags) {
     return absl::InvalidArgumentError(
         "--trace: servers do not send traces; use generate");
   }
-  std::random_device entropy;
-  const uint64_t seed = (uint64_t{entropy()} << 32) | entropy();
   H2O_ASSIGN_OR_RETURN(const std::vector<Request> requests,
-                       RequestsOf(flags.request, seed));
+                       RequestsOf(flags.request, RandomBits64()));
   std::vector<v1::GenerateRequest> messages;
   for (const Request& request : requests) {
     H2O_ASSIGN_OR_RETURN(messages.emplace_back(), ToProto(request));

@@ -8,10 +8,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <random>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/entropy.h"
 #include "base/status_macros.h"
 #include "clients/step_pipe.h"
 #include "parallel/host_communicator.h"
@@ -38,8 +38,7 @@ absl::Status ForkedRanks::Fork(int size, Life life) {
   MeshOptions mesh;
   mesh.size = size;
   mesh.host_ids.assign(size, ThisHostId());
-  std::random_device random;
-  mesh.nonce = (uint64_t{random()} << 32) | random();
+  mesh.nonce = RandomBits64();
   std::vector<MeshListener> listeners;
   std::vector<UniqueFd> their_ends;
   for (int rank = 0; rank < size; ++rank) {

@@ -2,11 +2,11 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/entropy.h"
 #include "base/status_macros.h"
 #include "clients/commands.h"
 #include "clients/embedded_flags.h"
@@ -73,11 +73,9 @@ absl::Status CheckAll(const Engine& engine,
 }
 
 absl::Status RunGenerate(const GenerateFlags& flags) {
-  std::random_device entropy;
-  const uint64_t seed = (uint64_t{entropy()} << 32) | entropy();
   std::vector<std::string> places;
   H2O_ASSIGN_OR_RETURN(std::vector<Request> requests,
-                       RequestsOf(flags.request, seed, &places));
+                       RequestsOf(flags.request, RandomBits64(), &places));
   TraceFile trace;
   if (!flags.trace.empty()) {
     H2O_ASSIGN_OR_RETURN(trace, TraceFile::Create(flags.trace));

@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <chrono>
 #include <mutex>
-#include <random>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/entropy.h"
 #include "base/status_macros.h"
 #include "flags/request_check.h"
 #include "proto/grpc_status.h"
@@ -27,11 +27,6 @@ absl::Status Bad(const Parts&... parts) {
   return absl::InvalidArgumentError(absl::StrCat(parts...));
 }
 
-uint64_t RandomNumber() {
-  thread_local std::random_device device;
-  return (static_cast<uint64_t>(device()) << 32) | device();
-}
-
 // For a message about a value that came from outside.
 std::string Quoted(const std::string& text) {
   return absl::StrCat("'", text.substr(0, 64), text.size() > 64 ? "..." : "",
@@ -41,7 +36,7 @@ std::string Quoted(const std::string& text) {
 absl::StatusOr<std::string> RequestIdOf(const v1::GenerateRequest& message) {
   const std::string& id = message.request_id();
   if (id.empty()) {
-    return absl::StrCat("req-", absl::Hex(RandomNumber(), absl::kZeroPad16));
+    return absl::StrCat("req-", absl::Hex(RandomBits64(), absl::kZeroPad16));
   }
   if (id.size() > kMaxRequestId) {
     return Bad("request_id has ", id.size(), " bytes; at most ", kMaxRequestId,
@@ -110,7 +105,7 @@ absl::StatusOr<Request> RequestOf(const v1::GenerateRequest& message,
                       .top_p = message.sampling().top_p(),
                       .seed = message.sampling().has_seed()
                                   ? message.sampling().seed()
-                                  : RandomNumber()};
+                                  : RandomBits64()};
   request.stop.assign(message.stop().begin(), message.stop().end());
   if (message.has_kv_policy()) {
     H2O_ASSIGN_OR_RETURN(request.kv_policy,

@@ -8,13 +8,13 @@
 #include <cstdio>
 #include <deque>
 #include <mutex>
-#include <random>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/check.h"
+#include "base/entropy.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "proto/convert.h"
@@ -40,11 +40,6 @@ constexpr double kLeavingSeconds = 1;
 // Ranks give up waiting for each other a little before the coordinator gives
 // up waiting for them, so that they can say whom they wait for.
 constexpr double kOperationShare = 0.8;
-
-uint64_t RandomNumber() {
-  std::random_device device;
-  return (static_cast<uint64_t>(device()) << 32) | device();
-}
 
 std::string Seconds(double seconds) {
   char text[32];
@@ -214,7 +209,7 @@ class Group final : public std::enable_shared_from_this<Group> {
       assign.add_mesh_addresses(rank.stream->hello.mesh_address());
       assign.add_host_ids(rank.stream->hello.host_id());
     }
-    assign.set_nonce(RandomNumber());
+    assign.set_nonce(RandomBits64());
     assign.set_operation_timeout_seconds(options_.step_deadline_seconds *
                                          kOperationShare);
     assign.set_load_timeout_seconds(options_.load_deadline_seconds);
