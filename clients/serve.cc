@@ -31,6 +31,7 @@
 #include "base/status_macros.h"
 #include "clients/commands.h"
 #include "flags/flags.h"
+#include "parallel/unique_fd.h"
 
 namespace h2o {
 namespace {
@@ -41,41 +42,21 @@ constexpr double kBlameSeconds = 1;
 // After a loss the rest may say goodbye for this long.
 constexpr double kFarewellSeconds = 3;
 
-// A file descriptor that is closed with its owner.
-class Fd {
- public:
-  Fd() = default;
-  explicit Fd(int fd) : fd_(fd) {}
-  Fd(Fd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Fd& operator=(Fd&& other) noexcept {
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-  ~Fd() { Close(); }
-  void Close() {
-    if (fd_ >= 0) close(std::exchange(fd_, -1));
-  }
-  int get() const { return fd_; }
-
- private:
-  int fd_ = -1;
-};
-
 // Both ends close on exec.
-absl::Status MakePipe(Fd* read_end, Fd* write_end) {
+absl::Status MakePipe(UniqueFd* read_end, UniqueFd* write_end) {
   int fds[2];
   if (pipe2(fds, O_CLOEXEC) != 0) {
     return absl::InternalError(absl::StrCat("pipe: ", strerror(errno)));
   }
-  *read_end = Fd(fds[0]);
-  *write_end = Fd(fds[1]);
+  *read_end = UniqueFd(fds[0]);
+  *write_end = UniqueFd(fds[1]);
   return absl::OkStatus();
 }
 
 // Whole lines of what a child writes.
 class LineReader {
  public:
-  explicit LineReader(Fd fd) : fd_(std::move(fd)) {}
+  explicit LineReader(UniqueFd fd) : fd_(std::move(fd)) {}
   int fd() const { return fd_.get(); }
 
   // Reads what there is; REQUIRES: poll said so.  Closes at the end.
@@ -97,7 +78,7 @@ class LineReader {
   }
 
  private:
-  Fd fd_;
+  UniqueFd fd_;
   std::string rest_;
 };
 
@@ -105,16 +86,16 @@ struct Child {
   std::string name;     // "the coordinator", "worker 1"
   std::string program;  // "h2oserve-worker"
   pid_t pid = 0;
-  LineReader log{Fd()};       // its stderr
-  std::string last_words;     // the line with which it said why it ends
-  std::optional<int> status;  // of waitpid, once it has ended
+  LineReader log{UniqueFd()};  // its stderr
+  std::string last_words;      // the line with which it said why it ends
+  std::optional<int> status;   // of waitpid, once it has ended
 };
 
 // Starts `program` with `arguments`; `events`, if not -1, stays open in it.
 absl::Status Start(const std::filesystem::path& program,
                    const std::vector<std::string>& arguments, int events,
                    Child* child) {
-  Fd log, log_of_child;
+  UniqueFd log, log_of_child;
   H2O_RETURN_IF_ERROR(MakePipe(&log, &log_of_child));
   std::vector<char*> argv;
   argv.push_back(const_cast<char*>(program.c_str()));
@@ -237,12 +218,12 @@ class Supervisor {
     sigemptyset(&mask);
     for (int signal : {SIGINT, SIGTERM, SIGCHLD}) sigaddset(&mask, signal);
     sigprocmask(SIG_BLOCK, &mask, &mask_before_);
-    signals_ = Fd(signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK));
+    signals_ = UniqueFd(signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK));
     return absl::OkStatus();
   }
 
   absl::Status StartCoordinator() {
-    Fd events, events_of_child;
+    UniqueFd events, events_of_child;
     H2O_RETURN_IF_ERROR(MakePipe(&events, &events_of_child));
     std::vector<std::string> arguments = AsGiven(flags_.for_coordinator);
     arguments.push_back(absl::StrCat("--events-fd=", events_of_child.get()));
@@ -461,10 +442,10 @@ class Supervisor {
   const ServeFlags& flags_;
   const SteadyClock clock_;
   std::filesystem::path folder_;
-  Fd signals_;
+  UniqueFd signals_;
   sigset_t mask_before_;
   std::vector<Child> children_;  // the coordinator first
-  LineReader events_{Fd()};
+  LineReader events_{UniqueFd()};
   std::string address_;
   bool serving_ = false;
 
