@@ -16,11 +16,17 @@ add_library(h2o_flags INTERFACE)
 target_include_directories(h2o_flags INTERFACE ${CMAKE_SOURCE_DIR})
 target_compile_options(h2o_flags INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Werror;-Wno-missing-field-initializers>
+  # clang warns of what libstdc++ 12 does within std::stable_sort.
+  $<$<COMPILE_LANG_AND_ID:CXX,Clang>:-Wno-deprecated-declarations>
   $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;-lineinfo>)
 if(H2O_SANITIZE)
   target_compile_options(h2o_flags INTERFACE -fsanitize=${H2O_SANITIZE}
-    -fno-omit-frame-pointer -fno-sanitize-recover=all -Wno-error=tsan)
+    -fno-omit-frame-pointer -fno-sanitize-recover=all
+    $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-error=tsan>)
   target_link_options(h2o_flags INTERFACE -fsanitize=${H2O_SANITIZE})
+endif()
+if(H2O_FUZZ)  # libFuzzer follows which branches an input takes
+  target_compile_options(h2o_flags INTERFACE -fsanitize=fuzzer-no-link)
 endif()
 
 find_program(H2O_CCACHE ccache)
