@@ -7,7 +7,7 @@
 // probability it received, its own query included (H2O: Zhang et al., "H2O:
 // Heavy-Hitter Oracle for Efficient Generative Inference of Large Language
 // Models", NeurIPS 2023, arXiv 2306.14048).  Of equal scores the older
-// position stays.  docs/design.md tells the whole rule.
+// position stays.  docs/h2o.md has the whole rule.
 //
 // The CPU and CUDA kernels interpret the same numbers; ChooseVictim and
 // SelectKept here are the plain reference both are tested against.

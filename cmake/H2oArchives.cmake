@@ -1,6 +1,6 @@
 # Links archives instead of shared libraries wherever one lies beside the other:
 # gRPC, Protobuf, Abseil and what they need end up inside the programs
-# (docs/design.md says why).  Include it behind every find_package.
+# (docs/operations.md says why).  Include it behind every find_package.
 get_directory_property(targets IMPORTED_TARGETS)
 foreach(target IN LISTS targets)
   foreach(property IMPORTED_LOCATION IMPORTED_LOCATION_NONE

@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""Perplexity of the small model under every cache policy, beside what a simulation of the policies gave.
+"""Measures the perplexity of the demo model under every KV policy, and compares it with a simulation of the policies.
 
-    tools/perplexity.py --text heldout.txt [--binary build/release/bin/h2oserve] [--plot docs/perplexity.png]
+    tools/perplexity.py --text heldout.txt [--binary build/release/bin/h2oserve]
 
-The text holds documents separated by NUL bytes. Of those of at least 1,024 tokens the first 16 are taken, </s> in front,
-and cut to their first 1,024 tokens. Each is decoded token by token from its first token on (logits --prefill 1): every
-token is predicted from a cache that the policy has already thinned out. The perplexity is exp of the mean negative
-log-likelihood of tokens 256 to 1,023 of all documents together. (A prefill of 256 is another measurement: recent with
-102 slots then has 202.4 instead of 191.8.)
+The text holds documents separated by NUL bytes. Those of at least 1,024 tokens count; the first 16 of them are taken, with
+</s> in front, and cut to their first 1,024 tokens. Each is decoded token by token from its first token on (logits --prefill
+1), so every token is predicted from a cache that the policy has already thinned out. The perplexity is exp of the mean
+negative log-likelihood of tokens 256 to 1,023 of all documents together. (With a prefill of 256 tokens the result is
+another one: `recent` with 102 slots has 202.4 instead of 191.8.)
 
-Prints a table and exits 1 if a figure is more than 1 % off the simulation's. The simulation is known for models/opt-demo
-and its own held-out text only; use --no-check with anything else. Needs numpy; --plot needs matplotlib.
+Prints a table and exits 1 if a figure is more than 1 % off the simulation's. The simulation is known only for
+models/opt-demo and its own held-out text; use --no-check with anything else. The figures stand in docs/performance.md, and
+tools/draw_pictures.py draws them.
 """
 import argparse
 import json
@@ -79,33 +80,6 @@ def perplexity(arguments, path, policy, budget):
     return math.exp(sum(values) / len(values))
 
 
-def plot(results, path):
-    try:
-        import matplotlib
-    except ImportError:
-        sys.exit("--plot needs matplotlib (pip install matplotlib, or Debian's python3-matplotlib)")
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    figure, axes = pyplot.subplots(figsize=(6, 4))
-    for policy, label in (("recent", "recent only"), ("sink", "4 sinks + recent"), ("h2o", "H2O")):
-        points = sorted((budget, ppl) for (name, budget), ppl in results.items() if name == policy)
-        if points:
-            axes.plot(*zip(*points), marker="o", label=label)
-    if ("full", None) in results:
-        axes.axhline(results["full", None], color="grey", linestyle="--", label="full cache")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xticks(BUDGETS, [str(budget) for budget in BUDGETS])
-    axes.minorticks_off()
-    axes.set_yticks([25, 50, 100, 200], ["25", "50", "100", "200"])
-    axes.set_xlabel("KV slots a head")
-    axes.set_ylabel("perplexity")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=4, frameon=False, fontsize="small")
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
-    print(f"wrote {path}")
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--text", required=True, help="documents separated by NUL bytes")
@@ -118,7 +92,6 @@ def main():
     parser.add_argument("--length", type=int, default=1024, help="tokens of a document, </s> included")
     parser.add_argument("--skip", type=int, default=256, help="tokens that are not scored")
     parser.add_argument("--prefill", type=int, default=1, help="tokens that go through prefill; the rest is decoded")
-    parser.add_argument("--plot", metavar="FILE", help="also draw perplexity over budget")
     parser.add_argument("--no-check", action="store_true", help="do not compare with the simulation")
     arguments = parser.parse_args()
     if not os.access(arguments.binary, os.X_OK):
@@ -148,8 +121,6 @@ def main():
               f"{known:10.3f} {difference:+11.2%}{'  over 1 %' if key in off else ''}"))
     print(f"{arguments.documents} documents of {arguments.length} tokens, scored from token {arguments.skip}, "
           f"{time.monotonic() - started:.0f} s")
-    if arguments.plot:
-        plot(results, arguments.plot)
     return 1 if off else 0
 
 
