@@ -4,13 +4,13 @@
 #   ./test.sh              release build, every test
 #   ./test.sh --sanitize   unit and multi-process tests under the address,
 #                          undefined-behaviour and thread sanitizers
-#   ./test.sh --no-grpc    builds and tests all that needs no gRPC
+#   ./test.sh --no-grpc    builds and tests everything that needs no gRPC
 #   ./test.sh --cuda       builds the GPU worker for Hopper, without gRPC, and runs
-#                          its tests; those that need a GPU say so where none is
+#                          its tests; those that need a GPU are skipped without one
 set -euo pipefail
 cd "$(dirname "$0")"
 
-# Objects are the same wherever the clone lies.
+# Lets ccache share objects between clones in different folders.
 export CCACHE_BASEDIR="$PWD" CCACHE_NOHASHDIR=1
 
 # build_and_test PRESET [LABELS]
@@ -29,8 +29,8 @@ case "$*" in
     ;;
   --sanitize)
     build_and_test asan 'unit|multiproc'
-    # gRPC and protobuf are not instrumented; what happens between their threads
-    # and ours is checked where it leaves their callbacks.
+    # gRPC and protobuf are not instrumented, so their own code is ignored.  Our
+    # code is checked from where their callbacks call it.
     TSAN_OPTIONS="ignore_noninstrumented_modules=1:suppressions=$PWD/tools/tsan.suppressions" \
       build_and_test tsan 'unit|multiproc'
     ;;

@@ -1,6 +1,7 @@
-# Links archives instead of shared libraries wherever one lies beside the other:
-# gRPC, Protobuf, Abseil and what they need end up inside the programs
-# (docs/operations.md says why).  Include it behind every find_package.
+# Links an archive instead of a shared library wherever both are installed, so
+# that gRPC, Protobuf, Abseil and what they need are inside the programs.
+# docs/operations.md gives the reasons.  Include this file after every
+# find_package.
 get_directory_property(targets IMPORTED_TARGETS)
 foreach(target IN LISTS targets)
   foreach(property IMPORTED_LOCATION IMPORTED_LOCATION_NONE
@@ -12,7 +13,7 @@ foreach(target IN LISTS targets)
     endif()
     set(chosen)
     foreach(library IN LISTS libraries)
-      if(library STREQUAL "-lre2")  # as gRPC's search hands it on
+      if(library STREQUAL "-lre2")  # the form in which gRPC's package passes it on
         set(library /usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}/libre2.so)
       endif()
       string(REGEX REPLACE "\\.so[.0-9]*$" ".a" archive "${library}")

@@ -1,11 +1,11 @@
-# CUDA as C++20, and what comes with the toolkit.
+# Enables CUDA as C++20 and finds the toolkit's libraries and NCCL.
 
 if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-  # A100, and Hopper with what is its own (wgmma, bulk copies).
+  # A100, and Hopper with the instructions that only Hopper has (wgmma, bulk copies).
   set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real)
 endif()
 enable_language(CUDA)
-# CMake 3.25 stops at C++17.
+# CMake 3.25 knows CUDA only up to C++17.
 if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
   set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
   set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")

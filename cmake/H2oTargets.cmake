@@ -1,4 +1,4 @@
-# h2o_library, h2o_binary, h2o_test: one way to make a target.
+# The functions that make all targets: h2o_library, h2o_binary, h2o_test.
 
 set(CMAKE_CXX_STANDARD 20)
 set(CMAKE_CXX_STANDARD_REQUIRED ON)
@@ -7,8 +7,7 @@ set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 
-# Sanitized code is compiled to be found out, not to be fast: half the time of
-# -O2 -g.
+# Flags of sanitized builds: they compile in half the time of -O2 -g.
 set(CMAKE_CXX_FLAGS_SANITIZE "-O1 -g1")
 set(CMAKE_C_FLAGS_SANITIZE "-O1 -g1")
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Converts the pytorch_model*.bin files of an OPT release to safetensors.
 
-Reads SOURCE (pytorch_model.bin, or pytorch_model.bin.index.json and the files
-it names) and writes to OUTPUT model-00001-of-0000N.safetensors, their index,
-and copies of the config and tokenizer files.  Tensors are mapped and written
-one at a time, so the memory needed is that of the largest tensor, whatever the
-model's size.  Pickled code is never run (weights_only).
+Reads SOURCE: pytorch_model.bin, or pytorch_model.bin.index.json and the files
+it names.  Writes to OUTPUT: model-00001-of-0000N.safetensors, their index, and
+copies of the config and tokenizer files.  Tensors are mapped and written one at
+a time, so the script needs the memory of the largest tensor, however large the
+model is.  Pickled code is never run (weights_only).
 
-A tied lm_head.weight, which repeats the embedding, is left out.  At the end
+A tied lm_head.weight is left out, because it repeats the embedding.  At the end
 every tensor is read back and compared with its source.
 """
 
@@ -41,7 +41,7 @@ def import_torch():
 
 
 def progress(items, what, total_bytes, size_of):
-    """Yields `items` under a progress bar in bytes; plain where tqdm is missing."""
+    """Yields `items` under a progress bar in bytes; without a bar if tqdm is missing."""
     try:
         from tqdm import tqdm
     except ImportError:
@@ -89,16 +89,16 @@ def source_files(source):
 
 
 def load(torch, path):
-    """The tensors of a .bin file, mapped where its format allows."""
+    """The tensors of a .bin file, memory-mapped if its format allows."""
     try:
         try:
             state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         except RuntimeError as error:
             if "mmap" not in str(error):
                 raise
-            # The format before torch 1.6 cannot be mapped.
+            # Files written before torch 1.6 cannot be mapped.
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load has no exception of its own
+    except Exception as error:  # torch.load documents no exception type
         reason = str(error).strip().splitlines()
         raise ConversionError(
             f"{path} cannot be read: {reason[0] if reason else type(error).__name__}; "
@@ -119,7 +119,7 @@ def canonical(name):
 
 
 class Plan:
-    """Which tensor goes where, known before anything is written."""
+    """Which tensor goes into which output file. Made before anything is written."""
 
     def __init__(self, torch, source, dtype, max_shard_bytes):
         self.torch = torch
@@ -136,7 +136,7 @@ class Plan:
             for name in sorted(state):
                 tensor = state[name]
                 if re.fullmatch(r"(model\.)?decoder\.version", name):
-                    continue  # a counter of fairseq's, no weight
+                    continue  # a counter of fairseq, not a weight
                 if tensor.dtype not in names:
                     raise ConversionError(f"{file}: {name!r} is {tensor.dtype}; only floating-point weights are known")
                 if canonical(name) in seen:
@@ -177,10 +177,10 @@ class Plan:
         return self._loaded[1][name]
 
     def bytes_of(self, entry):
-        """A tensor's bytes in the dtype that it is stored in."""
+        """The bytes of a tensor, in its stored dtype."""
         file, name, dtype = entry[:3]
         tensor = self.tensor(file, name).to(dtype).contiguous()
-        # As bytes, since numpy knows no bfloat16; a scalar has no view.
+        # As bytes, because numpy has no bfloat16. A scalar has no view.
         return memoryview(tensor.reshape(-1).view(self.torch.uint8).numpy())
 
 
@@ -263,7 +263,7 @@ def convert(source, output, dtype_name, max_shard_bytes):
         if (source / name).is_file():
             shutil.copyfile(source / name, output / name)
     if dtype_name:
-        # What the config says must be what the files hold.
+        # The config and the files must agree.
         config = read_json(output / "config.json")
         config.pop("dtype", None)
         config["torch_dtype"] = str(dtype).removeprefix("torch.")
@@ -271,8 +271,8 @@ def convert(source, output, dtype_name, max_shard_bytes):
 
     number = len(plan.shards)
     names = [f"model-{i + 1:05}-of-{number:05}.safetensors" for i in range(number)]
-    # Under another name until all are verified: an interrupted run leaves no
-    # checkpoint that looks whole.
+    # Files keep another name until all are verified, so that an interrupted run
+    # does not leave a checkpoint that looks complete.
     partial = [output / (name + ".partial") for name in names]
     try:
         each_shard(plan, partial, "writing", write_shard)

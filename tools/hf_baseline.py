@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """How fast Hugging Face transformers decodes and prefills an OPT model on this machine's CPU.
 
-The baseline beside which h2oserve's own benchmarks are read. Full KV cache, torch.inference_mode, the default
-(sdpa) attention. One JSON line a figure on stdout, progress on stderr:
+The baseline for h2oserve's own benchmarks. Full KV cache, torch.inference_mode, the default attention (sdpa). Prints one
+JSON line for each figure on stdout, progress on stderr:
 
     tools/hf_baseline.py --model models/opt-demo --dtype both --batch 1,16,64
     tools/hf_baseline.py --model opt-1.3b --dtype both --batch 1,16 --gen-len 8     # random weights, no download
@@ -62,7 +62,7 @@ def load(torch, transformers, name, dtype):
     config = transformers.OPTConfig(
         num_hidden_layers=layers, hidden_size=hidden, num_attention_heads=heads, ffn_dim=ffn, vocab_size=50272,
         word_embed_proj_dim=projection, do_layer_norm_before=pre_norm, max_position_embeddings=2048)
-    # Skip the (slow, single-threaded) initialisation and fill the weights with one cheap distribution.
+    # The default initialisation is slow and single-threaded: skip it and fill the weights with one cheap distribution.
     with torch.device("meta"):
         model = transformers.OPTForCausalLM(config)
     model = model.to(dtype).to_empty(device="cpu")
@@ -110,7 +110,7 @@ def main():
             return ids
 
         def prefill(ids):
-            # An unpadded batch needs no mask at all; logits of the last position only, as generate() does.
+            # A batch without padding needs no mask. Only the last position's logits are computed, as generate() does.
             return model(input_ids=ids, use_cache=True, logits_to_keep=1)
 
         with torch.inference_mode():

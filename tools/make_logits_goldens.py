@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/logits/*.npy: what Hugging Face's OPTForCausalLM, in float32 on the CPU, says.
+"""Makes tests/golden/logits/*.npy: the logits of Hugging Face's OPTForCausalLM in float32 on the CPU.
 
     tools/make_logits_goldens.py            # writes the files
     tools/make_logits_goldens.py --check    # compares with the files instead
 
-The tiny models are written from their seeds (tests/golden/logits/cases.py); models/opt-demo is read as it is.
+The tiny models are made from their seeds (tests/golden/logits/cases.py). models/opt-demo is read as it is.
 Needs torch and transformers (pip install torch transformers tqdm).
 """
 import argparse

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Writes what Hugging Face's tokenizer does, for tests/model/tokenizer_test.cc.
+"""Writes golden files of Hugging Face's tokenizer for tests/model/tokenizer_test.cc.
 
-Needs transformers; the results are committed, so that the tests do not.  The
+Needs transformers.  The files are committed, so the tests do not need it.  The
 same seed and versions give the same files:
 
   encode.jsonl         [text, [ids]] or, for most, [text, count, hash of ids];
@@ -115,7 +115,7 @@ def write_encode(tokenizer, out, rng):
 
 
 def write_decode(tokenizer, out, rng, vocab_size):
-    # Tokens with a byte that is no character by itself, so that much is invalid.
+    # Tokens that hold a byte which is not a character by itself: many of the decoded texts are then invalid UTF-8.
     tokens = tokenizer.convert_ids_to_tokens(list(range(vocab_size)))
     odd = [i for i, token in enumerate(tokens) if token and any(ord(c) > 0x7E for c in token.replace("\u0120", ""))]
     with open(out / "decode.jsonl", "w", encoding="utf-8", newline="\n") as file:
@@ -201,7 +201,7 @@ def write_classes(tokenizer, out):
         if 0xD800 <= code_point <= 0xDFFF:
             continue
         c = chr(code_point)
-        # It continues a word of its own kind and begins another one otherwise.
+        # The code point continues a word of its own class and begins a new word after any other class.
         kind = next((k for k, word in (("L", "a"), ("N", "1"), ("", "!")) if len(cut(word + c)) == 1), "S")
         if not kind:
             continue

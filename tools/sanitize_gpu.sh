@@ -3,13 +3,13 @@
 #
 #   tools/sanitize_gpu.sh [-j JOBS] [-l SECONDS] [BUILD [TOOL...]]
 #
-# BUILD is build/cuda unless said, TOOLs are memcheck and racecheck, SECONDS the
-# limit of one test under one tool, 600; JOBS tests, 1, run at a time.  Logs stay
-# in BUILD/sanitize.  Ends with a table, and with 1 if anything was found, failed,
-# ran out of time or was not there, or if every test was skipped.
+# Defaults: BUILD is build/cuda, the TOOLs are memcheck and racecheck.  SECONDS is
+# the limit of one test under one tool (600).  JOBS tests run at a time (1).  Logs
+# stay in BUILD/sanitize.  Prints a table at the end.  Exits with 1 if a tool found
+# an error, a test failed, ran out of time or was not built, or all were skipped.
 #
-# initcheck is not among the tools, since it would find nothing: to it the poison
-# of the tests is memory that was written.
+# initcheck is not used.  The tests fill memory with NaN first, so to initcheck all
+# of it has been written and it would find nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -32,18 +32,18 @@ tools=("${@:2}")
 [[ ${#tools[@]} -gt 0 ]] || tools=(memcheck racecheck)
 logs=$build/sanitize
 
-# filter_of TEST TOOL: the cases to run, empty for none.  Left out is what only
-# repeats at length, or on the host, what other cases of the same kernels do.
+# filter_of TEST TOOL: the cases to run; empty: none.  Left out are cases that
+# repeat, at greater length or on the host, what other cases of the same kernels do.
 filter_of() {
   case $1:$2 in
-    # Under both tools clusters of long heads never end: where a cluster meets,
-    # a block's warps seem to wait for each other, also for those that need the
-    # producer to fill a stage again first.
+    # Under both tools, cases with clusters of long heads never end.  At the barrier
+    # of a cluster the tools seem to make the warps of a block wait for each other,
+    # even for a warp that first needs the producer to refill a stage.
     cuda_decode_attention_test:racecheck)
       echo '*Mixed*:*.LongHeads/bf16128:*NotScored/fp1664:*Behind*:*Stored*' ;;
     cuda_decode_attention_test:*)
       echo '-*ManySteps*:*Agree*:*Twice*:*Long*clusters:*NotScored*clusters' ;;
-    # Most kernels are NVIDIA's; what they are told to touch is memcheck's matter.
+    # Most of these kernels are NVIDIA's.  memcheck checks the memory we give them.
     cuda_linear_test:racecheck) echo '*LongSums/bf16:*LongSums/fp16' ;;
     cuda_linear_test:*) echo '-*Search*' ;;
     cuda_prefill_attention_test:racecheck)
@@ -52,28 +52,28 @@ filter_of() {
     cuda_rows_test:racecheck) echo '-*/300x*' ;;
     cuda_tokens_test:racecheck)
       echo '-*OptsVocabulary*:*SmallVocabularies*' ;;
-    # So are NCCL's; the other cases are about ranks that hang or are gone, and
-    # about sums that cuda_peer_sums_test has on one GPU.
+    # The same holds for NCCL's.  The other cases are about ranks that hang or died,
+    # and about sums that cuda_peer_sums_test covers on one GPU.
     nccl_communicator_test:memcheck) echo '*SumsAndGathers*' ;;
     nccl_communicator_test:*) ;;
-    # racecheck ends in an error of its own as soon as cuBLASLt multiplies
-    # more than a hundred rows, also without a kernel of ours.
+    # racecheck fails with an internal error as soon as cuBLASLt multiplies more
+    # than a hundred rows, even when none of our kernels runs.
     twins_test:racecheck) ;;
     twins_test:*) echo '*/fp1664:GpuRunner*' ;;
     *) echo '*' ;;
   esac
 }
 
-# verdict LOG STATUS: one line about a run that has ended.  The exit status of
-# compute-sanitizer tells little: a run that never began has 0.
+# verdict LOG STATUS: the outcome of a run that has ended.  The exit status of
+# compute-sanitizer is not enough: a run that never started also has 0.
 verdict() {
   local log=$1 status=$2 errors
   if [[ $status -eq 124 || $status -eq 137 ]]; then
     echo "out of time (${limit} s)"
     return
   fi
-  # Ranks that are processes have a summary each.  racecheck's hazards count,
-  # whether it takes them for errors or not.
+  # Each rank that is a process prints a summary of its own.  Every hazard that
+  # racecheck reports counts, also those that it only calls warnings.
   errors=$(sed -nE -e 's/^=+ ERROR SUMMARY: ([0-9]+) errors?.*/\1/p' \
     -e 's/^=+ RACECHECK SUMMARY: ([0-9]+) hazards? .*/\1/p' "$log" |
     awk '{ sum += $1 } END { print NR ? sum : "none" }')
@@ -118,7 +118,7 @@ check() {
   else
     echo "$test $tool" >&2
     local options=(--tool "$tool" --require-cuda-init=no)
-    # Shared memory is looked at in kernels of our own only.
+    # racecheck checks shared memory in our own kernels only.
     [[ $tool != racecheck ]] || options+=(--kernel-name kns=h2o)
     timeout -k 10 "$limit" compute-sanitizer "${options[@]}" \
       "$build/bin/$test" --gtest_filter="$filter" >"$log" 2>&1 || status=$?
