@@ -1,7 +1,10 @@
-// Layer norm of one row: the CPU twin of cuda/add_norm.cu.
+// Residual additions and layer norms: the CPU twin of cuda/add_norm.cu.
 #include "kernels/cpu/add_norm.h"
 
+#include <algorithm>
 #include <cmath>
+
+#include "base/check.h"
 
 // One source, compiled for each instruction set and picked at run time.
 #undef HWY_TARGET_INCLUDE
@@ -11,7 +14,7 @@
 #include "kernels/cpu/vectors-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace h2o {
+namespace h2o::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -54,18 +57,54 @@ void LayerNormRowImpl(const float* x, const LayerNormWeights& weights,
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace h2o
+}  // namespace h2o::cpu
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace h2o {
+namespace h2o::cpu {
 
 HWY_EXPORT(LayerNormRowImpl);
+
+namespace {
+
+constexpr int64_t kRowsPerItem = 16;
+
+// x += delta + bias.
+void AddTo(float* x, const float* delta, const float* bias, int64_t columns) {
+  if (bias == nullptr) {
+    for (int64_t j = 0; j < columns; ++j) x[j] += delta[j];
+  } else {
+    for (int64_t j = 0; j < columns; ++j) x[j] += delta[j] + bias[j];
+  }
+}
+
+}  // namespace
 
 void LayerNormRow(const float* x, const LayerNormWeights& weights,
                   int64_t columns, float* out) {
   HWY_DYNAMIC_DISPATCH(LayerNormRowImpl)(x, weights, columns, out);
 }
 
-}  // namespace h2o
+void AddNorm(Matrix x, const Delta& delta, const void* bias, NormPlace place,
+             const LayerNormWeights& weights, Matrix out, Team* team) {
+  H2O_CHECK(delta.peers == nullptr) << "the CPU sums through a communicator";
+  const float* add = static_cast<const float*>(bias);
+  team->ParallelFor(x.rows, kRowsPerItem, [&](int64_t begin, int64_t end, int) {
+    for (int64_t r = begin; r < end; ++r) {
+      float* row = x.Row(r);
+      if (delta.mine) AddTo(row, delta.mine.Row(r), add, x.columns);
+      if (place == NormPlace::kAfter) {
+        LayerNormRow(row, weights, x.columns, row);
+      }
+      if (!out) continue;
+      if (place == NormPlace::kBefore) {
+        LayerNormRow(row, weights, x.columns, out.Row(r));
+      } else {
+        std::copy_n(row, x.columns, out.Row(r));
+      }
+    }
+  });
+}
+
+}  // namespace h2o::cpu
 #endif  // HWY_ONCE

@@ -17,7 +17,7 @@
 
 // Compiled for these whatever the rest is compiled for; the caller asks first.
 HWY_PUSH_ATTRIBUTES("avx512f,avx512vl,avx512bw,avx512dq,avx512bf16")
-namespace h2o {
+namespace h2o::cpu {
 namespace {
 
 // A block is 64 rows of `a` by 1,536 of its columns, packed in the order in
@@ -195,16 +195,16 @@ void BFloat16Tiles(int64_t m, int64_t n, int64_t k, const uint16_t* a,
   }
 }
 
-}  // namespace h2o
+}  // namespace h2o::cpu
 HWY_POP_ATTRIBUTES
 
 #else
-namespace h2o {
+namespace h2o::cpu {
 
 void BFloat16Tiles(int64_t, int64_t, int64_t, const uint16_t*, int64_t,
                    const uint16_t*, int64_t, float*, int64_t, uint32_t*) {
   H2O_CHECK(false) << "no AVX-512 on this machine";
 }
 
-}  // namespace h2o
+}  // namespace h2o::cpu
 #endif

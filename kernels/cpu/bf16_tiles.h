@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-namespace h2o {
+namespace h2o::cpu {
 
 // Up to this many rows BFloat16Tiles is at least as fast as oneDNN.
 inline constexpr int64_t kTileProductRows = 256;
@@ -22,4 +22,4 @@ void BFloat16Tiles(int64_t m, int64_t n, int64_t k, const uint16_t* a,
                    int64_t lda, const uint16_t* b, int64_t ldb, float* c,
                    int64_t ldc, uint32_t* scratch);
 
-}  // namespace h2o
+}  // namespace h2o::cpu

@@ -31,7 +31,4 @@ struct CpuBackendOptions {
 absl::StatusOr<std::unique_ptr<Backend>> NewCpuBackend(
     const CpuBackendOptions& options);
 
-// What NewCpuBackend takes, in bytes.
-int64_t CpuBackendScratchBytes(const CpuBackendOptions& options);
-
 }  // namespace h2o

@@ -5,17 +5,18 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/cpu/stored_slots.h"
+
 // One source, compiled for each instruction set and picked at run time.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/decode_attention.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "kernels/cpu/softmax-inl.h"
-#include "kernels/cpu/stored_slots.h"
 #include "kernels/cpu/vectors-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace h2o {
+namespace h2o::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -144,11 +145,11 @@ void AttendImpl(const float* q, const float* k, const float* v,
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace h2o
+}  // namespace h2o::cpu
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace h2o {
+namespace h2o::cpu {
 namespace {
 
 HWY_EXPORT(AttendImpl);
@@ -187,8 +188,9 @@ int32_t FindVictim(const KvPool& pool, const KvHead& head, int32_t position) {
   return victim;
 }
 
-}  // namespace
-
+// One token at `position` of one head: q, k, v [head_dim], out [head_dim].
+// `probabilities` is scratch of num_slots + 1 floats and a vector.
+// Returns the position given up, or -1.
 int32_t DecodeHead(const float* q, const float* k, const float* v,
                    int32_t position, const KvPool& pool, KvHead* head,
                    float* probabilities, float* out) {
@@ -210,5 +212,43 @@ int32_t DecodeHead(const float* q, const float* k, const float* v,
   return evicted;
 }
 
-}  // namespace h2o
+}  // namespace
+
+int64_t DecodeScratchFloats(int64_t max_slots) {
+  return max_slots + 1 + kVectorFloats;
+}
+
+void DecodeAttention(Matrix qkv, const DecodeBatch& batch, int layer,
+                     const KvPool& pool, Matrix out, int32_t* evicted,
+                     Team* team) {
+  const int d = pool.layout.head_dim;
+  const int64_t num_heads = out.columns / d;
+  team->ParallelFor(
+      qkv.rows * num_heads, 1, [&](int64_t begin, int64_t end, int thread) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t row = i / num_heads, h = i % num_heads;
+          float* to = out.Row(row) + h * d;
+          if (batch.positions[row] < 0) {
+            std::fill_n(to, d, 0.0f);
+            evicted[i] = -1;
+            continue;
+          }
+          const float* q = qkv.Row(row) + h * d;
+          const float* k = q + num_heads * d;
+          const float* v = k + num_heads * d;
+          evicted[i] = DecodeHead(q, k, v, batch.positions[row], pool,
+                                  batch.heads[row] + layer * num_heads + h,
+                                  team->OfThread(thread), to);
+        }
+      });
+}
+
+void StoredPositions(const KvHead* heads, int count, const KvPool& pool,
+                     int stride, uint16_t* out) {
+  for (int h = 0; h < count; ++h) {
+    CopyPositions(pool, heads[h], out + int64_t{h} * stride);
+  }
+}
+
+}  // namespace h2o::cpu
 #endif  // HWY_ONCE

@@ -1,24 +1,26 @@
-// Attention of one new token over the slots that a head stores, on the CPU.
-//
-// head_dim must be a multiple of kHeadDimAlignment, at most kMaxHeadDim.
+// Attention of one new token of each sequence over the slots that its heads
+// store, on the CPU.  Operations are those of kernels/backend.h.
 #pragma once
 
 #include <cstdint>
 
-#include "kernels/kv_head.h"
+#include "kernels/backend.h"
+#include "kernels/cpu/team.h"
 
-namespace h2o {
+namespace h2o::cpu {
 
 inline constexpr int kHeadDimAlignment = 16;
 inline constexpr int kMaxHeadDim = 256;
 
-// One token at `position` of one head: q, k, v [head_dim], out [head_dim].
-// Attends the stored slots and the token itself, adds the probabilities to the
-// scores, and writes the token into a free slot or over the victim.
-// `probabilities` is scratch of at least num_slots + 1 + kHeadDimAlignment.
-// Returns the position given up, or -1.
-int32_t DecodeHead(const float* q, const float* k, const float* v,
-                   int32_t position, const KvPool& pool, KvHead* head,
-                   float* probabilities, float* out);
+// What DecodeAttention works in, a thread.
+int64_t DecodeScratchFloats(int64_t max_slots);
 
-}  // namespace h2o
+// REQUIRES: head_dim is a multiple of kHeadDimAlignment, at most kMaxHeadDim.
+void DecodeAttention(Matrix qkv, const DecodeBatch& batch, int layer,
+                     const KvPool& pool, Matrix out, int32_t* evicted,
+                     Team* team);
+
+void StoredPositions(const KvHead* heads, int count, const KvPool& pool,
+                     int stride, uint16_t* out);
+
+}  // namespace h2o::cpu

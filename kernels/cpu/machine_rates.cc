@@ -56,7 +56,7 @@ MachineRates MeasureMachineRates(int wanted_threads) {
   const double read = BestSeconds([&] {
     pool.ParallelFor(
         rows, rows / (4 * num_threads), [&](int64_t begin, int64_t end, int) {
-          SmallLinear(in, weights, Epilogue::kNone, begin, end, out);
+          cpu::SmallLinear(in, weights, Epilogue::kNone, begin, end, out);
         });
   });
   rates.read_bytes_per_second = kReadBytes / read;
@@ -67,12 +67,13 @@ MachineRates MeasureMachineRates(int wanted_threads) {
   rates.sgemm_flops_per_second =
       flops / BestSeconds([&] {
         pool.Run([&](int thread) {
-          Sgemm(true, n, n, n, a.data(), n, b.data(), n, &c[thread * n * n], n);
+          cpu::Sgemm(true, n, n, n, a.data(), n, b.data(), n,
+                     &c[thread * n * n], n);
         });
       });
-  if (BFloat16Product::Supported()) {
+  if (cpu::BFloat16Product::Supported()) {
     const std::vector<uint16_t> h(n * n, ToBFloat16(1.0f));
-    std::vector<BFloat16Product> products(num_threads);
+    std::vector<cpu::BFloat16Product> products(num_threads);
     rates.bf16_flops_per_second =
         flops / BestSeconds([&] {
           pool.Run([&](int thread) {

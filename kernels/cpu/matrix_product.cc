@@ -8,7 +8,7 @@
 // OpenMP's runtime, which oneDNN is linked with; no header of it is needed.
 extern "C" void omp_set_num_threads(int);
 
-namespace h2o {
+namespace h2o::cpu {
 
 namespace {
 
@@ -90,4 +90,4 @@ void BFloat16Product::Run(int64_t m, int64_t n, int64_t k, const uint16_t* a,
   }
 }
 
-}  // namespace h2o
+}  // namespace h2o::cpu

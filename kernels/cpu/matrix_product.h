@@ -10,7 +10,7 @@
 
 #include "kernels/backend.h"
 
-namespace h2o {
+namespace h2o::cpu {
 
 // c[m, n] = a[m, k] * op(b), row-major with leading dimensions;
 // op(b) is b[n, k] transposed or b[k, n].
@@ -36,4 +36,4 @@ class BFloat16Product {
   std::unique_ptr<Impl> impl_;
 };
 
-}  // namespace h2o
+}  // namespace h2o::cpu

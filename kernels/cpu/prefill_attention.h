@@ -1,24 +1,19 @@
-// Attention over whole prompts, on the CPU: softmax of tiles of scores, and the
-// storing of the tokens that a policy keeps.
+// Causal attention over whole prompts, on the CPU.
 #pragma once
 
 #include <cstdint>
 
-#include "absl/types/span.h"
-#include "kernels/kv_head.h"
+#include "kernels/backend.h"
+#include "kernels/cpu/team.h"
 
-namespace h2o {
+namespace h2o::cpu {
 
-// Turns scores[r][0 .. first_length + r) of `rows` rows into softmax(scale *
-// score), zero from there to `columns`, and adds each row to column_sums
-// (null: nobody needs them).
-void CausalSoftmax(float* scores, int64_t rows, int64_t columns, int64_t stride,
-                   int64_t first_length, float scale, float* column_sums);
+// What PrefillAttention works in.
+Team::Scratch PrefillScratch(int64_t max_prompt, int64_t max_heads);
 
-// Fills the head's slots with the prompt's tokens `kept` (ascending).
-// keys and values: row stride `stride`; scores may be null.
-void StoreKept(absl::Span<const int32_t> kept, const float* keys,
-               const float* values, int64_t stride, const float* scores,
-               const KvPool& pool, KvHead* head);
+// Backend::PrefillAttention.  Prompts without heads are left out: nobody reads
+// their rows of `out`.
+void PrefillAttention(Matrix qkv, const PromptBatch& prompts, int layer,
+                      int head_dim, const KvPool& pool, Matrix out, Team* team);
 
-}  // namespace h2o
+}  // namespace h2o::cpu

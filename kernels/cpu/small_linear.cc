@@ -11,7 +11,7 @@
 #include "kernels/cpu/vectors-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace h2o {
+namespace h2o::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -153,11 +153,11 @@ void RoundToBFloat16Impl(const float* x, int64_t n, uint16_t* out) {
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace h2o
+}  // namespace h2o::cpu
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace h2o {
+namespace h2o::cpu {
 
 HWY_EXPORT(SmallLinearImpl);
 HWY_EXPORT(WidenImpl);
@@ -183,5 +183,5 @@ float Gelu(float x) {
   return 0.5f * x * (1.0f + std::erf(x * 0.70710678118654752f));
 }
 
-}  // namespace h2o
+}  // namespace h2o::cpu
 #endif  // HWY_ONCE

@@ -11,7 +11,7 @@
 
 #include "kernels/backend.h"
 
-namespace h2o {
+namespace h2o::cpu {
 
 // Outputs [begin, end) of y = epilogue(x W^T + bias).
 void SmallLinear(Matrix x, const LinearWeights& weights, Epilogue epilogue,
@@ -31,4 +31,4 @@ void RoundToBFloat16(const float* x, int64_t n, uint16_t* out);
 // GELU with the error function, as Hugging Face's "gelu".
 float Gelu(float x);
 
-}  // namespace h2o
+}  // namespace h2o::cpu

@@ -16,7 +16,7 @@
 #include "kernels/cpu/vectors-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace h2o {
+namespace h2o::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -47,7 +47,7 @@ HWY_INLINE float ExpRow(float* HWY_RESTRICT x, int64_t n, float scale) {
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace h2o
+}  // namespace h2o::cpu
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

@@ -5,7 +5,7 @@
 
 #include "base/dtype.h"
 
-namespace h2o {
+namespace h2o::cpu {
 namespace {
 
 void StoreRow(const float* x, int n, DType dtype, std::byte* run, int index) {
@@ -37,4 +37,4 @@ void CopyPositions(const KvPool& pool, const KvHead& head, uint16_t* out) {
   }
 }
 
-}  // namespace h2o
+}  // namespace h2o::cpu

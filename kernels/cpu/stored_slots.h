@@ -7,7 +7,7 @@
 
 #include "kernels/kv_head.h"
 
-namespace h2o {
+namespace h2o::cpu {
 
 struct Slot {
   std::byte* page;
@@ -31,4 +31,4 @@ void WriteSlot(const float* k, const float* v, float score, int32_t position,
 // out[i] = position of slot i.
 void CopyPositions(const KvPool& pool, const KvHead& head, uint16_t* out);
 
-}  // namespace h2o
+}  // namespace h2o::cpu

@@ -12,7 +12,7 @@
 #include "kernels/cpu/vectors-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace h2o {
+namespace h2o::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -36,17 +36,97 @@ int64_t ArgMaxRowImpl(const float* x, int64_t n) {
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace h2o
+}  // namespace h2o::cpu
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace h2o {
+namespace h2o::cpu {
 
 HWY_EXPORT(ArgMaxRowImpl);
+
+namespace {
+
+bool Runs(const SequenceState* states, int32_t slot) {
+  return slot >= 0 && states[slot].finish == FinishReason::kNone;
+}
+
+}  // namespace
 
 int64_t ArgMaxRow(const float* x, int64_t n) {
   return HWY_DYNAMIC_DISPATCH(ArgMaxRowImpl)(x, n);
 }
 
-}  // namespace h2o
+void BeginDecode(const SequenceState* states, const int32_t* slots,
+                 int64_t rows, int32_t* tokens, int32_t* positions,
+                 KvHead** heads) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const bool runs = Runs(states, slots[r]);
+    tokens[r] = runs ? states[slots[r]].token : 0;
+    positions[r] = runs ? states[slots[r]].position : -1;
+    heads[r] = runs ? states[slots[r]].heads : nullptr;
+  }
+}
+
+void ArgMax(Matrix logits, int32_t first_token, BestLogit* best, Team* team) {
+  team->ParallelFor(logits.rows, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t r = begin; r < end; ++r) {
+      const int64_t c = ArgMaxRow(logits.Row(r), logits.columns);
+      best[r] = {logits.Row(r)[c], static_cast<int32_t>(first_token + c)};
+    }
+  });
+}
+
+void PickBest(const BestLogit* of_ranks, int ranks, int64_t rows,
+              int32_t* tokens) {
+  for (int64_t r = 0; r < rows; ++r) {
+    BestLogit best = of_ranks[r];
+    for (int rank = 1; rank < ranks; ++rank) {
+      const BestLogit& other = of_ranks[rank * rows + r];
+      if (other.logit > best.logit) best = other;
+    }
+    tokens[r] = best.token;
+  }
+}
+
+int64_t SampleScratchFloats(int64_t vocabulary) {
+  return 2 * vocabulary * int64_t{sizeof(double) / sizeof(float)};
+}
+
+void Sample(Matrix logits, const SequenceState* states, const int32_t* slots,
+            int32_t* tokens, Team* team) {
+  const int64_t vocabulary = logits.columns;
+  team->ParallelFor(
+      logits.rows, 1, [&](int64_t begin, int64_t end, int thread) {
+        const absl::Span<double> scratch(
+            reinterpret_cast<double*>(team->OfThread(thread)), 2 * vocabulary);
+        for (int64_t r = begin; r < end; ++r) {
+          if (!Runs(states, slots[r])) continue;
+          const SequenceState& state = states[slots[r]];
+          if (state.sampling.temperature <= 0) continue;
+          tokens[r] = SampleToken({logits.Row(r), size_t(vocabulary)},
+                                  state.sampling, state.num_generated, scratch);
+        }
+      });
+}
+
+void Advance(SequenceState* states, const int32_t* slots, int64_t rows,
+             const int32_t* tokens, RowResult* results) {
+  for (int64_t r = 0; r < rows; ++r) {
+    results[r] = {};
+    if (!Runs(states, slots[r])) continue;
+    SequenceState& s = states[slots[r]];
+    s.token =
+        s.num_generated < s.num_forced ? s.forced[s.num_generated] : tokens[r];
+    ++s.num_generated;
+    ++s.position;
+    if (s.token == s.stop_token) {
+      s.finish = FinishReason::kStop;
+    } else if (s.num_generated == s.max_tokens) {
+      s.finish = FinishReason::kLength;
+    }
+    results[r] = {s.token, s.finish};
+  }
+}
+
+}  // namespace h2o::cpu
 #endif  // HWY_ONCE

@@ -10,7 +10,7 @@
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace h2o {
+namespace h2o::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -55,7 +55,7 @@ HWY_INLINE hn::Vec<F32x4> SumEach(VF a, VF b, VF c, VF e) {
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace h2o
+}  // namespace h2o::cpu
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

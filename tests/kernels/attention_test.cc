@@ -236,7 +236,7 @@ TEST_P(Attention, LayerNormEqualsFloat64) {
     for (float v : x) mean += v / n;
     for (float v : x) variance += (v - mean) * (v - mean) / n;
     for (bool affine : {true, false}) {
-      LayerNormRow(
+      cpu::LayerNormRow(
           x.data(),
           affine ? LayerNormWeights{w.data(), b.data()} : LayerNormWeights{}, n,
           y.data());
@@ -251,11 +251,11 @@ TEST_P(Attention, LayerNormEqualsFloat64) {
 TEST_P(Attention, ArgMaxTakesTheFirstOfEquals) {
   for (int n : {1, 5, 16, 17, 100}) {
     std::vector<float> x(n, -3.0f);
-    EXPECT_EQ(ArgMaxRow(x.data(), n), 0);
+    EXPECT_EQ(cpu::ArgMaxRow(x.data(), n), 0);
     x[n - 1] = 2;
-    EXPECT_EQ(ArgMaxRow(x.data(), n), n - 1);
+    EXPECT_EQ(cpu::ArgMaxRow(x.data(), n), n - 1);
     x[n / 2] = 2;
-    EXPECT_EQ(ArgMaxRow(x.data(), n), n / 2);
+    EXPECT_EQ(cpu::ArgMaxRow(x.data(), n), n / 2);
   }
 }
 

@@ -149,7 +149,8 @@ TEST_P(Linear, RoundsToBFloat16AsTheScalarDoes) {
     } while (!std::isfinite(v));
   }
   std::vector<uint16_t> rounded(x.size());
-  RoundToBFloat16(x.data(), static_cast<int64_t>(x.size()), rounded.data());
+  cpu::RoundToBFloat16(x.data(), static_cast<int64_t>(x.size()),
+                       rounded.data());
   for (size_t i = 0; i < x.size(); ++i) {
     ASSERT_EQ(rounded[i], ToBFloat16(x[i])) << x[i];
   }
@@ -158,7 +159,7 @@ TEST_P(Linear, RoundsToBFloat16AsTheScalarDoes) {
 H2O_INSTANTIATE_EACH_TARGET(Linear);
 
 TEST(BFloat16Units, EqualFloat64OfRoundedInputs) {
-  if (!BFloat16Product::Supported()) {
+  if (!cpu::BFloat16Product::Supported()) {
     GTEST_SKIP() << "this CPU has neither AVX-512 BF16 nor AMX";
   }
   const auto backend = MakeBackend(2, true);
@@ -170,7 +171,7 @@ TEST(BFloat16Units, EqualFloat64OfRoundedInputs) {
 }
 
 TEST(BFloat16Units, TilesEqualFloat64) {
-  if (!BFloat16Product::Supported()) {
+  if (!cpu::BFloat16Product::Supported()) {
     GTEST_SKIP() << "this CPU has neither AVX-512 BF16 nor AMX";
   }
   // Every number of vectors a block, two blocks of rows and of columns, tiles
@@ -191,7 +192,7 @@ TEST(BFloat16Units, TilesEqualFloat64) {
     for (uint16_t& v : a) v = ToBFloat16(normal(random));
     for (uint16_t& v : b) v = ToBFloat16(normal(random));
     std::vector<float> c(m * ldc, 7);
-    BFloat16Product product;
+    cpu::BFloat16Product product;
     product.Run(m, n, k, a.data(), lda, b.data(), ldb, c.data(), ldc);
     for (int64_t r = 0; r < m; ++r) {
       for (int64_t i = 0; i < ldc; ++i) {
@@ -209,7 +210,7 @@ TEST(BFloat16Units, TilesEqualFloat64) {
 }
 
 TEST(BFloat16Units, ARowIsTheSameAmongAnyOthers) {
-  if (!BFloat16Product::Supported()) {
+  if (!cpu::BFloat16Product::Supported()) {
     GTEST_SKIP() << "this CPU has neither AVX-512 BF16 nor AMX";
   }
   const auto backend = MakeBackend(2, true);

@@ -1,0 +1,131 @@
+// Chooses the kernel of a linear layer and cuts its outputs among the threads:
+// the CPU twin of cuda/linear.cc.
+#include "kernels/cpu/linear.h"
+
+#include <algorithm>
+
+#include "kernels/cpu/small_linear.h"
+
+namespace h2o::cpu {
+namespace {
+
+// Products in float32 widen this many bytes of weights at a time.
+constexpr int64_t kWidenBytes = 4 << 20;
+
+// From this many rows on, the bf16 units beat the float32 kernel for few rows.
+constexpr int64_t kBFloat16Rows = 8;
+
+constexpr int64_t kRowsPerRounding = 64;  // rows that a thread rounds at a time
+
+// Outputs of one thread, a multiple of kVectorFloats.
+int64_t SliceOf(int64_t outputs, int num_threads) {
+  return CeilDiv(outputs, kVectorFloats * num_threads) * kVectorFloats;
+}
+
+// Outputs [begin, end) of y hold x W^T.  Adds the bias and applies the
+// epilogue.
+void FinishSlice(Matrix y, const void* bias, Epilogue epilogue, int64_t begin,
+                 int64_t end) {
+  if (bias == nullptr && epilogue == Epilogue::kNone) return;
+  const float* add = static_cast<const float*>(bias);
+  for (int64_t r = 0; r < y.rows; ++r) {
+    float* row = y.Row(r);
+    if (add != nullptr) {
+      for (int64_t n = begin; n < end; ++n) row[n] += add[n];
+    }
+    if (epilogue == Epilogue::kRelu) {
+      for (int64_t n = begin; n < end; ++n) row[n] = std::max(row[n], 0.0f);
+    } else if (epilogue == Epilogue::kGelu) {
+      for (int64_t n = begin; n < end; ++n) row[n] = Gelu(row[n]);
+    }
+  }
+}
+
+}  // namespace
+
+LinearProducts::LinearProducts(int64_t max_inputs, int64_t max_rows,
+                               bool bf16_products, int num_threads)
+    : max_inputs_(max_inputs),
+      max_rows_(max_rows),
+      of_threads_(bf16_products && BFloat16Product::Supported() ? num_threads
+                                                                : 0) {}
+
+int64_t LinearProducts::WidenedRows() const {
+  const int64_t row_bytes = AlignedStride(max_inputs_) * 4;
+  return std::max(kWidenBytes / row_bytes, kVectorFloats);
+}
+
+Team::Scratch LinearProducts::scratch() const {
+  const int64_t stride = AlignedStride(max_inputs_);
+  return {.thread_floats = WidenedRows() * stride,
+          .shared_bytes = of_threads_.empty() ? 0 : max_rows_ * stride * 2};
+}
+
+void LinearProducts::Run(Matrix x, const LinearWeights& weights,
+                         Epilogue epilogue, Matrix y, Team* team) {
+  const bool bf16 =
+      !of_threads_.empty() && weights.weight.dtype == DType::kBFloat16;
+  if (bf16 && x.rows >= kBFloat16Rows) {
+    RunBFloat16(x, weights, epilogue, y, team);
+  } else if (x.rows <= kSmallRows) {
+    RunFewRows(x, weights, epilogue, y, team);
+  } else {
+    RunFloat32(x, weights, epilogue, y, team);
+  }
+}
+
+void LinearProducts::RunFewRows(Matrix x, const LinearWeights& weights,
+                                Epilogue epilogue, Matrix y, Team* team) const {
+  // Whole register tiles, four slices a thread: a thread that was held up does
+  // fewer of them.
+  const int64_t slice =
+      CeilDiv(weights.weight.rows, 4 * 4 * team->num_threads()) * 4;
+  team->ParallelFor(weights.weight.rows, slice,
+                    [&](int64_t begin, int64_t end, int) {
+                      SmallLinear(x, weights, epilogue, begin, end, y);
+                    });
+}
+
+void LinearProducts::RunFloat32(Matrix x, const LinearWeights& weights,
+                                Epilogue epilogue, Matrix y, Team* team) const {
+  const StoredMatrix& w = weights.weight;
+  const int64_t slice =
+      std::min(WidenedRows(), SliceOf(w.rows, team->num_threads()));
+  team->ParallelFor(w.rows, slice, [&](int64_t begin, int64_t end, int thread) {
+    float* widened = team->OfThread(thread);
+    // A team of one gets all outputs at once: cut again.
+    for (int64_t n = begin; n < end; n += slice) {
+      const int64_t last = std::min(n + slice, end);
+      const float* rows = static_cast<const float*>(w.Row(n));
+      if (w.dtype != DType::kFloat32) {
+        WidenRows(w, n, last, widened);
+        rows = widened;
+      }
+      Sgemm(true, x.rows, last - n, w.stride, x.Row(0), x.stride, rows,
+            w.stride, y.Row(0) + n, y.stride);
+      FinishSlice(y, weights.bias, epilogue, n, last);
+    }
+  });
+}
+
+void LinearProducts::RunBFloat16(Matrix x, const LinearWeights& weights,
+                                 Epilogue epilogue, Matrix y, Team* team) {
+  const StoredMatrix& w = weights.weight;
+  uint16_t* rounded = team->Shared<uint16_t>();
+  team->ParallelFor(
+      x.rows, kRowsPerRounding, [&](int64_t begin, int64_t end, int) {
+        for (int64_t r = begin; r < end; ++r) {
+          RoundToBFloat16(x.Row(r), w.stride, rounded + r * w.stride);
+        }
+      });
+  team->ParallelFor(w.rows, SliceOf(w.rows, team->num_threads()),
+                    [&](int64_t begin, int64_t end, int thread) {
+                      of_threads_[thread].Run(
+                          x.rows, end - begin, w.stride, rounded, w.stride,
+                          static_cast<const uint16_t*>(w.Row(begin)), w.stride,
+                          y.Row(0) + begin, y.stride);
+                      FinishSlice(y, weights.bias, epilogue, begin, end);
+                    });
+}
+
+}  // namespace h2o::cpu

@@ -1,0 +1,43 @@
+// Linear layers on the CPU: few rows by a kernel of our own (small_linear.h),
+// many through oneDNN (matrix_product.h), a slice of the outputs a thread.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/matrix_product.h"
+#include "kernels/cpu/team.h"
+
+namespace h2o::cpu {
+
+class LinearProducts {
+ public:
+  // For layers of at most `max_inputs` inputs and `max_rows` rows.
+  // bf16_products: multiply bf16 weights in the CPU's bf16 units, where it has
+  // them; Run then rounds x to bf16.
+  LinearProducts(int64_t max_inputs, int64_t max_rows, bool bf16_products,
+                 int num_threads);
+
+  // What Run works in.
+  Team::Scratch scratch() const;
+
+  // Backend::Linear.
+  void Run(Matrix x, const LinearWeights& weights, Epilogue epilogue, Matrix y,
+           Team* team);
+
+ private:
+  void RunFewRows(Matrix x, const LinearWeights& weights, Epilogue epilogue,
+                  Matrix y, Team* team) const;
+  void RunFloat32(Matrix x, const LinearWeights& weights, Epilogue epilogue,
+                  Matrix y, Team* team) const;
+  void RunBFloat16(Matrix x, const LinearWeights& weights, Epilogue epilogue,
+                   Matrix y, Team* team);
+  int64_t WidenedRows() const;
+
+  const int64_t max_inputs_;
+  const int64_t max_rows_;
+  std::vector<BFloat16Product> of_threads_;  // empty: no bf16 units
+};
+
+}  // namespace h2o::cpu
