@@ -244,33 +244,36 @@ absl::Status RunBench(const BenchFlags& flags) {
 
 void AddBenchCommand(CLI::App* app, int* exit_code) {
   auto flags = std::make_shared<BenchFlags>();
-  CLI::App* command = app->add_subcommand(
-      "bench",
-      "Measures throughput and latency, beside what the machine could "
-      "do; random token prompts");
+  CLI::App* command =
+      app->add_subcommand("bench",
+                          "Measures throughput and latency with random "
+                          "prompts, beside what the machine would allow");
   AddEmbeddedFlags(command, &flags->embedded);
   AddPolicyFlags(command, &flags->policy);
-  command->add_option("--prompt-len", flags->prompt_len, "Tokens of a prompt")
+  command
+      ->add_option("--prompt-len", flags->prompt_len, "Tokens of each prompt")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  command->add_option("--gen-len", flags->gen_len, "Tokens to generate")
+  command
+      ->add_option("--gen-len", flags->gen_len,
+                   "Tokens that each sequence generates")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  command->add_option("--num-seqs", flags->num_seqs, "Sequences")
+  command->add_option("--num-seqs", flags->num_seqs, "Number of sequences")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
   command
       ->add_option("--max-sequences", flags->max_sequences,
-                   "Sequences at once, at most")
+                   "Most sequences that run at once")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command
       ->add_option("--stall-target-ms", flags->stall_target_ms,
-                   "Between two steps a prompt takes about this long; a large "
-                   "one fills the batch before it decodes")
+                   "How long a new prompt may hold up decoding at a time; a "
+                   "large value fills the batch before it decodes")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  command->add_flag("--json", flags->json, "One JSON object");
+  command->add_flag("--json", flags->json, "Print one JSON object");
   command->callback(
       [flags, exit_code] { *exit_code = ExitCodeOf(RunBench(*flags)); });
 }

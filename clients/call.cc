@@ -309,12 +309,12 @@ void AddCallCommand(CLI::App* app, int* exit_code) {
   auto flags = std::make_shared<CallFlags>();
   CLI::App* command =
       app->add_subcommand("call", "Generates text on a server; Ctrl-C cancels");
-  command->add_option("--server", flags->server, "Where the server listens")
+  command->add_option("--server", flags->server, "Address of the server")
       ->required()
       ->type_name("HOST:PORT");
   AddRequestFlags(command, &flags->request);
   command->add_flag("--json", flags->json,
-                    "Prints one JSON object a prompt, in input order");
+                    "Print one JSON object for each prompt, in input order");
   command
       ->add_option("--timeout", flags->timeout_seconds,
                    "Deadline of each request; 0: none")

@@ -117,13 +117,14 @@ void AddGenerateCommand(CLI::App* app, int* exit_code) {
   AddRequestFlags(command, &flags->request);
   command
       ->add_option("--max-sequences", flags->max_sequences,
-                   "Sequences at once, at most")
+                   "Most sequences that run at once")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command->add_flag("--json", flags->json,
-                    "Prints one JSON object a prompt, in input order");
-  command->add_option("--trace", flags->trace,
-                      "Writes what every head keeps and evicts, as JSON lines");
+                    "Print one JSON object for each prompt, in input order");
+  command->add_option(
+      "--trace", flags->trace,
+      "File for what every head keeps and evicts, as JSON lines");
   command->callback(
       [flags, exit_code] { *exit_code = ExitCodeOf(RunGenerate(*flags)); });
 }

@@ -213,28 +213,28 @@ absl::Status RunLogits(const LogitsFlags& flags) {
 void AddLogitsCommand(CLI::App* app, int* exit_code) {
   auto flags = std::make_shared<LogitsFlags>();
   CLI::App* command = app->add_subcommand(
-      "logits", "Writes the logits of given tokens, or how likely they are");
+      "logits", "Computes the logits of given tokens, or their log-likelihood");
   AddEmbeddedFlags(command, &flags->embedded);
   AddPolicyFlags(command, &flags->policy);
-  auto* tokens = command->add_option("--tokens", flags->tokens,
-                                     "Token ids, as in \"2 11 12\"");
-  auto* input = command->add_option(
-      "--input", flags->input,
-      "With --nll: a file of JSON lines, each {\"tokens\": [..]} or "
-      "{\"prompt\": ..}");
+  auto* tokens =
+      command->add_option("--tokens", flags->tokens, "Token ids: \"2 11 12\"");
+  auto* input = command->add_option("--input", flags->input,
+                                    "With --nll: file of JSON lines, each "
+                                    "{\"tokens\": [..]} or {\"prompt\": ..}");
   tokens->excludes(input);
   command
       ->add_option("--prefill", flags->prefill,
-                   "The first so many tokens go through prefill, the rest "
-                   "is decoded through the KV cache; default: all")
+                   "Number of tokens that go through prefill; the rest is "
+                   "decoded through the KV cache. Default: all")
       ->check(CLI::PositiveNumber);
   command->add_option("--out", flags->out,
-                      "Writes float32 [tokens, vocabulary] to this .npy file");
+                      ".npy file for the logits, float32 [tokens, vocabulary]");
   command->add_flag("--nll", flags->nll,
-                    "Prints, a line an input, -log p of each token but the "
-                    "first, given those before it");
-  command->add_option("--trace", flags->trace,
-                      "Writes what every head keeps and evicts, as JSON lines");
+                    "Print a JSON line for each input: -log p of each token "
+                    "but the first, given those before it");
+  command->add_option(
+      "--trace", flags->trace,
+      "File for what every head keeps and evicts, as JSON lines");
   command->callback([flags, tokens, input, exit_code] {
     if (tokens->count() + input->count() == 0) {
       *exit_code = ExitCodeOf(absl::InvalidArgumentError(

@@ -497,7 +497,7 @@ void AddServeCommand(CLI::App* app, int* exit_code) {
   }
   command
       ->add_option("--workers", flags->workers,
-                   "Worker processes; 0: tp times groups")
+                   "Worker processes; 0: --tp times --groups")
       ->check(CLI::NonNegativeNumber)
       ->type_name("N")
       ->capture_default_str();

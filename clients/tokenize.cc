@@ -50,12 +50,13 @@ absl::Status RunTokenize(const TokenizeFlags& flags) {
 void AddTokenizeCommand(CLI::App* app, int* exit_code) {
   auto flags = std::make_shared<TokenizeFlags>();
   CLI::App* command = app->add_subcommand(
-      "tokenize", "Prints the token ids of texts, one JSON object a line");
+      "tokenize",
+      "Prints the token ids of texts, one JSON object for each text");
   command->add_option("--model", flags->model, "Model directory")->required();
-  auto* text = command->add_option("--prompt", flags->text, "A text");
+  auto* text = command->add_option("--prompt", flags->text, "Text");
   command
       ->add_option("--input", flags->input,
-                   "A file of JSON lines, each {\"prompt\": ..}")
+                   "File of JSON lines, each {\"prompt\": ..}")
       ->excludes(text);
   command->callback(
       [flags, exit_code] { *exit_code = ExitCodeOf(RunTokenize(*flags)); });

@@ -199,12 +199,12 @@ absl::Status RunTune(const TuneFlags& flags) {
 void AddTuneCommand(CLI::App* app, int* exit_code) {
   CLI::App* command = app->add_subcommand(
       "tune",
-      "Searches for the fastest of cuBLASLt's kernels for a model's matrix "
-      "products on this GPU (on Hopper those of more than 96 rows, and the "
-      "logits) and keeps the choices in --cache-dir, where worker, serve and "
-      "bench find them: once for a kind of GPU, a model and a --tp; minutes, "
-      "worth up to a few percent. What was found before is not looked for "
-      "again");
+      "Searches for the fastest cuBLASLt kernels for a model's matrix products "
+      "on this GPU and keeps the choices in --cache-dir, where all commands "
+      "find them. Run it once for each kind of GPU, model and --tp: it takes "
+      "minutes and gains up to a few percent. On Hopper it tunes products of "
+      "more than 96 rows, and the logits. Choices found before are not "
+      "searched again");
   auto flags = std::make_shared<TuneFlags>();
   AddModelFlags(command, &flags->model);
   flags->device.device = "cuda";
@@ -219,8 +219,8 @@ void AddTuneCommand(CLI::App* app, int* exit_code) {
       ->capture_default_str();
   command
       ->add_option("--rows", flags->rows,
-                   "Tune for steps of these numbers of rows alone, sequences "
-                   "that decode or tokens of prompts; without it for all")
+                   "Numbers of rows to tune for: sequences of a decode step, "
+                   "or tokens of prompts. Default: all")
       ->check(CLI::PositiveNumber);
   command->callback(
       [flags, exit_code] { *exit_code = ExitCodeOf(RunTune(*flags)); });

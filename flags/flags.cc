@@ -64,50 +64,54 @@ void RefuseEmptyValues(CLI::App* app) {
 
 void AddModelFlags(CLI::App* app, ModelFlags* flags) {
   ModelSpec* spec = &flags->spec;
-  app->add_option("--model", spec->model,
-                  "Hugging Face directory of an OPT model; with --load-format "
-                  "dummy also a built-in config: opt-125m .. opt-175b")
+  app->add_option(
+         "--model", spec->model,
+         "Hugging Face directory of an OPT model, or with --load-format dummy "
+         "the name of a built-in size: opt-125m .. opt-175b")
       ->required()
       ->type_name("DIR");
   app->add_option("--dtype", spec->dtype,
-                  "Weights are stored and read in this type; by default "
-                  "float32 on CPUs, the checkpoint's 16-bit type on GPUs")
+                  "Format of weights and products; float32 leaves 16-bit "
+                  "weights in 16 bits. Default: float32 on CPUs, the "
+                  "checkpoint's 16-bit format on GPUs")
       ->check(DTypes());
   app->add_option("--kv-dtype", spec->kv_dtype,
-                  "Type of cached keys and values; by default float32 on CPUs, "
+                  "Format of cached keys and values. Default: float32 on CPUs, "
                   "--dtype on GPUs")
       ->check(DTypes());
   app->add_option_function<std::string>(
          "--load-format",
          [spec](const std::string& text) { spec->dummy = text == "dummy"; },
-         "auto: the checkpoint; dummy: random weights of the same shapes")
+         "auto: load the checkpoint; dummy: random weights of the same shapes")
       ->check(CLI::IsMember({"auto", "dummy"}))
       ->default_str("auto");
-  app->add_option("--dummy-seed", spec->dummy_seed, "Seed of dummy weights")
+  app->add_option("--dummy-seed", spec->dummy_seed, "Seed of the dummy weights")
       ->type_name("N");
 }
 
 void AddPolicyFlags(CLI::App* app, PolicyFlags* flags) {
   app->add_option("--kv-policy", flags->policy,
-                  "What the KV cache keeps: full (all), h2o (heavy hitters and "
-                  "recent), recent, sink (4 first and recent)")
+                  "Tokens that a head keeps: full (all), h2o (most attended "
+                  "and newest), recent (newest), sink (first 4 and newest). "
+                  "Default: full; for call the server's")
       ->check(CLI::IsMember({"full", "h2o", "recent", "sink"}));
   app->add_option("--kv-budget", flags->budget,
-                  "Slots a head: tokens (40) or a share of the prompt (20%)")
+                  "Slots of a head: tokens (205) or a share of the prompt "
+                  "(20%). Default of h2o, recent and sink: 20%")
       ->type_name("C");
   app->add_option("--kv-heavy", flags->heavy,
-                  "h2o: slots for heavy hitters, with --kv-recent")
+                  "h2o: slots for the most attended tokens; with --kv-recent")
       ->type_name("N");
   app->add_option("--kv-recent", flags->recent,
-                  "h2o: slots for the newest tokens, with --kv-heavy")
+                  "h2o: slots for the newest tokens; with --kv-heavy")
       ->type_name("N");
   app->add_option_function<std::string>(
          "--kv-prefill",
          [flags](const std::string& text) {
            flags->flexgen_prefill = text == "flexgen";
          },
-         "h2o: how the prompt's slots are chosen; flexgen is a switch for "
-         "comparison with the paper's throughput code (odd budgets)")
+         "h2o: how slots are chosen after the prompt; flexgen does it like the "
+         "paper's throughput code, for comparisons, and needs an odd budget")
       ->check(CLI::IsMember({"exact", "flexgen"}))
       ->default_str("exact");
 }
@@ -142,29 +146,30 @@ absl::StatusOr<std::optional<KvPolicyRequest>> PolicyFlags::Request() const {
 void AddEngineFlags(CLI::App* app, EngineFlags* flags) {
   EngineOptions* options = &flags->options;
   app->add_option("--max-queue", options->max_queue,
-                  "Requests that may wait; more are refused")
+                  "Requests that may wait in the queue; more are refused")
       ->check(AtLeastOne())
       ->type_name("N")
       ->capture_default_str();
   app->add_option("--max-queue-seconds", options->max_queue_seconds,
-                  "Requests that waited longer are refused; 0: never")
+                  "Longest wait in the queue; requests that wait longer are "
+                  "refused; 0: no limit")
       ->check(Within(0, 1e9, "a number of seconds, 0 or more"))
       ->type_name("S")
       ->capture_default_str();
   app->add_option("--max-sequences", options->max_sequences,
-                  "Sequences that run at once in one group")
+                  "Sequences that one group runs at once")
       ->check(AtLeastOne())
       ->type_name("N")
       ->capture_default_str();
   app->add_option_function<double>(
          "--stall-target-ms",
          [options](double ms) { options->stall_target_seconds = ms / 1000; },
-         "A new prompt may hold up running streams for this long at a time")
+         "How long a new prompt may hold up running streams at a time")
       ->check(Within(0.001, 1e9, "a number of milliseconds over 0"))
       ->type_name("MS")
       ->default_str(absl::StrCat(options->stall_target_seconds * 1000));
   app->add_option("--kv-budget-cap", options->kv_budget_cap,
-                  "No request may keep more slots a head; 0: no cap")
+                  "Most slots of a head that a request may ask for; 0: no cap")
       ->check(Within(0, kMaxPositions,
                      absl::StrCat("0 to ", kMaxPositions, " slots")))
       ->type_name("N")
@@ -174,14 +179,16 @@ void AddEngineFlags(CLI::App* app, EngineFlags* flags) {
 void AddSamplingFlags(CLI::App* app, SamplingFlags* flags) {
   SamplingParams* params = &flags->params;
   app->add_option("--temperature", params->temperature,
-                  "0: greedy; over 0: sample, the higher the wilder")
+                  "0: the most probable token (greedy); over 0: sample, with "
+                  "more variety the higher it is")
       ->type_name("T")
       ->capture_default_str();
   app->add_option("--top-k", params->top_k,
-                  "Sample among the K likeliest; 0: all")
+                  "Sample among the K most probable tokens; 0: all")
       ->type_name("K");
   app->add_option("--top-p", params->top_p,
-                  "Sample among the likeliest that together reach P; 0, 1: all")
+                  "Sample among the most probable tokens that together have "
+                  "probability P; 0 or 1: all")
       ->type_name("P");
   app->add_option_function<uint64_t>(
          "--seed",
@@ -189,7 +196,7 @@ void AddSamplingFlags(CLI::App* app, SamplingFlags* flags) {
            flags->params.seed = seed;
            flags->has_seed = true;
          },
-         "Equal seeds draw equal tokens; by default every run draws anew")
+         "Equal seeds give equal tokens. Default: another seed each time")
       ->type_name("S");
 }
 
@@ -203,27 +210,28 @@ void AddRequestFlags(CLI::App* app, RequestFlags* flags) {
         name, [out](const std::string& value) { *out = value; }, help);
   };
   CLI::Option* prompt =
-      text("--prompt", &flags->prompt, "A text to continue")->type_name("TEXT");
+      text("--prompt", &flags->prompt, "Text to continue")->type_name("TEXT");
   CLI::Option* tokens = text("--tokens", &flags->tokens,
-                             "A prompt of token ids, taken as it is: \"2 5 9\"")
+                             "Prompt as token ids, used as they are: \"2 5 9\"")
                             ->type_name("IDS");
   CLI::Option* input =
-      text(
-          "--input", &flags->input,
-          "Prompts as JSON lines: {\"prompt\": ..} or {\"tokens\": [..]}, with "
-          "any of max_tokens, kv_policy, kv_budget, temperature, top_k, "
-          "top_p, seed, stop, ignore_eos; flags are their defaults")
+      text("--input", &flags->input,
+           "Prompts as JSON lines: {\"prompt\": ..} or {\"tokens\": [..]}, "
+           "with any of max_tokens, kv_policy, kv_budget, temperature, top_k, "
+           "top_p, seed, stop, ignore_eos; the flags give the defaults")
           ->type_name("FILE.jsonl");
   prompt->excludes(tokens)->excludes(input);
   tokens->excludes(input);
   app->add_option("--max-tokens", flags->max_tokens,
-                  "Tokens to generate at most; by default 128, or what fits")
+                  "Most tokens to generate. Default: 128, or fewer if the "
+                  "model has fewer positions left")
       ->type_name("N");
   app->add_flag("--ignore-eos", flags->ignore_eos,
-                "Go on after the end-of-text token");
+                "Continue after the end-of-text token");
   // One value each, or a list would swallow what follows it.
   app->add_option("--stop", flags->stop,
-                  "Stop before this text; may be given several times")
+                  "Text that ends the output and is not part of it; may be "
+                  "given several times")
       ->allow_extra_args(false)
       ->type_name("STR");
   AddSamplingFlags(app, &flags->sampling);
@@ -241,7 +249,7 @@ std::string DefaultCacheDirectory() {
 }
 
 void AddDeviceFlags(CLI::App* app, DeviceFlags* flags) {
-  app->add_option("--device", flags->device, "cpu, cuda or cuda:N")
+  app->add_option("--device", flags->device, "Device: cpu, cuda or cuda:N")
       ->check(CLI::Validator(
           [](std::string& text) -> std::string {
             const bool numbered =
@@ -255,28 +263,29 @@ void AddDeviceFlags(CLI::App* app, DeviceFlags* flags) {
       ->type_name("DEVICE")
       ->capture_default_str();
   app->add_option("--cache-dir", flags->cache_directory,
-                  "Where a GPU's choices of kernels are kept between runs; "
-                  "empty: nowhere")
+                  "Folder where the kernels chosen for a GPU are kept between "
+                  "runs; empty: none")
       ->type_name("DIR")
       ->capture_default_str();
 }
 
 void AddShardFlags(CLI::App* app, ShardFlags* flags) {
   AddDeviceFlags(app, flags);
-  app->add_option("--threads", flags->threads,
-                  "Threads of a worker, or of all ranks of a model held here; "
-                  "0: all cores, shared out by serve")
+  app->add_option(
+         "--threads", flags->threads,
+         "CPU threads of a worker, or of all ranks of this process; 0: all "
+         "available cores, which serve divides among its workers")
       ->check(Within(0, 4096, "0 to 4096 threads"))
       ->type_name("N")
       ->capture_default_str();
   app->add_option("--kv-pool-bytes", flags->kv_pool_bytes,
-                  "Memory of a worker for KV pages; 0: from --memory-share")
+                  "Bytes of a rank's KV pool; 0: by --memory-share")
       ->check(Within(0, 1e15, "a number of bytes, 0 or more"))
       ->type_name("N")
       ->capture_default_str();
-  app->add_option("--memory-share", flags->memory_share,
-                  "KV pages take at most this share of the memory that is "
-                  "free after loading")
+  app->add_option(
+         "--memory-share", flags->memory_share,
+         "Share of the memory free after loading that the KV pool may take")
       ->check(Within(0.001, 1, "over 0 and at most 1"))
       ->type_name("F")
       ->default_str("0.5 on CPUs, 0.95 on GPUs");
@@ -286,34 +295,36 @@ void AddTransportFlag(CLI::App* app, bool* tcp_only) {
   app->add_option_function<std::string>(
          "--transport",
          [tcp_only](const std::string& text) { *tcp_only = text == "tcp"; },
-         "Between ranks: auto (fast within a host, TCP across) or tcp")
+         "Between ranks: auto (shared memory within a host, else TCP) or tcp")
       ->check(CLI::IsMember({"auto", "tcp"}))
       ->default_str("auto");
 }
 
 void AddCoordinatorFlags(CLI::App* app, CoordinatorFlags* flags) {
   AddModelFlags(app, &flags->model);
-  app->add_option("--tp", flags->tp, "Workers that share one copy of the model")
+  app->add_option("--tp", flags->tp,
+                  "Workers (ranks) that share one copy of the model")
       ->check(AtLeastOne())
       ->type_name("N")
       ->capture_default_str();
   app->add_option("--groups", flags->groups,
-                  "Copies of the model; each takes tp workers")
+                  "Copies of the model; each needs --tp workers")
       ->check(AtLeastOne())
       ->type_name("G")
       ->capture_default_str();
   app->add_option("--listen", flags->listen,
-                  "Where clients and workers dial in; port 0 picks one")
+                  "Address for clients and workers; port 0 picks a free port")
       ->type_name("HOST:PORT")
       ->capture_default_str();
   AddEngineFlags(app, &flags->engine);
-  app->add_option("--step-deadline-ms", flags->step_deadline_ms,
-                  "A worker that is silent for longer in a step is lost")
+  app->add_option(
+         "--step-deadline-ms", flags->step_deadline_ms,
+         "A worker that does not answer a step within this time is lost")
       ->check(AtLeastOne())
       ->type_name("MS")
       ->capture_default_str();
   app->add_option("--grace", flags->grace_seconds,
-                  "After SIGTERM running requests may finish within this time")
+                  "After SIGTERM, requests may finish within this time")
       ->check(Within(0, 1e6, "a number of seconds, 0 or more"))
       ->type_name("S")
       ->capture_default_str();
