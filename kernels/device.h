@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
@@ -78,6 +79,11 @@ class Device {
                           absl::FunctionRef<void(std::byte* host)> fill) = 0;
   // The same of what `host` holds, of any size.
   void Upload(const void* host, int64_t bytes, void* device);
+  template <class T>
+  void UploadAll(const std::vector<T>& values, T* device) {
+    Upload(values.data(), static_cast<int64_t>(values.size() * sizeof(T)),
+           device);
+  }
   // Enqueues a copy from the device; `host` has it after a later mark.
   virtual void Download(const void* device, int64_t bytes, void* host) = 0;
   // Enqueues a copy within the device of `rows` rows of `row_bytes`.

@@ -1,12 +1,14 @@
+// Lays out the workspace of a rank in one buffer of the device.
 #include "worker/step_workspace.h"
 
 #include "base/status_macros.h"
+#include "worker/plan_runner.h"
 
 namespace h2o {
 namespace {
 
-// Takes parts of one buffer, each at a multiple of 256 bytes.  Twice with the
-// same code: first to add up, then, with a base, to hand out.
+// Cuts one buffer into parts, each at a multiple of 256 bytes.  The same code
+// runs twice: without a base it adds up the size, with one it sets pointers.
 class Carver {
  public:
   explicit Carver(std::byte* base) : base_(base) {}
@@ -40,9 +42,9 @@ int64_t Carve(const ModelConfig& config, const ShardSpec& shard, int64_t rows,
   take(positions, &w->prompt_positions);
   take(rows + 1, &w->prompt_starts);
   take(rows, &w->prompt_ends);
-  take(rows, &w->prompt_slots);
+  take(rows, &w->prompt_seats);
   take(rows, &w->prompt_heads);
-  take(rows, &w->slots);
+  take(rows, &w->seats);
   take(rows, &w->row_tokens);
   take(rows, &w->positions);
   take(rows, &w->heads);
@@ -66,6 +68,10 @@ absl::StatusOr<StepWorkspace> StepWorkspace::Create(const ModelConfig& config,
       Carve(config, shard, max_rows, max_sequences, nullptr, &w);
   H2O_ASSIGN_OR_RETURN(w.memory, device->Allocate(bytes));
   Carve(config, shard, max_rows, max_sequences, w.memory.data(), &w);
+  H2O_ASSIGN_OR_RETURN(
+      w.staging, device->AllocateStaging(int64_t{2} * PlanRunner::kMaxInFlight *
+                                         max_sequences * sizeof(RowResult)));
+  w.fetched = w.staging.As<RowResult>();
   return w;
 }
 

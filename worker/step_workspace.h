@@ -1,5 +1,5 @@
-// The device memory that steps work in, taken once: hidden states, the state of
-// sequences, a step's inputs and what it finds out.
+// The memory that steps work in, allocated once: hidden states, the state of
+// sequences, the inputs of a step and its results.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,8 @@
 namespace h2o {
 
 struct StepWorkspace {
-  // `max_rows`: of a decode step, padding included.
+  // `max_rows`: of a decode step, padding included.  `max_sequences`: open at
+  // once.
   // Errors: RESOURCE_EXHAUSTED if the memory is not there.
   static absl::StatusOr<StepWorkspace> Create(const ModelConfig& config,
                                               const ShardSpec& shard,
@@ -19,9 +20,10 @@ struct StepWorkspace {
                                               int64_t max_sequences,
                                               Device* device);
 
+  // On the device.  A seat is a sequence's entry of `states`.
   float* prefill_hidden = nullptr;  // [max_positions, hidden stride]
   float* decode_hidden = nullptr;   // [max_rows, hidden stride]
-  float* logit_pieces = nullptr;    // of the ranks, one behind the other
+  float* logit_pieces = nullptr;    // of all ranks, one behind the other
   float* whole_logits = nullptr;    // [max_rows, vocabulary stride]
 
   SequenceState* states = nullptr;  // [max_sequences]
@@ -31,10 +33,10 @@ struct StepWorkspace {
   int32_t* prompt_positions = nullptr;  // likewise
   int32_t* prompt_starts = nullptr;     // [max_rows + 1]
   int32_t* prompt_ends = nullptr;       // [max_rows]: their last rows
-  int32_t* prompt_slots = nullptr;      // [max_rows]
+  int32_t* prompt_seats = nullptr;      // [max_rows]; -1: nobody's
   KvHead** prompt_heads = nullptr;      // [max_rows]
-  // Inputs of a decode step, and what it finds out.
-  int32_t* slots = nullptr;       // [max_rows]
+  // Inputs of a decode step, and its results.
+  int32_t* seats = nullptr;       // [max_rows]; -1: nobody's
   int32_t* row_tokens = nullptr;  // [max_rows]
   int32_t* positions = nullptr;   // [max_rows]
   KvHead** heads = nullptr;       // [max_rows]
@@ -44,7 +46,12 @@ struct StepWorkspace {
   RowResult* results = nullptr;   // [max_rows]
   uint16_t* stored = nullptr;     // [local heads, max_positions], for traces
 
-  Buffer memory;  // all of the above
+  // On the host: the results of the steps in flight, a ring,
+  // [PlanRunner::kMaxInFlight][2 * max_sequences].
+  RowResult* fetched = nullptr;
+
+  Buffer memory;   // all that is on the device
+  Buffer staging;  // all that is on the host
 };
 
 }  // namespace h2o

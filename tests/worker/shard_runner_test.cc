@@ -11,6 +11,7 @@
 #include "parallel/solo_communicator.h"
 #include "parallel/thread_communicator.h"
 #include "tests/worker/tiny_model.h"
+#include "worker/decode_pass.h"
 
 namespace h2o {
 namespace {

@@ -1,0 +1,51 @@
+// Questions about open sequences that more than one part of a step asks.
+#include "worker/open_sequences.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "kv/kv_geometry.h"
+
+namespace h2o {
+
+bool OpenSequence::KeepsScores() const {
+  const std::vector<KvSlots>& slots = spec.policy.slots;
+  return std::any_of(slots.begin(), slots.end(), [](const KvSlots& s) {
+    return s.score_rule != ScoreRule::kNone;
+  });
+}
+
+bool OpenSequence::Evicts() const {
+  const std::vector<KvSlots>& slots = spec.policy.slots;
+  const int64_t stored = MaxStoredTokens(spec.prompt.size(), spec.max_tokens);
+  return std::any_of(slots.begin(), slots.end(),
+                     [&](const KvSlots& s) { return s.Capacity() < stored; });
+}
+
+int32_t OpenSequence::LargestCapacity() const {
+  int32_t most = 0;
+  for (const KvSlots& s : spec.policy.slots) {
+    most = std::max(most, s.Capacity());
+  }
+  return most;
+}
+
+absl::StatusOr<OpenSequence*> OpenSequences::Find(uint64_t id) {
+  const auto it = by_id.find(id);
+  if (it == by_id.end()) {
+    return absl::InternalError(
+        absl::StrCat("the plan names sequence ", id, ", which is not open"));
+  }
+  return &it->second;
+}
+
+void OpenSequences::Close(uint64_t id) {
+  by_id.erase(id);
+  std::vector<uint64_t>& ids = paused.sequence_ids;
+  std::replace(ids.begin(), ids.end(), id, uint64_t{0});
+  if (std::all_of(ids.begin(), ids.end(), [](uint64_t i) { return i == 0; })) {
+    paused = {};
+  }
+}
+
+}  // namespace h2o

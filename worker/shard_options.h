@@ -1,0 +1,42 @@
+// What a rank is told when it is made, and where its memory went.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "kernels/device.h"
+#include "model/model_config.h"
+#include "model/model_spec.h"
+
+namespace h2o {
+
+struct ShardOptions {
+  ModelConfig config;
+  ModelSpec model;
+  DeviceName device;
+  int rank = 0;
+  int size = 1;
+  int num_threads = 1;  // of the CPU's arithmetic and of loading
+
+  // Bytes of the KV pool.  0: `memory_share` of the memory that is free once
+  // weights and workspace are allocated, divided by the `local_ranks` ranks
+  // that share this device, and at most what max_sequences sequences of full
+  // length need.
+  int64_t kv_pool_bytes = 0;
+  double memory_share = 0;  // 0: 0.5 of a CPU's memory, 0.95 of a GPU's
+  int local_ranks = 1;
+
+  int max_sequences = 256;  // open at once
+
+  // Keeps a GPU's choices of kernels between runs; empty: they are not kept.
+  std::string cache_directory;
+};
+
+// Where the memory of a rank goes, in bytes.
+struct MemoryPlan {
+  int64_t weights = 0;
+  int64_t workspace = 0;
+  int64_t kv_pool = 0;
+};
+
+}  // namespace h2o

@@ -1,0 +1,255 @@
+// The steps by which a rank is made, in the order in which each needs the one
+// before: device, weights, workspace, and the KV pool in what memory is left.
+#include "worker/shard_setup.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cuda/cuda_backend.h"
+#include "model/safetensors.h"
+
+namespace h2o {
+namespace {
+
+absl::Status CheckOptions(const ShardOptions& options) {
+  H2O_RETURN_IF_ERROR(ValidateTensorParallel(options.config, options.size));
+  if (options.max_sequences < 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "max-sequences ", options.max_sequences, "; it must be at least 1"));
+  }
+  if (options.kv_pool_bytes == 0 &&
+      !(options.memory_share >= 0 && options.memory_share <= 1)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "memory-share ", options.memory_share, "; it must be in (0, 1]"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> OpenGpu(const ShardOptions& options,
+                                                 DType dtype, int heads) {
+  H2O_RETURN_IF_ERROR(CheckGpuFormats(options.model));
+  const ModelConfig& config = options.config;
+  CudaBackendOptions backend;
+  backend.ordinal = options.device.ordinal;
+  backend.dtype = dtype;
+  backend.max_prompt_rows = config.max_positions;
+  backend.max_heads = heads;
+  backend.head_dim = config.head_dim();
+  backend.max_slots = config.max_positions;
+  backend.hidden_size = config.hidden_size;
+  backend.embed_dim = config.embed_dim;
+  backend.cache_directory = options.cache_directory;
+  return NewCudaBackend(backend);
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> OpenCpu(const ShardOptions& options,
+                                                 const ShardSpec& shard,
+                                                 DType dtype,
+                                                 const Clock* clock) {
+  const ModelConfig& config = options.config;
+  CpuBackendOptions backend;
+  backend.num_threads = options.num_threads;
+  backend.max_prompt = config.max_positions;
+  backend.max_slots = config.max_positions;
+  backend.max_rows = std::max(config.max_positions, options.max_sequences);
+  backend.max_inputs = std::max<int64_t>(
+      {config.hidden_size, config.embed_dim, shard.ffn_columns.size()});
+  backend.max_heads = static_cast<int>(shard.heads.size());
+  backend.vocab_size = config.vocab_size;
+  backend.head_dim = config.head_dim();
+  backend.bf16_products = dtype == DType::kBFloat16;
+  backend.clock = clock;
+  return NewCpuBackend(backend);
+}
+
+absl::Status LoadWeights(const ShardOptions& options, DType dtype,
+                         std::function<void(double)> progress,
+                         ShardParts* parts) {
+  const ModelConfig& config = parts->config;
+  std::unique_ptr<const Checkpoint> checkpoint;
+  if (options.model.dummy) {
+    parts->fingerprint = absl::StrCat("dummy-", options.model.dummy_seed);
+  } else {
+    H2O_ASSIGN_OR_RETURN(checkpoint, Checkpoint::Open(options.model.model));
+    parts->fingerprint = checkpoint->Fingerprint();
+  }
+  absl::StrAppend(&parts->fingerprint, "/", config.num_layers, "x",
+                  config.num_heads, "x", config.head_dim(), "/",
+                  options.model.dtype, "/", options.model.kv_dtype);
+  H2O_ASSIGN_OR_RETURN(
+      parts->weights,
+      LoadShardWeights(config, parts->shard,
+                       {checkpoint.get(), options.model.dummy_seed, dtype,
+                        options.num_threads, std::move(progress)},
+                       parts->backend.get()));
+  parts->memory_plan.weights = parts->weights.memory.bytes();
+  return absl::OkStatus();
+}
+
+absl::Status MakeWorkspace(ShardParts* parts) {
+  Backend* const backend = parts->backend.get();
+  parts->max_rows = backend->BatchBucket(parts->max_sequences);
+  H2O_ASSIGN_OR_RETURN(
+      parts->forward,
+      Forward::Create(
+          parts->config, parts->shard, parts->weights, backend,
+          parts->communicator.get(),
+          std::max<int64_t>(parts->config.max_positions, parts->max_rows),
+          parts->max_rows));
+  H2O_ASSIGN_OR_RETURN(
+      parts->workspace,
+      StepWorkspace::Create(parts->config, parts->shard, parts->max_rows,
+                            parts->max_sequences, backend));
+  parts->memory_plan.workspace = backend->OwnBytes() +
+                                 parts->forward->workspace_bytes() +
+                                 parts->workspace.memory.bytes();
+  return absl::OkStatus();
+}
+
+// One page for each head of each layer: the least that a sequence needs.
+int64_t SmallestPages(const KvCacheOptions& cache) {
+  return int64_t{cache.geometry.num_layers} * cache.heads.size();
+}
+
+// The pages of a pool whose size the operator gave.
+absl::StatusOr<int64_t> PagesOfGivenPool(int64_t bytes,
+                                         const KvCacheOptions& cache,
+                                         int64_t free_bytes) {
+  const int64_t page_bytes = cache.geometry.PageBytes();
+  const int64_t smallest = SmallestPages(cache);
+  const int64_t pages = bytes / page_bytes;
+  if (pages < smallest) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "kv-pool-bytes ", bytes, " holds ", pages,
+        " pages; the smallest sequence needs ", smallest, " (",
+        cache.geometry.num_layers, " layers x ", cache.heads.size(),
+        " heads), ", smallest * page_bytes, " bytes"));
+  }
+  if (free_bytes > 0 && bytes > free_bytes) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "kv-pool-bytes ", bytes, " is more than the ", free_bytes,
+        " bytes that are free once weights and workspace are taken"));
+  }
+  return pages;
+}
+
+// The pages of a pool that takes its share of the free memory.
+absl::StatusOr<int64_t> PagesOfFreeMemory(const ShardOptions& options,
+                                          KvCacheOptions cache,
+                                          int64_t free_bytes) {
+  const int64_t page_bytes = cache.geometry.PageBytes();
+  const int64_t smallest = SmallestPages(cache);
+  const int64_t most =
+      cache.max_sequences * smallest * CeilDiv(cache.max_positions, kPageSlots);
+  double share = options.memory_share;
+  if (share == 0) share = options.device.cuda ? 0.95 : 0.5;
+  // The page tables lie beside the pool; assume the largest they can be.
+  cache.num_pages = most;
+  const int64_t left =
+      free_bytes - cache.max_sequences * KvCache::TableBytes(cache);
+  const auto bytes =
+      static_cast<int64_t>(static_cast<double>(std::max<int64_t>(left, 0)) *
+                           share / options.local_ranks);
+  const int64_t pages = std::min(bytes / page_bytes, most);
+  if (pages < smallest) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "no memory is left for a KV pool: ", bytes,
+        " bytes, and the smallest sequence needs ", smallest * page_bytes));
+  }
+  return pages;
+}
+
+absl::Status MakeCache(const ShardOptions& options, ShardParts* parts) {
+  KvCacheOptions cache;
+  H2O_ASSIGN_OR_RETURN(cache.geometry,
+                       GeometryOf(parts->config, options.model));
+  cache.heads = parts->shard.heads;
+  cache.max_sequences = parts->max_sequences;
+  cache.max_positions = parts->config.max_positions;
+  const int64_t free_bytes = parts->backend->FreeBytes();
+  H2O_ASSIGN_OR_RETURN(
+      cache.num_pages,
+      options.kv_pool_bytes > 0
+          ? PagesOfGivenPool(options.kv_pool_bytes, cache, free_bytes)
+          : PagesOfFreeMemory(options, cache, free_bytes));
+  H2O_ASSIGN_OR_RETURN(parts->cache,
+                       KvCache::Create(cache, parts->backend.get()));
+  parts->memory_plan.kv_pool = cache.num_pages * cache.geometry.PageBytes();
+  parts->memory_plan.workspace +=
+      cache.max_sequences * KvCache::TableBytes(cache);
+  return absl::OkStatus();
+}
+
+// Seconds of the clock at which each stage of the making began.
+struct StageTimes {
+  double device = 0, weights = 0, memory = 0, end = 0;
+};
+
+void LogGpuSetup(const ShardOptions& options, const ShardParts& parts,
+                 const StageTimes& at) {
+  const auto gigabytes = [](int64_t bytes) {
+    return static_cast<double>(bytes / 10'000'000) / 100;
+  };
+  const MemoryPlan& plan = parts.memory_plan;
+  H2O_LOG() << "rank " << options.rank << " took " << at.weights - at.device
+            << " s for its GPU, " << at.memory - at.weights << " s for "
+            << gigabytes(plan.weights) << " GB of weights, "
+            << at.end - at.memory << " s for " << gigabytes(plan.workspace)
+            << " GB of workspace and " << gigabytes(plan.kv_pool)
+            << " GB of KV pages";
+  if (options.rank == 0 && options.size > 1) {
+    H2O_LOG() << "the ranks sum by " << parts.forward->sums().ToString();
+  }
+}
+
+}  // namespace
+
+ShardParts::ShardParts(const ShardOptions& options,
+                       std::unique_ptr<Communicator> its_communicator)
+    : config(options.config),
+      shard(config.Shard(options.rank, options.size)),
+      max_sequences(options.max_sequences),
+      communicator(std::move(its_communicator)) {}
+
+Matrix ShardParts::PrefillHidden(int64_t rows) const {
+  return {workspace.prefill_hidden, rows, config.hidden_size,
+          AlignedStride(config.hidden_size)};
+}
+
+Matrix ShardParts::DecodeHidden(int64_t rows) const {
+  return {workspace.decode_hidden, rows, config.hidden_size,
+          AlignedStride(config.hidden_size)};
+}
+
+absl::StatusOr<std::unique_ptr<ShardParts>> MakeShardParts(
+    const ShardOptions& options, std::unique_ptr<Communicator> communicator,
+    const Clock* clock, std::function<void(double fraction)> progress) {
+  H2O_RETURN_IF_ERROR(CheckOptions(options));
+  ShardOptions o = options;
+  o.model = WithFormats(options.model, options.config, options.device.cuda);
+  H2O_ASSIGN_OR_RETURN(const DType dtype, WeightDType(o.model));
+  H2O_RETURN_IF_ERROR(GeometryOf(o.config, o.model).status());
+  auto parts = std::make_unique<ShardParts>(o, std::move(communicator));
+  StageTimes at;
+  at.device = clock->Now();
+  H2O_ASSIGN_OR_RETURN(parts->backend,
+                       o.device.cuda
+                           ? OpenGpu(o, dtype, parts->num_local_heads())
+                           : OpenCpu(o, parts->shard, dtype, clock));
+  at.weights = clock->Now();
+  parts->communicator->UseStream(parts->backend->stream());
+  H2O_RETURN_IF_ERROR(LoadWeights(o, dtype, std::move(progress), parts.get()));
+  at.memory = clock->Now();
+  H2O_RETURN_IF_ERROR(MakeWorkspace(parts.get()));
+  H2O_RETURN_IF_ERROR(MakeCache(o, parts.get()));
+  H2O_RETURN_IF_ERROR(parts->backend->Synchronize());
+  at.end = clock->Now();
+  if (o.device.cuda) LogGpuSetup(o, *parts, at);
+  return parts;
+}
+
+}  // namespace h2o

@@ -1,0 +1,52 @@
+// What tests and the parity proof ask of a step beside its tokens: logits of
+// every position, and which tokens each head keeps or evicts.  Large and rare.
+//
+// All reports wait for the device, and do so before they copy: a copy to host
+// memory that is not pinned waits inside the driver, and meanwhile nothing that
+// other ranks of the process enqueue gets through.
+//
+// Threads  one owner, the step thread.
+// Errors   the device's and the communicator's.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "worker/open_sequences.h"
+#include "worker/shard_setup.h"
+#include "worker/token_head.h"
+
+namespace h2o {
+
+class StepReports {
+ public:
+  // Both must outlive the reports.
+  StepReports(ShardParts* parts, TokenHead* head)
+      : parts_(*parts), head_(*head) {}
+
+  // Adds the logits that TokenHead::Emit computed for row r to the result, if
+  // sequence rows[r] wants them; null: the row is nobody's.
+  absl::Status AddLogits(absl::Span<OpenSequence* const> rows,
+                         StepInFlight* step);
+  // Adds those of a prompt's positions but the last, which comes with the first
+  // token.  The prompt is rows of Forward::Features from `first_row` on.
+  absl::Status AddPromptLogits(const OpenSequence& sequence, int64_t first_row,
+                               StepInFlight* step);
+
+  // Adds what each head kept of a prompt.
+  absl::Status AddPromptTrace(const OpenSequence& sequence, StepInFlight* step);
+  // Adds what each head evicted in a decode step of `padded` rows.
+  absl::Status AddDecodeTrace(absl::Span<OpenSequence* const> rows,
+                              int64_t padded, StepInFlight* step);
+
+ private:
+  // Of the head that is number `local_head` of this rank.
+  HeadTrace TraceOf(const OpenSequence& sequence, int layer,
+                    int local_head) const;
+
+  ShardParts& parts_;
+  TokenHead& head_;
+};
+
+}  // namespace h2o
