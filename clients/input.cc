@@ -12,8 +12,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "api/check_request.h"
 #include "base/status_macros.h"
-#include "flags/request_check.h"
 
 namespace h2o {
 namespace {

@@ -9,7 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "coordinator/engine.h"
+#include "api/request.h"
 #include "flags/flags.h"
 
 namespace h2o {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "coordinator/engine.h"
+#include "api/request.h"
 
 namespace h2o {
 

@@ -14,75 +14,18 @@
 
 #include <cstdint>
 #include <functional>
-#include <limits>
 #include <memory>
-#include <optional>
-#include <string>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "api/engine_options.h"
+#include "api/request.h"
 #include "base/clock.h"
-#include "base/kv_policy.h"
-#include "base/sampling.h"
 #include "coordinator/worker_group.h"
-#include "model/step.h"
+#include "model/model_config.h"
 #include "model/tokenizer.h"
 
 namespace h2o {
-
-// What a client asks for.
-struct Request {
-  std::string text;  // used when `tokens` is empty and has_text
-  bool has_text = false;
-  std::vector<int32_t> tokens;        // a prompt of token ids, taken as it is
-  std::optional<int32_t> max_tokens;  // default 128, or less where less fits
-  bool ignore_eos = false;
-  SamplingParams sampling;                   // its seed is resolved at the door
-  std::optional<KvPolicyRequest> kv_policy;  // default: the server's
-  std::vector<std::string> stop;
-  bool trace = false;
-  std::vector<int32_t> forced;  // see SequenceSpec
-  bool logits = false;
-};
-
-struct Usage {
-  int32_t prompt_tokens = 0;
-  int32_t completion_tokens = 0;
-  int32_t kv_slots_held = 0;   // the largest over layers and heads
-  int32_t tokens_evicted = 0;  // the largest over layers and heads
-  int64_t kv_bytes = 0;        // pages charged, over all ranks
-  int64_t kv_bytes_full = 0;   // the same under `full`
-  double queue_seconds = 0;
-  double prefill_seconds = 0;
-  double decode_seconds = 0;
-};
-
-// One message of a stream.  The last has `done`; then either `finish` and
-// `usage` are set or `status` is an error.
-struct StreamEvent {
-  std::vector<int32_t> tokens;
-  std::string text;  // whole UTF-8 characters only
-  std::vector<HeadTrace> trace;
-  std::vector<LogitRows> logits;
-  bool done = false;
-  FinishReason finish = FinishReason::kNone;
-  Usage usage;  // set with `done`, also when `status` is an error
-  absl::Status status;
-};
-using EventCallback = std::function<void(StreamEvent)>;
-
-struct EngineOptions {
-  int max_queue = 1024;          // waiting requests; more: RESOURCE_EXHAUSTED
-  int max_sequences = 256;       // running at once in one group
-  double max_queue_seconds = 0;  // 0: may wait for ever
-  double stall_target_seconds = 0.05;  // running streams wait at most this long
-  // A step takes at most about this long, also where no stream waits: those who
-  // take a silent worker for a lost one must hear of it before.
-  double longest_step_seconds = std::numeric_limits<double>::infinity();
-  KvPolicyRequest default_kv_policy;
-  int32_t kv_budget_cap = 0;  // slots a head; 0: no cap
-};
 
 class EngineImpl;
 

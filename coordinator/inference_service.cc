@@ -8,9 +8,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "api/check_request.h"
 #include "base/entropy.h"
 #include "base/status_macros.h"
-#include "flags/request_check.h"
 #include "proto/grpc_status.h"
 #include "proto/inference.grpc.pb.h"
 

@@ -12,8 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include "api/request.h"
 #include "coordinator/admission.h"
-#include "coordinator/engine.h"
 #include "model/step.h"
 #include "model/tokenizer.h"
 

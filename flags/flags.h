@@ -15,9 +15,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "api/engine_options.h"
 #include "base/kv_policy.h"
 #include "base/sampling.h"
-#include "coordinator/engine.h"
 #include "model/model_spec.h"
 
 namespace CLI {

@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "base/utf8.h"
 #include "model/json_file.h"
 
 namespace h2o {
@@ -104,54 +105,20 @@ void ForEachWord(std::string_view text, Fn&& fn) {
 
 // ---- UTF-8
 
-// The bytes that the sequence at the front of `bytes` has, if it is well-formed
-// (Unicode, table 3-7).  Otherwise 0, and `bad_bytes` is how many of them one
-// U+FFFD replaces: the longest beginning of a well-formed sequence, at least
-// one.  `unfinished`: more bytes could complete it.
-int SequenceLength(std::string_view bytes, int* bad_bytes, bool* unfinished) {
-  const auto at = [&](size_t i) {
-    return static_cast<unsigned char>(bytes[i]);
-  };
-  *bad_bytes = 1;
-  *unfinished = false;
-  const unsigned lead = at(0);
-  if (lead < 0x80) return 1;
-  if (lead < 0xc2 || lead > 0xf4) return 0;
-  const int length = lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
-  for (int i = 1; i < length; ++i) {
-    *bad_bytes = i;
-    if (static_cast<size_t>(i) == bytes.size()) {
-      *unfinished = true;
-      return 0;
-    }
-    unsigned low = 0x80, high = 0xbf;
-    if (i == 1) {
-      if (lead == 0xe0) low = 0xa0;   // overlong
-      if (lead == 0xed) high = 0x9f;  // surrogates
-      if (lead == 0xf0) low = 0x90;   // overlong
-      if (lead == 0xf4) high = 0x8f;  // above U+10FFFF
-    }
-    if (at(i) < low || at(i) > high) return 0;
-  }
-  return length;
-}
-
-// Appends `bytes` to `out`, what is not UTF-8 replaced by U+FFFD.  Unless
-// `final`, an unfinished character at the end is left; returns the bytes taken.
+// Appends `bytes` to `out` and replaces what is not UTF-8 by U+FFFD.  Unless
+// `final`, an unfinished character at the end stays.  Returns the bytes taken.
 size_t AppendReplaced(std::string_view bytes, bool final, std::string* out) {
   size_t i = 0;
   while (i < bytes.size()) {
-    int bad_bytes;
-    bool unfinished;
-    const int length = SequenceLength(bytes.substr(i), &bad_bytes, &unfinished);
-    if (length > 0) {
-      out->append(bytes, i, length);
-      i += length;
-    } else if (unfinished && !final) {
+    const Utf8Character next = FirstCharacter(bytes.substr(i));
+    if (next.length > 0) {
+      out->append(bytes, i, next.length);
+      i += next.length;
+    } else if (next.unfinished && !final) {
       break;
     } else {
       out->append("\xef\xbf\xbd");
-      i += bad_bytes;
+      i += next.bad_bytes;
     }
   }
   return i;
@@ -745,19 +712,7 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(
                                                    " bytes; at most ", INT_MAX,
                                                    " are supported"));
   }
-  for (size_t i = 0; i < text.size();) {
-    int bad_bytes;
-    bool unfinished;
-    const int length = SequenceLength(text.substr(i), &bad_bytes, &unfinished);
-    if (length == 0) {
-      const int byte = static_cast<unsigned char>(text[i]);
-      return absl::InvalidArgumentError(
-          absl::StrCat("the text is not UTF-8: byte ", i, " (0x",
-                       absl::Hex(byte, absl::kZeroPad2),
-                       ") begins no well-formed character"));
-    }
-    i += length;
-  }
+  H2O_RETURN_IF_ERROR(CheckUtf8("the text", text));
   std::vector<int32_t> ids;
   impl_->Encode(text, &ids);
   return ids;

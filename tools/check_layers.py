@@ -18,14 +18,15 @@ FLOORS = {
                  "kernels/cuda/cuda_error.h"],
     "kv": ["base", "kernels", "parallel/shard_spec.h"],
     "model": ["base", "kv/kv_geometry.h", "parallel/shard_spec.h"],
-    "proto": ["base", "model", "kv/kv_geometry.h", "parallel/shard_spec.h"],
+    "api": ["base", "model"],
+    "proto": ["base", "model", "api", "kv/kv_geometry.h", "parallel/shard_spec.h"],
     "worker": ["base", "kernels", "kv", "model", "parallel"],
-    "coordinator": ["base", "model", "kv/kv_geometry.h", "parallel/shard_spec.h"],
-    "flags": ["base", "model", "coordinator/engine.h"],
-    "clients": ["base", "kernels", "kv", "model", "parallel", "proto", "worker",
-                "coordinator", "flags"],
-    "bench": ["base", "kernels", "kv", "model", "parallel", "proto", "worker",
-              "coordinator", "flags", "clients"],
+    "coordinator": ["base", "model", "api", "kv/kv_geometry.h", "parallel/shard_spec.h"],
+    "flags": ["base", "model", "api"],
+    "clients": ["base", "kernels", "kv", "model", "parallel", "api", "proto",
+                "worker", "coordinator", "flags"],
+    "bench": ["base", "kernels", "kv", "model", "parallel", "api", "proto",
+              "worker", "coordinator", "flags", "clients"],
 }
 # What may include more: each room's program and its door.
 DOORS = {

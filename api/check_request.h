@@ -1,14 +1,14 @@
-// What can be said of a request without knowing the model's state: the same
-// words whether it came through the public service, a flag or a line of a file.
+// The checks of a request that need no model.  Every door's requests pass
+// through this one function, so an error reads the same everywhere.
 #pragma once
 
 #include "absl/status/status.h"
-#include "coordinator/engine.h"
+#include "api/request.h"
 
 namespace h2o {
 
-// A stop string is searched for in every piece of text, so there are few and
-// they are short.
+// Every piece of generated text is searched for stop strings, so their number
+// and length are limited.
 inline constexpr int kMaxStopStrings = 16;
 inline constexpr int kMaxStopBytes = 1024;
 

@@ -1,10 +1,12 @@
-#include "flags/request_check.h"
+// Checks requests without a model: see check_request.h.
+#include "api/check_request.h"
 
 #include <cmath>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "base/utf8.h"
 
 namespace h2o {
 namespace {
@@ -12,44 +14,6 @@ namespace {
 template <typename... Parts>
 absl::Status Bad(const Parts&... parts) {
   return absl::InvalidArgumentError(absl::StrCat(parts...));
-}
-
-// The offset of the first byte that is not UTF-8 (RFC 3629: no surrogates, no
-// overlong forms, at most U+10FFFF); text.size() if there is none.
-size_t FirstBadByte(const std::string& text) {
-  const auto byte = [&](size_t i) {
-    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u;
-  };
-  size_t i = 0;
-  while (i < text.size()) {
-    const unsigned first = byte(i);
-    const int length = first < 0x80             ? 1
-                       : (first & 0xe0) == 0xc0 ? 2
-                       : (first & 0xf0) == 0xe0 ? 3
-                       : (first & 0xf8) == 0xf0 ? 4
-                                                : 0;
-    if (length == 0) return i;
-    unsigned code = length == 1 ? first : first & (0x7fu >> length);
-    for (int k = 1; k < length; ++k) {
-      if ((byte(i + k) & 0xc0) != 0x80) return i;
-      code = code << 6 | (byte(i + k) & 0x3f);
-    }
-    constexpr unsigned kSmallest[] = {0, 0, 0x80, 0x800, 0x10000};
-    if (code < kSmallest[length] || code > 0x10ffff ||
-        (code >= 0xd800 && code <= 0xdfff)) {
-      return i;
-    }
-    i += length;
-  }
-  return i;
-}
-
-absl::Status CheckUtf8(const std::string& field, const std::string& text) {
-  const size_t bad = FirstBadByte(text);
-  if (bad == text.size()) return absl::OkStatus();
-  return Bad(field, " is not UTF-8: byte 0x",
-             absl::Hex(static_cast<unsigned char>(text[bad])), " at offset ",
-             bad);
 }
 
 absl::Status CheckSampling(const SamplingParams& sampling) {

@@ -1,0 +1,24 @@
+// What an operator chooses for an Engine; programs fill it from flags.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#include "base/kv_policy.h"
+
+namespace h2o {
+
+struct EngineOptions {
+  int max_queue = 1024;          // requests that wait; more: RESOURCE_EXHAUSTED
+  int max_sequences = 256;       // sequences that run at once in one group
+  double max_queue_seconds = 0;  // longest wait of a request; 0: no limit
+  // A new prompt may delay running streams by about this long at a time.
+  double stall_target_seconds = 0.05;
+  // Upper bound of a step even when nobody decodes.  Keep it well under the
+  // step deadline, or a busy worker looks dead.
+  double longest_step_seconds = std::numeric_limits<double>::infinity();
+  KvPolicyRequest default_kv_policy;  // of requests that name none
+  int32_t kv_budget_cap = 0;          // slots a head; 0: no cap
+};
+
+}  // namespace h2o

@@ -1,0 +1,64 @@
+// What clients ask for and what they get: the same structs whether a request
+// comes over gRPC, from a line of a file or from a flag.  Doors only translate
+// them; CheckRequest (check_request.h) says which requests are possible.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "base/finish_reason.h"
+#include "base/kv_policy.h"
+#include "base/sampling.h"
+#include "model/step.h"
+
+namespace h2o {
+
+struct Request {
+  bool has_text = false;
+  std::string text;             // the prompt, if has_text
+  std::vector<int32_t> tokens;  // the prompt as token ids, if not has_text
+  // Tokens to generate at most.  Default: 128, or what the model's positions
+  // leave, if that is less.
+  std::optional<int32_t> max_tokens;
+  bool ignore_eos = false;  // go on after the end-of-text token
+  SamplingParams sampling;  // its seed is drawn by the door if none was given
+  std::optional<KvPolicyRequest> kv_policy;  // default: the server's
+  std::vector<std::string> stop;  // generation ends before one of these texts
+
+  // Not for clients of a server.
+  bool trace = false;           // report what each head keeps and evicts
+  std::vector<int32_t> forced;  // teacher forcing, see SequenceSpec
+  bool logits = false;          // report the logits of every position
+};
+
+struct Usage {
+  int32_t prompt_tokens = 0;
+  int32_t completion_tokens = 0;
+  int32_t kv_slots_held = 0;   // the largest over layers and heads
+  int32_t tokens_evicted = 0;  // the largest over layers and heads
+  int64_t kv_bytes = 0;        // pages charged, over all ranks
+  int64_t kv_bytes_full = 0;   // the same under the policy `full`
+  double queue_seconds = 0;
+  double prefill_seconds = 0;
+  double decode_seconds = 0;
+};
+
+// One message of a stream.  The last has `done`; then `finish` and `usage` are
+// set, or `status` is an error.
+struct StreamEvent {
+  std::vector<int32_t> tokens;
+  std::string text;  // whole UTF-8 characters only
+  std::vector<HeadTrace> trace;
+  std::vector<LogitRows> logits;
+  bool done = false;
+  FinishReason finish = FinishReason::kNone;
+  Usage usage;  // set with `done`, also when `status` is an error
+  absl::Status status;
+};
+using EventCallback = std::function<void(StreamEvent)>;
+
+}  // namespace h2o

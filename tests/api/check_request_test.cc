@@ -1,0 +1,73 @@
+// Which requests are possible, as a table of those that are not.
+#include "api/check_request.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <string>
+#include <utility>
+
+namespace h2o {
+namespace {
+
+using ::testing::HasSubstr;
+
+Request Possible() {
+  Request request;
+  request.tokens = {2, 5};
+  return request;
+}
+
+TEST(CheckRequest, NamesTheFieldAndTheValue) {
+  using R = Request;
+  const std::pair<const char*, std::function<void(R*)>> bad[] = {
+      {"the prompt has no tokens", [](R* r) { r->tokens.clear(); }},
+      {"tokens[1] is -1", [](R* r) { r->tokens[1] = -1; }},
+      {"the prompt is not UTF-8: byte 0xff at offset 1",
+       [](R* r) {
+         r->has_text = true;
+         r->text = "a\xff";
+       }},
+      {"max_tokens is 0", [](R* r) { r->max_tokens = 0; }},
+      {"temperature is -0.5", [](R* r) { r->sampling.temperature = -0.5f; }},
+      {"temperature is nan", [](R* r) { r->sampling.temperature = NAN; }},
+      {"temperature is inf", [](R* r) { r->sampling.temperature = INFINITY; }},
+      {"top_k is -1", [](R* r) { r->sampling.top_k = -1; }},
+      {"top_p is 1.5", [](R* r) { r->sampling.top_p = 1.5f; }},
+      {"top_p is nan", [](R* r) { r->sampling.top_p = NAN; }},
+      {"stop has 17 strings", [](R* r) { r->stop.assign(17, "x"); }},
+      {"stop[1] is empty",
+       [](R* r) {
+         r->stop = {"x", ""};
+       }},
+      {"stop[0] has 1025 bytes",
+       [](R* r) { r->stop = {std::string(1025, 'x')}; }},
+      {"stop[0] is not UTF-8", [](R* r) { r->stop = {"\xff"}; }},
+      {"kv policy full",
+       [](R* r) {
+         r->kv_policy = KvPolicyRequest{KvPolicyName::kFull, 40};
+       }},
+  };
+  for (const auto& [says, spoil] : bad) {
+    Request request = Possible();
+    spoil(&request);
+    const absl::Status status = CheckRequest(request);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << says;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(says));
+  }
+}
+
+TEST(CheckRequest, TakesAllThatIsPossible) {
+  EXPECT_TRUE(CheckRequest(Possible()).ok());
+  Request request;
+  request.has_text = true;  // an empty text is a prompt
+  request.sampling = {.temperature = 2, .top_k = 1, .top_p = 1, .seed = ~0ull};
+  request.stop.assign(kMaxStopStrings, std::string(kMaxStopBytes, 'x'));
+  request.kv_policy = KvPolicyRequest{KvPolicyName::kH2o, 40};
+  EXPECT_TRUE(CheckRequest(request).ok());
+}
+
+}  // namespace
+}  // namespace h2o
