@@ -7,6 +7,9 @@
 #   ./test.sh --no-grpc    builds and tests everything that needs no gRPC
 #   ./test.sh --cuda       builds the GPU worker for Hopper, without gRPC, and runs
 #                          its tests; those that need a GPU are skipped without one
+#   ./test.sh --tidy [S]   clang-tidy and clang's thread-safety analysis over all
+#                          files, or for S seconds over those that changed last
+#   ./test.sh --full       all of these, and the whole parity matrix
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -22,10 +25,22 @@ build_and_test() {
   ctest --test-dir "build/$preset" --output-on-failure -L "$labels" -j "$(nproc)"
 }
 
+test_release() {
+  build_and_test release
+  H2O_BIN=build/release/bin /usr/bin/python3 -m pytest -q -rs tests
+}
+
+# check_code [SECONDS]
+check_code() {
+  tools/install_dependencies.sh --clang
+  cmake --preset release >/dev/null
+  cmake --build --preset release --target h2o_proto_stubs -- --quiet
+  tools/tidy.py ${1:+--seconds "$1"}
+}
+
 case "$*" in
   "")
-    build_and_test release
-    H2O_BIN=build/release/bin /usr/bin/python3 -m pytest -q -rs tests
+    test_release
     ;;
   --sanitize)
     build_and_test asan 'unit|multiproc'
@@ -40,8 +55,16 @@ case "$*" in
   --cuda)
     build_and_test cuda-test 'unit|gpu'
     ;;
+  --tidy | --tidy\ [0-9]*)
+    check_code "${2:-}"
+    ;;
+  --full)
+    for part in --tidy --no-grpc --cuda --sanitize; do ./test.sh "$part"; done
+    test_release
+    H2O_BIN=build/release/bin /usr/bin/python3 -m pytest -q tests/parity --full-matrix
+    ;;
   *)
-    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
     exit 1
     ;;
 esac
