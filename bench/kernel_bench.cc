@@ -47,7 +47,7 @@ class Bench {
     CudaBackendOptions backend;
     backend.max_prompt_rows = kMostRows;
     backend.max_heads = shard_.heads.size();
-    backend.head_dim = config_.head_dim();
+    backend.head_dim = config_.qkv.head_dim;
     backend.hidden_size = config_.hidden_size;
     backend.embed_dim = config_.embed_dim;
     backend.cache_directory = options_.cache_directory;
@@ -111,15 +111,21 @@ class Bench {
 
   absl::Status MakeMatrices() {
     const int64_t h = config_.hidden_size;
-    const int64_t width = shard_.heads.size() * config_.head_dim();
+    const int64_t width = shard_.qkv.query_columns();
     const int64_t ffn = shard_.ffn_columns.size();
     hidden_ = Carve(kMostRows, h, &memory_.emplace_back());
-    qkv_ = Carve(kMostRows, 3 * width, &memory_.emplace_back());
+    qkv_ = Carve(kMostRows, shard_.qkv.columns(), &memory_.emplace_back());
     attention_ = Carve(kMostRows, width, &memory_.emplace_back());
     delta_ = Carve(kMostRows, h, &memory_.emplace_back());
     ffn_ = Carve(kMostRows, ffn, &memory_.emplace_back());
-    weights_.push_back(
-        {"qkv", 3 * width, h, Epilogue::kNone, true, {}, hidden_, qkv_});
+    weights_.push_back({"qkv",
+                        shard_.qkv.columns(),
+                        h,
+                        Epilogue::kNone,
+                        true,
+                        {},
+                        hidden_,
+                        qkv_});
     weights_.push_back(
         {"out", h, width, Epilogue::kNone, false, {}, attention_, delta_});
     weights_.push_back(
@@ -268,13 +274,13 @@ class Bench {
                                                      Buffer* heads) {
     KvCacheOptions options;
     options.geometry = {options_.layers,
-                        config_.num_heads,
-                        {config_.head_dim(), DType::kBFloat16}};
-    options.heads = shard_.heads;
+                        config_.qkv.kv_heads,
+                        {config_.qkv.head_dim, DType::kBFloat16}};
+    options.heads = shard_.kv_heads;
     KvPolicy policy;
     policy.slots = {slots};
     options.num_pages = sequences * options.geometry.PagesNeeded(
-                                        policy, prompt + 64, shard_.heads);
+                                        policy, prompt + 64, shard_.kv_heads);
     options.max_sequences = sequences;
     options.max_positions = prompt + 64;
     H2O_ASSIGN_OR_RETURN(std::unique_ptr<KvCache> cache,
@@ -338,7 +344,7 @@ class Bench {
     batch.scored = h2o;
     decode->rows = sequences;
     decode->bytes = static_cast<double>(sequences) * shard_.heads.size() *
-                    slots * (4.0 * config_.head_dim() + (h2o ? 10 : 0));
+                    slots * (4.0 * config_.qkv.head_dim + (h2o ? 10 : 0));
     return decode;
   }
   void Attend(const Decode& decode, int layer) {

@@ -44,7 +44,8 @@ BenchFloor SumUp(const BenchLoad& load, OfPack&& of_pack, OfStep&& of_step) {
 double ReadWeightBytes(const ModelConfig& config, int ranks,
                        int64_t stored_bytes) {
   const int64_t positions =
-      (config.max_positions + int64_t{kPositionOffset}) * config.hidden_size;
+      (config.max_positions + int64_t{config.position_offset}) *
+      config.hidden_size;
   const int64_t tokens =
       config.tied_head ? 0 : int64_t{config.vocab_size} * config.embed_dim;
   const int64_t stored = config.num_parameters() + (ranks - 1) * positions;
@@ -68,7 +69,7 @@ BenchFloor ComputeFloor(const ModelConfig& config, const KvGeometry& geometry,
   const double width = static_cast<double>(config.hidden_size) *
                        config.num_layers;  // of keys, over all layers
   const double slot_bytes = 2 * width * SizeOf(geometry.page.dtype) +
-                            8.0 * config.num_heads * config.num_layers;
+                            8.0 * config.qkv.kv_heads * config.num_layers;
   const auto of_pack = [&](int prompts) {
     // Only the last row of a prompt needs the head, and what is behind the last
     // attention; attention is causal, q k^T and p v, each half of length^2.

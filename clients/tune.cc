@@ -76,7 +76,7 @@ absl::StatusOr<std::unique_ptr<Layer>> Layer::Create(const TuneFlags& flags,
   options.dtype = dtype;
   options.max_prompt_rows = 1;
   options.max_heads = shard.heads.size();
-  options.head_dim = config.head_dim();
+  options.head_dim = config.qkv.head_dim;
   options.hidden_size = config.hidden_size;
   options.embed_dim = config.embed_dim;
   options.cache_directory = flags.device.cache_directory;

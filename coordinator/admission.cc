@@ -20,7 +20,7 @@ PageCharge Admission::ChargeOf(const KvPolicy& policy,
   PageCharge charge(size);
   for (int rank = 0; rank < size; ++rank) {
     charge[rank] = geometry_.PagesNeeded(policy, max_stored_tokens,
-                                         config_.Shard(rank, size).heads);
+                                         config_.Shard(rank, size).kv_heads);
   }
   return charge;
 }

@@ -295,8 +295,8 @@ class InferenceService::Impl final : public v1::Inference::CallbackService {
     const ModelConfig& config = options_.config;
     info->set_name(config.name);
     info->set_num_layers(config.num_layers);
-    info->set_num_heads(config.num_heads);
-    info->set_head_dim(config.head_dim());
+    info->set_num_heads(config.qkv.heads);
+    info->set_head_dim(config.qkv.head_dim);
     info->set_vocab_size(config.vocab_size);
     info->set_max_positions(config.max_positions);
     info->set_tensor_parallel_size(group->tp());

@@ -521,8 +521,8 @@ class Group final : public std::enable_shared_from_this<Group> {
   KvGeometry Geometry(DType kv_dtype) const {
     return {
         .num_layers = options_.config.num_layers,
-        .num_heads = options_.config.num_heads,
-        .page = {.head_dim = options_.config.head_dim(), .dtype = kv_dtype}};
+        .num_heads = options_.config.qkv.kv_heads,
+        .page = {.head_dim = options_.config.qkv.head_dim, .dtype = kv_dtype}};
   }
 
   void BecomeReady() {

@@ -23,6 +23,9 @@ constexpr int kMaxFfn = 1 << 20;
 constexpr int kMaxVocabulary = 1 << 24;
 constexpr int kMaxHeadDim = 256;
 
+// OPT's position table has this many rows before position 0.
+constexpr int kPositionOffset = 2;
+
 // Typed reads of one config.json; remembers the first error, so that a reader
 // is a list of lines and not of ifs.
 class Reader {
@@ -122,32 +125,33 @@ class Reader {
 struct BuiltIn {
   const char* name;
   int num_layers, num_heads, hidden_size, embed_dim;
-  bool pre_layer_norm;
+  Block block;
 };
 
 constexpr std::array<BuiltIn, 9> kBuiltIns = {{
-    {"opt-125m", 12, 12, 768, 768, true},
-    {"opt-350m", 24, 16, 1024, 512, false},
-    {"opt-1.3b", 24, 32, 2048, 2048, true},
-    {"opt-2.7b", 32, 32, 2560, 2560, true},
-    {"opt-6.7b", 32, 32, 4096, 4096, true},
-    {"opt-13b", 40, 40, 5120, 5120, true},
-    {"opt-30b", 48, 56, 7168, 7168, true},
-    {"opt-66b", 64, 72, 9216, 9216, true},
-    {"opt-175b", 96, 96, 12288, 12288, true},
+    {"opt-125m", 12, 12, 768, 768, Block::kPreNorm},
+    {"opt-350m", 24, 16, 1024, 512, Block::kPostNorm},
+    {"opt-1.3b", 24, 32, 2048, 2048, Block::kPreNorm},
+    {"opt-2.7b", 32, 32, 2560, 2560, Block::kPreNorm},
+    {"opt-6.7b", 32, 32, 4096, 4096, Block::kPreNorm},
+    {"opt-13b", 40, 40, 5120, 5120, Block::kPreNorm},
+    {"opt-30b", 48, 56, 7168, 7168, Block::kPreNorm},
+    {"opt-66b", 64, 72, 9216, 9216, Block::kPreNorm},
+    {"opt-175b", 96, 96, 12288, 12288, Block::kPreNorm},
 }};
 
 }  // namespace
 
 int64_t ModelConfig::num_parameters() const {
   const int64_t hidden = hidden_size, ffn = ffn_dim;
-  const int64_t norm = layer_norm_affine ? 2 * hidden : 0;
-  int64_t layer = 4 * hidden * hidden + 2 * hidden * ffn + 2 * norm;
-  if (bias) layer += 5 * hidden + ffn;
+  const int64_t norm = norm_affine ? 2 * hidden : 0;
+  const int64_t attention = qkv.columns() + qkv.query_columns();
+  int64_t layer = attention * hidden + 2 * hidden * ffn + 2 * norm;
+  if (bias) layer += qkv.columns() + 2 * hidden + ffn;
   const int64_t embedding = static_cast<int64_t>(vocab_size) * embed_dim;
   int64_t total = (tied_head ? 1 : 2) * embedding + num_layers * layer +
-                  (max_positions + int64_t{kPositionOffset}) * hidden;
-  if (final_layer_norm) total += norm;
+                  (max_positions + int64_t{position_offset}) * hidden;
+  if (final_norm) total += norm;
   if (has_projections()) total += 2 * hidden * embed_dim;
   return total;
 }
@@ -166,7 +170,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view text,
   read.Word("model_type", std::array{"opt"}, 0);
   read.RequiredInt("num_hidden_layers", 1, kMaxLayers, &config.num_layers);
   read.RequiredInt("hidden_size", 1, kMaxHidden, &config.hidden_size);
-  read.RequiredInt("num_attention_heads", 1, kMaxHidden, &config.num_heads);
+  read.RequiredInt("num_attention_heads", 1, kMaxHidden, &config.qkv.heads);
   read.RequiredInt("vocab_size", 1, kMaxVocabulary, &config.vocab_size);
   // What is absent has the value that Hugging Face's OPTConfig gives it.
   read.Int("ffn_dim", 1, kMaxFfn, 3072, &config.ffn_dim);
@@ -176,15 +180,18 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view text,
            &config.embed_dim);
   config.activation = static_cast<Activation>(
       read.Word("activation_function", std::array{"relu", "gelu"}, 0));
-  bool remove_final_layer_norm = false;
-  read.Bool("do_layer_norm_before", true, &config.pre_layer_norm);
-  read.Bool("_remove_final_layer_norm", false, &remove_final_layer_norm);
-  read.Bool("layer_norm_elementwise_affine", true, &config.layer_norm_affine);
+  bool norm_before = true, remove_final_norm = false;
+  read.Bool("do_layer_norm_before", true, &norm_before);
+  read.Bool("_remove_final_layer_norm", false, &remove_final_norm);
+  read.Bool("layer_norm_elementwise_affine", true, &config.norm_affine);
   read.Bool("enable_bias", true, &config.bias);
   read.Bool("tie_word_embeddings", true, &config.tied_head);
-  config.final_layer_norm = config.pre_layer_norm && !remove_final_layer_norm;
-  read.Token("bos_token_id", config.vocab_size, 2, &config.bos_token);
-  read.Token("eos_token_id", config.vocab_size, 2, &config.eos_token);
+  config.position_offset = kPositionOffset;
+  config.block = norm_before ? Block::kPreNorm : Block::kPostNorm;
+  config.final_norm = norm_before && !remove_final_norm;
+  int eos_token = 0;
+  read.Token("eos_token_id", config.vocab_size, 2, &eos_token);
+  config.stop_tokens = {eos_token};
   // "torch_dtype" until transformers 4, "dtype" since.  In DType's order.
   config.checkpoint_dtype =
       static_cast<DType>(read.Word(read.Has("dtype") ? "dtype" : "torch_dtype",
@@ -192,24 +199,23 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view text,
                                    static_cast<int>(DType::kFloat16)));
   H2O_RETURN_IF_ERROR(read.status());
 
-  if (config.hidden_size % config.num_heads != 0) {
-    read.Fail(absl::StrCat("\"num_attention_heads\" is ", config.num_heads,
+  config.qkv.kv_heads = config.qkv.heads;
+  config.qkv.head_dim = config.hidden_size / config.qkv.heads;
+  if (config.hidden_size % config.qkv.heads != 0) {
+    read.Fail(absl::StrCat("\"num_attention_heads\" is ", config.qkv.heads,
                            "; it must divide \"hidden_size\", ",
                            config.hidden_size));
-  } else if (config.head_dim() > kMaxHeadDim) {
+  } else if (config.qkv.head_dim > kMaxHeadDim) {
     read.Fail(absl::StrCat("\"hidden_size\" ", config.hidden_size, " over ",
-                           "\"num_attention_heads\" ", config.num_heads, " is ",
-                           config.head_dim(), " a head; at most ", kMaxHeadDim,
-                           " are supported"));
+                           "\"num_attention_heads\" ", config.qkv.heads, " is ",
+                           config.qkv.head_dim, " a head; at most ",
+                           kMaxHeadDim, " are supported"));
   }
-  // The default ids, too, must exist.
-  for (const auto& [key, token] : {std::pair("bos_token_id", config.bos_token),
-                                   {"eos_token_id", config.eos_token}}) {
-    if (token >= config.vocab_size) {
-      read.Fail(absl::StrCat("\"", key, "\" is ", token,
-                             "; it must be below \"vocab_size\", ",
-                             config.vocab_size));
-    }
+  // The default id, too, must exist.
+  if (eos_token >= config.vocab_size) {
+    read.Fail(absl::StrCat("\"eos_token_id\" is ", eos_token,
+                           "; it must be below \"vocab_size\", ",
+                           config.vocab_size));
   }
   H2O_RETURN_IF_ERROR(read.status());
   return config;
@@ -238,14 +244,16 @@ absl::StatusOr<ModelConfig> BuiltInModelConfig(std::string_view name) {
     ModelConfig config;
     config.name = b.name;
     config.num_layers = b.num_layers;
-    config.num_heads = b.num_heads;
+    config.qkv = {b.num_heads, b.num_heads, b.hidden_size / b.num_heads};
     config.hidden_size = b.hidden_size;
     config.ffn_dim = 4 * b.hidden_size;
     config.vocab_size = 50272;
     config.max_positions = 2048;
     config.embed_dim = b.embed_dim;
-    config.pre_layer_norm = b.pre_layer_norm;
-    config.final_layer_norm = b.pre_layer_norm;
+    config.position_offset = kPositionOffset;
+    config.block = b.block;
+    config.final_norm = b.block == Block::kPreNorm;
+    config.stop_tokens = {2};
     return config;
   }
   return absl::NotFoundError(
@@ -263,7 +271,7 @@ absl::Status ValidateTensorParallel(const ModelConfig& config, int size) {
   // A rank without FFN columns or vocabulary rows would be as idle as one
   // without heads; no real OPT has fewer of those than heads.
   const int largest =
-      std::min({config.num_heads, config.ffn_dim, config.vocab_size});
+      std::min({config.qkv.kv_heads, config.ffn_dim, config.vocab_size});
   if (size >= 1 && size <= largest) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       "tensor parallel size ", size, " does not work for ", config.name,

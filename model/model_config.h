@@ -1,5 +1,6 @@
-// ModelConfig: the fixed numbers of one OPT model, as its config.json says
-// them. Validated once, const from then on.
+// ModelConfig: what one decoder-only transformer is, as data.  A family's
+// reader makes it from config.json (model/families/) and validates it; it is
+// const from then on.
 #pragma once
 
 #include <cstdint>
@@ -10,42 +11,46 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/dtype.h"
+#include "base/qkv_layout.h"
 #include "parallel/shard_spec.h"
 
 namespace h2o {
 
 enum class Activation : uint8_t { kRelu, kGelu };
 
+// Where a layer normalizes the residual x.
+enum class Block : uint8_t {
+  kPreNorm,   // x += attention(norm1(x)); x += mlp(norm2(x))
+  kPostNorm,  // x = norm1(x + attention(x)); x = norm2(x + mlp(x)): OPT-350m
+};
+
 struct ModelConfig {
   std::string name;  // directory's or built-in config's name, for people
   int num_layers = 0;
-  int num_heads = 0;
-  int hidden_size = 0;  // num_heads * head_dim
+  QkvLayout qkv;        // of the whole model
+  int hidden_size = 0;  // width of the residual
   int ffn_dim = 0;
   int vocab_size = 0;
-  int max_positions = 0;  // without the two rows OPT's table has in front
-  int embed_dim = 0;      // word_embed_proj_dim; != hidden_size: projections
+  int max_positions = 0;    // longest sequence, in tokens
+  int position_offset = 0;  // rows of the position table before position 0
+  int embed_dim = 0;        // of embeddings; != hidden_size: projections
   Activation activation = Activation::kRelu;
-  bool pre_layer_norm = true;     // do_layer_norm_before
-  bool final_layer_norm = true;   // pre_layer_norm and not _remove_final_..
-  bool layer_norm_affine = true;  // layer_norm_elementwise_affine
-  bool bias = true;               // enable_bias
-  bool tied_head = true;          // tie_word_embeddings
-  int bos_token = 2;
-  int eos_token = 2;
-  DType checkpoint_dtype = DType::kFloat16;  // "dtype" or "torch_dtype"
+  Block block = Block::kPreNorm;
+  float norm_epsilon = 1e-5f;  // added to the variance
+  bool norm_affine = true;     // norms have a weight and a bias
+  bool final_norm = true;      // before the head
+  bool bias = true;            // linear layers other than the head have one
+  bool tied_head = true;       // the head is the token embedding
+  std::vector<int32_t> stop_tokens;  // each ends a text
+  DType checkpoint_dtype = DType::kFloat16;
 
-  int head_dim() const { return hidden_size / num_heads; }
   bool has_projections() const { return embed_dim != hidden_size; }
   int64_t num_parameters() const;
 
   ShardSpec Shard(int rank, int size) const {
-    return ShardSpec::Of(rank, size, num_heads, ffn_dim, vocab_size);
+    return ShardSpec::Of(rank, size, qkv, ffn_dim, vocab_size);
   }
 };
-
-// OPT's position table has this many rows before position 0.
-inline constexpr int kPositionOffset = 2;
 
 // Reads DIR/config.json.  Errors: NOT_FOUND without the file, DATA_LOSS if it
 // is not JSON, INVALID_ARGUMENT naming a value that cannot be (another

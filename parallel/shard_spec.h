@@ -1,9 +1,11 @@
-// Who owns what of a model that is sharded over `size` ranks: heads, FFN
-// columns and vocabulary rows.  A pure function of (rank, size), so that every
-// rank and the coordinator compute it alike.
+// The part of a model that each of `size` tensor-parallel ranks owns: heads,
+// FFN columns and vocabulary rows.  A pure function of (rank, size), so every
+// rank and the coordinator compute the same.
 #pragma once
 
 #include <cstdint>
+
+#include "base/qkv_layout.h"
 
 namespace h2o {
 
@@ -26,14 +28,27 @@ constexpr Range ShardOf(int64_t total, int rank, int size) {
 struct ShardSpec {
   int rank = 0;
   int size = 1;
-  Range heads;        // of the model's attention heads
+  Range heads;        // of the model's query heads: whole groups
+  Range kv_heads;     // of the model's KV heads
+  QkvLayout qkv;      // of this rank's heads
   Range ffn_columns;  // of ffn_dim
   Range vocabulary;   // of vocab_size: rows of the output head
 
-  static constexpr ShardSpec Of(int rank, int size, int64_t num_heads,
+  // A KV head and the query heads that read it stay together.
+  static constexpr ShardSpec Of(int rank, int size, const QkvLayout& model,
                                 int64_t ffn_dim, int64_t vocab_size) {
-    return {rank, size, ShardOf(num_heads, rank, size),
-            ShardOf(ffn_dim, rank, size), ShardOf(vocab_size, rank, size)};
+    const Range kv_heads = ShardOf(model.kv_heads, rank, size);
+    const int group = model.group();
+    const Range heads{kv_heads.begin * group, kv_heads.end * group};
+    const QkvLayout qkv{static_cast<int>(heads.size()),
+                        static_cast<int>(kv_heads.size()), model.head_dim};
+    return {rank,
+            size,
+            heads,
+            kv_heads,
+            qkv,
+            ShardOf(ffn_dim, rank, size),
+            ShardOf(vocab_size, rank, size)};
   }
 };
 

@@ -11,6 +11,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/check.h"
 #include "base/hash.h"
 #include "base/kv_page.h"
@@ -58,7 +59,7 @@ absl::StatusOr<KvPolicy> PolicyFromProto(const wire::Sequence& message,
   }
   policy.name = *name;
   const int64_t all_heads =
-      static_cast<int64_t>(config.num_layers) * config.num_heads;
+      static_cast<int64_t>(config.num_layers) * config.qkv.kv_heads;
   if (message.slots_size() != 1 && message.slots_size() != all_heads) {
     return Bad("slots has ", message.slots_size(),
                " entries; it must have 1, or one for each of the ", all_heads,
@@ -199,20 +200,24 @@ absl::StatusOr<ModelSpec> FromProto(const wire::ModelSpec& message) {
 void ToProto(const ModelConfig& config, wire::ModelConfig* message) {
   message->set_name(config.name);
   message->set_num_layers(config.num_layers);
-  message->set_num_heads(config.num_heads);
+  message->set_num_heads(config.qkv.heads);
+  message->set_num_kv_heads(config.qkv.kv_heads);
+  message->set_head_dim(config.qkv.head_dim);
   message->set_hidden_size(config.hidden_size);
   message->set_ffn_dim(config.ffn_dim);
   message->set_vocab_size(config.vocab_size);
   message->set_max_positions(config.max_positions);
+  message->set_position_offset(config.position_offset);
   message->set_embed_dim(config.embed_dim);
   message->set_activation(ActivationName(config.activation));
-  message->set_pre_layer_norm(config.pre_layer_norm);
-  message->set_final_layer_norm(config.final_layer_norm);
-  message->set_layer_norm_affine(config.layer_norm_affine);
+  message->set_pre_norm(config.block == Block::kPreNorm);
+  message->set_norm_epsilon(config.norm_epsilon);
+  message->set_final_norm(config.final_norm);
+  message->set_norm_affine(config.norm_affine);
   message->set_bias(config.bias);
   message->set_tied_head(config.tied_head);
-  message->set_bos_token(config.bos_token);
-  message->set_eos_token(config.eos_token);
+  message->mutable_stop_tokens()->Add(config.stop_tokens.begin(),
+                                      config.stop_tokens.end());
   message->set_checkpoint_dtype(std::string(Name(config.checkpoint_dtype)));
 }
 
@@ -221,13 +226,26 @@ absl::StatusOr<ModelConfig> FromProto(const wire::ModelConfig& message) {
   constexpr int64_t kMost = 1 << 30;
   H2O_RETURN_IF_ERROR(InRange("num_layers", message.num_layers(), 1, kMost));
   H2O_RETURN_IF_ERROR(InRange("num_heads", message.num_heads(), 1, kMost));
-  H2O_RETURN_IF_ERROR(InRange("hidden_size", message.hidden_size(),
-                              message.num_heads(), kMost));
+  H2O_RETURN_IF_ERROR(
+      InRange("num_kv_heads", message.num_kv_heads(), 1, message.num_heads()));
+  if (message.num_heads() % message.num_kv_heads() != 0) {
+    return Bad("num_kv_heads is ", message.num_kv_heads(),
+               "; it must divide num_heads, ", message.num_heads());
+  }
+  H2O_RETURN_IF_ERROR(InRange("head_dim", message.head_dim(), 1, kMost));
+  H2O_RETURN_IF_ERROR(InRange("hidden_size", message.hidden_size(), 1, kMost));
   H2O_RETURN_IF_ERROR(InRange("ffn_dim", message.ffn_dim(), 1, kMost));
   H2O_RETURN_IF_ERROR(InRange("vocab_size", message.vocab_size(), 1, kMost));
   H2O_RETURN_IF_ERROR(
       InRange("max_positions", message.max_positions(), 1, kMaxPositions));
+  H2O_RETURN_IF_ERROR(
+      InRange("position_offset", message.position_offset(), 0, kMaxPositions));
   H2O_RETURN_IF_ERROR(InRange("embed_dim", message.embed_dim(), 1, kMost));
+  if (message.stop_tokens().empty()) return Bad("stop_tokens is empty");
+  for (int32_t token : message.stop_tokens()) {
+    H2O_RETURN_IF_ERROR(
+        InRange("stop token", token, 0, message.vocab_size() - 1));
+  }
   const std::optional<DType> dtype = ParseDType(message.checkpoint_dtype());
   if (!dtype) {
     return Bad("checkpoint_dtype is '", message.checkpoint_dtype(),
@@ -240,21 +258,24 @@ absl::StatusOr<ModelConfig> FromProto(const wire::ModelConfig& message) {
   ModelConfig config;
   config.name = message.name();
   config.num_layers = message.num_layers();
-  config.num_heads = message.num_heads();
+  config.qkv = {message.num_heads(), message.num_kv_heads(),
+                message.head_dim()};
   config.hidden_size = message.hidden_size();
   config.ffn_dim = message.ffn_dim();
   config.vocab_size = message.vocab_size();
   config.max_positions = message.max_positions();
+  config.position_offset = message.position_offset();
   config.embed_dim = message.embed_dim();
   config.activation =
       message.activation() == "gelu" ? Activation::kGelu : Activation::kRelu;
-  config.pre_layer_norm = message.pre_layer_norm();
-  config.final_layer_norm = message.final_layer_norm();
-  config.layer_norm_affine = message.layer_norm_affine();
+  config.block = message.pre_norm() ? Block::kPreNorm : Block::kPostNorm;
+  config.norm_epsilon = message.norm_epsilon();
+  config.final_norm = message.final_norm();
+  config.norm_affine = message.norm_affine();
   config.bias = message.bias();
   config.tied_head = message.tied_head();
-  config.bos_token = message.bos_token();
-  config.eos_token = message.eos_token();
+  config.stop_tokens.assign(message.stop_tokens().begin(),
+                            message.stop_tokens().end());
   config.checkpoint_dtype = *dtype;
   return config;
 }
@@ -272,9 +293,15 @@ absl::Status CheckSameModel(const ModelConfig& ours,
     const google::protobuf::FieldDescriptor* field =
         a.GetDescriptor()->field(i);
     const auto text = [&](const wire::ModelConfig& config) -> std::string {
+      if (field->is_repeated()) {
+        return absl::StrCat("[", absl::StrJoin(config.stop_tokens(), ", "),
+                            "]");
+      }
       switch (field->cpp_type()) {
         case google::protobuf::FieldDescriptor::CPPTYPE_INT32:
           return absl::StrCat(reflection.GetInt32(config, field));
+        case google::protobuf::FieldDescriptor::CPPTYPE_FLOAT:
+          return absl::StrCat(reflection.GetFloat(config, field));
         case google::protobuf::FieldDescriptor::CPPTYPE_BOOL:
           return reflection.GetBool(config, field) ? "true" : "false";
         default:
@@ -391,7 +418,8 @@ absl::StatusOr<StepResult> FromProto(const wire::StepResult& message,
   for (const wire::HeadTrace& trace : message.trace()) {
     H2O_RETURN_IF_ERROR(
         InRange("layer", trace.layer(), 0, config.num_layers - 1));
-    H2O_RETURN_IF_ERROR(InRange("head", trace.head(), 0, config.num_heads - 1));
+    H2O_RETURN_IF_ERROR(
+        InRange("head", trace.head(), 0, config.qkv.kv_heads - 1));
     H2O_RETURN_IF_ERROR(
         InRange("pos", trace.pos(), -1, config.max_positions - 1));
     H2O_RETURN_IF_ERROR(

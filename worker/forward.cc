@@ -12,12 +12,12 @@ Forward::Forward(const ModelConfig& config, const ShardSpec& shard,
   const auto matrix = [](int64_t rows, int64_t columns, DType dtype) {
     return Matrix{nullptr, rows, columns, AlignedStride(columns), dtype};
   };
-  const int64_t width = shard.heads.size() * config.head_dim();
+  const int64_t width = shard.qkv.query_columns();
   const int64_t projection = config.has_projections() ? config.embed_dim : 0;
   normed_ = matrix(max_rows, config.hidden_size, activations);
   delta_ = matrix(max_rows, config.hidden_size, activations);
   embedded_ = matrix(max_rows, projection, activations);
-  qkv_ = matrix(max_rows, 3 * width, activations);
+  qkv_ = matrix(max_rows, shard.qkv.columns(), activations);
   attention_ = matrix(max_rows, width, activations);
   ffn_ = matrix(max_rows, shard.ffn_columns.size(), activations);
   last_attention_ = matrix(max_logit_rows, width, activations);
@@ -63,15 +63,15 @@ absl::Status Forward::Embed(const int32_t* tokens, const int32_t* positions,
     backend_->Linear(embedded, weights_.project_in, Epilogue::kNone, delta);
   }
   StoredMatrix table = weights_.position_embedding;
-  table.data = table.Row(kPositionOffset);
-  table.rows -= kPositionOffset;
+  table.data = table.Row(config_.position_offset);
+  table.rows -= config_.position_offset;
   backend_->AddPositions(delta, positions, table, x);
   return absl::OkStatus();
 }
 
 absl::Status Forward::Layers(int begin, int end, Matrix x, Attend attend,
                              const LastRows& last_rows) {
-  const bool before = config_.pre_layer_norm;
+  const bool before = place() == NormPlace::kBefore;
   // The addition at the end of a half goes with the LayerNorm of the next.
   backend_->AddNorm(
       x, {}, nullptr, before ? NormPlace::kBefore : NormPlace::kNone,
@@ -100,7 +100,7 @@ Matrix Forward::GoOnWith(const LastRows& last, Matrix attention, Matrix* x) {
 
 absl::Status Forward::AfterAttention(int layer, Matrix attention, Matrix x) {
   const LayerWeights& w = weights_.layers[layer];
-  const bool before = config_.pre_layer_norm;
+  const bool before = place() == NormPlace::kBefore;
   const Epilogue activation = config_.activation == Activation::kRelu
                                   ? Epilogue::kRelu
                                   : Epilogue::kGelu;
@@ -120,7 +120,7 @@ absl::Status Forward::AfterAttention(int layer, Matrix attention, Matrix x) {
   LayerNormWeights norm = w.ffn_norm;
   if (before && last) {
     norm = weights_.final_norm;
-    if (!config_.final_layer_norm) next = NormPlace::kNone;
+    if (!config_.final_norm) next = NormPlace::kNone;
   } else if (before) {
     norm = weights_.layers[layer + 1].attention_norm;
   }

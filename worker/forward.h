@@ -25,8 +25,8 @@ namespace h2o {
 
 class Forward {
  public:
-  // Attention of one layer over qkv [rows, 3 * local heads * head_dim] into
-  // out [rows, local heads * head_dim].  Called once a layer.
+  // Attention of one layer over qkv [rows, shard.qkv.columns()] into out
+  // [rows, shard.qkv.query_columns()].  Called once a layer.
   using Attend = absl::FunctionRef<void(int layer, Matrix qkv, Matrix out)>;
 
   // `max_rows`: most rows of any call; `max_logit_rows`: of Logits.
@@ -80,7 +80,8 @@ class Forward {
 
   // Where the layers are normalised: before each half, or behind it (OPT-350m).
   NormPlace place() const {
-    return config_.pre_layer_norm ? NormPlace::kBefore : NormPlace::kAfter;
+    return config_.block == Block::kPreNorm ? NormPlace::kBefore
+                                            : NormPlace::kAfter;
   }
 
   const ModelConfig& config_;

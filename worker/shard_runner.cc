@@ -211,7 +211,7 @@ absl::Status Runner::CheckSpec(const SequenceSpec& spec) const {
     }
   }
   const size_t per_head =
-      static_cast<size_t>(config.num_layers) * config.num_heads;
+      static_cast<size_t>(config.num_layers) * config.qkv.kv_heads;
   if (spec.policy.slots.size() != 1 && spec.policy.slots.size() != per_head) {
     return absl::InternalError(absl::StrCat(
         "the plan has budgets for ", spec.policy.slots.size(), " heads"));
@@ -226,7 +226,7 @@ void Runner::UploadState(const OpenSequence& sequence) {
   state.heads = parts_->cache->Heads(spec.id);
   state.position = sequence.prompt_length() - 1;
   state.max_tokens = spec.max_tokens;
-  state.stop_token = spec.ignore_eos ? -1 : parts_->config.eos_token;
+  state.stop_token = spec.ignore_eos ? -1 : parts_->config.stop_tokens.front();
   state.sampling = spec.sampling;
   if (!spec.forced.empty()) {
     int32_t* const forced =

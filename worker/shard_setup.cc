@@ -38,7 +38,7 @@ absl::StatusOr<std::unique_ptr<Backend>> OpenGpu(const ShardOptions& options,
   backend.dtype = dtype;
   backend.max_prompt_rows = config.max_positions;
   backend.max_heads = heads;
-  backend.head_dim = config.head_dim();
+  backend.head_dim = config.qkv.head_dim;
   backend.max_slots = config.max_positions;
   backend.hidden_size = config.hidden_size;
   backend.embed_dim = config.embed_dim;
@@ -60,7 +60,7 @@ absl::StatusOr<std::unique_ptr<Backend>> OpenCpu(const ShardOptions& options,
       {config.hidden_size, config.embed_dim, shard.ffn_columns.size()});
   backend.max_heads = static_cast<int>(shard.heads.size());
   backend.vocab_size = config.vocab_size;
-  backend.head_dim = config.head_dim();
+  backend.head_dim = config.qkv.head_dim;
   backend.bf16_products = dtype == DType::kBFloat16;
   backend.clock = clock;
   return NewCpuBackend(backend);
@@ -78,7 +78,7 @@ absl::Status LoadWeights(const ShardOptions& options, DType dtype,
     parts->fingerprint = checkpoint->Fingerprint();
   }
   absl::StrAppend(&parts->fingerprint, "/", config.num_layers, "x",
-                  config.num_heads, "x", config.head_dim(), "/",
+                  config.qkv.heads, "x", config.qkv.head_dim, "/",
                   options.model.dtype, "/", options.model.kv_dtype);
   H2O_ASSIGN_OR_RETURN(
       parts->weights,
@@ -167,7 +167,7 @@ absl::Status MakeCache(const ShardOptions& options, ShardParts* parts) {
   KvCacheOptions cache;
   H2O_ASSIGN_OR_RETURN(cache.geometry,
                        GeometryOf(parts->config, options.model));
-  cache.heads = parts->shard.heads;
+  cache.heads = parts->shard.kv_heads;
   cache.max_sequences = parts->max_sequences;
   cache.max_positions = parts->config.max_positions;
   const int64_t free_bytes = parts->backend->FreeBytes();

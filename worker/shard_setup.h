@@ -31,7 +31,7 @@ struct ShardParts {
   ShardParts(const ShardParts&) = delete;
   ShardParts& operator=(const ShardParts&) = delete;
 
-  int num_local_heads() const { return static_cast<int>(shard.heads.size()); }
+  int num_local_heads() const { return shard.qkv.kv_heads; }
   // The hidden states of a prefill and of a decode step, float32 [rows,
   // hidden].
   Matrix PrefillHidden(int64_t rows) const;

@@ -60,7 +60,7 @@ class Loader {
         LoadMatrix({{"decoder.embed_tokens.weight", config_.vocab_size,
                      config_.embed_dim, shard_.vocabulary, all_embed}},
                    &w->token_embedding));
-    const int64_t positions = config_.max_positions + kPositionOffset;
+    const int64_t positions = config_.max_positions + config_.position_offset;
     H2O_RETURN_IF_ERROR(LoadMatrix({{"decoder.embed_positions.weight",
                                      positions,
                                      config_.hidden_size,
@@ -82,7 +82,7 @@ class Loader {
       H2O_RETURN_IF_ERROR(
           LoadLayer(absl::StrCat("decoder.layers.", i, "."), &w->layers[i]));
     }
-    if (config_.final_layer_norm) {
+    if (config_.final_norm) {
       H2O_RETURN_IF_ERROR(LoadNorm("decoder.final_layer_norm", &w->final_norm));
     }
     if (config_.tied_head) {
@@ -100,7 +100,7 @@ class Loader {
   bool measuring() const { return memory_ == nullptr; }
 
   absl::Status LoadLayer(const std::string& prefix, LayerWeights* w) {
-    const int64_t hidden = config_.hidden_size, d = config_.head_dim();
+    const int64_t hidden = config_.hidden_size, d = config_.qkv.head_dim;
     const Range all{0, hidden};
     const Range columns{shard_.heads.begin * d, shard_.heads.end * d};
     const std::string attention = prefix + "self_attn.";
@@ -140,7 +140,7 @@ class Loader {
   }
 
   absl::Status LoadNorm(const std::string& name, LayerNormWeights* norm) {
-    if (!config_.layer_norm_affine) return absl::OkStatus();
+    if (!config_.norm_affine) return absl::OkStatus();
     const Range all{0, config_.hidden_size};
     for (const auto& [part, out] :
          {std::pair{".weight", &norm->weight}, {".bias", &norm->bias}}) {

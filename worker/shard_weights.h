@@ -21,8 +21,8 @@ namespace h2o {
 
 struct LayerWeights {
   LayerNormWeights attention_norm;
-  LinearWeights qkv;  // [3 * local heads * head_dim, hidden]: q, k, v
-  LinearWeights out;  // [hidden, local heads * head_dim], without its bias
+  LinearWeights qkv;  // [shard.qkv.columns(), hidden]
+  LinearWeights out;  // [hidden, shard.qkv.query_columns()], without its bias
   const void* out_bias = nullptr;  // [hidden]; null: none
   LayerNormWeights ffn_norm;
   LinearWeights fc1;               // [local ffn, hidden]
@@ -32,10 +32,10 @@ struct LayerWeights {
 
 struct ShardWeights {
   StoredMatrix token_embedding;     // [local vocabulary, embed_dim]
-  StoredMatrix position_embedding;  // [kPositionOffset + max_positions, hidden]
+  StoredMatrix position_embedding;  // [position_offset + max_positions, hidden]
   LinearWeights project_in;         // [hidden, embed_dim], if has_projections
   LinearWeights project_out;        // [embed_dim, hidden], likewise
-  LayerNormWeights final_norm;      // if config.final_layer_norm
+  LayerNormWeights final_norm;      // if config.final_norm
   LinearWeights head;               // [local vocabulary, embed_dim]
   std::vector<LayerWeights> layers;
 

@@ -112,7 +112,7 @@ HeadTrace StepReports::TraceOf(const OpenSequence& sequence, int layer,
   HeadTrace trace;
   trace.sequence_id = sequence.spec.id;
   trace.layer = layer;
-  trace.head = static_cast<int32_t>(parts_.shard.heads.begin) + local_head;
+  trace.head = static_cast<int32_t>(parts_.shard.kv_heads.begin) + local_head;
   return trace;
 }
 

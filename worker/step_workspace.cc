@@ -48,11 +48,11 @@ int64_t Carve(const ModelConfig& config, const ShardSpec& shard, int64_t rows,
   take(rows, &w->row_tokens);
   take(rows, &w->positions);
   take(rows, &w->heads);
-  take(config.num_layers * rows * shard.heads.size(), &w->evicted);
+  take(config.num_layers * rows * shard.kv_heads.size(), &w->evicted);
   take(shard.size * rows, &w->best);
   take(rows, &w->tokens);
   take(rows, &w->results);
-  take(shard.heads.size() * positions, &w->stored);
+  take(shard.kv_heads.size() * positions, &w->stored);
   return carver.used();
 }
 

@@ -176,7 +176,8 @@ TEST(NpyFile, HasNumpysLayout) {
 ModelConfig FloorConfig() {
   ModelConfig config;
   config.num_layers = 2;
-  config.num_heads = 1;
+  config.qkv = {1, 1, 10};
+  config.position_offset = 2;
   config.hidden_size = config.embed_dim = 10;
   config.ffn_dim = 40;
   config.vocab_size = 100;

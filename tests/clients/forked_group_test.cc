@@ -151,7 +151,7 @@ TEST(ForkedGroup, AnswersAsThreadsDo) {
       EXPECT_EQ(info.packed_tokens, (*local)->info().packed_tokens);
       EXPECT_EQ(info.geometry.PageBytes(),
                 (*local)->info().geometry.PageBytes());
-      EXPECT_EQ(info.config.num_heads, (*local)->info().config.num_heads);
+      EXPECT_EQ(info.config.qkv, (*local)->info().config.qkv);
       EXPECT_EQ(memory.weights, (*local)->memory_plan().weights);
       EXPECT_EQ(memory.workspace, (*local)->memory_plan().workspace);
       EXPECT_EQ(memory.kv_pool, (*local)->memory_plan().kv_pool);

@@ -45,8 +45,8 @@ class FakeGroup final : public WorkerGroup {
       : state_(std::move(state)) {
     info_.config = config;
     info_.geometry = {config.num_layers,
-                      config.num_heads,
-                      {config.head_dim(), DType::kFloat32}};
+                      config.qkv.kv_heads,
+                      {config.qkv.head_dim, DType::kFloat32}};
     info_.num_pages = std::move(num_pages);
   }
 
@@ -109,7 +109,7 @@ class FakeGroup final : public WorkerGroup {
       open.spec = spec;
       open.pages = info_.geometry.PagesNeeded(
           spec.policy, MaxStoredTokens(spec.prompt.size(), spec.max_tokens),
-          {0, info_.config.num_heads});
+          {0, info_.config.qkv.kv_heads});
       state_->held_pages += open.pages;
     }
     state_->peak_pages = std::max(state_->peak_pages, state_->held_pages);

@@ -13,6 +13,7 @@ namespace h2o {
 namespace {
 
 using nlohmann::json;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 // The four keys that have no default.
@@ -50,22 +51,24 @@ TEST(ModelConfigTest, ReadsTheModelThatShips) {
     ASSERT_TRUE(config.ok()) << config.status();
     EXPECT_EQ(config->name, "opt-demo");
     EXPECT_EQ(config->num_layers, 6);
-    EXPECT_EQ(config->num_heads, 6);
+    EXPECT_EQ(config->qkv.heads, 6);
+    EXPECT_EQ(config->qkv.kv_heads, 6);
     EXPECT_EQ(config->hidden_size, 384);
-    EXPECT_EQ(config->head_dim(), 64);
+    EXPECT_EQ(config->qkv.head_dim, 64);
     EXPECT_EQ(config->ffn_dim, 1536);
     EXPECT_EQ(config->vocab_size, 8192);
     EXPECT_EQ(config->max_positions, 2048);
+    EXPECT_EQ(config->position_offset, 2);
+    EXPECT_EQ(config->norm_epsilon, 1e-5f);
     EXPECT_EQ(config->embed_dim, 384);
     EXPECT_FALSE(config->has_projections());
     EXPECT_EQ(config->activation, Activation::kRelu);
-    EXPECT_TRUE(config->pre_layer_norm);
-    EXPECT_TRUE(config->final_layer_norm);
-    EXPECT_TRUE(config->layer_norm_affine);
+    EXPECT_EQ(config->block, Block::kPreNorm);
+    EXPECT_TRUE(config->final_norm);
+    EXPECT_TRUE(config->norm_affine);
     EXPECT_TRUE(config->bias);
     EXPECT_TRUE(config->tied_head);
-    EXPECT_EQ(config->bos_token, 2);
-    EXPECT_EQ(config->eos_token, 2);
+    EXPECT_THAT(config->stop_tokens, ElementsAre(2));
     EXPECT_EQ(config->checkpoint_dtype, DType::kFloat16);
     EXPECT_EQ(config->num_parameters(), 14580480);  // of the index's metadata
   }
@@ -78,24 +81,24 @@ TEST(ModelConfigTest, HasHuggingFacesDefaults) {
   EXPECT_EQ(config->max_positions, 2048);
   EXPECT_EQ(config->embed_dim, config->hidden_size);
   EXPECT_EQ(config->activation, Activation::kRelu);
-  EXPECT_TRUE(config->pre_layer_norm);
-  EXPECT_TRUE(config->final_layer_norm);
-  EXPECT_TRUE(config->layer_norm_affine);
+  EXPECT_EQ(config->block, Block::kPreNorm);
+  EXPECT_TRUE(config->final_norm);
+  EXPECT_TRUE(config->norm_affine);
   EXPECT_TRUE(config->bias);
   EXPECT_TRUE(config->tied_head);
-  EXPECT_EQ(config->eos_token, 2);
+  EXPECT_THAT(config->stop_tokens, ElementsAre(2));
 }
 
 TEST(ModelConfigTest, NullIsAbsent) {
   json values = Minimal();
   values["word_embed_proj_dim"] = nullptr;
-  values["bos_token_id"] = nullptr;
+  values["eos_token_id"] = nullptr;
   values["dtype"] = nullptr;
   values["torch_dtype"] = "bfloat16";
   const auto config = ParseModelConfig(values.dump(), "tiny");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->embed_dim, 128);
-  EXPECT_EQ(config->bos_token, 2);
+  EXPECT_THAT(config->stop_tokens, ElementsAre(2));
   EXPECT_EQ(config->checkpoint_dtype, DType::kBFloat16);
 }
 
@@ -117,13 +120,13 @@ TEST(ModelConfigTest, BuiltInConfigsCountTheirParameters) {
     EXPECT_EQ(config->ffn_dim, 4 * config->hidden_size);
     EXPECT_EQ(config->vocab_size, 50272);
     EXPECT_EQ(config->max_positions, 2048);
-    EXPECT_TRUE(config->head_dim() == 64 || config->head_dim() == 80 ||
-                config->head_dim() == 128);
+    EXPECT_TRUE(config->qkv.head_dim == 64 || config->qkv.head_dim == 80 ||
+                config->qkv.head_dim == 128);
   }
   EXPECT_EQ(BuiltInModelConfigNames(), names);
-  EXPECT_EQ(BuiltInModelConfig("opt-2.7b")->head_dim(), 80);
-  EXPECT_FALSE(BuiltInModelConfig("opt-350m")->pre_layer_norm);
-  EXPECT_FALSE(BuiltInModelConfig("opt-350m")->final_layer_norm);
+  EXPECT_EQ(BuiltInModelConfig("opt-2.7b")->qkv.head_dim, 80);
+  EXPECT_EQ(BuiltInModelConfig("opt-350m")->block, Block::kPostNorm);
+  EXPECT_FALSE(BuiltInModelConfig("opt-350m")->final_norm);
   EXPECT_TRUE(BuiltInModelConfig("opt-350m")->has_projections());
 
   const auto unknown = BuiltInModelConfig("opt-7b");
@@ -138,8 +141,8 @@ TEST(ModelConfigTest, ReadsWhatTheOtherOptsAre) {
       With({{"do_layer_norm_before", false}, {"word_embed_proj_dim", 64}}),
       "post");
   ASSERT_TRUE(config.ok()) << config.status();
-  EXPECT_FALSE(config->pre_layer_norm);
-  EXPECT_FALSE(config->final_layer_norm);
+  EXPECT_EQ(config->block, Block::kPostNorm);
+  EXPECT_FALSE(config->final_norm);
   EXPECT_TRUE(config->has_projections());
   // Galactica; counted by Hugging Face's OPTForCausalLM.
   const json base = {{"num_hidden_layers", 12},
@@ -154,7 +157,7 @@ TEST(ModelConfigTest, ReadsWhatTheOtherOptsAre) {
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->activation, Activation::kGelu);
   EXPECT_FALSE(config->bias);
-  EXPECT_FALSE(config->layer_norm_affine);
+  EXPECT_FALSE(config->norm_affine);
   EXPECT_EQ(config->num_parameters(), 125117952);
   // An untied head and projections.
   json untied = base;
@@ -167,8 +170,8 @@ TEST(ModelConfigTest, ReadsWhatTheOtherOptsAre) {
   removed.update({{"_remove_final_layer_norm", true}});
   config = ParseModelConfig(With(removed), "removed");
   ASSERT_TRUE(config.ok()) << config.status();
-  EXPECT_TRUE(config->pre_layer_norm);
-  EXPECT_FALSE(config->final_layer_norm);
+  EXPECT_EQ(config->block, Block::kPreNorm);
+  EXPECT_FALSE(config->final_norm);
   EXPECT_EQ(config->num_parameters(), 125237760);
   // Dtypes: the newer key wins.
   config = ParseModelConfig(
@@ -179,7 +182,7 @@ TEST(ModelConfigTest, ReadsWhatTheOtherOptsAre) {
   config = ParseModelConfig(
       With({{"eos_token_id", {7}}, {"max_position_embeddings", 65536}}), "e");
   ASSERT_TRUE(config.ok()) << config.status();
-  EXPECT_EQ(config->eos_token, 7);
+  EXPECT_THAT(config->stop_tokens, ElementsAre(7));
   EXPECT_EQ(config->max_positions, 65536);
 }
 
@@ -234,15 +237,14 @@ TEST(ModelConfigTest, NamesEveryValueThatCannotBe) {
     ExpectInvalid(With({{key, 1}}), {name + " is 1", "true or false"});
     ExpectInvalid(With({{key, "yes"}}), {name + " is \"yes\""});
   }
-  for (const char* key : {"bos_token_id", "eos_token_id"}) {
-    const std::string name = std::string("\"") + key + "\"";
-    ExpectInvalid(With({{key, 100}}), {name + " is 100", "from 0 to 99"});
-    ExpectInvalid(With({{key, -1}}), {name + " is -1"});
-    ExpectInvalid(With({{key, {1, 2}}}), {name + " is an array of 2"});
-  }
+  ExpectInvalid(With({{"eos_token_id", 100}}),
+                {"\"eos_token_id\" is 100", "from 0 to 99"});
+  ExpectInvalid(With({{"eos_token_id", -1}}), {"\"eos_token_id\" is -1"});
+  ExpectInvalid(With({{"eos_token_id", {1, 2}}}),
+                {"\"eos_token_id\" is an array of 2"});
   // The default id 2 must exist too.
   ExpectInvalid(With({{"vocab_size", 2}}),
-                {"\"bos_token_id\" is 2", "below \"vocab_size\", 2"});
+                {"\"eos_token_id\" is 2", "below \"vocab_size\", 2"});
   // A hostile value makes no hostile message.
   const auto long_value =
       ParseModelConfig(With({{"hidden_size", std::string(100000, 'x')}}), "t");

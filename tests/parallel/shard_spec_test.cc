@@ -33,12 +33,24 @@ TEST(ShardOf, CoversAllContiguouslyAndEvenly) {
 }
 
 TEST(ShardSpec, CutsHeadsColumnsAndVocabularyAlike) {
-  const ShardSpec spec = ShardSpec::Of(1, 3, 32, 8192, 50272);
+  const ShardSpec spec = ShardSpec::Of(1, 3, {32, 32, 64}, 8192, 50272);
   EXPECT_EQ(spec.rank, 1);
   EXPECT_EQ(spec.size, 3);
   EXPECT_EQ(spec.heads, (Range{11, 22}));
+  EXPECT_EQ(spec.kv_heads, (Range{11, 22}));
+  EXPECT_EQ(spec.qkv, (QkvLayout{11, 11, 64}));
   EXPECT_EQ(spec.ffn_columns, ShardOf(8192, 1, 3));
   EXPECT_EQ(spec.vocabulary, ShardOf(50272, 1, 3));
+}
+
+TEST(ShardSpec, KeepsQueryHeadsWithTheirKvHead) {
+  const ShardSpec spec = ShardSpec::Of(2, 3, {32, 8, 128}, 14336, 128256);
+  EXPECT_EQ(spec.kv_heads, (Range{6, 8}));
+  EXPECT_EQ(spec.heads, (Range{24, 32}));
+  EXPECT_EQ(spec.qkv, (QkvLayout{8, 2, 128}));
+  EXPECT_EQ(spec.qkv.query_columns(), 1024);
+  EXPECT_EQ(spec.qkv.kv_columns(), 256);
+  EXPECT_EQ(spec.qkv.columns(), 1536);
 }
 
 }  // namespace

@@ -21,7 +21,7 @@ using ::testing::HasSubstr;
 // Every number another, so that one taken for another shows.
 ModelConfig OddConfig() {
   ModelConfig config = SmallConfig();
-  config.num_heads = 3;
+  config.qkv = {3, 3, 8};
   config.hidden_size = config.embed_dim = 24;
   config.vocab_size = 100;
   config.max_positions = 64;

@@ -239,7 +239,7 @@ TEST(ShardRunner, StopsAtEndOfTextUnlessTold) {
   ModelConfig config = TinyConfig();
   const auto free = Generate(&ranks, {spec})[0].tokens;
   const auto third = std::find(free.begin(), free.end(), free[2]);
-  config.eos_token = free[2];
+  config.stop_tokens = {free[2]};
   Ranks stopping(1, config);
   EXPECT_EQ(Generate(&stopping, {spec})[0].tokens,
             std::vector<int32_t>(free.begin(), third + 1));

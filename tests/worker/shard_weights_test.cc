@@ -45,7 +45,7 @@ TEST(ShardWeights, DummyWeightsAreTheSameForEveryTp) {
       for (int rank = 0; rank < size; ++rank) {
         const ShardSpec shard = config.Shard(rank, size);
         const ShardWeights part = Load(config, rank, size, dtype);
-        const int64_t d = config.head_dim(), width = shard.heads.size() * d;
+        const int64_t d = config.qkv.head_dim, width = shard.heads.size() * d;
         const LayerWeights& a = whole.layers[1];
         const LayerWeights& b = part.layers[1];
         ASSERT_EQ(b.qkv.weight.rows, 3 * width);
@@ -98,7 +98,7 @@ TEST(ShardWeights, AnotherSeedIsAnotherModel) {
 TEST(ShardWeights, OnlyWhatTheConfigHas) {
   ModelConfig config = TinyConfig();
   config.bias = false;
-  config.layer_norm_affine = false;
+  config.norm_affine = false;
   config.tied_head = false;
   const ShardWeights w = Load(config, 0, 1, DType::kFloat32);
   EXPECT_EQ(w.layers[0].qkv.bias, nullptr);

@@ -10,12 +10,14 @@ inline ModelConfig TinyConfig() {
   ModelConfig config;
   config.name = "tiny";
   config.num_layers = 3;
-  config.num_heads = 6;
+  config.qkv = {6, 6, 16};
   config.hidden_size = 96;
   config.ffn_dim = 200;
   config.vocab_size = 150;
   config.max_positions = 256;
+  config.position_offset = 2;
   config.embed_dim = 96;
+  config.stop_tokens = {2};
   return config;
 }
 

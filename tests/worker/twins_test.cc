@@ -42,12 +42,14 @@ ModelConfig SmallGpuConfig(int head_dim) {
   ModelConfig config;
   config.name = "small";
   config.num_layers = kLayers;
-  config.num_heads = 4;
+  config.qkv = {4, 4, head_dim};
   config.hidden_size = 4 * head_dim;
   config.ffn_dim = 8 * head_dim;
   config.vocab_size = 1000;
   config.max_positions = 512;
+  config.position_offset = 2;
   config.embed_dim = config.hidden_size;
+  config.stop_tokens = {2};
   return config;
 }
 
