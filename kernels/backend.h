@@ -83,6 +83,7 @@ struct LinearWeights {
 struct LayerNormWeights {
   const float* weight = nullptr;  // [columns]; null: 1
   const float* bias = nullptr;    // [columns]; null: 0
+  float epsilon = 1e-5f;          // added to the variance
 };
 
 // What is to be added to a residual: a matrix, or with `peers` this rank's part
@@ -148,9 +149,9 @@ class Backend : public Device {
   // x[i] = delta[i] + table row positions[i] (row 0 for negative ones).
   virtual void AddPositions(Matrix delta, const int32_t* positions,
                             const StoredMatrix& table, Matrix x) = 0;
-  // x += delta + bias, then `place` says what of x, normalised with OPT's
-  // epsilon, 1e-5.  Without `delta`, nothing is added; without `out`, only x is
-  // wanted.  With peers, all ranks call alike, and turns alternate.
+  // x += delta + bias; then `place` says what is normalized, and how it reaches
+  // `out`.  Without `delta`, nothing is added; without `out`, only x is
+  // written.  With peers, all ranks call alike, and turns alternate.
   virtual void AddNorm(Matrix x, const Delta& delta, const void* bias,
                        NormPlace place, const LayerNormWeights& weights,
                        Matrix out) = 0;

@@ -140,6 +140,7 @@ class Loader {
   }
 
   absl::Status LoadNorm(const std::string& name, LayerNormWeights* norm) {
+    norm->epsilon = config_.norm_epsilon;
     if (!config_.norm_affine) return absl::OkStatus();
     const Range all{0, config_.hidden_size};
     for (const auto& [part, out] :

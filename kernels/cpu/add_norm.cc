@@ -41,7 +41,7 @@ void LayerNormRowImpl(const float* x, const LayerNormWeights& weights,
     square += (x[i] - mean) * (x[i] - mean);
   }
   const float inverse =
-      1.0f / std::sqrt(square / static_cast<float>(columns) + 1e-5f);
+      1.0f / std::sqrt(square / static_cast<float>(columns) + weights.epsilon);
   const VF inverses = hn::Set(d, inverse);
   for (int64_t i = 0; i < whole; i += lanes) {
     VF y = hn::Mul(hn::Sub(hn::LoadU(d, x + i), means), inverses);

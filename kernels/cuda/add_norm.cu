@@ -26,8 +26,6 @@
 namespace h2o::cuda {
 namespace {
 
-constexpr float kEpsilon = 1e-5f;
-
 // A thread has vectors of 4 columns: a warp then reads x, of float32, in one
 // piece.
 constexpr int kVector = 4;
@@ -445,7 +443,7 @@ __global__ void __launch_bounds__(Layout::kThreads, Layout::kBlocks)
       }
     });
     square = BlockReduce(square, 0.0f, squares, Plus());
-    const float inverse = rsqrtf(inverse_columns * square + kEpsilon);
+    const float inverse = rsqrtf(inverse_columns * square + a.epsilon);
     each([&](int v, int column) {
       Affine scale;
       if constexpr (kHeld) {

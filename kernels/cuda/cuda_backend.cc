@@ -248,6 +248,7 @@ class CudaBackend final : public Backend {
     args.place = place;
     args.weight = weights.weight;
     args.norm_bias = weights.bias;
+    args.epsilon = weights.epsilon;
     args.out = out.data;
     args.out_stride = out.stride;
     args.rows = Int(x.rows);

@@ -116,19 +116,21 @@ struct AddNormArgs {
   NormPlace place = NormPlace::kBefore;
   const float* weight = nullptr;     // [columns]; null: 1
   const float* norm_bias = nullptr;  // [columns]; null: 0
+  float epsilon = 1e-5f;             // added to the variance
   void* out = nullptr;               // [rows, columns] dtype; null: not wanted
   int64_t out_stride = 0;
   int rows = 0;
   int columns = 0;
   DType dtype = DType::kBFloat16;
-  // But for kAllReduce, delta is this rank's part, its addend of `turn`, and the
-  // whole is the sum of all, which kShare writes over the parts.
+  // But for kAllReduce, delta is this rank's part, its addend of `turn`, and
+  // the whole is the sum of all, which kShare writes over the parts.
   PeerSums peers;
   int turn = 0;
   SumWay way = SumWay::kAllReduce;  // the same on every rank
 };
-// x += delta + bias; out = norm(x).  OPT's epsilon, 1e-5.  Another way than
-// kAllReduce every rank must call alike, or wait for ever (PeerMemory::aborted).
+// x += delta + bias; out = norm(x).  With a way other than kAllReduce every
+// rank must make the same call; one that is missing makes the others wait until
+// PeerMemory::aborted.
 cudaError_t AddNorm(const AddNormArgs& args, cudaStream_t stream);
 
 // y = gelu(y) exactly (erf), in place.

@@ -258,7 +258,8 @@ TEST(AddNorm, AddsAndNormalisesWhereItIsTold) {
   const Activations delta(rows, columns, 1);
   const Layer vectors(1, columns, DType::kFloat32, 2);
   const Activations norm(2, columns, 3);
-  const LayerNormWeights weights{norm.view.Row(0), norm.view.Row(1)};
+  // An epsilon that shows.
+  const LayerNormWeights weights{norm.view.Row(0), norm.view.Row(1), 0.5f};
   const Activations before(rows, columns, 4);
   for (NormPlace place :
        {NormPlace::kNone, NormPlace::kBefore, NormPlace::kAfter}) {
@@ -280,7 +281,8 @@ TEST(AddNorm, AddsAndNormalisesWhereItIsTold) {
         }
         for (double v : sum) variance += (v - mean) * (v - mean) / columns;
         for (int c = 0; c < columns; ++c) {
-          const double normed = (sum[c] - mean) / std::sqrt(variance + 1e-5) *
+          const double normed = (sum[c] - mean) /
+                                    std::sqrt(variance + weights.epsilon) *
                                     norm.view.Row(0)[c] +
                                 norm.view.Row(1)[c];
           ASSERT_NEAR(x.view.Row(r)[c],

@@ -99,10 +99,14 @@ TEST(ShardWeights, OnlyWhatTheConfigHas) {
   ModelConfig config = TinyConfig();
   config.bias = false;
   config.norm_affine = false;
+  config.norm_epsilon = 1e-6f;
   config.tied_head = false;
   const ShardWeights w = Load(config, 0, 1, DType::kFloat32);
   EXPECT_EQ(w.layers[0].qkv.bias, nullptr);
   EXPECT_EQ(w.layers[0].attention_norm.weight, nullptr);
+  EXPECT_EQ(w.layers[0].attention_norm.epsilon, 1e-6f);
+  EXPECT_EQ(w.layers[0].ffn_norm.epsilon, 1e-6f);
+  EXPECT_EQ(w.final_norm.epsilon, 1e-6f);
   EXPECT_EQ(w.final_norm.bias, nullptr);
   EXPECT_NE(w.head.weight.data, w.token_embedding.data);
   EXPECT_EQ(w.project_in.weight.data, nullptr);

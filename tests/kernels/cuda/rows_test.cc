@@ -159,10 +159,11 @@ TEST_P(RowKernels, GeluIsExact) {
   }
 }
 
-// Which of AddNorm's optional things there are.
+// Which of AddNorm's optional arguments are given.
 struct Variant {
   NormPlace place = NormPlace::kBefore;
   bool delta = true, bias = true, affine = true, out = true;
+  float epsilon = 1e-5f;
 };
 
 class AddNorm : public RowKernels {
@@ -191,6 +192,7 @@ void AddNorm::Check(const Variant& v) {
   args.place = v.place;
   args.weight = v.affine ? device_weight.data() : nullptr;
   args.norm_bias = v.affine ? device_norm_bias.data() : nullptr;
+  args.epsilon = v.epsilon;
   args.out = v.out ? out.data() : nullptr;
   args.out_stride = stride();
   args.rows = rows();
@@ -216,7 +218,7 @@ void AddNorm::Check(const Variant& v) {
       variance += (sum[c] - mean) * (sum[c] - mean) / n;
     }
     for (int64_t c = 0; c < n; ++c) {
-      y[c] = (sum[c] - mean) / std::sqrt(variance + 1e-5);
+      y[c] = (sum[c] - mean) / std::sqrt(variance + v.epsilon);
       if (v.affine) y[c] = y[c] * weight[c] + norm_bias[c];
       if (v.place == NormPlace::kNone) y[c] = sum[c];
       const int64_t i = r * stride() + c;
@@ -255,6 +257,7 @@ TEST_P(AddNorm, OtherVariants) {
     Check({place, false, false, true, true});
     Check({place, false, true, true, true});  // no delta: no bias either
     Check({place, true, true, true, false});
+    Check({place, true, true, true, true, 0.5f});
   }
 }
 
