@@ -10,7 +10,9 @@ namespace {
 // that are only looked up, the head included.
 double LinearParameters(const ModelConfig& config) {
   const double h = config.hidden_size;
-  double per_layer = 4 * h * h + 2 * h * config.ffn_dim;
+  const double attention =
+      static_cast<double>(config.qkv.columns() + config.qkv.query_columns());
+  double per_layer = attention * h + 2 * h * config.ffn_dim;
   double rest = static_cast<double>(config.vocab_size) * config.embed_dim;
   if (config.has_projections()) rest += 2 * h * config.embed_dim;
   return config.num_layers * per_layer + rest;
@@ -64,11 +66,14 @@ BenchFloor ComputeFloor(const ModelConfig& config, const KvGeometry& geometry,
   const double head = static_cast<double>(config.vocab_size) * config.embed_dim;
   const double behind_last_attention =
       static_cast<double>(config.hidden_size) *
-      (config.hidden_size + 2.0 * config.ffn_dim);
+      (static_cast<double>(config.qkv.query_columns()) + 2.0 * config.ffn_dim);
   const double length = load.prompt_len;
-  const double width = static_cast<double>(config.hidden_size) *
-                       config.num_layers;  // of keys, over all layers
-  const double slot_bytes = 2 * width * SizeOf(geometry.page.dtype) +
+  // Of queries and of keys, over all layers.
+  const double query_width =
+      static_cast<double>(config.qkv.query_columns()) * config.num_layers;
+  const double key_width =
+      static_cast<double>(config.qkv.kv_columns()) * config.num_layers;
+  const double slot_bytes = 2 * key_width * SizeOf(geometry.page.dtype) +
                             8.0 * config.qkv.kv_heads * config.num_layers;
   const auto of_pack = [&](int prompts) {
     // Only the last row of a prompt needs the head, and what is behind the last
@@ -76,11 +81,11 @@ BenchFloor ComputeFloor(const ModelConfig& config, const KvGeometry& geometry,
     const double of_last = head + behind_last_attention;
     return longer(load.weight_bytes,
                   prompts * 2 * ((parameters - of_last) * length + of_last)) +
-           longer(0, prompts * 2 * length * length * width);
+           longer(0, prompts * 2 * length * length * query_width);
   };
   const auto of_step = [&](double rows, double held) {
     return longer(load.weight_bytes, 2 * parameters * rows) +
-           longer(rows * held * slot_bytes, rows * held * 4 * width);
+           longer(rows * held * slot_bytes, rows * held * 4 * query_width);
   };
   return SumUp(load, of_pack, of_step);
 }

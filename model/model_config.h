@@ -25,7 +25,8 @@ enum class Block : uint8_t {
 };
 
 struct ModelConfig {
-  std::string name;  // directory's or built-in config's name, for people
+  std::string name;    // directory's or built-in config's name, for people
+  std::string family;  // "model_type" of config.json
   int num_layers = 0;
   QkvLayout qkv;        // of the whole model
   int hidden_size = 0;  // width of the residual
@@ -45,7 +46,7 @@ struct ModelConfig {
   DType checkpoint_dtype = DType::kFloat16;
 
   bool has_projections() const { return embed_dim != hidden_size; }
-  int64_t num_parameters() const;
+  int64_t num_parameters() const;  // REQUIRES: a known family
 
   ShardSpec Shard(int rank, int size) const {
     return ShardSpec::Of(rank, size, qkv, ffn_dim, vocab_size);
@@ -53,16 +54,16 @@ struct ModelConfig {
 };
 
 // Reads DIR/config.json.  Errors: NOT_FOUND without the file, DATA_LOSS if it
-// is not JSON, INVALID_ARGUMENT naming a value that cannot be (another
-// model_type, heads that do not divide hidden_size, 0 heads, an activation
-// other than relu or gelu, ...) and what would be right.
+// is not JSON, INVALID_ARGUMENT naming a value that is not supported (an
+// unknown model_type, heads that do not divide hidden_size, 0 heads, ...) and
+// what would be right.
 absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& directory);
 
 // From the text of a config.json.
 absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view json,
                                              std::string_view name);
 
-// "opt-125m" .. "opt-175b".  Errors: NOT_FOUND listing the names.
+// A released model's, such as "opt-125m".  Errors: NOT_FOUND listing the names.
 absl::StatusOr<ModelConfig> BuiltInModelConfig(std::string_view name);
 std::vector<std::string> BuiltInModelConfigNames();
 

@@ -63,11 +63,6 @@ std::optional<int64_t> ToSize(const json& value) {
 
 std::string Quoted(std::string_view name) { return Describe(json(name)); }
 
-std::string_view WithoutModel(std::string_view name) {
-  constexpr std::string_view kPrefix = "model.";
-  return name.starts_with(kPrefix) ? name.substr(kPrefix.size()) : name;
-}
-
 }  // namespace
 
 // ---- SafetensorsFile
@@ -285,10 +280,9 @@ std::vector<std::string> SafetensorsFile::Names() const {
 // ---- Checkpoint
 
 absl::StatusOr<std::unique_ptr<const Checkpoint>> Checkpoint::Open(
-    const std::string& directory) {
+    const std::string& directory, std::string_view prefix) {
   namespace fs = std::filesystem;
-  std::unique_ptr<Checkpoint> checkpoint(new Checkpoint);
-  checkpoint->directory_ = directory;
+  std::unique_ptr<Checkpoint> checkpoint(new Checkpoint(directory, prefix));
   const fs::path root(directory);
   std::error_code ignored;
   if (!fs::is_directory(root, ignored)) {
@@ -370,10 +364,14 @@ absl::Status Checkpoint::OpenShards(const std::string& directory) {
   return absl::OkStatus();
 }
 
+std::string_view Checkpoint::WithoutPrefix(std::string_view name) const {
+  return name.starts_with(prefix_) ? name.substr(prefix_.size()) : name;
+}
+
 absl::Status Checkpoint::Add(const SafetensorsFile* file,
                              const std::string& name) {
   const auto [it, is_new] =
-      places_.emplace(WithoutModel(name), Place{file, name});
+      places_.emplace(WithoutPrefix(name), Place{file, name});
   if (is_new) return absl::OkStatus();
   return absl::DataLossError(
       absl::StrCat(directory_, " has both ", Quoted(it->second.name), " and ",
@@ -381,17 +379,17 @@ absl::Status Checkpoint::Add(const SafetensorsFile* file,
 }
 
 absl::StatusOr<StoredTensor> Checkpoint::Find(std::string_view name) const {
-  const auto it = places_.find(WithoutModel(name));
+  const auto it = places_.find(WithoutPrefix(name));
   if (it == places_.end()) {
     return absl::NotFoundError(
         absl::StrCat(directory_, " has no tensor ", Quoted(name),
-                     ", with or without \"model.\" in front"));
+                     ", with or without \"", prefix_, "\" in front"));
   }
   return it->second.file->Find(it->second.name);
 }
 
 bool Checkpoint::Contains(std::string_view name) const {
-  return places_.find(WithoutModel(name)) != places_.end();
+  return places_.find(WithoutPrefix(name)) != places_.end();
 }
 
 std::vector<std::string> Checkpoint::Names() const {

@@ -82,14 +82,15 @@ class Checkpoint {
   // Errors: NOT_FOUND without the directory, a checkpoint in it or one of its
   // shards; FAILED_PRECONDITION if there are only pytorch_model*.bin files;
   // DATA_LOSS if a file is torn or malformed or index and shards disagree.
+  // Some writers put `prefix` in front of every tensor's name, others do not.
   static absl::StatusOr<std::unique_ptr<const Checkpoint>> Open(
-      const std::string& directory);
+      const std::string& directory, std::string_view prefix);
 
-  // `name` with or without "model." in front, however the files spell it.
+  // `name` with or without the prefix, however the files spell it.
   // Errors: as SafetensorsFile::Find.
   absl::StatusOr<StoredTensor> Find(std::string_view name) const;
   bool Contains(std::string_view name) const;
-  std::vector<std::string> Names() const;  // without "model.", ascending
+  std::vector<std::string> Names() const;  // without the prefix, ascending
 
   // 16 hex digits over every tensor's name, dtype, shape and 64 bytes of its
   // beginning, middle and end: equal for equal models on every host, however
@@ -102,13 +103,16 @@ class Checkpoint {
     std::string name;  // in that file
   };
 
-  Checkpoint() = default;
+  Checkpoint(std::string directory, std::string_view prefix)
+      : directory_(std::move(directory)), prefix_(prefix) {}
+  std::string_view WithoutPrefix(std::string_view name) const;
   absl::Status OpenShards(const std::string& directory);
   absl::Status Add(const SafetensorsFile* file, const std::string& name);
 
-  std::string directory_;
+  const std::string directory_;
+  const std::string prefix_;
   std::vector<std::unique_ptr<const SafetensorsFile>> files_;
-  std::map<std::string, Place, std::less<>> places_;  // without "model."
+  std::map<std::string, Place, std::less<>> places_;  // without the prefix
 };
 
 }  // namespace h2o

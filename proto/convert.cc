@@ -17,6 +17,7 @@
 #include "base/kv_page.h"
 #include "base/status_macros.h"
 #include "kv/kv_geometry.h"
+#include "model/family.h"
 
 namespace h2o {
 namespace {
@@ -199,6 +200,7 @@ absl::StatusOr<ModelSpec> FromProto(const wire::ModelSpec& message) {
 
 void ToProto(const ModelConfig& config, wire::ModelConfig* message) {
   message->set_name(config.name);
+  message->set_family(config.family);
   message->set_num_layers(config.num_layers);
   message->set_num_heads(config.qkv.heads);
   message->set_num_kv_heads(config.qkv.kv_heads);
@@ -222,7 +224,8 @@ void ToProto(const ModelConfig& config, wire::ModelConfig* message) {
 }
 
 absl::StatusOr<ModelConfig> FromProto(const wire::ModelConfig& message) {
-  // Far beyond any OPT, and products of two still fit 64 bits.
+  H2O_RETURN_IF_ERROR(FindFamily(message.family()).status());
+  // Far beyond any model, and products of two still fit 64 bits.
   constexpr int64_t kMost = 1 << 30;
   H2O_RETURN_IF_ERROR(InRange("num_layers", message.num_layers(), 1, kMost));
   H2O_RETURN_IF_ERROR(InRange("num_heads", message.num_heads(), 1, kMost));
@@ -257,6 +260,7 @@ absl::StatusOr<ModelConfig> FromProto(const wire::ModelConfig& message) {
   }
   ModelConfig config;
   config.name = message.name();
+  config.family = message.family();
   config.num_layers = message.num_layers();
   config.qkv = {message.num_heads(), message.num_kv_heads(),
                 message.head_dim()};

@@ -10,6 +10,7 @@
 #include "base/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "model/family.h"
 #include "model/safetensors.h"
 
 namespace h2o {
@@ -74,7 +75,10 @@ absl::Status LoadWeights(const ShardOptions& options, DType dtype,
   if (options.model.dummy) {
     parts->fingerprint = absl::StrCat("dummy-", options.model.dummy_seed);
   } else {
-    H2O_ASSIGN_OR_RETURN(checkpoint, Checkpoint::Open(options.model.model));
+    H2O_ASSIGN_OR_RETURN(const Family* family, FindFamily(config.family));
+    H2O_ASSIGN_OR_RETURN(
+        checkpoint,
+        Checkpoint::Open(options.model.model, family->names.prefix));
     parts->fingerprint = checkpoint->Fingerprint();
   }
   absl::StrAppend(&parts->fingerprint, "/", config.num_layers, "x",

@@ -1,16 +1,20 @@
+// Copies the slices of a WeightMap from the checkpoint to the device, or fills
+// them with random numbers.
 #include "worker/shard_weights.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/hash.h"
 #include "base/status_macros.h"
 #include "base/thread_pool.h"
+#include "model/family.h"
+#include "model/weight_map.h"
 
 namespace h2o {
 namespace {
@@ -25,26 +29,14 @@ uint64_t HashName(absl::string_view name) {
   return Fnv1a().AddBytes(name.data(), name.size()).value();
 }
 
-// A rectangle of a tensor [rows, columns]; a vector is one row.
-struct Slice {
-  std::string name;
-  int64_t full_rows = 1, full_columns = 0;
-  Range rows, columns;
-};
-
-Slice Vector(std::string name, int64_t size, Range part) {
-  return {std::move(name), 1, size, {0, 1}, part};
-}
-
 // Walks over all weights twice with the same code: first to add up the memory,
 // then to fill it.
 class Loader {
  public:
-  Loader(const ModelConfig& config, const ShardSpec& shard,
-         const WeightOptions& options, Backend* backend, std::byte* memory,
-         int64_t total_bytes)
-      : config_(config),
-        shard_(shard),
+  Loader(const WeightMap& map, float norm_epsilon, const WeightOptions& options,
+         Backend* backend, std::byte* memory, int64_t total_bytes)
+      : map_(map),
+        norm_epsilon_(norm_epsilon),
         options_(options),
         backend_(backend),
         memory_(memory),
@@ -54,132 +46,86 @@ class Loader {
   int64_t used_bytes() const { return used_bytes_; }
 
   absl::Status Load(ShardWeights* w) {
-    const Range all_hidden{0, config_.hidden_size};
-    const Range all_embed{0, config_.embed_dim};
     H2O_RETURN_IF_ERROR(
-        LoadMatrix({{"decoder.embed_tokens.weight", config_.vocab_size,
-                     config_.embed_dim, shard_.vocabulary, all_embed}},
-                   &w->token_embedding));
-    const int64_t positions = config_.max_positions + config_.position_offset;
-    H2O_RETURN_IF_ERROR(LoadMatrix({{"decoder.embed_positions.weight",
-                                     positions,
-                                     config_.hidden_size,
-                                     {0, positions},
-                                     all_hidden}},
-                                   &w->position_embedding));
-    if (config_.has_projections()) {
-      H2O_RETURN_IF_ERROR(
-          LoadMatrix({{"decoder.project_in.weight", config_.hidden_size,
-                       config_.embed_dim, all_hidden, all_embed}},
-                     &w->project_in.weight));
-      H2O_RETURN_IF_ERROR(
-          LoadMatrix({{"decoder.project_out.weight", config_.embed_dim,
-                       config_.hidden_size, all_embed, all_hidden}},
-                     &w->project_out.weight));
+        LoadMatrix(map_.token_embedding.weight, &w->token_embedding));
+    H2O_RETURN_IF_ERROR(
+        LoadMatrix(map_.position_embedding.weight, &w->position_embedding));
+    H2O_RETURN_IF_ERROR(LoadLinear(map_.project_in, &w->project_in));
+    H2O_RETURN_IF_ERROR(LoadLinear(map_.project_out, &w->project_out));
+    w->layers.resize(map_.layers.size());
+    for (size_t i = 0; i < map_.layers.size(); ++i) {
+      H2O_RETURN_IF_ERROR(LoadLayer(map_.layers[i], &w->layers[i]));
     }
-    w->layers.resize(config_.num_layers);
-    for (int i = 0; i < config_.num_layers; ++i) {
-      H2O_RETURN_IF_ERROR(
-          LoadLayer(absl::StrCat("decoder.layers.", i, "."), &w->layers[i]));
-    }
-    if (config_.final_norm) {
-      H2O_RETURN_IF_ERROR(LoadNorm("decoder.final_layer_norm", &w->final_norm));
-    }
-    if (config_.tied_head) {
-      w->head.weight = w->token_embedding;
-    } else {
-      H2O_RETURN_IF_ERROR(
-          LoadMatrix({{"lm_head.weight", config_.vocab_size, config_.embed_dim,
-                       shard_.vocabulary, all_embed}},
-                     &w->head.weight));
-    }
+    H2O_RETURN_IF_ERROR(LoadNorm(map_.final_norm, &w->final_norm));
+    H2O_RETURN_IF_ERROR(LoadLinear(map_.head, &w->head));
+    if (map_.head.weight.empty()) w->head.weight = w->token_embedding;
     return absl::OkStatus();
   }
 
  private:
   bool measuring() const { return memory_ == nullptr; }
 
-  absl::Status LoadLayer(const std::string& prefix, LayerWeights* w) {
-    const int64_t hidden = config_.hidden_size, d = config_.qkv.head_dim;
-    const Range all{0, hidden};
-    const Range columns{shard_.heads.begin * d, shard_.heads.end * d};
-    const std::string attention = prefix + "self_attn.";
-    std::vector<Slice> weights, biases;
-    for (const char* part : {"q_proj", "k_proj", "v_proj"}) {
-      weights.push_back({absl::StrCat(attention, part, ".weight"), hidden,
-                         hidden, columns, all});
-      biases.push_back(
-          Vector(absl::StrCat(attention, part, ".bias"), hidden, columns));
-    }
-    H2O_RETURN_IF_ERROR(LoadMatrix(weights, &w->qkv.weight));
-    H2O_RETURN_IF_ERROR(LoadBias(biases, &w->qkv.bias));
-    H2O_RETURN_IF_ERROR(LoadMatrix(
-        {{attention + "out_proj.weight", hidden, hidden, all, columns}},
-        &w->out.weight));
-    H2O_RETURN_IF_ERROR(LoadBias(
-        {Vector(attention + "out_proj.bias", hidden, all)}, &w->out_bias));
-    H2O_RETURN_IF_ERROR(LoadMatrix({{prefix + "fc1.weight", config_.ffn_dim,
-                                     hidden, shard_.ffn_columns, all}},
-                                   &w->fc1.weight));
-    H2O_RETURN_IF_ERROR(LoadBias(
-        {Vector(prefix + "fc1.bias", config_.ffn_dim, shard_.ffn_columns)},
-        &w->fc1.bias));
-    H2O_RETURN_IF_ERROR(LoadMatrix({{prefix + "fc2.weight", hidden,
-                                     config_.ffn_dim, all, shard_.ffn_columns}},
-                                   &w->fc2.weight));
-    H2O_RETURN_IF_ERROR(
-        LoadBias({Vector(prefix + "fc2.bias", hidden, all)}, &w->fc2_bias));
-    H2O_RETURN_IF_ERROR(
-        LoadNorm(prefix + "self_attn_layer_norm", &w->attention_norm));
-    return LoadNorm(prefix + "final_layer_norm", &w->ffn_norm);
+  absl::Status LoadLayer(const LayerMap& map, LayerWeights* w) {
+    H2O_RETURN_IF_ERROR(LoadLinear(map.qkv, &w->qkv));
+    H2O_RETURN_IF_ERROR(LoadMatrix(map.out.weight, &w->out.weight));
+    H2O_RETURN_IF_ERROR(LoadBias(map.out.bias, &w->out_bias));
+    H2O_RETURN_IF_ERROR(LoadLinear(map.fc1, &w->fc1));
+    H2O_RETURN_IF_ERROR(LoadMatrix(map.fc2.weight, &w->fc2.weight));
+    H2O_RETURN_IF_ERROR(LoadBias(map.fc2.bias, &w->fc2_bias));
+    H2O_RETURN_IF_ERROR(LoadNorm(map.attention_norm, &w->attention_norm));
+    return LoadNorm(map.ffn_norm, &w->ffn_norm);
   }
 
-  absl::Status LoadBias(const std::vector<Slice>& slices, const void** out) {
-    if (!config_.bias) return absl::OkStatus();
-    return LoadVector(slices, backend_->formats().biases, out);
+  absl::Status LoadLinear(const WeightSource& source, LinearWeights* out) {
+    H2O_RETURN_IF_ERROR(LoadMatrix(source.weight, &out->weight));
+    return LoadBias(source.bias, &out->bias);
   }
 
-  absl::Status LoadNorm(const std::string& name, LayerNormWeights* norm) {
-    norm->epsilon = config_.norm_epsilon;
-    if (!config_.norm_affine) return absl::OkStatus();
-    const Range all{0, config_.hidden_size};
-    for (const auto& [part, out] :
-         {std::pair{".weight", &norm->weight}, {".bias", &norm->bias}}) {
-      const void* vector = nullptr;
-      H2O_RETURN_IF_ERROR(
-          LoadVector({Vector(name + part, config_.hidden_size, all)},
-                     DType::kFloat32, &vector));
-      *out = static_cast<const float*>(vector);
-    }
+  absl::Status LoadBias(const Slices& slices, const void** out) {
+    return LoadVector(slices, backend_->formats().biases, std::nullopt, out);
+  }
+
+  absl::Status LoadNorm(const WeightSource& source, LayerNormWeights* norm) {
+    norm->epsilon = norm_epsilon_;
+    H2O_RETURN_IF_ERROR(LoadNormPart(source.weight, 1, &norm->weight));
+    return LoadNormPart(source.bias, 0, &norm->bias);
+  }
+  absl::Status LoadNormPart(const Slices& slices, float if_dummy,
+                            const float** out) {
+    const void* vector = nullptr;
+    H2O_RETURN_IF_ERROR(LoadVector(slices, DType::kFloat32, if_dummy, &vector));
+    *out = static_cast<const float*>(vector);
     return absl::OkStatus();
   }
 
   // Slices stacked on each other, rows padded with zeros to whole vectors.
-  absl::Status LoadMatrix(const std::vector<Slice>& slices, StoredMatrix* out) {
+  absl::Status LoadMatrix(const Slices& slices, StoredMatrix* out) {
+    if (slices.empty()) return absl::OkStatus();
     H2O_ASSIGN_OR_RETURN(out->dtype, StorageType(slices[0].name));
     out->columns = slices[0].columns.size();
     out->stride = AlignedStride(out->columns);
-    for (const Slice& slice : slices) out->rows += slice.rows.size();
+    for (const TensorSlice& slice : slices) out->rows += slice.rows.size();
     const int64_t row_bytes = out->stride * SizeOf(out->dtype);
     std::byte* at = Take(out->rows * row_bytes);
     out->data = at;
-    for (const Slice& slice : slices) {
-      H2O_RETURN_IF_ERROR(Fill(slice, out->dtype, row_bytes, at));
+    for (const TensorSlice& slice : slices) {
+      H2O_RETURN_IF_ERROR(Fill(slice, out->dtype, row_bytes, std::nullopt, at));
       if (!measuring()) at += slice.rows.size() * row_bytes;
     }
     return absl::OkStatus();
   }
 
   // Slices side by side.
-  absl::Status LoadVector(const std::vector<Slice>& slices, DType dtype,
-                          const void** out) {
+  absl::Status LoadVector(const Slices& slices, DType dtype,
+                          std::optional<float> if_dummy, const void** out) {
+    if (slices.empty()) return absl::OkStatus();
     int64_t size = 0;
-    for (const Slice& slice : slices) size += slice.columns.size();
+    for (const TensorSlice& slice : slices) size += slice.columns.size();
     std::byte* at = Take(AlignedStride(size) * SizeOf(dtype));
     *out = at;
-    for (const Slice& slice : slices) {
+    for (const TensorSlice& slice : slices) {
       const int64_t bytes = slice.columns.size() * SizeOf(dtype);
-      H2O_RETURN_IF_ERROR(Fill(slice, dtype, bytes, at));
+      H2O_RETURN_IF_ERROR(Fill(slice, dtype, bytes, if_dummy, at));
       if (!measuring()) at += bytes;
     }
     return absl::OkStatus();
@@ -209,10 +155,16 @@ class Loader {
     return tensor;
   }
 
-  absl::Status Fill(const Slice& slice, DType dtype, int64_t row_bytes,
-                    std::byte* out) {
+  // Dummy weights are random unless `if_dummy` is their value.
+  absl::Status Fill(const TensorSlice& slice, DType dtype, int64_t row_bytes,
+                    std::optional<float> if_dummy, std::byte* out) {
     if (options_.checkpoint == nullptr) {
-      if (!measuring()) FillDummy(slice, dtype, row_bytes, out);
+      if (measuring()) return absl::OkStatus();
+      if (if_dummy) {
+        FillConstant(slice, dtype, row_bytes, *if_dummy, out);
+      } else {
+        FillRandom(slice, dtype, row_bytes, out);
+      }
     } else {
       H2O_ASSIGN_OR_RETURN(StoredTensor tensor, Find(slice.name));
       H2O_RETURN_IF_ERROR(CheckShape(slice, tensor));
@@ -224,7 +176,7 @@ class Loader {
     return absl::OkStatus();
   }
 
-  static absl::Status CheckShape(const Slice& slice,
+  static absl::Status CheckShape(const TensorSlice& slice,
                                  const StoredTensor& tensor) {
     const std::vector<int64_t> vector = {slice.full_columns};
     const std::vector<int64_t> matrix = {slice.full_rows, slice.full_columns};
@@ -258,8 +210,8 @@ class Loader {
     }
   }
 
-  void FillStored(const Slice& slice, const StoredTensor& tensor, DType dtype,
-                  int64_t row_bytes, std::byte* out) {
+  void FillStored(const TensorSlice& slice, const StoredTensor& tensor,
+                  DType dtype, int64_t row_bytes, std::byte* out) {
     const int64_t width = slice.columns.size();
     const int64_t bytes = width * SizeOf(dtype);
     UploadRows(
@@ -278,17 +230,17 @@ class Loader {
         });
   }
 
-  void FillDummy(const Slice& slice, DType dtype, int64_t row_bytes,
-                 std::byte* out) {
-    if (absl::StrContains(slice.name, "layer_norm")) {
-      const float constant = absl::EndsWith(slice.name, ".weight") ? 1 : 0;
-      UploadRows(1, row_bytes, out, [&](int64_t, std::byte* row) {
-        for (int64_t c = 0; c < slice.columns.size(); ++c) {
-          StoreElement(row, dtype, c, constant);
-        }
-      });
-      return;
-    }
+  void FillConstant(const TensorSlice& slice, DType dtype, int64_t row_bytes,
+                    float constant, std::byte* out) {
+    UploadRows(slice.rows.size(), row_bytes, out, [&](int64_t, std::byte* row) {
+      for (int64_t c = 0; c < slice.columns.size(); ++c) {
+        StoreElement(row, dtype, c, constant);
+      }
+    });
+  }
+
+  void FillRandom(const TensorSlice& slice, DType dtype, int64_t row_bytes,
+                  std::byte* out) {
     DummyTensor tensor;
     tensor.seed = options_.dummy_seed;
     tensor.stream = HashName(slice.name);
@@ -301,8 +253,8 @@ class Loader {
     backend_->FillDummy(tensor, dtype, out, row_bytes / SizeOf(dtype));
   }
 
-  const ModelConfig& config_;
-  const ShardSpec& shard_;
+  const WeightMap& map_;
+  const float norm_epsilon_;
   const WeightOptions& options_;
   Backend* const backend_;
   std::byte* const memory_;  // null while measuring
@@ -317,11 +269,14 @@ absl::StatusOr<ShardWeights> LoadShardWeights(const ModelConfig& config,
                                               const ShardSpec& shard,
                                               const WeightOptions& options,
                                               Backend* backend) {
-  Loader measure(config, shard, options, backend, nullptr, 0);
+  H2O_ASSIGN_OR_RETURN(const Family* family, FindFamily(config.family));
+  const WeightMap map = MapWeights(family->names, config, shard);
+  Loader measure(map, config.norm_epsilon, options, backend, nullptr, 0);
   ShardWeights draft;
   H2O_RETURN_IF_ERROR(measure.Load(&draft));
 
-  // A host grants more than it has, and kills who then uses it.
+  // Linux overcommits memory, so the need is compared with what is free before
+  // anything is allocated.
   const int64_t free = backend->FreeBytes();
   if (free > 0 && measure.used_bytes() > free) {
     return absl::ResourceExhaustedError(
@@ -331,7 +286,7 @@ absl::StatusOr<ShardWeights> LoadShardWeights(const ModelConfig& config,
   }
   ShardWeights weights;
   H2O_ASSIGN_OR_RETURN(weights.memory, backend->Allocate(measure.used_bytes()));
-  Loader fill(config, shard, options, backend, weights.memory.data(),
+  Loader fill(map, config.norm_epsilon, options, backend, weights.memory.data(),
               measure.used_bytes());
   H2O_RETURN_IF_ERROR(fill.Load(&weights));
   H2O_RETURN_IF_ERROR(backend->Synchronize());

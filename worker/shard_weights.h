@@ -1,9 +1,8 @@
 // The weights of one rank: its slices of a checkpoint, or random ones of the
 // same shapes, in memory of the device, read once.
 //
-// Megatron's cut (Shoeybi et al. 2019): q, k, v and fc1 by outputs, out_proj
-// and fc2 by inputs, embedding and head by vocabulary.  Biases behind a sum
-// over ranks (out_proj, fc2) are added after it, by every rank.
+// model/weight_map.h says how they are cut.  The biases of `out` and `fc2`,
+// whose products are summed over ranks, are added after the sum, by every rank.
 #pragma once
 
 #include <cstdint>

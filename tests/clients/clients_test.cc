@@ -176,6 +176,7 @@ TEST(NpyFile, HasNumpysLayout) {
 ModelConfig FloorConfig() {
   ModelConfig config;
   config.num_layers = 2;
+  config.family = "opt";
   config.qkv = {1, 1, 10};
   config.position_offset = 2;
   config.hidden_size = config.embed_dim = 10;

@@ -21,7 +21,7 @@ void ReadAll(const StoredTensor& tensor, size_t file_bytes) {
 void Run(std::string_view bytes) {
   static const TempDirectory directory;
   directory.Write("model.safetensors", bytes);
-  const auto checkpoint = Checkpoint::Open(directory.path());
+  const auto checkpoint = Checkpoint::Open(directory.path(), "model.");
   if (!checkpoint.ok()) {
     H2O_CHECK(!checkpoint.status().message().empty());
     return;

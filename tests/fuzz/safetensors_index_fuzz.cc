@@ -19,7 +19,7 @@ struct ShardDirectory : TempDirectory {
 void Run(std::string_view bytes) {
   static const ShardDirectory directory;
   directory.Write("model.safetensors.index.json", bytes);
-  const auto checkpoint = Checkpoint::Open(directory.path());
+  const auto checkpoint = Checkpoint::Open(directory.path(), "model.");
   if (!checkpoint.ok()) {
     H2O_CHECK(!checkpoint.status().message().empty());
     return;

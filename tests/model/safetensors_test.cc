@@ -340,7 +340,7 @@ TEST_F(SafetensorsTest, SurvivesRandomMutations) {
 // ---- Checkpoint
 
 TEST(CheckpointTest, ReadsTheModelThatShips) {
-  const auto checkpoint = Checkpoint::Open("models/opt-demo");
+  const auto checkpoint = Checkpoint::Open("models/opt-demo", "model.");
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   for (const char* name :
        {"model.decoder.layers.5.fc1.weight", "decoder.layers.5.fc1.weight"}) {
@@ -376,7 +376,8 @@ class CheckpointFilesTest : public ::testing::Test {
   }
   void ExpectOpenFails(absl::StatusCode code,
                        const std::vector<std::string>& fragments) {
-    ExpectStatus(Checkpoint::Open(directory_.path()).status(), code, fragments);
+    ExpectStatus(Checkpoint::Open(directory_.path(), "model.").status(), code,
+                 fragments);
   }
 
   TempDirectory directory_;
@@ -385,7 +386,7 @@ class CheckpointFilesTest : public ::testing::Test {
 TEST_F(CheckpointFilesTest, FindsNamesWithAndWithoutModel) {
   directory_.Write("model.safetensors",
                    OneTensor("decoder.final_layer_norm.bias", Bytes(8)));
-  const auto checkpoint = Checkpoint::Open(directory_.path());
+  const auto checkpoint = Checkpoint::Open(directory_.path(), "model.");
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   EXPECT_TRUE((*checkpoint)->Find("model.decoder.final_layer_norm.bias").ok());
   EXPECT_TRUE((*checkpoint)->Find("decoder.final_layer_norm.bias").ok());
@@ -403,7 +404,7 @@ TEST_F(CheckpointFilesTest, RefusesOneTensorUnderTwoNames) {
 }
 
 TEST_F(CheckpointFilesTest, SaysWhatIsMissing) {
-  ExpectStatus(Checkpoint::Open(directory_.File("none")).status(),
+  ExpectStatus(Checkpoint::Open(directory_.File("none"), "model.").status(),
                absl::StatusCode::kNotFound, {directory_.File("none")});
   ExpectOpenFails(absl::StatusCode::kNotFound,
                   {"model.safetensors.index.json"});
@@ -416,7 +417,7 @@ TEST_F(CheckpointFilesTest, SaysWhatIsMissing) {
 TEST_F(CheckpointFilesTest, RefusesIndexesThatDoNotMatchTheirShards) {
   directory_.Write("one.safetensors", OneTensor("a", Bytes(8)));
   WriteIndex({{"a", "one.safetensors"}});
-  EXPECT_TRUE(Checkpoint::Open(directory_.path()).ok());
+  EXPECT_TRUE(Checkpoint::Open(directory_.path(), "model.").ok());
   WriteIndex({{"a", "one.safetensors"}, {"b", "two.safetensors"}});
   ExpectOpenFails(absl::StatusCode::kNotFound, {"two.safetensors", "\"b\""});
   WriteIndex({{"a", "one.safetensors"}, {"b", "one.safetensors"}});
@@ -444,7 +445,7 @@ TEST_F(CheckpointFilesTest, RefusesIndexesThatDoNotMatchTheirShards) {
 
 TEST_F(CheckpointFilesTest, FingerprintsSeeContentButNotShards) {
   const auto fingerprint = [&] {
-    const auto checkpoint = Checkpoint::Open(directory_.path());
+    const auto checkpoint = Checkpoint::Open(directory_.path(), "model.");
     EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
     return checkpoint.ok() ? (*checkpoint)->Fingerprint() : "";
   };

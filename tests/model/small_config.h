@@ -8,6 +8,7 @@ namespace h2o {
 inline ModelConfig SmallConfig() {
   ModelConfig config;
   config.name = "small";
+  config.family = "opt";
   config.num_layers = 2;
   config.qkv = {2, 2, 8};
   config.hidden_size = 16;

@@ -9,6 +9,7 @@ namespace h2o {
 inline ModelConfig TinyConfig() {
   ModelConfig config;
   config.name = "tiny";
+  config.family = "opt";
   config.num_layers = 3;
   config.qkv = {6, 6, 16};
   config.hidden_size = 96;

@@ -41,6 +41,7 @@ constexpr int kLayers = 3;
 ModelConfig SmallGpuConfig(int head_dim) {
   ModelConfig config;
   config.name = "small";
+  config.family = "opt";
   config.num_layers = kLayers;
   config.qkv = {4, 4, head_dim};
   config.hidden_size = 4 * head_dim;
