@@ -1,3 +1,4 @@
+// Opens checkpoints: maps safetensors files and checks their headers.
 #include "model/safetensors.h"
 
 #include <fcntl.h>
@@ -62,6 +63,100 @@ std::optional<int64_t> ToSize(const json& value) {
 }
 
 std::string Quoted(std::string_view name) { return Describe(json(name)); }
+
+// ---- One tensor's entry of a header: {"dtype": "F16", "shape": [2, 3],
+// "data_offsets": [0, 12]}.  Errors do not name the tensor; the caller does.
+
+template <typename... Parts>
+absl::Status Malformed(const Parts&... what) {
+  return absl::DataLossError(absl::StrCat(what...));
+}
+
+// The elements of a shape, which is appended to `shape`.
+absl::StatusOr<int64_t> ParseShape(const json& sizes,
+                                   std::vector<int64_t>* shape) {
+  if (!sizes.is_array()) {
+    return Malformed("\"shape\" is ", Describe(sizes),
+                     "; it must be an array of sizes");
+  }
+  if (sizes.size() > kMaxDimensions) {
+    return Malformed("\"shape\" has ", sizes.size(),
+                     " dimensions; a model's tensors have at most ",
+                     kMaxDimensions);
+  }
+  int64_t num_elements = 1;
+  for (const json& size : sizes) {
+    const std::optional<int64_t> n = ToSize(size);
+    if (!n) {
+      return Malformed("\"shape\" holds ", Describe(size),
+                       "; it must hold sizes from 0 on");
+    }
+    // Also where another size is 0: a caller may multiply in any order.
+    if (*n > 0 && num_elements > INT64_MAX / 64 / *n) {
+      return Malformed("\"shape\" overflows: no file holds so many elements");
+    }
+    num_elements *= std::max<int64_t>(*n, 1);
+    shape->push_back(*n);
+  }
+  const bool empty = std::find(shape->begin(), shape->end(), 0) != shape->end();
+  return empty ? 0 : num_elements;
+}
+
+// [begin, end) in bytes.
+absl::StatusOr<std::pair<int64_t, int64_t>> ParseOffsets(const json& offsets,
+                                                         int64_t data_bytes) {
+  const bool is_pair = offsets.is_array() && offsets.size() == 2;
+  std::optional<int64_t> begin, end;
+  if (is_pair) {
+    begin = ToSize(offsets[0]);
+    end = ToSize(offsets[1]);
+  }
+  if (!begin || !end || *begin > *end) {
+    return Malformed("\"data_offsets\" is ",
+                     is_pair ? absl::StrCat("[", Describe(offsets[0]), ", ",
+                                            Describe(offsets[1]), "]")
+                             : Describe(offsets),
+                     "; it must be [begin, end) in bytes");
+  }
+  if (*end > data_bytes) {
+    return Malformed("it ends at byte ", *end, " of the data, the file at ",
+                     data_bytes, ": the file is torn");
+  }
+  return std::pair(*begin, *end);
+}
+
+absl::StatusOr<HeaderEntry> ParseEntry(const json& value, int64_t data_bytes) {
+  if (!value.is_object()) {
+    return Malformed("its entry is ", Describe(value),
+                     "; it must be an object");
+  }
+  for (const char* key : {"dtype", "shape", "data_offsets"}) {
+    if (!value.contains(key)) return Malformed("\"", key, "\" is missing");
+  }
+  const json& dtype = value["dtype"];
+  if (!dtype.is_string()) {
+    return Malformed("\"dtype\" is ", Describe(dtype),
+                     "; it must be a string like \"F16\"");
+  }
+  HeaderEntry entry;
+  entry.dtype = dtype.get<std::string>();
+  H2O_ASSIGN_OR_RETURN(const int64_t num_elements,
+                       ParseShape(value["shape"], &entry.shape));
+  H2O_ASSIGN_OR_RETURN(const auto range,
+                       ParseOffsets(value["data_offsets"], data_bytes));
+  entry.begin_bytes = range.first;
+  entry.end_bytes = range.second;
+  if (const auto bits = BitsOf(entry.dtype)) {
+    const int64_t right_bytes = (num_elements * *bits + 7) / 8;
+    const int64_t bytes = entry.end_bytes - entry.begin_bytes;
+    if (bytes != right_bytes) {
+      return Malformed("it has ", bytes, " bytes; ", entry.dtype, " [",
+                       absl::StrJoin(entry.shape, ", "), "] takes ",
+                       right_bytes);
+    }
+  }
+  return entry;
+}
 
 }  // namespace
 
@@ -140,85 +235,18 @@ absl::Status SafetensorsFile::ParseHeader() {
 
   for (const auto& [name, value] : header.items()) {
     if (name == "__metadata__") continue;
-    const auto malformed = [&](const auto&... what) {
-      return absl::DataLossError(
-          absl::StrCat(path_, ": tensor ", Quoted(name), ": ", what...));
-    };
-    if (!value.is_object()) {
-      return malformed("its entry is ", Describe(value),
-                       "; it must be an object");
+    absl::StatusOr<HeaderEntry> entry = ParseEntry(value, data_bytes);
+    if (!entry.ok()) {
+      return absl::DataLossError(absl::StrCat(path_, ": tensor ", Quoted(name),
+                                              ": ", entry.status().message()));
     }
-    for (const char* key : {"dtype", "shape", "data_offsets"}) {
-      if (!value.contains(key)) return malformed("\"", key, "\" is missing");
-    }
-    Entry entry;
-    const json& dtype = value["dtype"];
-    const json& shape = value["shape"];
-    const json& offsets = value["data_offsets"];
-    if (!dtype.is_string()) {
-      return malformed("\"dtype\" is ", Describe(dtype),
-                       "; it must be a string like \"F16\"");
-    }
-    entry.dtype = dtype.get<std::string>();
-    if (!shape.is_array()) {
-      return malformed("\"shape\" is ", Describe(shape),
-                       "; it must be an array of sizes");
-    }
-    if (shape.size() > kMaxDimensions) {
-      return malformed("\"shape\" has ", shape.size(),
-                       " dimensions; a model's tensors have at most ",
-                       kMaxDimensions);
-    }
-    int64_t num_elements = 1;
-    for (const json& size : shape) {
-      const std::optional<int64_t> n = ToSize(size);
-      if (!n) {
-        return malformed("\"shape\" holds ", Describe(size),
-                         "; it must hold sizes from 0 on");
-      }
-      // Also where another size is 0: a caller may multiply in any order.
-      if (*n > 0 && num_elements > INT64_MAX / 64 / *n) {
-        return malformed("\"shape\" overflows: no file holds so many elements");
-      }
-      num_elements *= std::max<int64_t>(*n, 1);
-      entry.shape.push_back(*n);
-    }
-    if (std::find(entry.shape.begin(), entry.shape.end(), 0) !=
-        entry.shape.end()) {
-      num_elements = 0;
-    }
-    std::optional<int64_t> begin, end;
-    if (offsets.is_array() && offsets.size() == 2) {
-      begin = ToSize(offsets[0]);
-      end = ToSize(offsets[1]);
-    }
-    if (!begin || !end || *begin > *end) {
-      return malformed("\"data_offsets\" is ",
-                       offsets.is_array() && offsets.size() == 2
-                           ? absl::StrCat("[", Describe(offsets[0]), ", ",
-                                          Describe(offsets[1]), "]")
-                           : Describe(offsets),
-                       "; it must be [begin, end) in bytes");
-    }
-    if (*end > data_bytes) {
-      return malformed("it ends at byte ", *end, " of the data, the file at ",
-                       data_bytes, ": the file is torn");
-    }
-    if (const auto bits = BitsOf(entry.dtype)) {
-      const int64_t right_bytes = (num_elements * *bits + 7) / 8;
-      if (*end - *begin != right_bytes) {
-        return malformed("it has ", *end - *begin, " bytes; ", entry.dtype,
-                         " [", absl::StrJoin(entry.shape, ", "), "] takes ",
-                         right_bytes);
-      }
-    }
-    entry.begin_bytes = *begin;
-    entry.end_bytes = *end;
-    entries_.emplace(name, std::move(entry));
+    entries_.emplace(name, *std::move(entry));
   }
+  return CheckNoGaps(data_bytes);
+}
 
-  // Side by side the tensors fill the data: nothing twice, nothing unclaimed.
-  std::vector<std::pair<const std::string*, const Entry*>> in_order;
+absl::Status SafetensorsFile::CheckNoGaps(int64_t data_bytes) const {
+  std::vector<std::pair<const std::string*, const HeaderEntry*>> in_order;
   for (const auto& [name, entry] : entries_)
     in_order.push_back({&name, &entry});
   std::sort(in_order.begin(), in_order.end(), [](const auto& a, const auto& b) {
@@ -253,7 +281,7 @@ absl::StatusOr<StoredTensor> SafetensorsFile::Find(
     return absl::NotFoundError(
         absl::StrCat(path_, " has no tensor ", Quoted(name)));
   }
-  const Entry& entry = it->second;
+  const HeaderEntry& entry = it->second;
   const std::optional<DType> dtype = ToDType(entry.dtype);
   if (!dtype) {
     return absl::FailedPreconditionError(absl::StrCat(
@@ -402,7 +430,7 @@ std::string Checkpoint::Fingerprint() const {
   Fnv1a hash;
   for (const auto& [name, place] : places_) {
     const auto it = place.file->entries_.find(place.name);
-    const SafetensorsFile::Entry& entry = it->second;
+    const HeaderEntry& entry = it->second;
     const std::byte* data = place.file->data_ + entry.begin_bytes;
     const int64_t num_bytes = entry.end_bytes - entry.begin_bytes;
     hash.AddText(name);

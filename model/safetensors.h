@@ -37,6 +37,13 @@ struct StoredTensor {
   }
 };
 
+// A tensor as a file's header describes it.
+struct HeaderEntry {
+  std::string dtype;  // as the header spells it
+  std::vector<int64_t> shape;
+  int64_t begin_bytes = 0, end_bytes = 0;  // in the data
+};
+
 class SafetensorsFile {
  public:
   // Errors: NOT_FOUND without the file, DATA_LOSS if it is torn or malformed.
@@ -58,21 +65,17 @@ class SafetensorsFile {
  private:
   friend class Checkpoint;
 
-  struct Entry {
-    std::string dtype;  // as the header spells it
-    std::vector<int64_t> shape;
-    int64_t begin_bytes = 0, end_bytes = 0;  // in the data
-  };
-
   explicit SafetensorsFile(std::string path) : path_(std::move(path)) {}
   absl::Status Map();
   absl::Status ParseHeader();
+  // Side by side the tensors fill the data: nothing twice, nothing unclaimed.
+  absl::Status CheckNoGaps(int64_t data_bytes) const;
 
   const std::string path_;
   const std::byte* map_ = nullptr;
   int64_t map_bytes_ = 0;
   const std::byte* data_ = nullptr;  // behind the header
-  std::map<std::string, Entry, std::less<>> entries_;
+  std::map<std::string, HeaderEntry, std::less<>> entries_;
 };
 
 // All tensors of a model: DIR/model.safetensors, or the shards that
