@@ -1,5 +1,5 @@
-// Byte-level BPE (Sennrich et al. 2016, as in GPT-2) from a Hugging Face
-// directory's vocab.json and merges.txt, with OPT's special tokens.
+// Byte-level BPE (Sennrich et al. 2016, as in GPT-2) from the vocab.json,
+// merges.txt and tokenizer_config.json of a Hugging Face directory.
 #pragma once
 
 #include <cstdint>
@@ -24,9 +24,9 @@ class Tokenizer {
       const std::string& directory, int vocab_size);
   ~Tokenizer();
 
-  // `</s>` (id 2) in front, then `text`; special-token strings in it are parsed
-  // as Hugging Face does.  Errors: INVALID_ARGUMENT if not UTF-8, with the
-  // offset of the first bad byte.
+  // The token that begins every text (OPT: `</s>`), then those of `text`.  Text
+  // that spells an added token becomes that token, as in Hugging Face.  Errors:
+  // INVALID_ARGUMENT if not UTF-8, with the offset of the first bad byte.
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text) const;
 
   // The bytes that ids stand for; invalid UTF-8 is replaced by U+FFFD exactly
@@ -43,10 +43,6 @@ class Tokenizer {
   explicit Tokenizer(std::unique_ptr<TokenizerImpl> impl);
   std::unique_ptr<TokenizerImpl> impl_;
 };
-
-// The words that merges never cross, in order; together they are `text`.
-// REQUIRES: `text` is valid UTF-8.
-std::vector<std::string_view> SplitWords(std::string_view text);
 
 // Turns a stream of tokens into a stream of text that never splits a UTF-8
 // character: bytes of an unfinished character wait for the next token.  The

@@ -13,6 +13,7 @@
 #include <string>
 
 #include "base/hash.h"
+#include "model/pre_tokenizer.h"
 #include "tests/model/temp_directory.h"
 
 namespace h2o {
@@ -92,6 +93,12 @@ TEST(TokenizerTest, EncodesAsHuggingFaceDoes) {
 
 TEST(TokenizerTest, EmptyTextIsOneToken) {
   EXPECT_THAT(*Demo().Encode(""), ElementsAre(2));
+}
+
+std::vector<std::string_view> SplitWords(std::string_view text) {
+  std::vector<std::string_view> words;
+  ForEachWord(text, [&](std::string_view word) { words.push_back(word); });
+  return words;
 }
 
 // Every code point that there is belongs to the kind of word that Hugging Face
