@@ -1,3 +1,4 @@
+// The command `logits`: the logits or likelihoods of given tokens.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
@@ -81,14 +82,14 @@ absl::Status RunForced(Embedded* embedded, std::vector<Request> requests,
   });
 }
 
-// What is given, and how the cache is to keep it.
+// The tokens of one input, and the policy of its cache.
 struct Given {
   std::vector<int32_t> tokens;
   std::optional<KvPolicyRequest> policy;
   std::string place;
 };
 
-// Of what a line may say only a policy has a meaning here.
+// A line's options other than the policy are refused: no token is sampled.
 absl::StatusOr<Given> GivenBy(const Request& line, const Embedded& embedded) {
   const SamplingParams& sampling = line.sampling;
   if (line.max_tokens || line.ignore_eos || !line.stop.empty() ||
@@ -143,9 +144,7 @@ absl::StatusOr<Request> RequestFor(const Given& given, const LogitsFlags& flags,
   return request;
 }
 
-absl::Status RunLogits(const LogitsFlags& flags) {
-  H2O_ASSIGN_OR_RETURN(const std::optional<KvPolicyRequest> policy,
-                       flags.policy.Request());
+absl::Status CheckFlags(const LogitsFlags& flags) {
   if (flags.nll == !flags.out.empty()) {
     return absl::InvalidArgumentError(
         "give either --out FILE.npy (with --tokens) or --nll");
@@ -153,38 +152,37 @@ absl::Status RunLogits(const LogitsFlags& flags) {
   if (!flags.nll && flags.tokens.empty()) {
     return absl::InvalidArgumentError("--out goes with --tokens, not --input");
   }
-  H2O_ASSIGN_OR_RETURN(EmbeddedOptions options, flags.embedded.Options());
-  options.engine.max_sequences = 16;  // logits are large
-  options.engine.max_queue = std::numeric_limits<int>::max();
-  H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Embedded> embedded,
-                       Embedded::Create(options));
-  H2O_ASSIGN_OR_RETURN(const std::vector<Given> inputs,
-                       ReadGiven(flags, *embedded, policy));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<Request>> RequestsFor(
+    const std::vector<Given>& inputs, const LogitsFlags& flags,
+    const Embedded& embedded) {
   std::vector<Request> requests;
   for (const Given& given : inputs) {
-    absl::StatusOr<Request> request = RequestFor(given, flags, *embedded);
+    absl::StatusOr<Request> request = RequestFor(given, flags, embedded);
     if (!request.ok()) return At(given.place, request.status());
     requests.push_back(*std::move(request));
   }
-  TraceFile trace;
-  if (!flags.trace.empty()) {
-    H2O_ASSIGN_OR_RETURN(trace, TraceFile::Create(flags.trace));
-  }
+  return requests;
+}
 
-  if (!flags.nll) {
-    const int64_t vocabulary = embedded->config().vocab_size;
-    H2O_ASSIGN_OR_RETURN(
-        NpyFile out,
-        NpyFile::Create(flags.out,
-                        static_cast<int64_t>(inputs[0].tokens.size()),
-                        vocabulary));
-    H2O_RETURN_IF_ERROR(RunForced(
-        embedded.get(), std::move(requests), &trace,
-        [&](int, int64_t, absl::Span<const float> row) { out.Append(row); }));
-    H2O_RETURN_IF_ERROR(out.Close());
-    return trace.Close();
-  }
+// --out: float32 [tokens, vocabulary] as an .npy file.
+absl::Status WriteLogits(const std::string& path, int64_t num_tokens,
+                         Embedded* embedded, std::vector<Request> requests,
+                         TraceFile* trace) {
+  H2O_ASSIGN_OR_RETURN(
+      NpyFile out,
+      NpyFile::Create(path, num_tokens, embedded->config().vocab_size));
+  H2O_RETURN_IF_ERROR(RunForced(
+      embedded, std::move(requests), trace,
+      [&](int, int64_t, absl::Span<const float> row) { out.Append(row); }));
+  return out.Close();
+}
 
+// --nll: a JSON line for each input.
+absl::Status PrintNll(const std::vector<Given>& inputs, Embedded* embedded,
+                      std::vector<Request> requests, TraceFile* trace) {
   std::vector<std::vector<double>> nll(inputs.size());
   size_t total = 0, done = 0;
   for (const Given& given : inputs) total += given.tokens.size();
@@ -197,13 +195,40 @@ absl::Status RunLogits(const LogitsFlags& flags) {
       nll[i].push_back(NegativeLogLikelihood(row, tokens[position + 1]));
     }
   };
-  H2O_RETURN_IF_ERROR(
-      RunForced(embedded.get(), std::move(requests), &trace, on_row));
+  H2O_RETURN_IF_ERROR(RunForced(embedded, std::move(requests), trace, on_row));
   for (size_t i = 0; i < nll.size(); ++i) {
     nlohmann::ordered_json line;
     line["index"] = i;
     line["nll"] = nll[i];
     std::printf("%s\n", line.dump().c_str());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RunLogits(const LogitsFlags& flags) {
+  H2O_ASSIGN_OR_RETURN(const std::optional<KvPolicyRequest> policy,
+                       flags.policy.Request());
+  H2O_RETURN_IF_ERROR(CheckFlags(flags));
+  H2O_ASSIGN_OR_RETURN(EmbeddedOptions options, flags.embedded.Options());
+  options.engine.max_sequences = 16;  // logits are large
+  options.engine.max_queue = std::numeric_limits<int>::max();
+  H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Embedded> embedded,
+                       Embedded::Create(options));
+  H2O_ASSIGN_OR_RETURN(const std::vector<Given> inputs,
+                       ReadGiven(flags, *embedded, policy));
+  H2O_ASSIGN_OR_RETURN(std::vector<Request> requests,
+                       RequestsFor(inputs, flags, *embedded));
+  TraceFile trace;
+  if (!flags.trace.empty()) {
+    H2O_ASSIGN_OR_RETURN(trace, TraceFile::Create(flags.trace));
+  }
+  if (flags.nll) {
+    H2O_RETURN_IF_ERROR(
+        PrintNll(inputs, embedded.get(), std::move(requests), &trace));
+  } else {
+    const int64_t num_tokens = static_cast<int64_t>(inputs[0].tokens.size());
+    H2O_RETURN_IF_ERROR(WriteLogits(flags.out, num_tokens, embedded.get(),
+                                    std::move(requests), &trace));
   }
   return trace.Close();
 }
