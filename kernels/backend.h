@@ -197,7 +197,8 @@ class Backend : public Device {
   virtual void Sample(Matrix logits, const SequenceState* states,
                       const int32_t* slots, int32_t* tokens) = 0;
   // Gives every live row its next token (the forced one, if there is one),
-  // moves its state, and tells whether it is finished.
+  // appends it to the sequence's tokens, moves the state on, and tells whether
+  // the sequence is finished.
   virtual void Advance(SequenceState* states, const int32_t* slots,
                        int64_t rows, const int32_t* tokens,
                        RowResult* results) = 0;

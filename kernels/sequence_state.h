@@ -1,4 +1,4 @@
-// What a device knows of an open sequence, so that a decode step needs no word
+// What a device knows of an open sequence, so that a decode step needs no input
 // from the host: plain numbers, in the memory of the device.
 #pragma once
 
@@ -12,11 +12,15 @@ namespace h2o {
 
 // One entry an open sequence.
 struct SequenceState {
-  KvHead* heads = nullptr;          // [layers][heads of this rank]
-  const int32_t* forced = nullptr;  // teacher forcing: token t is forced[t]
+  KvHead* heads = nullptr;  // [layers][heads of this rank]
+  // The sequence's tokens by position: the prompt's p are tokens[0..p-1],
+  // generated token t is tokens[p + t].  The first num_forced of the generated
+  // ones are given (teacher forcing); Advance writes the others, so
+  // tokens[0..position] are always known.
+  int32_t* tokens = nullptr;
   int32_t num_forced = 0;
-  int32_t token = 0;          // the last one: what the next step processes
-  int32_t position = 0;       // where it stands: prompt + num_generated - 1
+  int32_t token = 0;          // tokens[position]: what the next step processes
+  int32_t position = 0;       // of the last token: p + num_generated - 1
   int32_t num_generated = 0;  // tokens so far
   int32_t max_tokens = 0;
   int32_t stop_token = -1;  // ends the sequence; -1: none does

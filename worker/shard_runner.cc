@@ -6,6 +6,7 @@
 #include <deque>
 #include <map>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
@@ -74,7 +75,8 @@ class Runner final : public ShardRunner {
  private:
   absl::Status Admit(const SequenceSpec& spec, StepInFlight* step);
   absl::Status CheckSpec(const SequenceSpec& spec) const;
-  // Uploads the SequenceState that decode steps start from.
+  // Uploads the tokens that are given and the state that decode steps start
+  // from.
   void UploadState(const OpenSequence& sequence);
   absl::Status Retire(uint64_t id, StepInFlight* step);
 
@@ -198,7 +200,7 @@ absl::Status Runner::CheckSpec(const SequenceSpec& spec) const {
   if (spec.prompt.empty() || spec.max_tokens < 1 ||
       MaxStoredTokens(spec.prompt.size(), spec.max_tokens) >
           config.max_positions ||
-      static_cast<int64_t>(spec.forced.size()) > config.max_positions) {
+      static_cast<int64_t>(spec.forced.size()) > spec.max_tokens) {
     return absl::InternalError(absl::StrCat("the plan admits sequence ",
                                             spec.id, " of ", spec.prompt.size(),
                                             " + ", spec.max_tokens, " tokens"));
@@ -221,21 +223,19 @@ absl::Status Runner::CheckSpec(const SequenceSpec& spec) const {
 
 void Runner::UploadState(const OpenSequence& sequence) {
   const SequenceSpec& spec = sequence.spec;
-  const StepWorkspace& w = parts_->workspace;
+  std::vector<int32_t> given = spec.prompt;
+  given.insert(given.end(), spec.forced.begin(), spec.forced.end());
   SequenceState state;
   state.heads = parts_->cache->Heads(spec.id);
+  state.tokens = parts_->TokensAt(sequence.seat);
+  state.num_forced = static_cast<int32_t>(spec.forced.size());
   state.position = sequence.prompt_length() - 1;
   state.max_tokens = spec.max_tokens;
   state.stop_token = spec.ignore_eos ? -1 : parts_->config.stop_tokens.front();
   state.sampling = spec.sampling;
-  if (!spec.forced.empty()) {
-    int32_t* const forced =
-        w.forced + int64_t{sequence.seat} * parts_->config.max_positions;
-    state.forced = forced;
-    state.num_forced = static_cast<int32_t>(spec.forced.size());
-    parts_->backend->UploadAll(spec.forced, forced);
-  }
-  parts_->backend->Upload(&state, sizeof(state), w.states + sequence.seat);
+  parts_->backend->UploadAll(given, state.tokens);
+  parts_->backend->Upload(&state, sizeof(state),
+                          parts_->workspace.states + sequence.seat);
 }
 
 absl::Status Runner::Retire(uint64_t id, StepInFlight* step) {
@@ -253,13 +253,18 @@ absl::StatusOr<StepResult> ShardRunner::Run(const StepPlan& plan) {
   return Collect();
 }
 
+std::unique_ptr<ShardRunner> ShardRunner::Over(
+    std::unique_ptr<ShardParts> parts) {
+  return std::make_unique<Runner>(std::move(parts));
+}
+
 absl::StatusOr<std::unique_ptr<ShardRunner>> ShardRunner::Create(
     const ShardOptions& options, std::unique_ptr<Communicator> communicator,
     const Clock* clock, std::function<void(double)> progress) {
   H2O_ASSIGN_OR_RETURN(std::unique_ptr<ShardParts> parts,
                        MakeShardParts(options, std::move(communicator), clock,
                                       std::move(progress)));
-  return std::make_unique<Runner>(std::move(parts));
+  return Over(std::move(parts));
 }
 
 }  // namespace h2o

@@ -23,12 +23,16 @@
 
 namespace h2o {
 
+struct ShardParts;
+
 class ShardRunner : public PlanRunner {
  public:
   // Makes the rank; arguments and errors are those of MakeShardParts.
   static absl::StatusOr<std::unique_ptr<ShardRunner>> Create(
       const ShardOptions& options, std::unique_ptr<Communicator> communicator,
       const Clock* clock, std::function<void(double fraction)> progress);
+  // Runs plans over a rank that is made (shard_setup.h).
+  static std::unique_ptr<ShardRunner> Over(std::unique_ptr<ShardParts> parts);
 
   // A prefill may pause between two plans; one at a time.
   // Errors: INTERNAL for a plan that does not follow from the ones before it

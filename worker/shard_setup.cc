@@ -229,6 +229,10 @@ Matrix ShardParts::DecodeHidden(int64_t rows) const {
           AlignedStride(config.hidden_size)};
 }
 
+int32_t* ShardParts::TokensAt(int seat) const {
+  return workspace.sequence_tokens + seat * (int64_t{config.max_positions} + 1);
+}
+
 absl::StatusOr<std::unique_ptr<ShardParts>> MakeShardParts(
     const ShardOptions& options, std::unique_ptr<Communicator> communicator,
     const Clock* clock, std::function<void(double fraction)> progress) {

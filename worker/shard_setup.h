@@ -36,6 +36,9 @@ struct ShardParts {
   // hidden].
   Matrix PrefillHidden(int64_t rows) const;
   Matrix DecodeHidden(int64_t rows) const;
+  // The tokens of the sequence at a seat, on the device [max_positions + 1];
+  // see SequenceState::tokens.
+  int32_t* TokensAt(int seat) const;
 
   const ModelConfig config;
   const ShardSpec shard;    // what this rank owns

@@ -37,7 +37,7 @@ int64_t Carve(const ModelConfig& config, const ShardSpec& shard, int64_t rows,
   take(vocabulary, &w->logit_pieces);
   take(vocabulary, &w->whole_logits);
   take(sequences, &w->states);
-  take(sequences * positions, &w->forced);
+  take(sequences * (positions + 1), &w->sequence_tokens);
   take(positions, &w->prompt_tokens);
   take(positions, &w->prompt_positions);
   take(rows + 1, &w->prompt_starts);
@@ -50,7 +50,7 @@ int64_t Carve(const ModelConfig& config, const ShardSpec& shard, int64_t rows,
   take(rows, &w->heads);
   take(config.num_layers * rows * shard.kv_heads.size(), &w->evicted);
   take(shard.size * rows, &w->best);
-  take(rows, &w->tokens);
+  take(rows, &w->next_tokens);
   take(rows, &w->results);
   take(shard.kv_heads.size() * positions, &w->stored);
   return carver.used();

@@ -27,7 +27,8 @@ struct StepWorkspace {
   float* whole_logits = nullptr;    // [max_rows, vocabulary stride]
 
   SequenceState* states = nullptr;  // [max_sequences]
-  int32_t* forced = nullptr;        // [max_sequences, max_positions]
+  // [max_sequences, max_positions + 1]: see SequenceState::tokens.
+  int32_t* sequence_tokens = nullptr;
   // Inputs of a prefill.
   int32_t* prompt_tokens = nullptr;     // [max_positions]
   int32_t* prompt_positions = nullptr;  // likewise
@@ -36,15 +37,15 @@ struct StepWorkspace {
   int32_t* prompt_seats = nullptr;      // [max_rows]; -1: nobody's
   KvHead** prompt_heads = nullptr;      // [max_rows]
   // Inputs of a decode step, and its results.
-  int32_t* seats = nullptr;       // [max_rows]; -1: nobody's
-  int32_t* row_tokens = nullptr;  // [max_rows]
-  int32_t* positions = nullptr;   // [max_rows]
-  KvHead** heads = nullptr;       // [max_rows]
-  int32_t* evicted = nullptr;     // [layers, rows, local heads]
-  BestLogit* best = nullptr;      // [ranks, rows]
-  int32_t* tokens = nullptr;      // [max_rows]
-  RowResult* results = nullptr;   // [max_rows]
-  uint16_t* stored = nullptr;     // [local heads, max_positions], for traces
+  int32_t* seats = nullptr;        // [max_rows]; -1: nobody's
+  int32_t* row_tokens = nullptr;   // [max_rows]
+  int32_t* positions = nullptr;    // [max_rows]
+  KvHead** heads = nullptr;        // [max_rows]
+  int32_t* evicted = nullptr;      // [layers, rows, local heads]
+  BestLogit* best = nullptr;       // [ranks, rows]
+  int32_t* next_tokens = nullptr;  // [max_rows]
+  RowResult* results = nullptr;    // [max_rows]
+  uint16_t* stored = nullptr;      // [local heads, max_positions], for traces
 
   // On the host: the results of the steps in flight, a ring,
   // [PlanRunner::kMaxInFlight][2 * max_sequences].

@@ -19,12 +19,12 @@ absl::Status TokenHead::Emit(Matrix features, const int32_t* seats,
   backend.ArgMax(logits, static_cast<int32_t>(shard.vocabulary.begin), mine);
   const std::vector<int64_t> bytes(shard.size, rows * sizeof(BestLogit));
   H2O_RETURN_IF_ERROR(parts_.communicator->AllGather(mine, bytes, w.best));
-  backend.PickBest(w.best, shard.size, rows, w.tokens);
+  backend.PickBest(w.best, shard.size, rows, w.next_tokens);
   if (needs.whole_logits) H2O_RETURN_IF_ERROR(GatherLogits(logits));
   if (needs.sampling) {
-    backend.Sample(WholeLogits(rows), w.states, seats, w.tokens);
+    backend.Sample(WholeLogits(rows), w.states, seats, w.next_tokens);
   }
-  backend.Advance(w.states, seats, rows, w.tokens, w.results);
+  backend.Advance(w.states, seats, rows, w.next_tokens, w.results);
   return absl::OkStatus();
 }
 

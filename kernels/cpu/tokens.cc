@@ -115,8 +115,9 @@ void Advance(SequenceState* states, const int32_t* slots, int64_t rows,
     results[r] = {};
     if (!Runs(states, slots[r])) continue;
     SequenceState& s = states[slots[r]];
-    s.token =
-        s.num_generated < s.num_forced ? s.forced[s.num_generated] : tokens[r];
+    int32_t* const next = s.tokens + s.position + 1;
+    if (s.num_generated >= s.num_forced) *next = tokens[r];
+    s.token = *next;
     ++s.num_generated;
     ++s.position;
     if (s.token == s.stop_token) {

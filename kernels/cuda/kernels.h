@@ -204,9 +204,9 @@ cudaError_t Sample(const float* logits, int64_t stride, int rows,
                    int vocabulary, const SequenceState* states,
                    const int32_t* slots, int32_t* tokens, cudaStream_t stream);
 
-// Gives every live row its next token (the forced one, if there is one), moves
-// its state and tells whether it is finished: results[r]; a row that did not
-// run gets token -1.
+// Gives every live row its next token (the forced one, if there is one),
+// appends it to the sequence's tokens, moves the state on and tells whether the
+// sequence is finished: results[r]; a row that did not run gets token -1.
 cudaError_t Advance(SequenceState* states, const int32_t* slots, int rows,
                     const int32_t* tokens, RowResult* results,
                     cudaStream_t stream);

@@ -70,9 +70,10 @@ __global__ void __launch_bounds__(kRowThreads)
     return;
   }
   SequenceState& state = states[slots[r]];
+  int32_t* const next = state.tokens + state.position + 1;
   const bool is_forced = state.num_generated < state.num_forced;
-  const int32_t token =
-      is_forced ? state.forced[state.num_generated] : tokens[r];
+  const int32_t token = is_forced ? *next : tokens[r];
+  *next = token;
   state.token = token;
   ++state.num_generated;
   ++state.position;

@@ -12,10 +12,12 @@
 #include "parallel/thread_communicator.h"
 #include "tests/worker/tiny_model.h"
 #include "worker/decode_pass.h"
+#include "worker/shard_setup.h"
 
 namespace h2o {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 // Ranks of one group, each stepped by a thread of its own.
@@ -34,10 +36,11 @@ class Ranks {
       options.num_threads = threads;
       options.kv_pool_bytes = pool_bytes;
       options.max_sequences = 16;
-      runners_.push_back(ShardRunner::Create(options,
-                                             std::move(communicators[rank]),
-                                             &clock_, nullptr)
-                             .value());
+      auto parts = MakeShardParts(options, std::move(communicators[rank]),
+                                  &clock_, nullptr)
+                       .value();
+      parts_.push_back(parts.get());
+      runners_.push_back(ShardRunner::Over(std::move(parts)));
     }
   }
 
@@ -65,10 +68,17 @@ class Ranks {
     return merged;
   }
   ShardRunner& runner(int rank) { return *runners_[rank]; }
+  // The first `count` tokens that a rank's device keeps of an open sequence.
+  std::vector<int32_t> TokensOnDevice(int rank, uint64_t id, int count) const {
+    const ShardParts& parts = *parts_[rank];
+    const int32_t* tokens = parts.TokensAt(parts.cache->Slot(id));
+    return {tokens, tokens + count};
+  }
 
  private:
   SteadyClock clock_;
   uint64_t step_ = 0;
+  std::vector<ShardParts*> parts_;  // the runners own them
   std::vector<std::unique_ptr<ShardRunner>> runners_;
 };
 
@@ -203,6 +213,41 @@ TEST(ShardRunner, DecodeThroughTheFullCacheIsPrefill) {
   const auto b = Generate(&ranks, {decode})[0].logits;
   ASSERT_EQ(a.size(), b.size());
   for (size_t i = 0; i < a.size(); ++i) ASSERT_NEAR(a[i], b[i], 1e-4);
+}
+
+TEST(ShardRunner, TheDeviceKeepsPromptForcedAndGeneratedTokens) {
+  Ranks ranks(2);
+  // As long as a sequence can be; forced all through; forced at first, beside
+  // one that is free.
+  std::vector<SequenceSpec> specs = {Spec(1, 250, 7, 40), Spec(2, 20, 7, 40),
+                                     Spec(3, 1, 7, 40), Spec(4, 9, 7, 40)};
+  specs[1].forced = {7, 6, 5, 4, 3, 2};
+  specs[2].forced = {11, 12, 13};
+  StepPlan admit, decode;
+  admit.admit = specs;
+  std::map<uint64_t, std::vector<int32_t>> expected;
+  for (const SequenceSpec& spec : specs) {
+    expected[spec.id] = spec.prompt;
+    admit.prefill.push_back({{spec.id}, 0, 3});
+    decode.decode.push_back(spec.id);
+  }
+  for (int token = 0; token < 7; ++token) {
+    const StepResult result = ranks.Step(token == 0 ? admit : decode);
+    for (const TokenResult& t : result.tokens) {
+      expected[t.sequence_id].push_back(t.token);
+    }
+  }
+  EXPECT_THAT(
+      std::vector<int32_t>(expected[3].begin() + 1, expected[3].begin() + 4),
+      ElementsAre(11, 12, 13));
+  for (const SequenceSpec& spec : specs) {
+    const auto& tokens = expected[spec.id];
+    ASSERT_EQ(tokens.size(), spec.prompt.size() + 7);
+    for (int rank : {0, 1}) {
+      EXPECT_EQ(ranks.TokensOnDevice(rank, spec.id, tokens.size()), tokens)
+          << "rank " << rank << ", sequence " << spec.id;
+    }
+  }
 }
 
 TEST(ShardRunner, ThreadsDoNotChangeABit) {

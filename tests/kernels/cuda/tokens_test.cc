@@ -61,20 +61,23 @@ TEST_F(TokenKernels, BeginDecodeReadsLiveRows) {
 }
 
 TEST_F(TokenKernels, AdvanceMovesLiveRows) {
-  constexpr int kRows = 300;  // more than a block
-  const DeviceArray<int32_t> forced(std::vector<int32_t>{40, 41, 42});
+  constexpr int kRows = 300;                         // more than a block
+  constexpr int kPrompt = 6, kTokens = kPrompt + 5;  // of a sequence
+  std::vector<int32_t> before(kRows * kTokens, kMark);
+  for (int i = 0; i < kRows; i += 4) {
+    for (int t = 0; t < 3; ++t) before[i * kTokens + kPrompt + t] = 40 + t;
+  }
+  const DeviceArray<int32_t> all_tokens(before);
   std::vector<SequenceState> states(kRows);
   std::vector<int32_t> slots(kRows), tokens(kRows);
   for (int i = 0; i < kRows; ++i) {
     SequenceState& s = states[i];
-    s.position = 50 + i;
     s.num_generated = i % 5;
+    s.position = kPrompt + s.num_generated - 1;
+    s.tokens = all_tokens.data() + i * kTokens;
     s.max_tokens = 4;
     s.stop_token = i % 3 == 0 ? 2 : -1;
-    if (i % 4 == 0) {
-      s.forced = forced.data();
-      s.num_forced = 3;
-    }
+    if (i % 4 == 0) s.num_forced = 3;
     if (i % 7 == 0) s.finish = FinishReason::kLength;
     slots[i] = i % 11 == 0 ? -1 : kRows - 1 - i;
     tokens[i] = i % 2 == 0 ? 2 : 1000 + i;
@@ -86,6 +89,7 @@ TEST_F(TokenKernels, AdvanceMovesLiveRows) {
                           device_tokens.data(), results.data(), nullptr));
   const std::vector<SequenceState> after = device_states.Read();
   const std::vector<RowResult> got = results.Read();
+  std::vector<int32_t> appended = before;
   int forced_rows = 0;
   for (int r = 0; r < kRows; ++r) {
     const int slot = slots[r];
@@ -110,7 +114,9 @@ TEST_F(TokenKernels, AdvanceMovesLiveRows) {
     EXPECT_EQ(after[slot].finish, finish) << r;
     EXPECT_EQ(after[slot].num_generated, s.num_generated + 1) << r;
     EXPECT_EQ(after[slot].position, s.position + 1) << r;
+    appended[slot * kTokens + s.position + 1] = token;
   }
+  EXPECT_EQ(all_tokens.Read(), appended);
   EXPECT_GT(forced_rows, 10);
 }
 
