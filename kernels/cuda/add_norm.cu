@@ -100,6 +100,29 @@ __device__ __forceinline__ bool GivenUp(const PeerMemory& memory,
   return ++*times % kGlance == 0 && LoadVolatile(memory.aborted) != 0;
 }
 
+// A thread for each other rank: the first threads of a block call fn(peer).
+template <class Fn>
+__device__ __forceinline__ void EachPeer(const PeerMemory& memory,
+                                         const Fn& fn) {
+  const int peer = threadIdx.x;
+  if (peer < memory.size && peer != memory.rank) fn(peer);
+}
+
+// Holds the block until come(*word_of(peer)) for every other rank, or until the
+// group is given up.
+template <class WordOf, class Come>
+__device__ __forceinline__ void AwaitPeers(const PeerMemory& memory,
+                                           const WordOf& word_of,
+                                           const Come& come) {
+  EachPeer(memory, [&](int peer) {
+    const uint32_t* const word = word_of(peer);
+    uint32_t times = 0;
+    while (!come(LoadAcquire(word)) && !GivenUp(memory, &times)) {
+    }
+  });
+  __syncthreads();
+}
+
 // Of each sum's row from rank `from`, 4 columns and their epoch, twice.
 __device__ __forceinline__ uint4* InboxSlot(const PeerSums& sums, int owner,
                                             int from, uint32_t epoch, int row,
@@ -192,25 +215,22 @@ __device__ __forceinline__ void PushAndAdd(const PeerSums& sums, uint32_t epoch,
 constexpr uint32_t kToldEvery = 1u << 29;
 __device__ __forceinline__ void TellReady(const PeerMemory& memory,
                                           uint32_t epoch) {
-  const int peer = threadIdx.x;
-  if (blockIdx.x == 0 && peer < memory.size && peer != memory.rank) {
+  EachPeer(memory, [&](int peer) {
+    if (blockIdx.x != 0) return;
     StoreRelease(&ControlOf(memory, peer)->ready[memory.rank].epoch, epoch);
-  }
+  });
 }
 
 // Waits until the addends of all peers are there.
 __device__ __forceinline__ void AwaitReady(const PeerMemory& memory,
                                            uint32_t epoch) {
-  const int peer = threadIdx.x;
-  if (peer < memory.size && peer != memory.rank) {
-    const uint32_t* ready = &ControlOf(memory, memory.rank)->ready[peer].epoch;
-    uint32_t times = 0;
-    // A peer may be ahead, by one sum.
-    while (static_cast<int32_t>(LoadAcquire(ready) - epoch) < 0 &&
-           !GivenUp(memory, &times)) {
-    }
-  }
-  __syncthreads();
+  AwaitPeers(
+      memory,
+      [&](int peer) {
+        return &ControlOf(memory, memory.rank)->ready[peer].epoch;
+      },
+      // A peer may be ahead, by one sum.
+      [&](uint32_t ready) { return static_cast<int32_t>(ready - epoch) >= 0; });
 }
 
 template <class T>
@@ -276,10 +296,9 @@ __device__ __forceinline__ void HandOnShare(const PeerSums& sums, int turn,
   AwaitReady(memory, epoch);
   AddUpShare<kMostRanks, T>(sums, turn, row, columns);
   __syncthreads();
-  const int peer = threadIdx.x;
-  if (peer < memory.size && peer != memory.rank) {
+  EachPeer(memory, [&](int peer) {
     StoreRelease(Mark(sums, peer, row, memory.rank), epoch);
-  }
+  });
 }
 
 template <class T, int kVectors, class Each>
@@ -288,14 +307,9 @@ __device__ __forceinline__ void AddShares(const PeerSums& sums, int turn,
                                           Floats (&x)[kVectors],
                                           const Each& each) {
   const PeerMemory& memory = sums.memory;
-  const int peer = threadIdx.x;
-  if (peer < memory.size && peer != memory.rank) {
-    const uint32_t* const mark = Mark(sums, memory.rank, row, peer);
-    uint32_t times = 0;
-    while (LoadAcquire(mark) != epoch && !GivenUp(memory, &times)) {
-    }
-  }
-  __syncthreads();
+  AwaitPeers(
+      memory, [&](int peer) { return Mark(sums, memory.rank, row, peer); },
+      [&](uint32_t mark) { return mark == epoch; });
   const T* const whole = AddendRow<T>(sums, memory.rank, turn, row);
   Packed sum[kVectors];
   each([&](int v, int column) { sum[v] = LoadPacked(whole + column); });
