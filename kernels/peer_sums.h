@@ -16,36 +16,36 @@ struct PeerMemory {
   std::byte* of_rank[kMaxRanks] = {};  // as the device of this rank sees it
   int rank = 0;
   int size = 0;  // 0: the ranks cannot reach each other's memory
-  // For the device to read: not zero once the group is given up, and nobody
-  // waits for a peer any more.
+  // For the device to read: not zero once the group is aborted; kernels then
+  // stop waiting for peers.
   const uint32_t* aborted = nullptr;
 };
 
 // How the ranks of a group add up what each has of a matrix.  All ways give all
 // ranks the same bits.
 enum class SumWay : uint8_t {
-  // Each writes its addend into its peers' inboxes: one way over the wire, but
-  // twice the bytes.  Of at most kPushRows rows.
+  // Each rank writes its addend into its peers' inboxes.  One trip over the
+  // link, but twice the bytes.  At most kPushRows rows.
   kPush,
-  // Each reads all the others' addends where they are.
+  // Each rank reads the addends of all others in place.
   kPull,
-  // Each reads and adds up its share of the columns, and writes that sum over
-  // the others' addends: 2 (ranks - 1) / ranks times the bytes of an addend,
-  // whatever the ranks, but one way more.  The sum is rounded like an addend.
+  // Each rank reads and sums its share of the columns, and writes the sum over
+  // the others' addends (a two-shot all-reduce).  2 (ranks - 1) / ranks times
+  // the bytes of an addend, but two trips.  The sum is rounded like an addend.
   kShare,
-  // The communicator adds up, before AddNorm, which finds the whole.
+  // The communicator sums before AddNorm, which reads the result.
   kAllReduce,
 };
 inline constexpr int kSumWays = 4;
 
-// Sums over ranks of matrices of up to max_rows rows.  In each rank's memory,
-// in bytes: what tells the ranks that addends are there; marks that shares of
-// rows have come; an inbox for the rows that peers push, for sums of up to
-// kPushRows; two addends for peers to pull, or to share.
+// Sums over ranks of matrices of up to max_rows rows.  Each rank's memory
+// holds, in this order: flags by which ranks learn that addends are ready;
+// marks by which they learn that a share of a row has come; an inbox for the
+// rows that peers push; two addends for peers to pull, or to share.
 //
-// A group's sums take turns with the two addends.  So whoever has finished a
-// sum knows that its peers have finished the one before, and may write its next
-// addend while they read the last one.
+// A group's sums alternate between the two addends.  A rank that has finished a
+// sum knows that its peers have finished the one before.  So it may write its
+// next addend while they read the last one.
 struct PeerSums {
   static constexpr int kPushRows = 32;
   static constexpr int64_t kControlBytes = 2048;
@@ -64,13 +64,13 @@ struct PeerSums {
   std::byte* Addend(int turn) const {
     return memory.of_rank[memory.rank] + addend_at[turn];
   }
-  // What is pushed lies beside as many bytes that say it is there; sums take
-  // turns with two inboxes as well.
+  // A pushed word lies beside an epoch of the same size that says it has come.
+  // Sums alternate between two inboxes as well.
   static constexpr int64_t InboxRowBytes(int64_t row_bytes) {
     return 2 * row_bytes;
   }
 
-  // For ranks whose memory is still to be had.  REQUIRES: row_bytes is a
+  // Computes the layout; `memory` is set later.  REQUIRES: row_bytes is a
   // multiple of 16.
   static PeerSums Of(int ranks, int64_t max_rows, int64_t row_bytes) {
     PeerSums sums;

@@ -1,3 +1,4 @@
+// Measures the ways to sum over ranks and chooses one for each number of rows.
 #include "worker/rank_sums.h"
 
 #include <algorithm>
@@ -11,16 +12,17 @@
 namespace h2o {
 namespace {
 
-// What is timed: so many sums on end, the best of some tries.
+// One try times kSums sums back to back; the fastest of kTries counts.
 constexpr int kSums = 20, kTries = 3;
 static_assert(kSums % 2 == 0, "turns alternate");
-// Sums of all rows enqueued ahead: while they run the queue fills, so that
-// what is timed does not wait for the host.  Of small models they are short,
-// and an all-reduce may be timed at the host's speed.
+// All-reduces of all rows enqueued before a try.  While they run, the host
+// enqueues the sums to be timed, so that the device does not wait for the host.
+// With a small model they are too short for that, and an all-reduce may be
+// timed at the host's speed.
 constexpr int kHeadStart = 3;
 
-// A later way must be quicker than an earlier one by more than this.
-constexpr double kChance = 0.02;
+// A later way must be faster than an earlier one by more than this share.
+constexpr double kNoise = 0.02;
 
 constexpr SumWay kWays[kSumWays] = {SumWay::kPush, SumWay::kPull,
                                     SumWay::kShare, SumWay::kAllReduce};
@@ -64,7 +66,7 @@ std::vector<SumChoice> ChooseSums(absl::Span<const SumTimes> times) {
     };
     SumWay best = SumWay::kPush;
     for (SumWay way : kWays) {
-      if (seconds(way) < (1 - kChance) * seconds(best)) best = way;
+      if (seconds(way) < (1 - kNoise) * seconds(best)) best = way;
     }
     if (choices.empty() || choices.back().way != best) {
       choices.push_back({t.rows, best});
@@ -159,7 +161,7 @@ absl::StatusOr<std::vector<SumTimes>> RankSums::Measure(Matrix x,
   return times;
 }
 
-// The parts are zeros, and stay so.
+// The parts are zeros, and their sums too.
 absl::StatusOr<double> RankSums::Time(SumWay way, Matrix x, Matrix out) const {
   const auto sum = [&](const Delta& part) {
     return AddNorm(x, part, nullptr, NormPlace::kBefore, {}, out);
@@ -183,7 +185,7 @@ absl::StatusOr<double> RankSums::Time(SumWay way, Matrix x, Matrix out) const {
   return best;
 }
 
-// All ranks must choose alike, so they choose by the sum of their times.
+// All ranks must make the same choice, so they choose by their mean times.
 absl::Status RankSums::AddUp(absl::Span<SumTimes> times) const {
   std::vector<float> seconds;
   for (const SumTimes& t : times) {

@@ -1,17 +1,17 @@
-// What a half of a layer adds to the residual is a sum over ranks.  A RankSums
-// knows where a rank writes its part of it, and how the parts are best added
-// up: by AddNorm itself, where ranks map each other's memory, or by the
-// communicator before it.
+// The all-reduces of a tensor-parallel layer.  Attention and MLP each add to
+// the residual a sum over ranks.  A RankSums says where a rank writes its part
+// of the sum, and who adds the parts up: AddNorm itself, where ranks map each
+// other's memory, or the communicator before it.
 //
-// Which way is quickest depends on the number of ranks and rows and on what
-// lies between the ranks, so it is measured, once and by all ranks together,
-// when the RankSums is made: a fraction of a second.
+// Which way is the fastest depends on the number of ranks, on the number of
+// rows and on the links between the ranks.  Create measures it, on all ranks
+// together, in a fraction of a second.
 //
 // Threads  one owner, the step thread.
 // Errors   the communicator's; of Create also the device's, RESOURCE_EXHAUSTED
 //          if memory is short.
-// Waiting  Create waits for all ranks in kernels and without a deadline: who
-//          watches the processes ends it.
+// Waiting  Create has no timeout: its kernels wait until every rank arrives.
+//          The supervisor of the processes must kill a rank that hangs.
 #pragma once
 
 #include <array>
@@ -30,14 +30,15 @@ namespace h2o {
 
 const char* Name(SumWay way);
 
-// Seconds of one sum of `rows` rows and the AddNorm of it, by SumWay; infinite
-// for ways that do not have so many rows.
+// Seconds that one sum of `rows` rows and its AddNorm take, by SumWay; infinite
+// for a way that cannot sum so many rows.
 struct SumTimes {
   int64_t rows = 0;
   std::array<float, kSumWays> seconds;
 };
 
-// Sums of more rows than of the choice before, and up to `rows`, go this way.
+// The way of sums of up to `rows` rows, and of more rows than the choice before
+// it covers.
 struct SumChoice {
   int64_t rows = 0;
   SumWay way = SumWay::kAllReduce;
@@ -45,34 +46,36 @@ struct SumChoice {
   friend bool operator==(const SumChoice&, const SumChoice&) = default;
 };
 
-// The quickest way of each number of rows; the first of those that are as
-// quick, but for what may be chance.  `times`: in the order of rows.
+// The fastest way for each number of rows.  Of ways whose difference may be
+// noise, the first in the order of SumWay.  `times`: by ascending rows.
 std::vector<SumChoice> ChooseSums(absl::Span<const SumTimes> times);
 
 class RankSums {
  public:
-  // `whole` [most rows, columns]: where the parts lie that the communicator
-  // sums.  `scratch`: as large, and written over.  Both, the backend and the
-  // communicator outlive the RankSums, which all ranks make alike.
+  // `whole` [most rows, columns]: the parts that the communicator sums in
+  // place. `scratch`: of the same size; its contents are lost.  Both, the
+  // backend and the communicator must outlive the RankSums.  All ranks call
+  // alike.
   static absl::StatusOr<RankSums> Create(Backend* backend,
                                          Communicator* communicator,
                                          Matrix whole, Matrix scratch);
 
   int64_t bytes() const { return peers_.bytes; }
-  // None, where there is one way only.
+  // Empty where there is only one way.
   const std::vector<SumTimes>& times() const { return times_; }
   // "push up to 32 rows, pull up to 2048 rows"
   std::string ToString() const;
 
-  // Where a part of `rows` rows goes; `turn` is 0 and 1 in turn.  It may be
-  // written once the sum of the other turn is enqueued, and until its own is.
+  // Where this rank writes its part of `rows` rows.  `turn` alternates between
+  // 0 and 1.  A part may be written from when the sum of the other turn is
+  // enqueued until its own sum is enqueued.
   Delta PartOf(int64_t rows, int turn) const;
 
-  // m becomes the sum over ranks, by the communicator.
+  // The communicator's all-reduce of m, in place.
   absl::Status AllReduce(Matrix m) const {
     return communicator_->AllReduceSum(m.data, m.rows * m.stride, m.dtype);
   }
-  // Backend::AddNorm of the sum over ranks.
+  // Sums `part` over ranks and runs Backend::AddNorm with the sum.
   absl::Status AddNorm(Matrix x, const Delta& part, const void* bias,
                        NormPlace place, const LayerNormWeights& weights,
                        Matrix out) const;
@@ -92,7 +95,7 @@ class RankSums {
   Backend* backend_;
   Communicator* communicator_;
   Matrix whole_;
-  PeerSums peers_;  // where ranks map each other's memory
+  PeerSums peers_;  // false where ranks do not map each other's memory
   std::vector<SumTimes> times_;
   std::vector<SumChoice> choices_;
 };
