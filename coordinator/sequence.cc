@@ -63,8 +63,8 @@ std::string Sequence::TextOf(int32_t token, bool last, bool* stopped) {
 void Sequence::Accept(const TokenResult& token, std::vector<HeadTrace> trace,
                       std::vector<LogitRows> logits, double now) {
   H2O_CHECK(state_ == State::kRunning) << "sequence " << id();
-  if (num_tokens_ == 0) first_token_ = now;
-  ++num_tokens_;
+  if (tokens_.empty()) first_token_ = now;
+  tokens_.push_back(token.token);
   StreamEvent event;
   event.tokens = {token.token};
   event.trace = std::move(trace);
@@ -95,11 +95,11 @@ void Sequence::Fail(absl::Status status, double now) {
 Usage Sequence::MakeUsage(double now) const {
   Usage usage;
   usage.prompt_tokens = static_cast<int32_t>(spec_.prompt.size());
-  usage.completion_tokens = num_tokens_;
+  usage.completion_tokens = num_tokens();
   usage.kv_bytes = kv_bytes_;
   usage.kv_bytes_full = kv_bytes_full_;
-  if (num_tokens_ > 0) {
-    const int32_t stored = usage.prompt_tokens + num_tokens_ - 1;
+  if (!tokens_.empty()) {
+    const int32_t stored = usage.prompt_tokens + num_tokens() - 1;
     int32_t least = stored;
     for (const KvSlots& slots : spec_.policy.slots) {
       usage.kv_slots_held =

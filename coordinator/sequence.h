@@ -50,6 +50,8 @@ class Sequence {
   uint64_t id() const { return spec_.id; }
   State state() const { return state_; }
   const SequenceSpec& spec() const { return spec_; }
+  // The generated tokens that were streamed.
+  const std::vector<int32_t>& tokens() const { return tokens_; }
   int64_t max_stored_tokens() const {
     return MaxStoredTokens(static_cast<int64_t>(spec_.prompt.size()),
                            spec_.max_tokens);
@@ -64,10 +66,10 @@ class Sequence {
   // What the next token's traces and last logits are marked with: prefill's
   // traces have no position, a decode step's have that of its input.
   int32_t next_traced_position() const {
-    return num_tokens_ == 0 ? -1 : next_logit_position();
+    return tokens_.empty() ? -1 : next_logit_position();
   }
   int32_t next_logit_position() const {
-    return static_cast<int32_t>(spec_.prompt.size()) + num_tokens_ - 1;
+    return static_cast<int32_t>(spec_.prompt.size()) + num_tokens() - 1;
   }
 
   // One generated token, its traces and logits.  Emits an event; running ->
@@ -79,6 +81,7 @@ class Sequence {
   void Fail(absl::Status status, double now);
 
  private:
+  int32_t num_tokens() const { return static_cast<int32_t>(tokens_.size()); }
   Usage MakeUsage(double now) const;
   std::string TextOf(int32_t token, bool last, bool* stopped);
   void Emit(StreamEvent event);
@@ -88,7 +91,7 @@ class Sequence {
   State state_ = State::kQueued;
   PageCharge charge_;
   int64_t kv_bytes_ = 0, kv_bytes_full_ = 0;
-  int32_t num_tokens_ = 0;
+  std::vector<int32_t> tokens_;                  // generated and streamed
   std::unique_ptr<IncrementalDecoder> decoder_;  // null: no tokenizer
   StopMatcher stops_;
   const double submitted_;

@@ -88,6 +88,17 @@ TEST(Sequence, UsageSaysWhatTheCacheHeld) {
   EXPECT_EQ(usage.decode_seconds, 9);
 }
 
+TEST(Sequence, KeepsTheTokensThatItStreamed) {
+  Sequence sequence(
+      Spec(), {}, nullptr, [](StreamEvent) {}, 0);
+  EXPECT_TRUE(sequence.tokens().empty());
+  sequence.Start({12}, 1200, 2400, 1);
+  for (int32_t token : {9, 4, 9}) {
+    sequence.Accept({1, token, FinishReason::kNone}, {}, {}, 2);
+  }
+  EXPECT_EQ(sequence.tokens(), (std::vector<int32_t>{9, 4, 9}));
+}
+
 TEST(Sequence, FailsOnce) {
   int events = 0;
   Sequence sequence(
