@@ -7,8 +7,11 @@ namespace h2o {
 
 enum class FinishReason : uint8_t {
   kNone = 0,
-  kStop = 1,    // end-of-text
+  kStop = 1,    // a stop token (end-of-text)
   kLength = 2,  // max_tokens
 };
+
+// Most stop tokens of a sequence, the model's included.
+inline constexpr int kMaxStopTokens = 32;
 
 }  // namespace h2o

@@ -23,9 +23,11 @@ struct SequenceState {
   int32_t position = 0;       // of the last token: p + num_generated - 1
   int32_t num_generated = 0;  // tokens so far
   int32_t max_tokens = 0;
-  int32_t stop_token = -1;  // ends the sequence; -1: none does
   SamplingParams sampling;
   FinishReason finish = FinishReason::kNone;
+  // The tokens that end the sequence: the first num_stop_tokens of them.
+  int32_t num_stop_tokens = 0;
+  int32_t stop_tokens[kMaxStopTokens] = {};
 };
 
 // The best logit of a row among the columns of one rank.

@@ -231,7 +231,11 @@ void Runner::UploadState(const OpenSequence& sequence) {
   state.num_forced = static_cast<int32_t>(spec.forced.size());
   state.position = sequence.prompt_length() - 1;
   state.max_tokens = spec.max_tokens;
-  state.stop_token = spec.ignore_eos ? -1 : parts_->config.stop_tokens.front();
+  if (!spec.ignore_eos) {
+    const std::vector<int32_t>& stops = parts_->config.stop_tokens;
+    state.num_stop_tokens = static_cast<int32_t>(stops.size());
+    std::copy(stops.begin(), stops.end(), state.stop_tokens);
+  }
   state.sampling = spec.sampling;
   parts_->backend->UploadAll(given, state.tokens);
   parts_->backend->Upload(&state, sizeof(state),

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/finish_reason.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
@@ -26,6 +27,11 @@ absl::Status CheckOptions(const ShardOptions& options) {
       !(options.memory_share >= 0 && options.memory_share <= 1)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "memory-share ", options.memory_share, "; it must be in (0, 1]"));
+  }
+  if (options.config.stop_tokens.size() > kMaxStopTokens) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the model has ", options.config.stop_tokens.size(),
+                     " stop tokens; it may have up to ", kMaxStopTokens));
   }
   return absl::OkStatus();
 }
@@ -76,9 +82,8 @@ absl::Status LoadWeights(const ShardOptions& options, DType dtype,
     parts->fingerprint = absl::StrCat("dummy-", options.model.dummy_seed);
   } else {
     H2O_ASSIGN_OR_RETURN(const Family* family, FindFamily(config.family));
-    H2O_ASSIGN_OR_RETURN(
-        checkpoint,
-        Checkpoint::Open(options.model.model, family->names.prefix));
+    H2O_ASSIGN_OR_RETURN(checkpoint, Checkpoint::Open(options.model.model,
+                                                      family->names.prefix));
     parts->fingerprint = checkpoint->Fingerprint();
   }
   absl::StrAppend(&parts->fingerprint, "/", config.num_layers, "x",

@@ -120,7 +120,8 @@ void Advance(SequenceState* states, const int32_t* slots, int64_t rows,
     s.token = *next;
     ++s.num_generated;
     ++s.position;
-    if (s.token == s.stop_token) {
+    const int32_t* const stops_end = s.stop_tokens + s.num_stop_tokens;
+    if (std::find(s.stop_tokens, stops_end, s.token) != stops_end) {
       s.finish = FinishReason::kStop;
     } else if (s.num_generated == s.max_tokens) {
       s.finish = FinishReason::kLength;

@@ -58,6 +58,14 @@ __global__ void __launch_bounds__(kRowThreads)
   tokens[r] = best.token;
 }
 
+__device__ bool Stops(const SequenceState& state, int32_t token) {
+  bool stops = false;
+  for (int i = 0; i < state.num_stop_tokens; ++i) {
+    stops |= token == state.stop_tokens[i];
+  }
+  return stops;
+}
+
 __global__ void __launch_bounds__(kRowThreads)
     AdvanceKernel(SequenceState* states, const int32_t* slots, int rows,
                   const int32_t* tokens, RowResult* results) {
@@ -77,7 +85,7 @@ __global__ void __launch_bounds__(kRowThreads)
   state.token = token;
   ++state.num_generated;
   ++state.position;
-  if (token == state.stop_token) {
+  if (Stops(state, token)) {
     state.finish = FinishReason::kStop;
   } else if (state.num_generated == state.max_tokens) {
     state.finish = FinishReason::kLength;

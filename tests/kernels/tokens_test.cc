@@ -68,5 +68,23 @@ TEST(Advance, EndsAtTheLastToken) {
   }
 }
 
+TEST(Advance, EndsAtAnyOfItsStopTokens) {
+  for (int stops : {0, 1, 2, kMaxStopTokens}) {
+    for (int32_t next : {100, 100 + stops - 1, 100 + stops}) {
+      std::vector<int32_t> tokens(8, kMark);
+      SequenceState state = StateOf(tokens.data(), 1, 1);
+      state.num_stop_tokens = stops;
+      for (int i = 0; i < stops; ++i) state.stop_tokens[i] = 100 + i;
+      const int32_t seat = 0;
+      RowResult result;
+      cpu::Advance(&state, &seat, 1, &next, &result);
+      const bool stopped = next >= 100 && next < 100 + stops;
+      EXPECT_EQ(result.finish,
+                stopped ? FinishReason::kStop : FinishReason::kNone)
+          << stops << " stop tokens, token " << next;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace h2o

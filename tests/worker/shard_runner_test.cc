@@ -276,18 +276,26 @@ TEST(ShardRunner, BudgetsPerHeadAreKept) {
   }
 }
 
-TEST(ShardRunner, StopsAtEndOfTextUnlessTold) {
-  Ranks ranks(1);
-  SequenceSpec spec = Spec(1, 5, 40, 40);
-  spec.ignore_eos = false;
-  // Whatever it says third is its end-of-text from now on.
+TEST(ShardRunner, StopsAtAnyStopTokenUnlessTold) {
   ModelConfig config = TinyConfig();
+  SequenceSpec spec = Spec(1, 5, 40, 40);
+  Ranks ranks(1, config);
   const auto free = Generate(&ranks, {spec})[0].tokens;
-  const auto third = std::find(free.begin(), free.end(), free[2]);
-  config.stop_tokens = {free[2]};
+  ASSERT_EQ(free.size(), 40u);
+  // From now on the third token ends a text, and so do 31 that do not come.
+  config.stop_tokens.clear();
+  for (int32_t token = 0; config.stop_tokens.size() + 1 < kMaxStopTokens;
+       ++token) {
+    if (std::find(free.begin(), free.end(), token) != free.end()) continue;
+    config.stop_tokens.push_back(token);
+  }
+  config.stop_tokens.push_back(free[2]);
   Ranks stopping(1, config);
+  EXPECT_EQ(Generate(&stopping, {spec})[0].tokens, free);
+  spec.ignore_eos = false;
+  const auto first = std::find(free.begin(), free.end(), free[2]);
   EXPECT_EQ(Generate(&stopping, {spec})[0].tokens,
-            std::vector<int32_t>(free.begin(), third + 1));
+            std::vector<int32_t>(free.begin(), first + 1));
 }
 
 TEST(ShardRunner, ARetiredPrefillLeavesNothingBehind) {
@@ -389,6 +397,9 @@ TEST(ShardRunner, RefusesPoolsAndSplitsThatCannotBe) {
   options.model.dtype = "";
   options.size = 7;
   EXPECT_EQ(create().code(), absl::StatusCode::kInvalidArgument);
+  options.size = 1;
+  options.config.stop_tokens.assign(kMaxStopTokens + 1, 2);
+  EXPECT_THAT(create().message(), HasSubstr("33 stop tokens"));
 }
 
 TEST(DecodeSlotClass, IsAPowerOfTwoOrAsLongAsASequenceCanBe) {

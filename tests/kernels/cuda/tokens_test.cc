@@ -76,7 +76,10 @@ TEST_F(TokenKernels, AdvanceMovesLiveRows) {
     s.position = kPrompt + s.num_generated - 1;
     s.tokens = all_tokens.data() + i * kTokens;
     s.max_tokens = 4;
-    s.stop_token = i % 3 == 0 ? 2 : -1;
+    // None, token 2 alone, or as many as there can be, token 2 the last.
+    s.num_stop_tokens = i % 3 == 0 ? 0 : i % 3 == 1 ? 1 : kMaxStopTokens;
+    std::fill_n(s.stop_tokens, kMaxStopTokens, 3);
+    s.stop_tokens[std::max(s.num_stop_tokens - 1, 0)] = 2;
     if (i % 4 == 0) s.num_forced = 3;
     if (i % 7 == 0) s.finish = FinishReason::kLength;
     slots[i] = i % 11 == 0 ? -1 : kRows - 1 - i;
@@ -107,7 +110,8 @@ TEST_F(TokenKernels, AdvanceMovesLiveRows) {
     const int32_t token = is_forced ? 40 + s.num_generated : tokens[r];
     FinishReason finish = FinishReason::kNone;
     if (s.num_generated + 1 == s.max_tokens) finish = FinishReason::kLength;
-    if (token == s.stop_token) finish = FinishReason::kStop;
+    const bool stops = token == 2 && s.num_stop_tokens > 0;
+    if (stops) finish = FinishReason::kStop;
     EXPECT_EQ(got[r].token, token) << r;
     EXPECT_EQ(got[r].finish, finish) << r;
     EXPECT_EQ(after[slot].token, token) << r;
