@@ -179,9 +179,9 @@ class Backend : public Device {
                                const KvPool& pool, int stride,
                                uint16_t* out) = 0;
 
-  // Row r runs states[slots[r]]: its token, position and heads.  A row with
-  // slot -1, and one whose sequence is finished, gets token 0, position -1.
-  virtual void BeginDecode(const SequenceState* states, const int32_t* slots,
+  // Row r runs states[seats[r]]: its token, position and heads.  A row with
+  // seat -1, and one whose sequence is finished, gets token 0, position -1.
+  virtual void BeginDecode(const SequenceState* states, const int32_t* seats,
                            int64_t rows, int32_t* tokens, int32_t* positions,
                            KvHead** heads) = 0;
 
@@ -195,11 +195,11 @@ class Backend : public Device {
   // For rows whose sequence has a temperature, tokens[r] = SampleToken(row r of
   // logits [rows, vocabulary]).
   virtual void Sample(Matrix logits, const SequenceState* states,
-                      const int32_t* slots, int32_t* tokens) = 0;
+                      const int32_t* seats, int32_t* tokens) = 0;
   // Gives every live row its next token (the forced one, if there is one),
   // appends it to the sequence's tokens, moves the state on, and tells whether
   // the sequence is finished.
-  virtual void Advance(SequenceState* states, const int32_t* slots,
+  virtual void Advance(SequenceState* states, const int32_t* seats,
                        int64_t rows, const int32_t* tokens,
                        RowResult* results) = 0;
 

@@ -10,7 +10,7 @@
 
 namespace h2o {
 
-// One entry an open sequence.
+// One entry for each open sequence; the index of its entry is its seat.
 struct SequenceState {
   KvHead* heads = nullptr;  // [layers][heads of this rank]
   // The sequence's tokens by position: the prompt's p are tokens[0..p-1],

@@ -145,10 +145,10 @@ class CpuBackend final : public Backend {
     cpu::StoredPositions(heads, count, pool, stride, out);
   }
 
-  void BeginDecode(const SequenceState* states, const int32_t* slots,
+  void BeginDecode(const SequenceState* states, const int32_t* seats,
                    int64_t rows, int32_t* tokens, int32_t* positions,
                    KvHead** heads) override {
-    cpu::BeginDecode(states, slots, rows, tokens, positions, heads);
+    cpu::BeginDecode(states, seats, rows, tokens, positions, heads);
   }
   void ArgMax(Matrix logits, int32_t first_token, BestLogit* best) override {
     cpu::ArgMax(logits, first_token, best, team_.get());
@@ -157,13 +157,13 @@ class CpuBackend final : public Backend {
                 int32_t* tokens) override {
     cpu::PickBest(of_ranks, ranks, rows, tokens);
   }
-  void Sample(Matrix logits, const SequenceState* states, const int32_t* slots,
+  void Sample(Matrix logits, const SequenceState* states, const int32_t* seats,
               int32_t* tokens) override {
-    cpu::Sample(logits, states, slots, tokens, team_.get());
+    cpu::Sample(logits, states, seats, tokens, team_.get());
   }
-  void Advance(SequenceState* states, const int32_t* slots, int64_t rows,
+  void Advance(SequenceState* states, const int32_t* seats, int64_t rows,
                const int32_t* tokens, RowResult* results) override {
-    cpu::Advance(states, slots, rows, tokens, results);
+    cpu::Advance(states, seats, rows, tokens, results);
   }
 
   void FillDummy(const DummyTensor& tensor, DType dtype, void* out,

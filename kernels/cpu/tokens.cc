@@ -46,8 +46,8 @@ HWY_EXPORT(ArgMaxRowImpl);
 
 namespace {
 
-bool Runs(const SequenceState* states, int32_t slot) {
-  return slot >= 0 && states[slot].finish == FinishReason::kNone;
+bool Runs(const SequenceState* states, int32_t seat) {
+  return seat >= 0 && states[seat].finish == FinishReason::kNone;
 }
 
 }  // namespace
@@ -56,14 +56,14 @@ int64_t ArgMaxRow(const float* x, int64_t n) {
   return HWY_DYNAMIC_DISPATCH(ArgMaxRowImpl)(x, n);
 }
 
-void BeginDecode(const SequenceState* states, const int32_t* slots,
+void BeginDecode(const SequenceState* states, const int32_t* seats,
                  int64_t rows, int32_t* tokens, int32_t* positions,
                  KvHead** heads) {
   for (int64_t r = 0; r < rows; ++r) {
-    const bool runs = Runs(states, slots[r]);
-    tokens[r] = runs ? states[slots[r]].token : 0;
-    positions[r] = runs ? states[slots[r]].position : -1;
-    heads[r] = runs ? states[slots[r]].heads : nullptr;
+    const bool runs = Runs(states, seats[r]);
+    tokens[r] = runs ? states[seats[r]].token : 0;
+    positions[r] = runs ? states[seats[r]].position : -1;
+    heads[r] = runs ? states[seats[r]].heads : nullptr;
   }
 }
 
@@ -92,7 +92,7 @@ int64_t SampleScratchFloats(int64_t vocabulary) {
   return 2 * vocabulary * int64_t{sizeof(double) / sizeof(float)};
 }
 
-void Sample(Matrix logits, const SequenceState* states, const int32_t* slots,
+void Sample(Matrix logits, const SequenceState* states, const int32_t* seats,
             int32_t* tokens, Team* team) {
   const int64_t vocabulary = logits.columns;
   team->ParallelFor(
@@ -100,8 +100,8 @@ void Sample(Matrix logits, const SequenceState* states, const int32_t* slots,
         const absl::Span<double> scratch(
             reinterpret_cast<double*>(team->OfThread(thread)), 2 * vocabulary);
         for (int64_t r = begin; r < end; ++r) {
-          if (!Runs(states, slots[r])) continue;
-          const SequenceState& state = states[slots[r]];
+          if (!Runs(states, seats[r])) continue;
+          const SequenceState& state = states[seats[r]];
           if (state.sampling.temperature <= 0) continue;
           tokens[r] = SampleToken({logits.Row(r), size_t(vocabulary)},
                                   state.sampling, state.num_generated, scratch);
@@ -109,12 +109,12 @@ void Sample(Matrix logits, const SequenceState* states, const int32_t* slots,
       });
 }
 
-void Advance(SequenceState* states, const int32_t* slots, int64_t rows,
+void Advance(SequenceState* states, const int32_t* seats, int64_t rows,
              const int32_t* tokens, RowResult* results) {
   for (int64_t r = 0; r < rows; ++r) {
     results[r] = {};
-    if (!Runs(states, slots[r])) continue;
-    SequenceState& s = states[slots[r]];
+    if (!Runs(states, seats[r])) continue;
+    SequenceState& s = states[seats[r]];
     int32_t* const next = s.tokens + s.position + 1;
     if (s.num_generated >= s.num_forced) *next = tokens[r];
     s.token = *next;

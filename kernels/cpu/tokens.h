@@ -9,15 +9,15 @@
 
 namespace h2o::cpu {
 
-void BeginDecode(const SequenceState* states, const int32_t* slots,
+void BeginDecode(const SequenceState* states, const int32_t* seats,
                  int64_t rows, int32_t* tokens, int32_t* positions,
                  KvHead** heads);
 void ArgMax(Matrix logits, int32_t first_token, BestLogit* best, Team* team);
 void PickBest(const BestLogit* of_ranks, int ranks, int64_t rows,
               int32_t* tokens);
-void Sample(Matrix logits, const SequenceState* states, const int32_t* slots,
+void Sample(Matrix logits, const SequenceState* states, const int32_t* seats,
             int32_t* tokens, Team* team);
-void Advance(SequenceState* states, const int32_t* slots, int64_t rows,
+void Advance(SequenceState* states, const int32_t* seats, int64_t rows,
              const int32_t* tokens, RowResult* results);
 
 // What Sample works in, a thread.

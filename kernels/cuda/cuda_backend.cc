@@ -321,10 +321,10 @@ class CudaBackend final : public Backend {
          "StoredPositions");
   }
 
-  void BeginDecode(const SequenceState* states, const int32_t* slots,
+  void BeginDecode(const SequenceState* states, const int32_t* seats,
                    int64_t rows, int32_t* tokens, int32_t* positions,
                    KvHead** heads) override {
-    Note(cuda::BeginDecode(states, slots, Int(rows), tokens, positions, heads,
+    Note(cuda::BeginDecode(states, seats, Int(rows), tokens, positions, heads,
                            stream_),
          "BeginDecode");
   }
@@ -338,15 +338,15 @@ class CudaBackend final : public Backend {
     Note(cuda::PickBest(of_ranks, ranks, Int(rows), tokens, stream_),
          "PickBest");
   }
-  void Sample(Matrix logits, const SequenceState* states, const int32_t* slots,
+  void Sample(Matrix logits, const SequenceState* states, const int32_t* seats,
               int32_t* tokens) override {
     Note(cuda::Sample(logits.Row(0), logits.stride, Int(logits.rows),
-                      Int(logits.columns), states, slots, tokens, stream_),
+                      Int(logits.columns), states, seats, tokens, stream_),
          "Sample");
   }
-  void Advance(SequenceState* states, const int32_t* slots, int64_t rows,
+  void Advance(SequenceState* states, const int32_t* seats, int64_t rows,
                const int32_t* tokens, RowResult* results) override {
-    Note(cuda::Advance(states, slots, Int(rows), tokens, results, stream_),
+    Note(cuda::Advance(states, seats, Int(rows), tokens, results, stream_),
          "Advance");
   }
   void FillDummy(const DummyTensor& t, DType dtype, void* out,

@@ -179,10 +179,10 @@ cudaError_t StreamedProduct(const StreamedProductArgs& args,
 
 // ---- tokens ----------------------------------------------------------------
 
-// Row r runs sequence states[slots[r]]: its token, its position and its heads.
-// A row with slot -1, and one whose sequence is finished, gets token 0,
+// Row r runs sequence states[seats[r]]: its token, its position and its heads.
+// A row with seat -1, and one whose sequence is finished, gets token 0,
 // position -1 and no heads.
-cudaError_t BeginDecode(const SequenceState* states, const int32_t* slots,
+cudaError_t BeginDecode(const SequenceState* states, const int32_t* seats,
                         int rows, int32_t* tokens, int32_t* positions,
                         KvHead** heads, cudaStream_t stream);
 
@@ -202,12 +202,12 @@ cudaError_t PickBest(const BestLogit* of_ranks, int ranks, int rows,
 // draw alike.
 cudaError_t Sample(const float* logits, int64_t stride, int rows,
                    int vocabulary, const SequenceState* states,
-                   const int32_t* slots, int32_t* tokens, cudaStream_t stream);
+                   const int32_t* seats, int32_t* tokens, cudaStream_t stream);
 
 // Gives every live row its next token (the forced one, if there is one),
 // appends it to the sequence's tokens, moves the state on and tells whether the
 // sequence is finished: results[r]; a row that did not run gets token -1.
-cudaError_t Advance(SequenceState* states, const int32_t* slots, int rows,
+cudaError_t Advance(SequenceState* states, const int32_t* seats, int rows,
                     const int32_t* tokens, RowResult* results,
                     cudaStream_t stream);
 

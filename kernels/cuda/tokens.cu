@@ -23,23 +23,23 @@ __device__ __forceinline__ int RowOfThread() {
   return blockIdx.x * kRowThreads + threadIdx.x;
 }
 
-__device__ bool Runs(const SequenceState* states, int32_t slot) {
-  return slot >= 0 && states[slot].finish == FinishReason::kNone;
+__device__ bool Runs(const SequenceState* states, int32_t seat) {
+  return seat >= 0 && states[seat].finish == FinishReason::kNone;
 }
 
 __global__ void __launch_bounds__(kRowThreads)
-    BeginDecodeKernel(const SequenceState* states, const int32_t* slots,
+    BeginDecodeKernel(const SequenceState* states, const int32_t* seats,
                       int rows, int32_t* tokens, int32_t* positions,
                       KvHead** heads) {
   WaitForPrevious();
   AllowNext();
   const int r = RowOfThread();
   if (r >= rows) return;
-  const int32_t slot = slots[r];
-  const bool runs = Runs(states, slot);
-  tokens[r] = runs ? states[slot].token : 0;
-  positions[r] = runs ? states[slot].position : -1;
-  heads[r] = runs ? states[slot].heads : nullptr;
+  const int32_t seat = seats[r];
+  const bool runs = Runs(states, seat);
+  tokens[r] = runs ? states[seat].token : 0;
+  positions[r] = runs ? states[seat].position : -1;
+  heads[r] = runs ? states[seat].heads : nullptr;
 }
 
 __global__ void __launch_bounds__(kRowThreads)
@@ -67,17 +67,17 @@ __device__ bool Stops(const SequenceState& state, int32_t token) {
 }
 
 __global__ void __launch_bounds__(kRowThreads)
-    AdvanceKernel(SequenceState* states, const int32_t* slots, int rows,
+    AdvanceKernel(SequenceState* states, const int32_t* seats, int rows,
                   const int32_t* tokens, RowResult* results) {
   WaitForPrevious();
   AllowNext();
   const int r = RowOfThread();
   if (r >= rows) return;
-  if (!Runs(states, slots[r])) {
+  if (!Runs(states, seats[r])) {
     results[r] = RowResult();
     return;
   }
-  SequenceState& state = states[slots[r]];
+  SequenceState& state = states[seats[r]];
   int32_t* const next = state.tokens + state.position + 1;
   const bool is_forced = state.num_generated < state.num_forced;
   const int32_t token = is_forced ? *next : tokens[r];
@@ -380,14 +380,14 @@ __device__ int32_t Draw(const float* row, int vocabulary,
 
 __global__ void __launch_bounds__(kThreads)
     SampleKernel(const float* logits, int64_t stride, int vocabulary,
-                 const SequenceState* states, const int32_t* slots,
+                 const SequenceState* states, const int32_t* seats,
                  int32_t* tokens) {
   __shared__ Shared shared;
   WaitForPrevious();
   AllowNext();
-  const int32_t slot = slots[blockIdx.x];
-  if (!Runs(states, slot)) return;
-  const SequenceState& state = states[slot];
+  const int32_t seat = seats[blockIdx.x];
+  if (!Runs(states, seat)) return;
+  const SequenceState& state = states[seat];
   if (!(state.sampling.temperature > 0)) return;
   const int32_t token = Draw(logits + blockIdx.x * stride, vocabulary,
                              state.sampling, state.num_generated, shared);
@@ -396,12 +396,12 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-cudaError_t BeginDecode(const SequenceState* states, const int32_t* slots,
+cudaError_t BeginDecode(const SequenceState* states, const int32_t* seats,
                         int rows, int32_t* tokens, int32_t* positions,
                         KvHead** heads, cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
   return Launch(BeginDecodeKernel, {GridOfThreads(rows), kRowThreads}, stream,
-                states, slots, rows, tokens, positions, heads);
+                states, seats, rows, tokens, positions, heads);
 }
 
 cudaError_t ArgMax(const float* logits, int64_t stride, int rows, int columns,
@@ -420,18 +420,18 @@ cudaError_t PickBest(const BestLogit* of_ranks, int ranks, int rows,
 
 cudaError_t Sample(const float* logits, int64_t stride, int rows,
                    int vocabulary, const SequenceState* states,
-                   const int32_t* slots, int32_t* tokens, cudaStream_t stream) {
+                   const int32_t* seats, int32_t* tokens, cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
   return Launch(SampleKernel, {dim3(rows), kThreads}, stream, logits, stride,
-                vocabulary, states, slots, tokens);
+                vocabulary, states, seats, tokens);
 }
 
-cudaError_t Advance(SequenceState* states, const int32_t* slots, int rows,
+cudaError_t Advance(SequenceState* states, const int32_t* seats, int rows,
                     const int32_t* tokens, RowResult* results,
                     cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
   return Launch(AdvanceKernel, {GridOfThreads(rows), kRowThreads}, stream,
-                states, slots, rows, tokens, results);
+                states, seats, rows, tokens, results);
 }
 
 }  // namespace h2o::cuda
