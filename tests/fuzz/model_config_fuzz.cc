@@ -16,9 +16,10 @@ void Run(std::string_view json) {
     H2O_CHECK(!config.status().message().empty());
     return;
   }
-  H2O_CHECK(config->num_layers > 0 && config->num_heads > 0);
-  H2O_CHECK(config->head_dim() > 0 && config->ffn_dim > 0);
-  H2O_CHECK(config->head_dim() * config->num_heads == config->hidden_size);
+  H2O_CHECK(config->num_layers > 0 && config->qkv.kv_heads > 0);
+  H2O_CHECK(config->qkv.head_dim > 0 && config->ffn_dim > 0);
+  H2O_CHECK(config->qkv.heads % config->qkv.kv_heads == 0);
+  H2O_CHECK(!config->stop_tokens.empty());
   H2O_CHECK(config->vocab_size > 0 && config->max_positions > 0);
   H2O_CHECK(config->num_parameters() > 0);
   for (int size : {1, 2, 3, 8}) {
