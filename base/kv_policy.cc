@@ -31,7 +31,7 @@ int32_t ShareOf(double percent, int32_t prompt_tokens) {
 
 std::optional<int32_t> RequestedCapacity(const KvPolicyRequest& request,
                                          int32_t prompt_tokens) {
-  if (request.budget_tokens) return *request.budget_tokens;
+  if (request.budget_tokens) return request.budget_tokens;
   if (request.budget_percent) {
     return ShareOf(*request.budget_percent, prompt_tokens);
   }

@@ -100,7 +100,7 @@ absl::Status WarmUp(std::vector<Request> requests, bool gpu,
                     Embedded* embedded) {
   if (!gpu) requests.resize(1);
   for (Request& r : requests) r.max_tokens = std::min(*r.max_tokens, 8);
-  return embedded->Run(std::move(requests), [](int, StreamEvent) {});
+  return embedded->Run(std::move(requests), [](int, const StreamEvent&) {});
 }
 
 // What was counted between two moments.
@@ -123,7 +123,7 @@ absl::StatusOr<BenchRun> TimeRun(std::vector<Request> requests, bool gpu,
   run.gaps.reserve(requests.size() * *requests[0].max_tokens);
   int running = 0;
   run.start = clock.Now();
-  const auto on_event = [&](int i, StreamEvent event) {
+  const auto on_event = [&](int i, const StreamEvent& event) {
     const double now = clock.Now();
     Arrivals& a = run.arrivals[i];
     if (a.tokens == 0) {

@@ -27,7 +27,8 @@ BenchFloor SumUp(const BenchLoad& load, OfPack&& of_pack, OfStep&& of_step) {
   const int of_one = static_cast<int>(
       std::clamp<int64_t>(load.packed_tokens / load.prompt_len, 1,
                           std::max(load.sequences_at_once, 1)));
-  floor.prefill_seconds = load.num_seqs / of_one * of_pack(of_one);
+  const int full_packs = load.num_seqs / of_one;
+  floor.prefill_seconds = full_packs * of_pack(of_one);
   if (load.num_seqs % of_one > 0) {
     floor.prefill_seconds += of_pack(load.num_seqs % of_one);
   }

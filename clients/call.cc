@@ -297,7 +297,7 @@ absl::Status Run(const CallFlags& flags) {
     for (const auto& call : calls) call->Cancel();
     answers.Drop(calls.size());
   }
-  const absl::Status failure = printer.Failure();
+  absl::Status failure = printer.Failure();
   if (failure.ok()) return failure;
   return absl::Status(failure.code(), absl::StrCat("server ", flags.server,
                                                    ": ", failure.ToString()));

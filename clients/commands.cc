@@ -10,11 +10,10 @@ int ExitCodeOf(const absl::Status& status) {
     // A full disk takes what was printed, or part of it, without a word.
     if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return 0;
     std::cerr << "h2oserve: the results could not all be written to standard "
-                 "output"
-              << std::endl;
+                 "output\n";
     return 1;
   }
-  std::cerr << "h2oserve: " << status.message() << std::endl;
+  std::cerr << "h2oserve: " << status.message() << '\n';
   return 1;
 }
 

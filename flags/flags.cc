@@ -355,7 +355,7 @@ std::optional<int> ParseCommandLine(CLI::App* app, int argc, char** argv) {
       if (c == '\n') c = ' ';
     }
     std::cerr << app->get_name() << ": " << line << " (see " << app->get_name()
-              << " --help)" << std::endl;
+              << " --help)\n";
     return 1;
   }
   return std::nullopt;
