@@ -160,9 +160,10 @@ class Backend : public Device {
   // out[i] = x[rows[i]].
   virtual void GatherRows(Matrix x, const int32_t* rows, Matrix out) = 0;
 
-  // Causal attention over whole prompts.  qkv [rows, 3 * heads * head_dim]:
-  // queries, keys, values, heads side by side.  Fills each head's slots with
-  // what its policy keeps, scores included.  out [rows, heads * head_dim].
+  // Causal attention over whole prompts.  qkv [rows, QkvLayout::columns()],
+  // with a KV head for each query head.  Fills each head's slots with the
+  // tokens that its policy keeps, and their scores.  out [rows, heads *
+  // head_dim].
   virtual void PrefillAttention(Matrix qkv, const PromptBatch& prompts,
                                 int layer, const KvPool& pool, Matrix out) = 0;
 

@@ -19,6 +19,12 @@ namespace {
 
 absl::Status CheckOptions(const ShardOptions& options) {
   H2O_RETURN_IF_ERROR(ValidateTensorParallel(options.config, options.size));
+  const QkvLayout& qkv = options.config.qkv;
+  if (qkv.kv_heads != qkv.heads) {
+    return absl::UnimplementedError(absl::StrCat(
+        options.config.name, " has ", qkv.kv_heads, " KV heads for ", qkv.heads,
+        " query heads; the attention kernels need as many of both"));
+  }
   if (options.max_sequences < 1) {
     return absl::InvalidArgumentError(absl::StrCat(
         "max-sequences ", options.max_sequences, "; it must be at least 1"));

@@ -395,6 +395,9 @@ TEST(ShardRunner, RefusesPoolsAndSplitsThatCannotBe) {
   options.model.dtype = "int4";
   EXPECT_THAT(create().message(), HasSubstr("int4"));
   options.model.dtype = "";
+  options.config.qkv.kv_heads = 2;
+  EXPECT_THAT(create().message(), HasSubstr("2 KV heads for 6 query heads"));
+  options.config = TinyConfig();
   options.size = 7;
   EXPECT_EQ(create().code(), absl::StatusCode::kInvalidArgument);
   options.size = 1;
