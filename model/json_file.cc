@@ -1,3 +1,4 @@
+// Reads files and parses JSON with limits on size, depth and repeated keys.
 #include "model/json_file.h"
 
 #include <filesystem>

@@ -1,3 +1,5 @@
+// Fills in the formats that an operator left open, and checks those that were
+// named.
 #include "model/model_spec.h"
 
 #include <filesystem>

@@ -1,3 +1,5 @@
+// One rank's walk over the layers: products, sums over ranks and norms, around
+// an attention that the caller supplies.
 #include "worker/forward.h"
 
 #include "base/status_macros.h"

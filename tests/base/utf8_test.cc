@@ -1,3 +1,4 @@
+// Well-formed characters, and what takes the place of others.
 #include "base/utf8.h"
 
 #include <gmock/gmock.h>

@@ -1,3 +1,4 @@
+// config.json of OPT and its kin: what is read, and what is refused how.
 #include "model/model_config.h"
 
 #include <gmock/gmock.h>

@@ -1,3 +1,4 @@
+// Checkpoints whole, in shards, torn and hostile.
 #include "model/safetensors.h"
 
 #include <gmock/gmock.h>

@@ -1,3 +1,4 @@
+// Which part of which tensor a rank loads.
 #include "model/weight_map.h"
 
 #include <gmock/gmock.h>

@@ -1,3 +1,4 @@
+// Who owns which heads, columns and rows.
 #include "parallel/shard_spec.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// Dummy weights: the same model for every number of ranks.
 #include "worker/shard_weights.h"
 
 #include <gtest/gtest.h>
