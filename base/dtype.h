@@ -1,5 +1,6 @@
-// The number formats that weights and the KV cache may be stored in, and their
-// conversion to and from float32, the only format that is computed in.
+// The number formats of weights, activations and the KV cache, and their
+// conversion to and from float32.  Sums, scores, residuals and logits are
+// float32 everywhere; GPUs multiply 16-bit numbers, CPUs bf16 ones if asked.
 #pragma once
 
 #include <bit>

@@ -1,5 +1,7 @@
+// Finds and opens the device that --device names.
 #include "kernels/find_device.h"
 
+#include "base/head_dim.h"
 #include "base/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cuda/cuda_backend.h"
@@ -7,8 +9,8 @@
 namespace h2o {
 namespace {
 
-// Backends want one, whatever is computed.
-constexpr int kAnyHeadDim = 64;
+// A backend is made for a width of heads, even if it attends nothing.
+constexpr int kAnyHeadDim = kCudaHeadDims[0];
 
 }  // namespace
 

@@ -1,4 +1,4 @@
-// From what an operator says to a device that is there.
+// Finds the device that an operator names.
 #pragma once
 
 #include <memory>
@@ -13,7 +13,7 @@ namespace h2o {
 // machine has no such device.
 absl::StatusOr<DeviceName> FindDevice(const std::string& text);
 
-// A device for who computes nothing on it: with little memory of its own.
+// Opens a device for copies only; it takes almost no scratch memory.
 // Errors: likewise.
 absl::StatusOr<std::unique_ptr<Device>> OpenDevice(const DeviceName& name);
 

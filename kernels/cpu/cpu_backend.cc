@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/cgroup.h"
+#include "base/head_dim.h"
 #include "base/status_macros.h"
 #include "kernels/cpu/add_norm.h"
 #include "kernels/cpu/decode_attention.h"
@@ -190,13 +191,7 @@ absl::StatusOr<std::unique_ptr<Backend>> NewCpuBackend(
     return absl::InvalidArgumentError(absl::StrCat(
         "threads ", options.num_threads, "; it must be at least 1"));
   }
-  if (options.head_dim < cpu::kHeadDimAlignment ||
-      options.head_dim > cpu::kMaxHeadDim ||
-      options.head_dim % cpu::kHeadDimAlignment != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "head_dim ", options.head_dim, "; the CPU kernels have multiples of ",
-        cpu::kHeadDimAlignment, " up to ", cpu::kMaxHeadDim));
-  }
+  H2O_RETURN_IF_ERROR(CheckCpuHeadDim(options.head_dim));
   auto products = std::make_unique<LinearProducts>(
       options.max_inputs, options.max_rows, options.bf16_products,
       options.num_threads);

@@ -134,14 +134,9 @@ void Attend(const float* q, const float* k, const float* v, const KvPool& pool,
 
 void AttendImpl(const float* q, const float* k, const float* v,
                 const KvPool& pool, const KvHead& head, float* p, float* out) {
-  switch (pool.layout.dtype) {
-    case DType::kFloat32:
-      return Attend<float>(q, k, v, pool, head, p, out);
-    case DType::kBFloat16:
-      return Attend<hwy::bfloat16_t>(q, k, v, pool, head, p, out);
-    case DType::kFloat16:
-      return Attend<hwy::float16_t>(q, k, v, pool, head, p, out);
-  }
+  DispatchDType(pool.layout.dtype, [&](auto stored) {
+    Attend<decltype(stored)>(q, k, v, pool, head, p, out);
+  });
 }
 
 }  // namespace HWY_NAMESPACE

@@ -9,13 +9,10 @@
 
 namespace h2o::cpu {
 
-inline constexpr int kHeadDimAlignment = 16;
-inline constexpr int kMaxHeadDim = 256;
-
 // What DecodeAttention works in, a thread.
 int64_t DecodeScratchFloats(int64_t max_slots);
 
-// REQUIRES: head_dim is a multiple of kHeadDimAlignment, at most kMaxHeadDim.
+// REQUIRES: CheckCpuHeadDim (base/head_dim.h).
 void DecodeAttention(Matrix qkv, const DecodeBatch& batch, int layer,
                      const KvPool& pool, Matrix out, int32_t* evicted,
                      Team* team);

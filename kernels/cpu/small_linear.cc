@@ -1,3 +1,4 @@
+// Linear layers of few rows, and conversions of rows, in vectors.
 #include "kernels/cpu/small_linear.h"
 
 #include <algorithm>
@@ -109,14 +110,9 @@ void Run(Matrix x, const LinearWeights& weights, const Tile& tile,
 void SmallLinearImpl(Matrix x, const LinearWeights& weights, Epilogue epilogue,
                      int64_t begin, int64_t end, Matrix y) {
   const Tile tile{static_cast<const float*>(weights.bias), epilogue};
-  switch (weights.weight.dtype) {
-    case DType::kFloat32:
-      return Run<float>(x, weights, tile, begin, end, y);
-    case DType::kBFloat16:
-      return Run<hwy::bfloat16_t>(x, weights, tile, begin, end, y);
-    case DType::kFloat16:
-      return Run<hwy::float16_t>(x, weights, tile, begin, end, y);
-  }
+  DispatchDType(weights.weight.dtype, [&](auto stored) {
+    Run<decltype(stored)>(x, weights, tile, begin, end, y);
+  });
 }
 
 template <class W>
@@ -129,14 +125,8 @@ void Widen(const void* in, int64_t n, float* out) {
 }
 
 void WidenImpl(const void* in, DType dtype, int64_t n, float* out) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return Widen<float>(in, n, out);
-    case DType::kBFloat16:
-      return Widen<hwy::bfloat16_t>(in, n, out);
-    case DType::kFloat16:
-      return Widen<hwy::float16_t>(in, n, out);
-  }
+  DispatchDType(dtype,
+                [&](auto stored) { Widen<decltype(stored)>(in, n, out); });
 }
 
 void RoundToBFloat16Impl(const float* x, int64_t n, uint16_t* out) {

@@ -1,5 +1,6 @@
-// Vector words that kernels share, compiled once for each instruction set.
-// No include guard of the usual kind: Highway includes this once a target.
+// Vector operations that the CPU kernels share, compiled once for each
+// instruction set.  Highway includes this header once a target, hence the
+// guard.
 #if defined(H2O_KERNELS_CPU_VECTORS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef H2O_KERNELS_CPU_VECTORS_INL_H_
 #undef H2O_KERNELS_CPU_VECTORS_INL_H_
@@ -7,6 +8,7 @@
 #define H2O_KERNELS_CPU_VECTORS_INL_H_
 #endif
 
+#include "base/dtype.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -25,6 +27,19 @@ HWY_INLINE VF LoadWide(const hwy::float16_t* p) {
 }
 HWY_INLINE VF LoadWide(const hwy::bfloat16_t* p) {
   return hn::PromoteTo(F32(), hn::LoadU(hn::Rebind<hwy::bfloat16_t, F32>(), p));
+}
+
+// Calls fn with a value of the type in which elements of `dtype` are stored.
+template <class Fn>
+HWY_INLINE void DispatchDType(DType dtype, Fn&& fn) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return fn(float());
+    case DType::kBFloat16:
+      return fn(hwy::bfloat16_t());
+    case DType::kFloat16:
+      return fn(hwy::float16_t());
+  }
 }
 
 // Adds the 128-bit blocks of `v`.

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/head_dim.h"
 #include "base/status_macros.h"
 #include "kernels/cuda/cuda_status.h"
 #include "kernels/cuda/kernels.h"
@@ -428,11 +429,7 @@ absl::StatusOr<std::unique_ptr<Backend>> NewCudaBackend(
     return absl::InvalidArgumentError(
         "dtype float32; GPUs compute in bf16 and fp16");
   }
-  if (!cuda::HeadDimSupported(options.head_dim)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("head_dim ", options.head_dim,
-                     "; the CUDA kernels have those of OPT: 64, 80 and 128"));
-  }
+  H2O_RETURN_IF_ERROR(CheckCudaHeadDim(options.head_dim));
   H2O_RETURN_IF_ERROR(CheckSizes(options));
   auto backend = std::make_unique<CudaBackend>(options);
   H2O_RETURN_IF_ERROR(backend->Init());

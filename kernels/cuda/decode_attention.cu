@@ -42,11 +42,13 @@
 #include <cstring>
 #include <type_traits>
 
+#include "base/head_dim.h"
 #include "kernels/cuda/decode_attention.h"
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/ring.cuh"
+#include "kernels/cuda/vectors.cuh"
 
 namespace h2o::cuda {
 
@@ -57,7 +59,6 @@ constexpr int kFewestStages = 2, kMaxStages = 8;
 // whole memory rate, whatever phase each block is in.
 constexpr int kBlocksOfSm = 4;
 constexpr int kMaxSplit = 8;  // the largest cluster that every sm_90 runs
-constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr uint64_t kNoVictim = ~uint64_t{0};
 
 struct Params {
@@ -149,13 +150,6 @@ __device__ __forceinline__ float FromOrderedBits(uint32_t bits) {
 
 __device__ __forceinline__ float WarpMax(float x) {
   return FromOrderedBits(__reduce_max_sync(kAllLanes, OrderedBits(x)));
-}
-__device__ __forceinline__ float WarpSum(float x) {
-#pragma unroll
-  for (int lanes = 16; lanes > 0; lanes /= 2) {
-    x += __shfl_xor_sync(kAllLanes, x, lanes);
-  }
-  return x;
 }
 
 // Candidates order by score, of equal ones the larger position first.  The
@@ -599,7 +593,7 @@ class BlockOf {
       weights_[slot] = weight;
       sum += weight;
     }
-    sum = WarpSum(sum);
+    sum = WarpReduce(sum, Plus());
     if (lane_ == 0) shared_->sums[warp_] = sum;
     Arrive(&shared_->weighed);
     SyncThreads(1, kConsumers);
@@ -898,20 +892,6 @@ cudaError_t LaunchDim(const DecodeAttentionArgs& args,
                      : LaunchAs<T, kHeadDim, false>(args, shape, stream);
 }
 
-template <typename T>
-cudaError_t LaunchType(const DecodeAttentionArgs& args,
-                       const DecodeAttentionShape& shape, cudaStream_t stream) {
-  switch (args.pool.layout.head_dim) {
-    case 64:
-      return LaunchDim<T, 64>(args, shape, stream);
-    case 80:
-      return LaunchDim<T, 80>(args, shape, stream);
-    case 128:
-      return LaunchDim<T, 128>(args, shape, stream);
-  }
-  return cudaErrorInvalidValue;
-}
-
 template <int kHeadDim>
 int MostSlotsOf() {
   using Block = BlockOf<__half, kHeadDim, 8, true, false>;
@@ -927,13 +907,8 @@ int MostSlotsOf() {
 }  // namespace
 
 int MostSlots(int head_dim) {
-  return head_dim == 64   ? MostSlotsOf<64>()
-         : head_dim == 80 ? MostSlotsOf<80>()
-                          : MostSlotsOf<128>();
-}
-
-bool HeadDimSupported(int head_dim) {
-  return head_dim == 64 || head_dim == 80 || head_dim == 128;
+  return DispatchHeadDim(
+      head_dim, 0, []<int kHeadDim>() { return MostSlotsOf<kHeadDim>(); });
 }
 
 DecodeAttentionShape ChooseDecodeAttentionShape(
@@ -945,8 +920,7 @@ DecodeAttentionShape ChooseDecodeAttentionShape(
   // A split costs an exchange and a barrier: it pays only where blocks are so
   // few that most of the machine would be idle.
   while (device.major >= 9 && shape.split < kMaxSplit &&
-         2 * items * shape.split <= 2 * device.sms &&
-         pages >= 4 * shape.split) {
+         items * shape.split <= device.sms && pages >= 4 * shape.split) {
     shape.split *= 2;
   }
   return shape;
@@ -956,15 +930,12 @@ cudaError_t DecodeAttentionAs(const DecodeAttentionArgs& args,
                               const DecodeAttentionShape& shape,
                               cudaStream_t stream) {
   if (args.rows == 0 || args.num_heads == 0) return cudaSuccess;
-  switch (args.pool.layout.dtype) {
-    case DType::kBFloat16:
-      return LaunchType<__nv_bfloat16>(args, shape, stream);
-    case DType::kFloat16:
-      return LaunchType<__half>(args, shape, stream);
-    case DType::kFloat32:
-      break;
-  }
-  return cudaErrorInvalidValue;
+  return DispatchFormat(args.pool.layout.dtype, [&](auto format) {
+    return DispatchHeadDim(
+        args.pool.layout.head_dim, cudaErrorInvalidValue, [&]<int kHeadDim>() {
+          return LaunchDim<decltype(format), kHeadDim>(args, shape, stream);
+        });
+  });
 }
 
 cudaError_t DecodeAttention(const DecodeAttentionArgs& args,
@@ -975,12 +946,9 @@ cudaError_t DecodeAttention(const DecodeAttentionArgs& args,
 cudaError_t StoredPositions(const KvHead* heads, int count, const KvPool& pool,
                             int stride, uint16_t* out, cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(count);
-  config.blockDim = dim3(256);
-  config.stream = stream;
-  return cudaLaunchKernelEx(&config, StoredPositionsKernel, heads, pool, stride,
-                            out);
+  return Launch(StoredPositionsKernel,
+                {.grid = dim3(count), .threads = 256, .overlaps = false},
+                stream, heads, pool, stride, out);
 }
 
 }  // namespace h2o::cuda

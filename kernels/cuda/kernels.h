@@ -7,7 +7,8 @@
 // multiples of 16 bytes.
 //
 // Errors   every function returns what cudaGetLastError says of its launch.
-//          Unsupported shapes are the caller's fault (HeadDimSupported).
+//          Unsupported shapes are the caller's fault (base/head_dim.h:
+//          CheckCudaHeadDim).
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -23,11 +24,8 @@
 
 namespace h2o::cuda {
 
-// 64, 80 and 128: what OPT has.
-bool HeadDimSupported(int head_dim);
-
 // Of a head, the most slots that decode attention has room for on the current
-// device.  REQUIRES: HeadDimSupported.
+// device.  REQUIRES: CheckCudaHeadDim.
 int MostSlots(int head_dim);
 
 // Rows of activations are whole vectors of so many columns.

@@ -1,11 +1,11 @@
-// Launches that overlap the kernel before.
+// Launches of kernels.
 #pragma once
 
 #include <cuda_runtime.h>
 
 namespace h2o::cuda {
 
-// Ampere has no overlapping launches.
+// Hopper and later can start a kernel while the one before still runs.
 inline bool LaunchesOverlap() {
   static const bool overlap = [] {
     int device = 0, major = 0;
@@ -22,10 +22,11 @@ struct LaunchShape {
   int threads = 0;       // of a block
   int shared_bytes = 0;  // of a block, asked for at the launch
   int cluster = 1;       // blocks along x that make one; more are sm_90's
+  // Whether blocks may start while the kernel before still runs.  Then all
+  // threads must call WaitForPrevious before they touch what others write.
+  bool overlaps = true;
 };
 
-// Lets the blocks of `kernel` start while the kernel before still runs: all of
-// its threads must call WaitForPrevious before they touch what others write.
 template <class... Parameters, class... Arguments>
 cudaError_t Launch(void (*kernel)(Parameters...), const LaunchShape& shape,
                    cudaStream_t stream, const Arguments&... arguments) {
@@ -42,7 +43,7 @@ cudaError_t Launch(void (*kernel)(Parameters...), const LaunchShape& shape,
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = stream;
   config.attrs = attributes;
-  if (LaunchesOverlap()) {
+  if (shape.overlaps && LaunchesOverlap()) {
     cudaLaunchAttribute& overlap = attributes[config.numAttrs++];
     overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     overlap.val.programmaticStreamSerializationAllowed = 1;

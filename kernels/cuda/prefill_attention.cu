@@ -33,9 +33,12 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "base/head_dim.h"
 #include "base/kv_page.h"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/vectors.cuh"
 
 namespace h2o::cuda {
 namespace {
@@ -723,15 +726,16 @@ __global__ void __launch_bounds__(kThreads)
 // Enough blocks of Store to keep every SM copying.
 constexpr int kStoreBlocks = 512;
 
-cudaError_t Launch(void (*kernel)(PrefillAttentionArgs), dim3 grid,
-                   int64_t shared_bytes, const PrefillAttentionArgs& args,
-                   cudaStream_t stream) {
-  const cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(shared_bytes));
-  if (error != cudaSuccess) return error;
-  kernel<<<grid, kThreads, shared_bytes, stream>>>(args);
-  return cudaGetLastError();
+template <class Kernel>
+cudaError_t LaunchInTurn(Kernel* kernel, dim3 grid, int64_t shared_bytes,
+                         const PrefillAttentionArgs& args,
+                         cudaStream_t stream) {
+  return Launch(kernel,
+                {.grid = grid,
+                 .threads = kThreads,
+                 .shared_bytes = static_cast<int>(shared_bytes),
+                 .overlaps = false},
+                stream, args);
 }
 
 template <class T, int kDim>
@@ -739,37 +743,24 @@ cudaError_t LaunchAll(const PrefillAttentionArgs& args, cudaStream_t stream) {
   const int heads = args.num_heads, prompts = args.num_prompts;
   const int tile_bytes = TileBytes<kDim>(kTile);
   const dim3 query_grid(heads, CeilDiv(args.max_length, kQueries), prompts);
-  cudaError_t error = Launch(
+  cudaError_t error = LaunchInTurn(
       AttendKernel<T, kDim>, query_grid,
       TileBytes<kDim>(kQueries) + kAttendStages * 2 * tile_bytes, args, stream);
   if (error != cudaSuccess) return error;
   if (args.scored) {
     const dim3 key_grid(heads, CeilDiv(args.max_length, kKeys), prompts);
-    error = Launch(SumColumnsKernel<T, kDim>, key_grid,
-                   TileBytes<kDim>(kKeys) + kSumStages * tile_bytes +
-                       CeilDiv(args.max_length, kTile) * kTile * 4,
-                   args, stream);
+    error = LaunchInTurn(SumColumnsKernel<T, kDim>, key_grid,
+                         TileBytes<kDim>(kKeys) + kSumStages * tile_bytes +
+                             CeilDiv(args.max_length, kTile) * kTile * 4,
+                         args, stream);
     if (error != cudaSuccess) return error;
   }
   const dim3 store_grid(heads, prompts,
                         std::clamp(kStoreBlocks / (heads * prompts), 1, 8));
-  return Launch(StoreKernel<kDim>, store_grid,
-                args.max_length * int64_t{sizeof(uint32_t) + sizeof(uint16_t)},
-                args, stream);
-}
-
-template <class T>
-cudaError_t DispatchHeadDim(const PrefillAttentionArgs& args,
-                            cudaStream_t stream) {
-  switch (args.pool.layout.head_dim) {
-    case 64:
-      return LaunchAll<T, 64>(args, stream);
-    case 80:
-      return LaunchAll<T, 80>(args, stream);
-    case 128:
-      return LaunchAll<T, 128>(args, stream);
-  }
-  return cudaErrorInvalidValue;
+  return LaunchInTurn(
+      StoreKernel<kDim>, store_grid,
+      args.max_length * int64_t{sizeof(uint32_t) + sizeof(uint16_t)}, args,
+      stream);
 }
 
 }  // namespace
@@ -777,15 +768,12 @@ cudaError_t DispatchHeadDim(const PrefillAttentionArgs& args,
 cudaError_t PrefillAttention(const PrefillAttentionArgs& args,
                              cudaStream_t stream) {
   if (args.num_prompts == 0 || args.max_length == 0) return cudaSuccess;
-  switch (args.pool.layout.dtype) {
-    case DType::kBFloat16:
-      return DispatchHeadDim<__nv_bfloat16>(args, stream);
-    case DType::kFloat16:
-      return DispatchHeadDim<__half>(args, stream);
-    case DType::kFloat32:
-      break;
-  }
-  return cudaErrorInvalidValue;
+  return DispatchFormat(args.pool.layout.dtype, [&](auto format) {
+    return DispatchHeadDim(
+        args.pool.layout.head_dim, cudaErrorInvalidValue, [&]<int kDim>() {
+          return LaunchAll<decltype(format), kDim>(args, stream);
+        });
+  });
 }
 
 }  // namespace h2o::cuda

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "base/head_dim.h"
 #include "base/kv_page.h"
 #include "model/config_reader.h"
 
@@ -17,7 +18,6 @@ constexpr int kMaxLayers = 1 << 12;
 constexpr int kMaxHidden = 1 << 17;
 constexpr int kMaxFfn = 1 << 20;
 constexpr int kMaxVocabulary = 1 << 24;
-constexpr int kMaxHeadDim = 256;
 
 // The position table has this many rows before position 0.
 constexpr int kPositionOffset = 2;

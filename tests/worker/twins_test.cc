@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/head_dim.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "parallel/solo_communicator.h"
 #include "tests/worker/one_gpu_communicator.h"
@@ -369,7 +370,7 @@ std::string NameOf(const ::testing::TestParamInfo<Twins::ParamType>& info) {
   return ranks == 1 ? name : name + "tp" + std::to_string(ranks);
 }
 INSTANTIATE_TEST_SUITE_P(All, Twins,
-                         ::testing::Combine(::testing::Values(64, 80, 128),
+                         ::testing::Combine(::testing::ValuesIn(kCudaHeadDims),
                                             ::testing::Values("fp16", "bf16"),
                                             ::testing::Values(1)),
                          NameOf);

@@ -48,7 +48,7 @@ TEST(CudaBackend, RefusesSizesThatItsKernelsLack) {
                 "embeddings of 12; the CUDA kernels have multiples of 8");
   options = Opt30b();
   options.head_dim = 96;
-  ExpectRefused(options, "head_dim 96");
+  ExpectRefused(options, "head_dim 96; the CUDA kernels have 64, 80, 128");
   options = Opt30b();
   options.dtype = DType::kFloat32;
   ExpectRefused(options, "dtype float32");

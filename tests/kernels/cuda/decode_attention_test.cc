@@ -17,6 +17,7 @@
 #include <tuple>
 #include <vector>
 
+#include "base/head_dim.h"
 #include "kernels/cuda/kernels.h"
 #include "tests/kernels/cuda/device_array.h"
 
@@ -601,21 +602,20 @@ TEST_P(DecodeAttentionTest, StoredPositions) {
   }
 }
 
-constexpr int kHeadDims[] = {64, 80, 128};
 constexpr DType kDTypes[] = {DType::kBFloat16, DType::kFloat16};
 
 std::string NameOf(int head_dim, DType dtype) {
   return std::string(Name(dtype)) + std::to_string(head_dim);
 }
 INSTANTIATE_TEST_SUITE_P(All, DecodeAttentionTest,
-                         ::testing::Combine(::testing::ValuesIn(kHeadDims),
+                         ::testing::Combine(::testing::ValuesIn(kCudaHeadDims),
                                             ::testing::ValuesIn(kDTypes)),
                          [](const auto& info) {
                            return NameOf(std::get<0>(info.param),
                                          std::get<1>(info.param));
                          });
 INSTANTIATE_TEST_SUITE_P(All, DecodeAttentionInShapes,
-                         ::testing::Combine(::testing::ValuesIn(kHeadDims),
+                         ::testing::Combine(::testing::ValuesIn(kCudaHeadDims),
                                             ::testing::ValuesIn(kDTypes),
                                             ::testing::Bool()),
                          [](const auto& info) {
@@ -636,20 +636,13 @@ TEST(DecodeAttentionShape, FewItemsAreSplit) {
   EXPECT_EQ(ChooseDecodeAttentionShape(args).split, 1);
 }
 
-TEST(DecodeAttention, RefusesWhatItDoesNotKnow) {
-  EXPECT_TRUE(HeadDimSupported(64));
-  EXPECT_TRUE(HeadDimSupported(80));
-  EXPECT_TRUE(HeadDimSupported(128));
-  EXPECT_FALSE(HeadDimSupported(96));
-}
-
 // To the page; the row does nothing.
 TEST(DecodeAttention, TakesHeadsOfAsManySlotsAsItTells) {
   H2O_SKIP_WITHOUT_GPU();
   const DeviceArray<int32_t> positions(std::vector<int32_t>{-1});
   const DeviceArray<KvHead*> heads(std::vector<KvHead*>{nullptr});
   const DeviceArray<uint16_t> out(128);
-  for (int head_dim : {64, 80, 128}) {
+  for (int head_dim : kCudaHeadDims) {
     for (DType dtype : {DType::kBFloat16, DType::kFloat16}) {
       DecodeAttentionArgs args;
       args.pool.layout = {head_dim, dtype};

@@ -16,6 +16,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/head_dim.h"
 #include "base/kv_policy.h"
 #include "kernels/cuda/kernels.h"
 #include "tests/kernels/cuda/device_array.h"
@@ -530,7 +531,7 @@ TEST_P(CudaPrefillAttention, WithoutScores) {
 }
 
 INSTANTIATE_TEST_SUITE_P(HeadDims, CudaPrefillAttention,
-                         ::testing::Values(64, 80, 128));
+                         ::testing::ValuesIn(kCudaHeadDims));
 
 // Longer than OPT's 2,048.
 TEST(CudaLongPrefillAttention, EqualsFloat64) {
