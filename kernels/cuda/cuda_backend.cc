@@ -1,11 +1,9 @@
+// Puts the CUDA kernels behind Backend.
 #include "kernels/cuda/cuda_backend.h"
 
 #include <cuda_runtime_api.h>
 
-#include <deque>
-#include <unordered_map>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
@@ -14,94 +12,25 @@
 #include "kernels/cuda/cuda_status.h"
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/queue.h"
+#include "kernels/cuda/upload_ring.h"
 
 namespace h2o {
 namespace {
 
 using cuda::ToStatus;
 
-// Host memory that the GPU reads directly, handed out in a ring: a part is
-// free again once the copy from it is done.
-class UploadRing {
- public:
-  static constexpr int64_t kBytes = 2 * Device::kMaxUploadBytes;
-
-  absl::Status Init() {
-    return ToStatus(cudaMallocHost(&data_, kBytes), "pinned memory");
-  }
-  ~UploadRing() {
-    for (const Part& part : parts_) cudaEventDestroy(part.copied);
-    for (cudaEvent_t event : spare_) cudaEventDestroy(event);
-    cudaFreeHost(data_);
-  }
-
-  std::byte* Take(int64_t bytes) {
-    bytes = CeilDiv(bytes, 256) * 256;
-    if (next_ + bytes > kBytes) {
-      // What lies behind is of the lap before, and older than all ahead.
-      while (!parts_.empty() && parts_.front().begin >= next_) AwaitOldest();
-      next_ = 0;
-    }
-    begin_ = next_;
-    end_ = next_ + bytes;
-    while (!parts_.empty() && Overlaps(parts_.front())) AwaitOldest();
-    next_ = end_;
-    return static_cast<std::byte*>(data_) + begin_;
-  }
-  // The copy from what was taken last is enqueued.
-  void Copied(cudaStream_t stream) {
-    cudaEvent_t event = nullptr;
-    if (spare_.empty()) {
-      cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
-    } else {
-      event = spare_.back();
-      spare_.pop_back();
-    }
-    cudaEventRecord(event, stream);
-    parts_.push_back({begin_, end_, event});
-  }
-
- private:
-  struct Part {
-    int64_t begin, end;
-    cudaEvent_t copied;
-  };
-  void AwaitOldest() {
-    cudaEventSynchronize(parts_.front().copied);
-    spare_.push_back(parts_.front().copied);
-    parts_.pop_front();
-  }
-  // Parts are in the order of time: the oldest lies right ahead of us.
-  bool Overlaps(const Part& part) const {
-    return part.begin < end_ && begin_ < part.end;
-  }
-
-  void* data_ = nullptr;
-  int64_t next_ = 0, begin_ = 0, end_ = 0;
-  std::deque<Part> parts_;
-  std::vector<cudaEvent_t> spare_;
-};
+int Int(int64_t n) { return static_cast<int>(n); }
 
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(const CudaBackendOptions& options)
-      : options_(options), marks_(kMaxMarks, nullptr) {}
-  ~CudaBackend() override {
-    cudaStreamSynchronize(stream_);
-    for (auto& [key, recording] : recordings_) {
-      if (recording != nullptr) cudaGraphExecDestroy(recording);
-    }
-    for (cudaEvent_t mark : marks_) {
-      if (mark != nullptr) cudaEventDestroy(mark);
-    }
-    products_.reset();
-    if (stream_ != nullptr) cudaStreamDestroy(stream_);
-  }
+      : options_(options), queue_(options.ordinal) {}
+  ~CudaBackend() override { cudaStreamSynchronize(stream_); }
 
   absl::Status Init() {
-    H2O_RETURN_IF_ERROR(ToStatus(cudaSetDevice(options_.ordinal), "device"));
-    H2O_RETURN_IF_ERROR(ToStatus(
-        cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream"));
+    H2O_RETURN_IF_ERROR(queue_.Init());
+    stream_ = queue_.stream();
     H2O_RETURN_IF_ERROR(ring_.Init());
     H2O_ASSIGN_OR_RETURN(
         products_, cuda::LinearProducts::Create(options_.cache_directory,
@@ -148,7 +77,7 @@ class CudaBackend final : public Backend {
   void UploadFrom(int64_t bytes, void* device,
                   absl::FunctionRef<void(std::byte*)> fill) override {
     H2O_CHECK(bytes <= kMaxUploadBytes) << bytes;
-    UseDevice();
+    queue_.UseDevice();
     std::byte* host = ring_.Take(bytes);
     fill(host);
     Note(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_),
@@ -166,44 +95,16 @@ class CudaBackend final : public Backend {
          "copy");
   }
 
-  int64_t Mark() override {
-    UseDevice();
-    cudaEvent_t& mark = marks_[next_mark_ % kMaxMarks];
-    if (mark == nullptr) Note(cudaEventCreate(&mark), "event");
-    Note(cudaEventRecord(mark, stream_), "mark");
-    return next_mark_++;
-  }
-  bool Reached(int64_t mark) override {
-    return cudaEventQuery(marks_[mark % kMaxMarks]) != cudaErrorNotReady;
-  }
-  absl::Status Wait(int64_t mark) override {
-    Note(cudaEventSynchronize(marks_[mark % kMaxMarks]), "step");
-    return failure_;
-  }
-  absl::Status Synchronize() override {
-    UseDevice();
-    Note(cudaStreamSynchronize(stream_), "step");
-    return failure_;
-  }
+  int64_t Mark() override { return queue_.Mark(); }
+  bool Reached(int64_t mark) override { return queue_.Reached(mark); }
+  absl::Status Wait(int64_t mark) override { return queue_.Wait(mark); }
+  absl::Status Synchronize() override { return queue_.Synchronize(); }
   double SecondsBetween(int64_t earlier, int64_t later) override {
-    float ms = 0;
-    Note(cudaEventElapsedTime(&ms, marks_[earlier % kMaxMarks],
-                              marks_[later % kMaxMarks]),
-         "time");
-    return 1e-3 * static_cast<double>(ms);
+    return queue_.SecondsBetween(earlier, later);
   }
-
-  // The first time runs as it is, so that products choose their kernels; the
-  // second is recorded.
   absl::Status Replay(uint64_t key,
                       absl::FunctionRef<absl::Status()> work) override {
-    const auto [it, first] = recordings_.emplace(key, nullptr);
-    if (first) return work();
-    if (it->second == nullptr) {
-      H2O_ASSIGN_OR_RETURN(it->second, Record(work));
-    }
-    Note(cudaGraphLaunch(it->second, stream_), "graph launch");
-    return absl::OkStatus();
+    return queue_.Replay(key, work);
   }
   int64_t BatchBucket(int64_t rows) const override {
     for (int64_t few : {1, 2, 4, 8, 16, 24, 32}) {
@@ -259,8 +160,8 @@ class CudaBackend final : public Backend {
   }
   void Linear(Matrix x, const LinearWeights& weights, Epilogue epilogue,
               Matrix y) override {
-    Note(products_->Run(x, weights.weight, weights.bias,
-                        epilogue == Epilogue::kRelu, y, stream_));
+    queue_.Note(products_->Run(x, weights.weight, weights.bias,
+                               epilogue == Epilogue::kRelu, y, stream_));
     if (epilogue == Epilogue::kGelu) {
       Note(cuda::Gelu(y.data, y.stride, Int(y.rows), Int(y.columns),
                       options_.dtype, stream_),
@@ -359,44 +260,17 @@ class CudaBackend final : public Backend {
   }
 
  private:
-  static int Int(int64_t n) { return static_cast<int>(n); }
-
-  // The thread that steps may be another than the one that made us.
-  void UseDevice() { Note(cudaSetDevice(options_.ordinal), "device"); }
-
-  // The first failure is what every wait tells.
-  void Note(cudaError_t error, const char* what) {
-    if (error != cudaSuccess) Note(ToStatus(error, what));
-  }
-  void Note(absl::Status status) { failure_.Update(status); }
-
-  absl::StatusOr<cudaGraphExec_t> Record(
-      absl::FunctionRef<absl::Status()> work) {
-    H2O_RETURN_IF_ERROR(ToStatus(
-        cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal),
-        "begin of recording"));
-    const absl::Status status = work();
-    cudaGraph_t graph = nullptr;
-    const cudaError_t ended = cudaStreamEndCapture(stream_, &graph);
-    H2O_RETURN_IF_ERROR(status);
-    H2O_RETURN_IF_ERROR(failure_);
-    H2O_RETURN_IF_ERROR(ToStatus(ended, "end of recording"));
-    cudaGraphExec_t recording = nullptr;
-    const cudaError_t made = cudaGraphInstantiate(&recording, graph, 0);
-    cudaGraphDestroy(graph);
-    H2O_RETURN_IF_ERROR(ToStatus(made, "recording"));
-    return recording;
+  // A kernel that cannot be enqueued fails the queue.
+  void Note(cudaError_t error, const char* operation) {
+    queue_.Note(error, operation);
   }
 
   const CudaBackendOptions options_;
-  cudaStream_t stream_ = nullptr;
-  UploadRing ring_;
+  cuda::Queue queue_;              // destroyed last
+  cudaStream_t stream_ = nullptr;  // of queue_
+  cuda::UploadRing ring_;
   std::unique_ptr<cuda::LinearProducts> products_;
   Buffer row_sums_, column_sums_;  // [heads, rows] float32, of a prefill
-  std::vector<cudaEvent_t> marks_;
-  int64_t next_mark_ = 0;
-  std::unordered_map<uint64_t, cudaGraphExec_t> recordings_;
-  absl::Status failure_;
 };
 
 absl::Status CheckSizes(const CudaBackendOptions& options) {
