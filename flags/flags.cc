@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/cgroup.h"
+#include "base/device_name.h"
 #include "base/kv_page.h"
 #include "flags/version.h"
 
@@ -252,12 +253,7 @@ void AddDeviceFlags(CLI::App* app, DeviceFlags* flags) {
   app->add_option("--device", flags->device, "Device: cpu, cuda or cuda:N")
       ->check(CLI::Validator(
           [](std::string& text) -> std::string {
-            const bool numbered =
-                text.rfind("cuda:", 0) == 0 && text.size() > 5 &&
-                text.size() < 9 &&
-                text.find_first_not_of("0123456789", 5) == std::string::npos;
-            if (text == "cpu" || text == "cuda" || numbered) return "";
-            return "'" + text + "' must be cpu, cuda or cuda:N";
+            return std::string(ParseDeviceName(text).status().message());
           },
           ""))
       ->type_name("DEVICE")

@@ -1,3 +1,4 @@
+// Memory of the host, and uploads in pieces.
 #include "kernels/device.h"
 
 #include <sys/mman.h>
@@ -7,27 +8,9 @@
 #include <cstring>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 
 namespace h2o {
-
-absl::StatusOr<DeviceName> ParseDeviceName(const std::string& text) {
-  DeviceName name;
-  absl::string_view rest = text;
-  if (rest == "cpu") return name;
-  if (absl::ConsumePrefix(&rest, "cuda")) {
-    name.cuda = true;
-    if (rest.empty()) return name;
-    if (absl::ConsumePrefix(&rest, ":") &&
-        absl::SimpleAtoi(rest, &name.ordinal) && name.ordinal >= 0) {
-      return name;
-    }
-  }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "device '", text, "'; it must be cpu, cuda or cuda:N (0, 1, ...)"));
-}
 
 absl::StatusOr<Buffer> Buffer::AllocateHost(int64_t bytes) {
   if (bytes == 0) return Buffer();

@@ -9,22 +9,14 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <string>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/device_name.h"
 
 namespace h2o {
-
-// Which of a machine's devices: "cpu", "cuda" or "cuda:N".
-struct DeviceName {
-  bool cuda = false;
-  int ordinal = 0;
-};
-// Errors: INVALID_ARGUMENT naming `text` and what would be right.
-absl::StatusOr<DeviceName> ParseDeviceName(const std::string& text);
 
 // The queue's handle, for libraries that enqueue by themselves (NCCL); null on
 // CPUs, where things are done when the call returns.
