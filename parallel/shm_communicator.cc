@@ -79,12 +79,10 @@ class ShmCommunicator final : public Communicator {
   int size() const override { return size_; }
 
   absl::Status AllReduceSum(void* sum, int64_t count, DType dtype) override {
-    H2O_CHECK(count >= 0) << "count is " << count;
-    H2O_CHECK(dtype == DType::kFloat32) << "sums of " << Name(dtype);
+    const Operation operation = Operation::AllReduce(count, dtype);
     float* const data = static_cast<float*>(sum);
     if (failure_.failed()) return failure_.Get();
     if (count == 0) return absl::OkStatus();
-    const Operation operation = Operation::AllReduce(count);
     if (operation.bytes <= kSmallBytes) {
       return SmallSum(operation, data, count);
     }
@@ -98,10 +96,8 @@ class ShmCommunicator final : public Communicator {
 
   absl::Status AllGather(const void* mine, absl::Span<const int64_t> bytes,
                          void* all) override {
-    H2O_CHECK(bytes.size() == size_t(size_))
-        << "sizes of " << bytes.size() << " ranks, the group has " << size_;
+    const Operation operation = Operation::AllGather(bytes, size_);
     if (failure_.failed()) return failure_.Get();
-    const Operation operation = Operation::AllGather(bytes);
     if (operation.bytes == 0) return absl::OkStatus();
     const int64_t most = *std::max_element(bytes.begin(), bytes.end());
     if (most <= kSmallBytes) {

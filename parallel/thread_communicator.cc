@@ -58,11 +58,9 @@ class ThreadCommunicator final : public Communicator {
   int size() const override { return size_; }
 
   absl::Status AllReduceSum(void* sum, int64_t count, DType dtype) override {
-    H2O_CHECK(count >= 0) << "count is " << count;
-    H2O_CHECK(dtype == DType::kFloat32) << "sums of " << Name(dtype);
+    const Operation operation = Operation::AllReduce(count, dtype);
     float* const data = static_cast<float*>(sum);
     if (count == 0) return group_->failure.Get();
-    const Operation operation = Operation::AllReduce(count);
     if (operation.bytes > kSmallBytes) return LargeSum(operation, data, count);
     ++parity_;
     std::memcpy(SlotOf(rank_), data, operation.bytes);
@@ -77,9 +75,7 @@ class ThreadCommunicator final : public Communicator {
 
   absl::Status AllGather(const void* mine, absl::Span<const int64_t> bytes,
                          void* all) override {
-    H2O_CHECK(bytes.size() == size_t(size_))
-        << "sizes of " << bytes.size() << " ranks, the group has " << size_;
-    const Operation operation = Operation::AllGather(bytes);
+    const Operation operation = Operation::AllGather(bytes, size_);
     if (operation.bytes == 0) return group_->failure.Get();
     group_->seats[rank_].data = const_cast<void*>(mine);
     H2O_RETURN_IF_ERROR(Meet(operation));
