@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "absl/strings/numbers.h"
@@ -257,10 +258,14 @@ std::vector<int32_t> SelectKept(const KvSlots& slots,
   const int32_t num_heavy =
       slots.Capacity() - slots.sinks - slots.prefill_recent;
   const auto begin = kept.begin() + slots.sinks;
+  // A broken model's NaN counts as the greatest: sorting needs an order of all.
+  const auto score = [&](int32_t i) {
+    return std::isnan(scores[i]) ? std::numeric_limits<float>::infinity()
+                                 : scores[i];
+  };
   std::nth_element(begin, begin + num_heavy, kept.begin() + first_recent,
                    [&](int32_t a, int32_t b) {
-                     return scores[a] != scores[b] ? scores[a] > scores[b]
-                                                   : a < b;
+                     return score(a) != score(b) ? score(a) > score(b) : a < b;
                    });
   kept.erase(begin + num_heavy, kept.begin() + first_recent);
   std::sort(kept.begin(), kept.end());

@@ -26,9 +26,10 @@ std::string_view FinishName(const Result& result) {
     case FinishReason::kLength:
       return "length";
     case FinishReason::kNone:
+    case FinishReason::kNonFinite:
       break;
   }
-  return "error";  // it ended without saying how
+  return "error";
 }
 
 std::string ResultJson(const Result& result) {

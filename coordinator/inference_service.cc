@@ -118,6 +118,7 @@ absl::StatusOr<Request> RequestOf(const v1::GenerateRequest& message,
 v1::FinishReason ToProto(FinishReason reason) {
   switch (reason) {
     case FinishReason::kNone:
+    case FinishReason::kNonFinite:  // its stream ends with an error
       break;
     case FinishReason::kStop:
       return v1::FINISH_REASON_STOP;

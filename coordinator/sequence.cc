@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/check.h"
 
 namespace h2o {
@@ -63,6 +64,13 @@ std::string Sequence::TextOf(int32_t token, bool last, bool* stopped) {
 void Sequence::Accept(const TokenResult& token, std::vector<HeadTrace> trace,
                       std::vector<LogitRows> logits, double now) {
   H2O_CHECK(state_ == State::kRunning) << "sequence " << id();
+  if (token.finish == FinishReason::kNonFinite) {
+    return Fail(absl::InternalError(absl::StrCat(
+                    "the model's logits at position ", next_logit_position(),
+                    " are not finite (NaN or infinity): there is no token to "
+                    "follow it")),
+                now);
+  }
   if (tokens_.empty()) first_token_ = now;
   tokens_.push_back(token.token);
   StreamEvent event;

@@ -186,6 +186,12 @@ class Backend : public Device {
                            int64_t rows, int32_t* tokens, int32_t* positions,
                            KvHead** heads) = 0;
 
+  // Logits that are not finite.  A row that holds a NaN or +Infinity, in any
+  // rank's columns, has no token: ArgMax and PickBest yield kNoToken, Sample
+  // leaves it, and Advance ends its sequence with kNonFinite.  Other rows of the
+  // batch are not touched by it, and all ranks decide alike.  -Infinity is less
+  // than any number; a row of nothing else gets its first token, drawn or not.
+
   // The greatest logit of each row; of equal ones the lowest column.
   // Column c stands for token first_token + c.
   virtual void ArgMax(Matrix logits, int32_t first_token, BestLogit* best) = 0;
@@ -194,10 +200,10 @@ class Backend : public Device {
   virtual void PickBest(const BestLogit* of_ranks, int ranks, int64_t rows,
                         int32_t* tokens) = 0;
   // For rows whose sequence has a temperature, tokens[r] = SampleToken(row r of
-  // logits [rows, vocabulary]).
+  // logits [rows, vocabulary]).  REQUIRES: `tokens` is from PickBest.
   virtual void Sample(Matrix logits, const SequenceState* states,
                       const int32_t* seats, int32_t* tokens) = 0;
-  // Gives every live row its next token (the forced one, if there is one),
+  // Gives every running row its next token (the forced one, if there is one),
   // appends it to the sequence's tokens, moves the state on, and tells whether
   // the sequence is finished.
   virtual void Advance(SequenceState* states, const int32_t* seats,
@@ -216,6 +222,7 @@ class Backend : public Device {
 // 2 * vocabulary elements.  Pure: the same on every rank.
 // Order: temperature, then the top_k greatest, then the smallest set whose
 // probability reaches top_p; ties go to the lowest id.
+// REQUIRES: no logit is NaN or +Infinity.
 int32_t SampleToken(absl::Span<const float> logits,
                     const SamplingParams& sampling, uint64_t index,
                     absl::Span<double> scratch);

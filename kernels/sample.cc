@@ -1,5 +1,7 @@
+// Draws a token on the host: the reference of all devices.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "base/check.h"
@@ -57,6 +59,7 @@ int32_t SampleToken(absl::Span<const float> logits,
                          return a.logit < b.logit;
                        })
           ->logit;
+  if (!(greatest > -std::numeric_limits<float>::infinity())) return 0;
   double* weights = scratch.data();
   double total = 0;
   for (int64_t i = 0; i < count; ++i) {

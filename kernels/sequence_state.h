@@ -1,10 +1,11 @@
-// What a device knows of an open sequence, so that a decode step needs no input
-// from the host: plain numbers, in the memory of the device.
+// The state of an open sequence on the device: plain numbers in its memory, so
+// that decode steps run without the host.
 #pragma once
 
 #include <cstdint>
 
 #include "base/finish_reason.h"
+#include "base/host_device.h"
 #include "base/sampling.h"
 #include "kernels/kv_head.h"
 
@@ -30,16 +31,66 @@ struct SequenceState {
   int32_t stop_tokens[kMaxStopTokens] = {};
 };
 
+// The token of a row that has none (Backend::ArgMax says when).
+inline constexpr int32_t kNoToken = -1;
+
 // The best logit of a row among the columns of one rank.
 struct BestLogit {
   float logit = 0;
-  int32_t token = 0;
+  int32_t token = 0;  // kNoToken: a column holds NaN or +Infinity
 };
 
-// What a step gave one row.
+// The result of a step for one row.
 struct RowResult {
-  int32_t token = -1;  // -1: the row did not run
+  int32_t token = kNoToken;  // kNoToken: the row did not run or ends without
   FinishReason finish = FinishReason::kNone;
 };
+
+// The rules that both twins run, a row at a time.
+
+// The better of two ranks' best logits, `a` being of the lower rank, which owns
+// the lower tokens.  No token of one rank is no token for the row.
+H2O_HOST_DEVICE inline BestLogit BetterOf(const BestLogit& a,
+                                          const BestLogit& b) {
+  if (a.token == kNoToken) return a;
+  if (b.token == kNoToken) return b;
+  return b.logit > a.logit ? b : a;
+}
+
+// Whether the row of `seat` has a sequence that goes on.
+H2O_HOST_DEVICE inline bool Runs(const SequenceState* states, int32_t seat) {
+  return seat >= 0 && states[seat].finish == FinishReason::kNone;
+}
+
+// Whether `token` ends the sequence.
+H2O_HOST_DEVICE inline bool Stops(const SequenceState& state, int32_t token) {
+  bool stops = false;
+  for (int i = 0; i < state.num_stop_tokens; ++i) {
+    stops |= token == state.stop_tokens[i];
+  }
+  return stops;
+}
+
+// Moves a running sequence on: appends `token`, or takes the given token if
+// there is one.  Without a token the sequence ends where it stands, even if the
+// next one is given.
+H2O_HOST_DEVICE inline RowResult NextToken(int32_t token,
+                                           SequenceState* state) {
+  if (token == kNoToken) {
+    state->finish = FinishReason::kNonFinite;
+    return {kNoToken, state->finish};
+  }
+  int32_t* const next = state->tokens + state->position + 1;
+  if (state->num_generated >= state->num_forced) *next = token;
+  state->token = *next;
+  ++state->num_generated;
+  ++state->position;
+  if (Stops(*state, state->token)) {
+    state->finish = FinishReason::kStop;
+  } else if (state->num_generated == state->max_tokens) {
+    state->finish = FinishReason::kLength;
+  }
+  return {state->token, state->finish};
+}
 
 }  // namespace h2o

@@ -54,7 +54,7 @@ struct StepPlan {
 
 struct TokenResult {
   uint64_t sequence_id = 0;
-  int32_t token = 0;
+  int32_t token = 0;  // 0 where `finish` is kNonFinite: there is none
   FinishReason finish = FinishReason::kNone;
 };
 

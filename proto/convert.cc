@@ -413,7 +413,8 @@ absl::StatusOr<StepResult> FromProto(const wire::StepResult& message,
   for (const wire::TokenResult& token : message.tokens()) {
     H2O_RETURN_IF_ERROR(
         InRange("token", token.token(), 0, config.vocab_size - 1));
-    H2O_RETURN_IF_ERROR(InRange("finish", token.finish(), 0, 2));
+    H2O_RETURN_IF_ERROR(InRange("finish", token.finish(), 0,
+                                static_cast<int>(kLastFinishReason)));
     result.tokens.push_back(
         {.sequence_id = token.sequence_id(),
          .token = token.token(),

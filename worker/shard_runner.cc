@@ -147,11 +147,14 @@ void Runner::Observe(StepInFlight* step) {
   const RowResult* row = head_.Fetched(*step);
   for (uint64_t id : step->emitted) {
     const RowResult r = *row++;
-    if (r.token < 0) continue;  // it finished in the step before
+    const bool has_token = r.token != kNoToken;
+    if (!has_token && r.finish == FinishReason::kNone) {
+      continue;  // it finished in the step before
+    }
     Observed& o = open_.observed.at(id);
-    ++o.length;
+    if (has_token) ++o.length;
     o.last_token = r.token;
-    step->result.tokens.push_back({id, r.token, r.finish});
+    step->result.tokens.push_back({id, has_token ? r.token : 0, r.finish});
   }
 }
 

@@ -17,22 +17,29 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 int64_t ArgMaxRowImpl(const float* x, int64_t n) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
   const F32 d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  float best = -std::numeric_limits<float>::infinity();
+  const VF infinity = hn::Set(d, kInfinity);
+  VF greatest = hn::Set(d, -kInfinity);
+  auto all_below = hn::Lt(greatest, infinity);  // false where NaN was met
   int64_t i = 0;
-  if (n >= lanes) {
-    VF greatest = hn::LoadU(d, x);
-    for (i = lanes; i + lanes <= n; i += lanes) {
-      greatest = hn::Max(greatest, hn::LoadU(d, x + i));
-    }
-    best = hn::GetLane(hn::MaxOfLanes(d, greatest));
+  for (; i + lanes <= n; i += lanes) {
+    const VF v = hn::LoadU(d, x + i);
+    all_below = hn::And(all_below, hn::Lt(v, infinity));
+    greatest = hn::Max(greatest, v);
   }
-  for (; i < n; ++i) best = std::max(best, x[i]);
+  bool usable = hn::AllTrue(d, all_below);
+  float best = hn::GetLane(hn::MaxOfLanes(d, greatest));
+  for (; i < n; ++i) {
+    usable &= x[i] < kInfinity;
+    best = std::max(best, x[i]);
+  }
+  if (!usable) return -1;
   for (i = 0; i < n; ++i) {
     if (x[i] == best) return i;
   }
-  return 0;  // all NaN: no token is better than another
+  return 0;  // -Infinity only, of which not every target's MaxOfLanes knows
 }
 
 }  // namespace HWY_NAMESPACE
@@ -43,14 +50,6 @@ HWY_AFTER_NAMESPACE();
 namespace h2o::cpu {
 
 HWY_EXPORT(ArgMaxRowImpl);
-
-namespace {
-
-bool Runs(const SequenceState* states, int32_t seat) {
-  return seat >= 0 && states[seat].finish == FinishReason::kNone;
-}
-
-}  // namespace
 
 int64_t ArgMaxRow(const float* x, int64_t n) {
   return HWY_DYNAMIC_DISPATCH(ArgMaxRowImpl)(x, n);
@@ -71,7 +70,10 @@ void ArgMax(Matrix logits, int32_t first_token, BestLogit* best, Team* team) {
   team->ParallelFor(logits.rows, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; ++r) {
       const int64_t c = ArgMaxRow(logits.Row(r), logits.columns);
-      best[r] = {logits.Row(r)[c], static_cast<int32_t>(first_token + c)};
+      best[r] =
+          c < 0 ? BestLogit{std::numeric_limits<float>::quiet_NaN(), kNoToken}
+                : BestLogit{logits.Row(r)[c],
+                            static_cast<int32_t>(first_token + c)};
     }
   });
 }
@@ -81,8 +83,7 @@ void PickBest(const BestLogit* of_ranks, int ranks, int64_t rows,
   for (int64_t r = 0; r < rows; ++r) {
     BestLogit best = of_ranks[r];
     for (int rank = 1; rank < ranks; ++rank) {
-      const BestLogit& other = of_ranks[rank * rows + r];
-      if (other.logit > best.logit) best = other;
+      best = BetterOf(best, of_ranks[rank * rows + r]);
     }
     tokens[r] = best.token;
   }
@@ -103,6 +104,7 @@ void Sample(Matrix logits, const SequenceState* states, const int32_t* seats,
           if (!Runs(states, seats[r])) continue;
           const SequenceState& state = states[seats[r]];
           if (state.sampling.temperature <= 0) continue;
+          if (tokens[r] == kNoToken) continue;
           tokens[r] = SampleToken({logits.Row(r), size_t(vocabulary)},
                                   state.sampling, state.num_generated, scratch);
         }
@@ -112,21 +114,9 @@ void Sample(Matrix logits, const SequenceState* states, const int32_t* seats,
 void Advance(SequenceState* states, const int32_t* seats, int64_t rows,
              const int32_t* tokens, RowResult* results) {
   for (int64_t r = 0; r < rows; ++r) {
-    results[r] = {};
-    if (!Runs(states, seats[r])) continue;
-    SequenceState& s = states[seats[r]];
-    int32_t* const next = s.tokens + s.position + 1;
-    if (s.num_generated >= s.num_forced) *next = tokens[r];
-    s.token = *next;
-    ++s.num_generated;
-    ++s.position;
-    const int32_t* const stops_end = s.stop_tokens + s.num_stop_tokens;
-    if (std::find(s.stop_tokens, stops_end, s.token) != stops_end) {
-      s.finish = FinishReason::kStop;
-    } else if (s.num_generated == s.max_tokens) {
-      s.finish = FinishReason::kLength;
-    }
-    results[r] = {s.token, s.finish};
+    results[r] = Runs(states, seats[r])
+                     ? NextToken(tokens[r], &states[seats[r]])
+                     : RowResult();
   }
 }
 

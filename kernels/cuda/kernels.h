@@ -184,7 +184,8 @@ cudaError_t BeginDecode(const SequenceState* states, const int32_t* seats,
                         int rows, int32_t* tokens, int32_t* positions,
                         KvHead** heads, cudaStream_t stream);
 
-// best[r]: the greatest logit of row r; of equal ones the lowest column.
+// best[r]: the greatest logit of row r; of equal ones the lowest column; of a
+// row with NaN or +Infinity, kNoToken.
 cudaError_t ArgMax(const float* logits, int64_t stride, int rows, int columns,
                    int first_token, BestLogit* best, cudaStream_t stream);
 

@@ -23,10 +23,6 @@ __device__ __forceinline__ int RowOfThread() {
   return blockIdx.x * kRowThreads + threadIdx.x;
 }
 
-__device__ bool Runs(const SequenceState* states, int32_t seat) {
-  return seat >= 0 && states[seat].finish == FinishReason::kNone;
-}
-
 __global__ void __launch_bounds__(kRowThreads)
     BeginDecodeKernel(const SequenceState* states, const int32_t* seats,
                       int rows, int32_t* tokens, int32_t* positions,
@@ -51,19 +47,9 @@ __global__ void __launch_bounds__(kRowThreads)
   if (r >= rows) return;
   BestLogit best = of_ranks[r];
   for (int rank = 1; rank < ranks; ++rank) {
-    const BestLogit other = of_ranks[int64_t{rank} * rows + r];
-    const bool first_number = isnan(best.logit) && !isnan(other.logit);
-    if (other.logit > best.logit || first_number) best = other;
+    best = BetterOf(best, of_ranks[int64_t{rank} * rows + r]);
   }
   tokens[r] = best.token;
-}
-
-__device__ bool Stops(const SequenceState& state, int32_t token) {
-  bool stops = false;
-  for (int i = 0; i < state.num_stop_tokens; ++i) {
-    stops |= token == state.stop_tokens[i];
-  }
-  return stops;
 }
 
 __global__ void __launch_bounds__(kRowThreads)
@@ -73,24 +59,9 @@ __global__ void __launch_bounds__(kRowThreads)
   AllowNext();
   const int r = RowOfThread();
   if (r >= rows) return;
-  if (!Runs(states, seats[r])) {
-    results[r] = RowResult();
-    return;
-  }
-  SequenceState& state = states[seats[r]];
-  int32_t* const next = state.tokens + state.position + 1;
-  const bool is_forced = state.num_generated < state.num_forced;
-  const int32_t token = is_forced ? *next : tokens[r];
-  *next = token;
-  state.token = token;
-  ++state.num_generated;
-  ++state.position;
-  if (Stops(state, token)) {
-    state.finish = FinishReason::kStop;
-  } else if (state.num_generated == state.max_tokens) {
-    state.finish = FinishReason::kLength;
-  }
-  results[r] = {token, state.finish};
+  results[r] = Runs(states, seats[r])
+                   ? NextToken(tokens[r], &states[seats[r]])
+                   : RowResult();
 }
 
 // ---- logits in order --------------------------------------------------------
@@ -99,9 +70,10 @@ constexpr int kThreads = 1024;  // of the kernels with a block a row
 constexpr int kWarps = kThreads / kWarp;
 
 // Orders as the logits do; equal logits (0 and -0 too) have equal keys.  NaN is
-// below all.
+// above all, +Infinity next.
+constexpr uint32_t kKeyOfInfinity = 0xff800000u;
 __device__ __forceinline__ uint32_t KeyOf(float logit) {
-  if (isnan(logit)) return 0;
+  if (isnan(logit)) return ~0u;
   const uint32_t bits = logit == 0 ? 0 : __float_as_uint(logit);
   return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
@@ -135,7 +107,9 @@ __global__ void __launch_bounds__(kThreads)
       BlockReduce(mine, uint64_t{0}, of_warps, Greatest());
   if (threadIdx.x == 0) {
     const int winner = static_cast<int>(~static_cast<uint32_t>(greatest));
-    best[blockIdx.x] = {row[winner], first_token + winner};
+    best[blockIdx.x] = greatest >> 32 < kKeyOfInfinity
+                           ? BestLogit{row[winner], first_token + winner}
+                           : BestLogit{NAN, kNoToken};
   }
 }
 
@@ -389,6 +363,7 @@ __global__ void __launch_bounds__(kThreads)
   if (!Runs(states, seat)) return;
   const SequenceState& state = states[seat];
   if (!(state.sampling.temperature > 0)) return;
+  if (tokens[blockIdx.x] == kNoToken) return;
   const int32_t token = Draw(logits + blockIdx.x * stride, vocabulary,
                              state.sampling, state.num_generated, shared);
   if (threadIdx.x == 0) tokens[blockIdx.x] = token;

@@ -1,5 +1,6 @@
 #include "coordinator/sequence.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 namespace h2o {
@@ -97,6 +98,24 @@ TEST(Sequence, KeepsTheTokensThatItStreamed) {
     sequence.Accept({1, token, FinishReason::kNone}, {}, {}, 2);
   }
   EXPECT_EQ(sequence.tokens(), (std::vector<int32_t>{9, 4, 9}));
+}
+
+TEST(Sequence, LogitsThatAreNotFiniteEndItWithThePosition) {
+  std::vector<StreamEvent> events;
+  Sequence sequence(
+      Spec(), {}, nullptr,
+      [&](StreamEvent e) { events.push_back(std::move(e)); }, 0);
+  sequence.Start({12}, 1200, 2400, 1);
+  sequence.Accept({1, 70, FinishReason::kNone}, {}, {}, 2);
+  sequence.Accept({1, 0, FinishReason::kNonFinite}, {}, {}, 3);
+  ASSERT_EQ(events.size(), 2u);
+  EXPECT_TRUE(events[1].done);
+  EXPECT_TRUE(events[1].tokens.empty());
+  EXPECT_EQ(events[1].status.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(std::string(events[1].status.message()),
+              ::testing::HasSubstr("logits at position 50 are not finite"));
+  EXPECT_EQ(events[1].usage.completion_tokens, 1);
+  EXPECT_EQ(sequence.state(), Sequence::State::kDone);
 }
 
 TEST(Sequence, FailsOnce) {
