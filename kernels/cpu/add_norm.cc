@@ -78,12 +78,13 @@ void AddTo(float* x, const float* delta, const float* bias, int64_t columns) {
   }
 }
 
-}  // namespace
-
+// x [columns] normalised; `out` may be `x`.
 void LayerNormRow(const float* x, const LayerNormWeights& weights,
                   int64_t columns, float* out) {
   HWY_DYNAMIC_DISPATCH(LayerNormRowImpl)(x, weights, columns, out);
 }
+
+}  // namespace
 
 void AddNorm(Matrix x, const Delta& delta, const void* bias, NormPlace place,
              const LayerNormWeights& weights, Matrix out, Team* team) {

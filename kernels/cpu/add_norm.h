@@ -12,8 +12,4 @@ namespace h2o::cpu {
 void AddNorm(Matrix x, const Delta& delta, const void* bias, NormPlace place,
              const LayerNormWeights& weights, Matrix out, Team* team);
 
-// x [columns] normalised as AddNorm does.
-void LayerNormRow(const float* x, const LayerNormWeights& weights,
-                  int64_t columns, float* out);
-
 }  // namespace h2o::cpu

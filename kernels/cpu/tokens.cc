@@ -51,9 +51,15 @@ namespace h2o::cpu {
 
 HWY_EXPORT(ArgMaxRowImpl);
 
+namespace {
+
+// The column of the greatest of x[n], of equal ones the first; -1 if one is NaN
+// or +Infinity.  REQUIRES: n >= 1.
 int64_t ArgMaxRow(const float* x, int64_t n) {
   return HWY_DYNAMIC_DISPATCH(ArgMaxRowImpl)(x, n);
 }
+
+}  // namespace
 
 void BeginDecode(const SequenceState* states, const int32_t* seats,
                  int64_t rows, int32_t* tokens, int32_t* positions,

@@ -23,8 +23,4 @@ void Advance(SequenceState* states, const int32_t* seats, int64_t rows,
 // What Sample works in, a thread.
 int64_t SampleScratchFloats(int64_t vocabulary);
 
-// The column of the greatest of x[n], of equal ones the first; -1 if one is NaN
-// or +Infinity.  REQUIRES: n >= 1.
-int64_t ArgMaxRow(const float* x, int64_t n);
-
 }  // namespace h2o::cpu

@@ -6,9 +6,7 @@
 #include <random>
 #include <vector>
 
-#include "kernels/cpu/add_norm.h"
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/tokens.h"
 #include "kv/kv_cache.h"
 #include "tests/kernels/each_target.h"
 
@@ -219,43 +217,6 @@ TEST_P(Attention, SixteenBitCaches) {
     for (int d : {64, 80}) {
       RunCase({d, 60, 50, SlotsFor(KvPolicyName::kH2o, 40), kv}, 1);
     }
-  }
-}
-
-TEST_P(Attention, LayerNormEqualsFloat64) {
-  std::mt19937 random(3);
-  std::normal_distribution<float> normal(3, 2);
-  for (int n : {16, 33, 384}) {
-    std::vector<float> x(n), w(n), b(n), y(n);
-    for (int i = 0; i < n; ++i) {
-      x[i] = normal(random);
-      w[i] = normal(random);
-      b[i] = normal(random);
-    }
-    double mean = 0, variance = 0;
-    for (float v : x) mean += v / n;
-    for (float v : x) variance += (v - mean) * (v - mean) / n;
-    for (bool affine : {true, false}) {
-      cpu::LayerNormRow(
-          x.data(),
-          affine ? LayerNormWeights{w.data(), b.data()} : LayerNormWeights{}, n,
-          y.data());
-      for (int i = 0; i < n; ++i) {
-        const double want = (x[i] - mean) / std::sqrt(variance + 1e-5);
-        EXPECT_NEAR(y[i], affine ? want * w[i] + b[i] : want, 1e-4);
-      }
-    }
-  }
-}
-
-TEST_P(Attention, ArgMaxTakesTheFirstOfEquals) {
-  for (int n : {1, 5, 16, 17, 100}) {
-    std::vector<float> x(n, -3.0f);
-    EXPECT_EQ(cpu::ArgMaxRow(x.data(), n), 0);
-    x[n - 1] = 2;
-    EXPECT_EQ(cpu::ArgMaxRow(x.data(), n), n - 1);
-    x[n / 2] = 2;
-    EXPECT_EQ(cpu::ArgMaxRow(x.data(), n), n / 2);
   }
 }
 

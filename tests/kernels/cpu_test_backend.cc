@@ -14,7 +14,11 @@ std::vector<std::string> BackendVariants() {
   return names;
 }
 
-std::vector<DType> BackendFormats() { return {DType::kFloat32}; }
+std::vector<DType> BackendFormats() {
+  return {DType::kFloat32, DType::kBFloat16, DType::kFloat16};
+}
+std::vector<int> BackendRowCounts() { return {1, 3, 20}; }
+std::vector<int> BackendColumnCounts() { return {16, 33, 96, 768}; }
 
 // The CPU draws with the very function that it is compared with.
 int AffordableDraws(int wanted) { return wanted / 1000 + 2; }

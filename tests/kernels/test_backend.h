@@ -7,13 +7,13 @@
 
 #include <cstdint>
 #include <memory>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "base/check.h"
 #include "base/dtype.h"
 #include "kernels/backend.h"
+#include "tests/kernels/numbers.h"
 
 namespace h2o {
 
@@ -21,14 +21,18 @@ namespace h2o {
 // of a GPU.
 std::vector<std::string> BackendVariants();
 
-// What the kernels compute in: formats().activations and weights.
+// The formats of weights that the kernels have.
 std::vector<DType> BackendFormats();
+
+// Shapes of rows of activations: the host, which checks them, has its time.
+std::vector<int> BackendRowCounts();
+std::vector<int> BackendColumnCounts();
 
 // How many draws of tokens a test can wait for, out of `wanted`.
 int AffordableDraws(int wanted);
 
-// Fit for rows of up to 12,288 columns and for OPT's vocabulary.  Null: this
-// machine has no such device.
+// For weights of `dtype`, rows of up to 12,288 columns and OPT's vocabulary.
+// Null: this machine has no such device.
 std::unique_ptr<Backend> NewTestBackend(const std::string& variant,
                                         DType dtype);
 
@@ -80,13 +84,68 @@ class OnDevice {
   Buffer buffer_;
 };
 
-inline std::vector<float> NormalNumbers(int64_t size, uint64_t seed,
-                                        float deviation) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> x(size);
-  for (float& v : x) v = deviation * normal(random);
-  return x;
-}
+// A matrix on the device of `backend` with columns of padding behind its own,
+// and the numbers that it holds.
+class TestMatrix {
+ public:
+  // Filled from `values` [rows, columns], rounded to `dtype`; zero behind.
+  TestMatrix(Backend* backend, int rows, int columns, DType dtype,
+             const std::vector<float>& values)
+      : TestMatrix(backend, rows, columns, dtype) {
+    std::vector<std::byte> bytes(rows * stride_ * SizeOf(dtype));
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < columns; ++c) {
+        StoreElement(bytes.data(), dtype, r * stride_ + c,
+                     values[r * columns + c]);
+      }
+    }
+    backend->Upload(bytes.data(), bytes.size(), bytes_.data());
+    Read();
+  }
+  // Poison: all bits are set.
+  TestMatrix(Backend* backend, int rows, int columns, DType dtype)
+      : rows_(rows),
+        columns_(columns),
+        stride_(AlignedStride(columns) + kRowAlignment),
+        dtype_(dtype),
+        bytes_(backend, rows * stride_ * SizeOf(dtype)) {}
+
+  Matrix view() const {
+    return {bytes_.data(), rows_, columns_, stride_, dtype_};
+  }
+  StoredMatrix stored() const {
+    return {bytes_.data(), dtype_, rows_, columns_, stride_};
+  }
+
+  // Fetches the numbers from the device.
+  void Read() { host_ = bytes_.Read(); }
+  // As of the last Read.
+  float At(int64_t r, int64_t c) const {
+    return LoadElement(host_.data(), dtype_, r * stride_ + c);
+  }
+  // Nothing but zeros was written behind the columns, as of the last Read.
+  void ExpectPaddingKept() const {
+    const int64_t size = SizeOf(dtype_);
+    for (int64_t i = 0; i < static_cast<int64_t>(host_.size()); ++i) {
+      if (i / size % stride_ < columns_) continue;
+      const auto byte = static_cast<int>(host_[i]);
+      ASSERT_TRUE(byte == 0xff || byte == 0)
+          << "behind row " << i / size / stride_ << ", column "
+          << i / size % stride_;
+    }
+  }
+  bool IsPoison() const {
+    for (const std::byte b : host_) {
+      if (b != std::byte{0xff}) return false;
+    }
+    return true;
+  }
+
+ private:
+  int64_t rows_, columns_, stride_;
+  DType dtype_;
+  OnDevice<std::byte> bytes_;
+  std::vector<std::byte> host_;
+};
 
 }  // namespace h2o

@@ -247,7 +247,7 @@ TEST_P(Tokens, ArgMaxFindsTheGreatest) {
       if (int64_t{columns} * rows > 1000000) continue;
       std::vector<std::vector<float>> x;
       for (int r = 0; r < rows; ++r) {
-        x.push_back(NormalNumbers(columns, r, 5));
+        x.push_back(Normal(columns, r, 5));
         if (r % 2 == 0) {
           for (float& v : x.back()) v -= 100;  // negative ones only
         }
@@ -281,9 +281,9 @@ TEST_P(Tokens, ArgMaxOfRowsThatAreNotFinite) {
     std::vector<std::vector<float>> x;
     for (const float bad : {kNaN, -kNaN, kInfinity, -kInfinity}) {
       for (const int at : {0, columns / 2, columns - 1}) {
-        x.push_back(NormalNumbers(columns, at, 5));
+        x.push_back(Normal(columns, at, 5));
         x.back()[at] = bad;
-        x.push_back(NormalNumbers(columns, at + 1, 5));  // sound
+        x.push_back(Normal(columns, at + 1, 5));  // sound
       }
       x.emplace_back(columns, bad);
       x.emplace_back(columns, -kInfinity);
@@ -412,15 +412,15 @@ constexpr SamplingParams kSamplers[] = {
 
 TEST_P(Tokens, DrawsAsSampleTokenFromSmallVocabularies) {
   for (const SamplingParams& sampling : kSamplers) {
-    ExpectSameDraws(NormalNumbers(50, 1, 1), sampling, 10000);
-    ExpectSameDraws(NormalNumbers(1001, 2, 2), sampling, 10000);
+    ExpectSameDraws(Normal(50, 1, 1), sampling, 10000);
+    ExpectSameDraws(Normal(1001, 2, 2), sampling, 10000);
   }
 }
 
 TEST_P(Tokens, DrawsAsSampleTokenFromOptsVocabulary) {
-  const std::vector<float> logits = NormalNumbers(50272, 3, 3);
+  const std::vector<float> logits = Normal(50272, 3, 3);
   // As a model that is sure of little, at another level.
-  std::vector<float> flat = NormalNumbers(50272, 4, 0.5f);
+  std::vector<float> flat = Normal(50272, 4, 0.5f);
   for (float& x : flat) x -= 40;
   for (const SamplingParams& sampling : kSamplers) {
     ExpectSameDraws(logits, sampling, 500);
@@ -429,7 +429,7 @@ TEST_P(Tokens, DrawsAsSampleTokenFromOptsVocabulary) {
 }
 
 TEST_P(Tokens, DrawsAsSampleTokenAmongTies) {
-  std::vector<float> logits = NormalNumbers(2000, 5, 2);
+  std::vector<float> logits = Normal(2000, 5, 2);
   for (float& x : logits) x = std::round(x);
   logits[10] = -0.0f;
   for (const SamplingParams& sampling : kSamplers) {
@@ -449,7 +449,7 @@ TEST_P(Tokens, NeverDrawsTokensThatAreImpossible) {
 
 TEST_P(Tokens, TenThousandDrawsPassChiSquare) {
   constexpr int kTokens = 50, kDraws = 10000;
-  const std::vector<float> logits = NormalNumbers(kTokens, 6, 1);
+  const std::vector<float> logits = Normal(kTokens, 6, 1);
   const SamplingParams sampling = {0.9f, 0, 0, 4711};
   double total = 0;
   for (float x : logits) total += std::exp(x / 0.9);
@@ -502,7 +502,7 @@ TEST_P(Tokens, SampleOfNothingButMinusInfinityIsTokenZero) {
 TEST_P(Tokens, StepsReplay) {
   constexpr int kRows = 3, kColumns = 1000, kSteps = 5;
   const int64_t stride = AlignedStride(kColumns);
-  const std::vector<float> logits = NormalNumbers(kRows * stride, 8, 2);
+  const std::vector<float> logits = Normal(kRows * stride, 8, 2);
   std::vector<SequenceState> states(kRows);
   const auto all_tokens = Poisoned<int32_t>(kRows * 100);
   for (int r = 0; r < kRows; ++r) {
@@ -567,7 +567,7 @@ TEST_P(Tokens, ARowThatIsNotFiniteEndsAloneWhicheverRankHasIt) {
     for (int rank = 0; rank < kRanks; ++rank) {
       std::vector<std::vector<float>> rows;
       for (int r = 0; r < kRows; ++r) {
-        rows.push_back(NormalNumbers(kVocabulary, r, 2));
+        rows.push_back(Normal(kVocabulary, r, 2));
         if (r % 2 == 1) rows[r][rank * kColumns + 13 * r % kColumns] = bad;
       }
       std::vector<BestLogit> of_ranks;

@@ -11,6 +11,11 @@ std::vector<DType> BackendFormats() {
   return {DType::kBFloat16, DType::kFloat16};
 }
 
+std::vector<int> BackendRowCounts() { return {1, 3, 40, 300}; }
+std::vector<int> BackendColumnCounts() {
+  return {96, 768, 2560, 7168, 12288};
+}
+
 int AffordableDraws(int wanted) { return wanted; }
 
 std::unique_ptr<Backend> NewTestBackend(const std::string&, DType dtype) {

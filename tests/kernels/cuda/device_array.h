@@ -6,13 +6,13 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
-#include <random>
 #include <utility>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "base/check.h"
 #include "base/dtype.h"
+#include "tests/kernels/numbers.h"
 
 namespace h2o {
 
@@ -75,30 +75,6 @@ void ExpectPoisonBehind(int64_t columns, int64_t stride,
           << "behind row " << i / stride << ", column " << i % stride;
     }
   }
-}
-
-// Uniform in [-scale, scale) plus `shift`.
-inline std::vector<float> Uniform(int64_t size, uint64_t seed, float scale,
-                                  float shift = 0) {
-  std::mt19937 random(seed);
-  std::vector<float> x(size);
-  for (float& v : x) {
-    v = (static_cast<float>(random()) * 0x1.0p-31f - 1) * scale + shift;
-  }
-  return x;
-}
-
-// Half a unit in the last place, relative: what rounding once may cost.
-constexpr double HalfUlp(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return 0x1.0p-24;
-    case DType::kBFloat16:
-      return 0x1.0p-8;
-    case DType::kFloat16:
-      return 0x1.0p-11;
-  }
-  return 0;
 }
 
 // Floats to 16 bits and back.

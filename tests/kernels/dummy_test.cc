@@ -1,14 +1,15 @@
-#include <cuda_runtime.h>
+// Random weights: both twins make the same bits, whatever part of a tensor they
+// fill.
 #include <gtest/gtest.h>
 
 #include <cstdint>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "base/dtype.h"
 #include "base/sampling.h"
-#include "kernels/cuda/kernels.h"
-#include "tests/kernels/cuda/device_array.h"
+#include "tests/kernels/test_backend.h"
 
 namespace h2o {
 namespace {
@@ -37,21 +38,28 @@ std::vector<uint8_t> Expected(const Rectangle& t, DType dtype) {
   return bytes;
 }
 
-class FillDummy : public ::testing::TestWithParam<DType> {
+class FillDummy
+    : public ::testing::TestWithParam<std::tuple<std::string, DType>> {
  protected:
-  void SetUp() override { H2O_SKIP_WITHOUT_GPU(); }
+  void SetUp() override {
+    backend_ = NewTestBackend(std::get<0>(GetParam()), BackendFormats()[0]);
+    if (backend_ == nullptr) GTEST_SKIP() << "this machine has no such device";
+  }
 
   void Check(const Rectangle& t) {
-    const DType dtype = GetParam();
-    const DeviceArray<uint8_t> out(t.rows * t.stride * SizeOf(dtype));
-    CheckCuda(cuda::FillDummy(kSeed, kName, kScale, t.row_begin, t.rows,
-                              t.column_begin, t.columns, t.full_columns, dtype,
-                              out.data(), t.stride, nullptr));
+    const DType dtype = std::get<1>(GetParam());
+    const OnDevice<uint8_t> out(backend_.get(),
+                                t.rows * t.stride * SizeOf(dtype));
+    backend_->FillDummy({kSeed, kName, kScale, t.row_begin, t.rows,
+                         t.column_begin, t.columns, t.full_columns},
+                        dtype, out.data(), t.stride);
     const std::vector<uint8_t> got = out.Read(), want = Expected(t, dtype);
     int64_t wrong = 0;
     for (size_t i = 0; i < got.size(); ++i) wrong += got[i] != want[i];
     EXPECT_EQ(wrong, 0) << "bytes of " << got.size();
   }
+
+  std::unique_ptr<Backend> backend_;
 };
 
 TEST_P(FillDummy, WholeMatrices) {
@@ -88,12 +96,15 @@ TEST_P(FillDummy, LongAndWide) {
   Check({0, 1, 1, 1100000, 1100004, 1100032});
 }
 
-INSTANTIATE_TEST_SUITE_P(DTypes, FillDummy,
-                         ::testing::Values(DType::kFloat32, DType::kBFloat16,
-                                           DType::kFloat16),
-                         [](const auto& info) {
-                           return std::string(Name(info.param));
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    DTypes, FillDummy,
+    ::testing::Combine(::testing::ValuesIn(BackendVariants()),
+                       ::testing::Values(DType::kFloat32, DType::kBFloat16,
+                                         DType::kFloat16)),
+    [](const auto& info) {
+      return std::get<0>(info.param) + "_" +
+             std::string(Name(std::get<1>(info.param)));
+    });
 
 }  // namespace
 }  // namespace h2o
