@@ -134,11 +134,15 @@ void RoundToBFloat16Impl(const float* x, int64_t n, uint16_t* out) {
   const hn::RebindToUnsigned<F32> du;
   const hn::Rebind<uint16_t, F32> dh;
   for (int64_t i = 0; i < n; i += hn::Lanes(d)) {
-    const auto bits = hn::BitCast(du, hn::LoadU(d, x + i));
-    // Nearest even, as ToBFloat16; activations are finite.
+    const VF v = hn::LoadU(d, x + i);
+    const auto bits = hn::BitCast(du, v);
+    // As ToBFloat16: nearest even, and a NaN stays one.
     const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
     const auto rounded = hn::Add(bits, hn::Add(hn::Set(du, 0x7fff), odd));
-    hn::StoreU(hn::TruncateTo(dh, hn::ShiftRight<16>(rounded)), dh, out + i);
+    const auto quiet = hn::Or(bits, hn::Set(du, 0x400000));
+    const auto result =
+        hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(v)), quiet, rounded);
+    hn::StoreU(hn::TruncateTo(dh, hn::ShiftRight<16>(result)), dh, out + i);
   }
 }
 
