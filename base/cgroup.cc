@@ -1,3 +1,4 @@
+// Reads the limits of this process's control group, in cgroups 1 and 2.
 #include "base/cgroup.h"
 
 #include <algorithm>

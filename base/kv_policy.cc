@@ -1,3 +1,5 @@
+// Turns a requested policy into slots of a head, and applies the H2O rule: it
+// says which tokens a prompt keeps and which slot a new token replaces.
 #include "base/kv_policy.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// The meeting of ranks: spin, then sleep on a futex.
 #include "parallel/barrier.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Lets the ranks of a group agree on shared memory or TCP.
 #include "parallel/host_communicator.h"
 
 #include <poll.h>

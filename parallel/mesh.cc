@@ -1,3 +1,4 @@
+// Dials and accepts the TCP connections between the ranks of a group.
 #include "parallel/mesh.h"
 
 #include <fcntl.h>

@@ -1,3 +1,4 @@
+// Collectives between GPUs through NCCL.
 #include "parallel/nccl_communicator.h"
 
 #include <cuda_runtime_api.h>

@@ -1,3 +1,4 @@
+// Finds the addresses at which the ranks of a group map each other's memory.
 #include <nccl_device.h>
 
 #include "parallel/nccl_peers.h"

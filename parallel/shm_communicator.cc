@@ -1,3 +1,4 @@
+// Collectives between processes of one host, through shared memory.
 #include "parallel/shm_communicator.h"
 
 #include <fcntl.h>

@@ -1,3 +1,4 @@
+// Collectives between hosts, over TCP connections.
 #include "parallel/tcp_communicator.h"
 
 #include <poll.h>

@@ -1,3 +1,4 @@
+// Collectives between threads of one process.
 #include "parallel/thread_communicator.h"
 
 #include <sched.h>

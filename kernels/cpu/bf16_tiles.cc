@@ -1,3 +1,4 @@
+// The AVX-512 BF16 kernel for products of some tens of rows.
 #include "kernels/cpu/bf16_tiles.h"
 
 #include <algorithm>

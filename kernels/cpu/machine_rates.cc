@@ -1,3 +1,4 @@
+// Measures how fast this CPU reads memory and multiplies matrices.
 #include "kernels/cpu/machine_rates.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Calls oneDNN for products of many rows, from one thread at a time.
 #include "kernels/cpu/matrix_product.h"
 
 #include <dnnl.hpp>

@@ -1,3 +1,4 @@
+// Runs each matrix product with the kernel that was fastest for its shape.
 #include "kernels/cuda/linear.h"
 
 #include <bit>

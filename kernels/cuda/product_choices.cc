@@ -1,3 +1,4 @@
+// Reads and writes the file of chosen kernels.
 #include "kernels/cuda/product_choices.h"
 
 #include <fcntl.h>

@@ -1,3 +1,4 @@
+// Describes a matrix product to cuBLASLt.
 #include "kernels/cuda/product_problem.h"
 
 #include "base/check.h"

@@ -1,3 +1,4 @@
+// Searches for the fastest kernel of a matrix product by timing candidates.
 #include "kernels/cuda/product_search.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Checks the names of number formats and the rounding to 16 bits.
 #include "base/dtype.h"
 
 #include <gtest/gtest.h>

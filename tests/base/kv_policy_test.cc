@@ -1,9 +1,13 @@
+// Checks how requests become slots, and the H2O rule on small tables.
 #include "base/kv_policy.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <limits>
 #include <random>
+#include <vector>
 
 namespace h2o {
 namespace {
@@ -143,6 +147,23 @@ TEST(SelectKept, HeaviestThenRecent) {
 
 // The rule, played over random scores: never more than C, sinks and recents
 // always there, nobody returns.
+// A broken model's scores, NaN anywhere among the candidates, are put in an
+// order: as many tokens are kept as ever, in their order.
+TEST(SelectKept, ScoresThatAreNaNCountAsTheGreatest) {
+  constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+  std::vector<float> scores(100, 1.0f);
+  scores[10] = scores[50] = kNaN;
+  const KvSlots slots = SlotsFor(KvPolicyName::kH2o, 20);
+  std::vector<int32_t> kept = SelectKept(slots, scores);
+  EXPECT_EQ(kept.size(), 20u);
+  EXPECT_TRUE(std::is_sorted(kept.begin(), kept.end()));
+  EXPECT_TRUE(std::binary_search(kept.begin(), kept.end(), 10));
+  EXPECT_TRUE(std::binary_search(kept.begin(), kept.end(), 50));
+  for (size_t i = 0; i < scores.size(); i += 3) scores[i] = kNaN;
+  EXPECT_EQ(SelectKept(slots, scores).size(), 20u);
+  EXPECT_EQ(SelectKept(slots, std::vector<float>(100, kNaN)).size(), 20u);
+}
+
 TEST(KvPolicy, InvariantsOverRandomPlay) {
   std::mt19937 random(1);
   for (int round = 0; round < 200; ++round) {

@@ -1,3 +1,4 @@
+// Checks that random numbers are Philox's and depend on seed and index alone.
 #include "base/sampling.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// Checks that every thread and every item runs once, after a sleep too.
 #include "base/thread_pool.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,5 @@
+// Checks the CPU's attention against float64, prompt and decode, on every
+// instruction set.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

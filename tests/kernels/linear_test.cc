@@ -1,3 +1,4 @@
+// Checks the CPU's linear layers against float64, on every instruction set.
 #include <gtest/gtest.h>
 
 #include <cmath>

@@ -1,3 +1,4 @@
+// Checks the distribution of draws by SampleToken.
 #include <gtest/gtest.h>
 
 #include <algorithm>

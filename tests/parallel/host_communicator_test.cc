@@ -1,3 +1,4 @@
+// Checks the communicators of processes: sums, failures and timeouts.
 #include "parallel/host_communicator.h"
 
 #include <arpa/inet.h>

@@ -1,3 +1,4 @@
+// Checks the communicator of threads: sums, aborts and timeouts.
 #include "parallel/thread_communicator.h"
 
 #include <gmock/gmock.h>

@@ -1,3 +1,4 @@
+// Checks the file of chosen kernels: what is written is read, the rest refused.
 #include "kernels/cuda/product_choices.h"
 
 #include <gmock/gmock.h>
