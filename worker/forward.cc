@@ -59,7 +59,7 @@ absl::Status Forward::Embed(const int32_t* tokens, const int32_t* positions,
   const Matrix embedded = projected ? embedded_.Rows(0, x.rows) : delta;
   backend_->Embed(tokens, static_cast<int32_t>(shard_.vocabulary.begin),
                   weights_.token_embedding, embedded);
-  // One rank has the row, the others add zeros: exact.
+  // One rank has the token's row and the others add zeros: the sum is exact.
   H2O_RETURN_IF_ERROR(sums_->AllReduce(embedded));
   if (projected) {
     backend_->Linear(embedded, weights_.project_in, Epilogue::kNone, delta);
@@ -73,10 +73,9 @@ absl::Status Forward::Embed(const int32_t* tokens, const int32_t* positions,
 
 absl::Status Forward::Layers(int begin, int end, Matrix x, Attend attend,
                              const LastRows& last_rows) {
-  const bool before = place() == NormPlace::kBefore;
-  // The addition at the end of a half goes with the LayerNorm of the next.
+  // Later layers find their input in normed_, left by the layer before.
   backend_->AddNorm(
-      x, {}, nullptr, before ? NormPlace::kBefore : NormPlace::kNone,
+      x, {}, nullptr, pre_norm() ? NormPlace::kBefore : NormPlace::kNone,
       weights_.layers[begin].attention_norm, normed_.Rows(0, x.rows));
   for (int layer = begin; layer < end; ++layer) {
     const LayerWeights& w = weights_.layers[layer];
@@ -85,24 +84,39 @@ absl::Status Forward::Layers(int begin, int end, Matrix x, Attend attend,
     backend_->Linear(normed_.Rows(0, x.rows), w.qkv, Epilogue::kNone, qkv);
     attend(layer, qkv, attention);
     if (layer + 1 == config_.num_layers && last_rows.rows != nullptr) {
-      attention = GoOnWith(last_rows, attention, &x);
+      attention = KeepLastRows(last_rows, attention, &x);
     }
     H2O_RETURN_IF_ERROR(AfterAttention(layer, attention, x));
   }
   return absl::OkStatus();
 }
 
-Matrix Forward::GoOnWith(const LastRows& last, Matrix attention, Matrix* x) {
-  const Matrix rest = last_attention_.Rows(0, last.x.rows);
-  backend_->GatherRows(attention, last.rows, rest);
+Matrix Forward::KeepLastRows(const LastRows& last, Matrix attention,
+                             Matrix* x) {
+  const Matrix kept = last_attention_.Rows(0, last.x.rows);
+  backend_->GatherRows(attention, last.rows, kept);
   backend_->GatherRows(*x, last.rows, last.x);
   *x = last.x;
-  return rest;
+  return kept;
+}
+
+Forward::Norm Forward::NormAfterAttention(int layer) const {
+  const LayerWeights& w = weights_.layers[layer];
+  if (pre_norm()) return {NormPlace::kBefore, w.ffn_norm};
+  return {NormPlace::kAfter, w.attention_norm};
+}
+
+Forward::Norm Forward::NormAfterMlp(int layer) const {
+  if (!pre_norm()) return {NormPlace::kAfter, weights_.layers[layer].ffn_norm};
+  if (layer + 1 < config_.num_layers) {
+    return {NormPlace::kBefore, weights_.layers[layer + 1].attention_norm};
+  }
+  return {config_.final_norm ? NormPlace::kBefore : NormPlace::kNone,
+          weights_.final_norm};
 }
 
 absl::Status Forward::AfterAttention(int layer, Matrix attention, Matrix x) {
   const LayerWeights& w = weights_.layers[layer];
-  const bool before = place() == NormPlace::kBefore;
   const Epilogue activation = config_.activation == Activation::kRelu
                                   ? Epilogue::kRelu
                                   : Epilogue::kGelu;
@@ -111,22 +125,15 @@ absl::Status Forward::AfterAttention(int layer, Matrix attention, Matrix x) {
   const Delta from_attention = sums_->PartOf(x.rows, 0);
   const Delta from_ffn = sums_->PartOf(x.rows, 1);
 
+  const Norm middle = NormAfterAttention(layer);
   backend_->Linear(attention, w.out, Epilogue::kNone, from_attention.mine);
-  H2O_RETURN_IF_ERROR(sums_->AddNorm(x, from_attention, w.out_bias, place(),
-                                     before ? w.ffn_norm : w.attention_norm,
-                                     normed));
+  H2O_RETURN_IF_ERROR(sums_->AddNorm(x, from_attention, w.out_bias,
+                                     middle.place, middle.weights, normed));
   backend_->Linear(normed, w.fc1, activation, ffn);
   backend_->Linear(ffn, w.fc2, Epilogue::kNone, from_ffn.mine);
-  const bool last = layer + 1 == config_.num_layers;
-  NormPlace next = place();
-  LayerNormWeights norm = w.ffn_norm;
-  if (before && last) {
-    norm = weights_.final_norm;
-    if (!config_.final_norm) next = NormPlace::kNone;
-  } else if (before) {
-    norm = weights_.layers[layer + 1].attention_norm;
-  }
-  return sums_->AddNorm(x, from_ffn, w.fc2_bias, next, norm, normed);
+  const Norm end = NormAfterMlp(layer);
+  return sums_->AddNorm(x, from_ffn, w.fc2_bias, end.place, end.weights,
+                        normed);
 }
 
 Matrix Forward::GatherFeatures(const int32_t* rows, int64_t count) {

@@ -1,8 +1,9 @@
-// The forward pass of OPT on one rank: what happens between attention and
-// attention.  Two all-reduces a layer; every rank holds the whole residual and
-// adds the same sums, so all hold the same bits (on GPUs, but for the
-// projections of OPT-350m, whose products each rank chooses for itself;
-// docs/design.md).
+// The forward pass of one rank, all of it but attention itself, which the
+// caller supplies.  Two all-reduces a layer.  Every rank holds the whole
+// residual and adds the same sums, so all ranks hold the same bits.  One
+// exception: on GPUs each rank chooses its own kernels for the projections of
+// OPT-350m, so their last bits may differ (docs/cuda.md says why that does no
+// harm).
 //
 // Threads  one owner, the step thread.
 // Errors   the communicator's.
@@ -44,20 +45,21 @@ class Forward {
   // x [rows, hidden] float32 = embeddings of tokens[i] at positions[i].
   absl::Status Embed(const int32_t* tokens, const int32_t* positions, Matrix x);
 
-  // The rows of x that matter behind the model's last attention, which needs
-  // the others as keys and values only: row i of `x` is row rows[i] from there
-  // on.  Without `rows`, all matter.
+  // The rows that are computed behind the last layer's attention.  A prefill
+  // needs the features of its prompts' last tokens only; the other rows matter
+  // as keys and values, no further.  From there on, row i of `x` stands for row
+  // rows[i].  Without `rows`, all rows are computed.
   struct LastRows {
     const int32_t* rows = nullptr;
     Matrix x;  // of at most max_logit_rows
   };
-  // x = decoder layers [begin, end) of x.  A walk may pause between any two
-  // layers with x alone held.
+  // Runs layers [begin, end) over the residual x [rows, hidden], in place.  The
+  // next call may go on from `end` as long as x is kept.
   absl::Status Layers(int begin, int end, Matrix x, Attend attend,
                       const LastRows& last_rows);
 
-  // After the last layer: what the head reads of its rows, [rows, hidden],
-  // valid until the next call of Layers.
+  // The normalized output of the last layer, [rows, hidden]; valid until the
+  // next call of Layers.
   Matrix Features(int64_t rows) const { return normed_.Rows(0, rows); }
   // Row i is row rows[i] of the features; valid until the next call.
   Matrix GatherFeatures(const int32_t* rows, int64_t count);
@@ -65,7 +67,7 @@ class Forward {
   // Logits of this rank's vocabulary, float32 [rows, local vocabulary]; valid
   // until the next call.
   Matrix Logits(Matrix features);
-  // Where the logits of `rows` features are.
+  // Where Logits leaves those of `rows` features.
   Matrix LogitsOf(int64_t rows) const { return logits_.Rows(0, rows); }
 
  private:
@@ -73,16 +75,23 @@ class Forward {
           const ShardWeights& weights, Backend* backend, int64_t max_rows,
           int64_t max_logit_rows);
 
-  // The layer from its attention on: x = what it leaves.
+  // The rest of a layer, from the output of its attention on: updates x and
+  // leaves in normed_ what the next product reads.
   absl::Status AfterAttention(int layer, Matrix attention, Matrix x);
-  // *x = its last rows; returns those of `attention`.
-  Matrix GoOnWith(const LastRows& last, Matrix attention, Matrix* x);
+  // Gathers the last rows of *x and of `attention`; *x then is the gathered
+  // rows.  Returns those of attention.
+  Matrix KeepLastRows(const LastRows& last, Matrix attention, Matrix* x);
 
-  // Where the layers are normalised: before each half, or behind it (OPT-350m).
-  NormPlace place() const {
-    return config_.block == Block::kPreNorm ? NormPlace::kBefore
-                                            : NormPlace::kAfter;
-  }
+  bool pre_norm() const { return config_.block == Block::kPreNorm; }
+  // A norm and where it goes.  AddNorm adds to the residual and normalizes in
+  // one pass, so what one half of a layer adds is followed by the norm that the
+  // next half reads.
+  struct Norm {
+    NormPlace place;
+    const LayerNormWeights& weights;
+  };
+  Norm NormAfterAttention(int layer) const;
+  Norm NormAfterMlp(int layer) const;
 
   const ModelConfig& config_;
   const ShardSpec& shard_;
@@ -90,9 +99,9 @@ class Forward {
   Backend* const backend_;
   Buffer workspace_;
   // Views of the workspace, at the greatest number of rows.
-  Matrix normed_;    // what the next product reads
-  Matrix delta_;     // what is to be added to x
-  Matrix embedded_;  // embed_dim wide, with projections
+  Matrix normed_;    // the next product's input
+  Matrix delta_;     // will be added to x
+  Matrix embedded_;  // embed_dim wide; empty without projections
   Matrix qkv_, attention_, ffn_;
   Matrix last_attention_;                 // of max_logit_rows
   Matrix gathered_, projected_, logits_;  // of max_logit_rows
