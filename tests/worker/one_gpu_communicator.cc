@@ -1,3 +1,5 @@
+// Collectives of ranks that share one GPU, made of one_gpu_sums.h's kernels on
+// the stream of each rank.
 #include "tests/worker/one_gpu_communicator.h"
 
 #include <utility>

@@ -1,3 +1,4 @@
+// Kernels by which ranks that share one GPU meet, copy and sum.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 

@@ -1,3 +1,4 @@
+// Checks how RankSums chooses the way of each number of rows.
 #include "worker/rank_sums.h"
 
 #include <gtest/gtest.h>

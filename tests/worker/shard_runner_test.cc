@@ -1,3 +1,5 @@
+// Runs plans on ShardRunners of a tiny model with random weights: tokens, kept
+// slots and logits must not depend on ranks, slices, batches or threads.
 #include "worker/shard_runner.h"
 
 #include <gmock/gmock.h>
