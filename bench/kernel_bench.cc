@@ -16,9 +16,9 @@
 
 #include "base/check.h"
 #include "base/status_macros.h"
-#include "kernels/cuda/cuda_backend.h"
 #include "kv/kv_cache.h"
 #include "model/model_spec.h"
+#include "worker/cuda_options.h"
 
 namespace h2o {
 namespace {
@@ -44,12 +44,8 @@ class Bench {
 
   absl::Status Run() {
     H2O_ASSIGN_OR_RETURN(rates_, MeasureGpuRates(0));
-    CudaBackendOptions backend;
+    CudaBackendOptions backend = CudaOptionsOf(config_, shard_);
     backend.max_prompt_rows = kMostRows;
-    backend.max_heads = shard_.heads.size();
-    backend.head_dim = config_.qkv.head_dim;
-    backend.hidden_size = config_.hidden_size;
-    backend.embed_dim = config_.embed_dim;
     backend.cache_directory = options_.cache_directory;
     H2O_ASSIGN_OR_RETURN(backend_, NewCudaBackend(backend));
     H2O_RETURN_IF_ERROR(MakeMatrices());

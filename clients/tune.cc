@@ -11,11 +11,11 @@
 #include "clients/commands.h"
 #include "clients/progress_bar.h"
 #include "flags/flags.h"
-#include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/product_choices.h"
 #include "kernels/find_device.h"
 #include "model/model_spec.h"
 #include "parallel/solo_communicator.h"
+#include "worker/cuda_options.h"
 #include "worker/forward.h"
 #include "worker/shard_weights.h"
 
@@ -71,14 +71,10 @@ absl::StatusOr<std::unique_ptr<Layer>> Layer::Create(const TuneFlags& flags,
   H2O_RETURN_IF_ERROR(CheckGpuFormats(model));
   config.num_layers = 1;
   std::unique_ptr<Layer> layer(new Layer(config, shard));
-  CudaBackendOptions options;
+  CudaBackendOptions options = CudaOptionsOf(config, shard);
   options.ordinal = device.ordinal;
   options.dtype = dtype;
   options.max_prompt_rows = 1;
-  options.max_heads = shard.heads.size();
-  options.head_dim = config.qkv.head_dim;
-  options.hidden_size = config.hidden_size;
-  options.embed_dim = config.embed_dim;
   options.cache_directory = flags.device.cache_directory;
   options.search_products = true;
   H2O_ASSIGN_OR_RETURN(layer->backend_, NewCudaBackend(options));

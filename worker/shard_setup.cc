@@ -10,9 +10,9 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/cuda/cuda_backend.h"
 #include "model/family.h"
 #include "model/safetensors.h"
+#include "worker/cuda_options.h"
 
 namespace h2o {
 namespace {
@@ -43,18 +43,14 @@ absl::Status CheckOptions(const ShardOptions& options) {
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> OpenGpu(const ShardOptions& options,
-                                                 DType dtype, int heads) {
+                                                 const ShardSpec& shard,
+                                                 DType dtype) {
   H2O_RETURN_IF_ERROR(CheckGpuFormats(options.model));
-  const ModelConfig& config = options.config;
-  CudaBackendOptions backend;
+  CudaBackendOptions backend = CudaOptionsOf(options.config, shard);
   backend.ordinal = options.device.ordinal;
   backend.dtype = dtype;
-  backend.max_prompt_rows = config.max_positions;
-  backend.max_heads = heads;
-  backend.head_dim = config.qkv.head_dim;
-  backend.max_slots = config.max_positions;
-  backend.hidden_size = config.hidden_size;
-  backend.embed_dim = config.embed_dim;
+  backend.max_prompt_rows = options.config.max_positions;
+  backend.max_slots = options.config.max_positions;
   backend.cache_directory = options.cache_directory;
   return NewCudaBackend(backend);
 }
@@ -256,9 +252,8 @@ absl::StatusOr<std::unique_ptr<ShardParts>> MakeShardParts(
   StageTimes at;
   at.device = clock->Now();
   H2O_ASSIGN_OR_RETURN(parts->backend,
-                       o.device.cuda
-                           ? OpenGpu(o, dtype, parts->num_local_heads())
-                           : OpenCpu(o, parts->shard, dtype, clock));
+                       o.device.cuda ? OpenGpu(o, parts->shard, dtype)
+                                     : OpenCpu(o, parts->shard, dtype, clock));
   at.weights = clock->Now();
   parts->communicator->UseStream(parts->backend->stream());
   H2O_RETURN_IF_ERROR(LoadWeights(o, dtype, std::move(progress), parts.get()));

@@ -908,7 +908,7 @@ int MostSlotsOf() {
 
 int MostSlots(int head_dim) {
   return DispatchHeadDim(
-      head_dim, 0, []<int kHeadDim>() { return MostSlotsOf<kHeadDim>(); });
+      head_dim, 0, [&]<int kHeadDim>() { return MostSlotsOf<kHeadDim>(); });
 }
 
 DecodeAttentionShape ChooseDecodeAttentionShape(

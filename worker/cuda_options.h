@@ -1,0 +1,21 @@
+// The sizes of a GPU's backend for one rank of a model.
+#pragma once
+
+#include "kernels/cuda/cuda_backend.h"
+#include "model/model_config.h"
+#include "parallel/shard_spec.h"
+
+namespace h2o {
+
+// The caller adds the GPU, the format and how many rows and slots it wants.
+inline CudaBackendOptions CudaOptionsOf(const ModelConfig& config,
+                                        const ShardSpec& shard) {
+  CudaBackendOptions options;
+  options.max_heads = shard.heads.size();
+  options.head_dim = config.qkv.head_dim;
+  options.hidden_size = config.hidden_size;
+  options.embed_dim = config.embed_dim;
+  return options;
+}
+
+}  // namespace h2o
