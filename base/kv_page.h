@@ -47,6 +47,8 @@ struct KvPageLayout {
   constexpr int64_t PageBytes() const {
     return CeilDiv(UsedBytes(), kPageAlignment) * kPageAlignment;
   }
+
+  friend bool operator==(const KvPageLayout&, const KvPageLayout&) = default;
 };
 
 }  // namespace h2o

@@ -62,6 +62,8 @@ struct KvPolicy {
                ? slots[0]
                : slots[static_cast<size_t>(layer) * num_heads + head];
   }
+
+  friend bool operator==(const KvPolicy&, const KvPolicy&) = default;
 };
 
 // The slots of a named policy at budget `capacity` (>= 1).

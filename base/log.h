@@ -11,6 +11,8 @@
 #include <ctime>
 #include <sstream>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace h2o::internal {
 
@@ -47,3 +49,24 @@ class LogLine {
 }  // namespace h2o::internal
 
 #define H2O_LOG() ::h2o::internal::LogLine().stream()
+
+namespace h2o {
+
+// Lines that are found while a lock is held.  Declared before the lock, they
+// are written when it has been released, so that no thread waits for stderr.
+class LogLines {
+ public:
+  LogLines() = default;
+  LogLines(const LogLines&) = delete;
+  LogLines& operator=(const LogLines&) = delete;
+  ~LogLines() {
+    for (const std::string& line : lines_) H2O_LOG() << line;
+  }
+
+  void Add(std::string line) { lines_.push_back(std::move(line)); }
+
+ private:
+  std::vector<std::string> lines_;
+};
+
+}  // namespace h2o

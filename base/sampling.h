@@ -19,6 +19,9 @@ struct SamplingParams {
   int32_t top_k = 0;      // 0: off
   float top_p = 0;        // 0 or 1: off
   uint64_t seed = 0;
+
+  friend bool operator==(const SamplingParams&,
+                         const SamplingParams&) = default;
 };
 
 // Four 32-bit numbers for counter (`a`, `b`) under `key`.

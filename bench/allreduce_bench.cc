@@ -17,7 +17,7 @@
 #include <thread>
 #include <vector>
 
-#include "clients/all_reduce_times.h"
+#include "embedded/all_reduce_times.h"
 
 namespace h2o {
 namespace {

@@ -9,10 +9,10 @@
 #include "absl/strings/str_cat.h"
 #include "base/sampling.h"
 #include "base/status_macros.h"
-#include "clients/all_reduce_times.h"
 #include "clients/bench_report.h"
 #include "clients/commands.h"
 #include "clients/embedded_flags.h"
+#include "embedded/all_reduce_times.h"
 #include "flags/flags.h"
 #include "kernels/cpu/machine_rates.h"
 #include "kernels/cuda/cuda_backend.h"
@@ -61,30 +61,31 @@ absl::Status CheckLengths(const BenchFlags& flags, const ModelConfig& config) {
 
 // Of all ranks together.
 absl::StatusOr<MachineRates> MeasureRates(const EmbeddedOptions& options) {
-  if (!options.device.cuda) return MeasureMachineRates(options.num_threads);
+  if (!options.shard.device.cuda)
+    return MeasureMachineRates(options.shard.num_threads);
   H2O_ASSIGN_OR_RETURN(MachineRates rates,
-                       MeasureGpuRates(options.device.ordinal));
-  rates.read_bytes_per_second *= options.tp;
-  rates.bf16_flops_per_second *= options.tp;
+                       MeasureGpuRates(options.shard.device.ordinal));
+  rates.read_bytes_per_second *= options.shard.size;
+  rates.bf16_flops_per_second *= options.shard.size;
   return rates;
 }
 
 int ActivationBytes(const EmbeddedOptions& options) {
-  return options.device.cuda ? 2 : 4;
+  return options.shard.device.cuda ? 2 : 4;
 }
 
 // Of 1, 2, 4, ... rows of hidden states, up to the longest prompt's.
 absl::StatusOr<std::vector<AllReduceTime>> MeasureSums(
     const EmbeddedOptions& options) {
-  if (options.tp == 1) return std::vector<AllReduceTime>();
-  H2O_ASSIGN_OR_RETURN(const ModelConfig config, ConfigOf(options.model));
-  H2O_RETURN_IF_ERROR(ValidateTensorParallel(config, options.tp));
+  if (options.shard.size == 1) return std::vector<AllReduceTime>();
+  H2O_ASSIGN_OR_RETURN(const ModelConfig config, ConfigOf(options.shard.model));
+  H2O_RETURN_IF_ERROR(ValidateTensorParallel(config, options.shard.size));
   AllReduceOptions sums;
-  sums.kind = options.device.cuda ? RankKind::kGpus : RankKind::kThreads;
-  sums.ranks = options.tp;
-  sums.first_gpu = options.device.ordinal;
+  sums.kind = options.shard.device.cuda ? RankKind::kGpus : RankKind::kThreads;
+  sums.ranks = options.shard.size;
+  sums.first_gpu = options.shard.device.ordinal;
   sums.seconds = 0.03;
-  sums.batch = options.device.cuda ? 50 : 10;
+  sums.batch = options.shard.device.cuda ? 50 : 10;
   const int64_t row_bytes =
       int64_t{config.hidden_size} * ActivationBytes(options);
   for (int64_t rows = 1; rows < config.max_positions; rows *= 2) {
@@ -141,7 +142,7 @@ absl::StatusOr<BenchRun> TimeRun(std::vector<Request> requests, bool gpu,
   run.seconds = clock.Now() - run.start;
   run.spent = Between(before, embedded->engine().counters());
   // A GPU's memory is taken whole at the start.
-  const MemoryPlan& plan = embedded->memory_plan();
+  const MemoryPlan plan = embedded->group_info().memory();
   run.peak_bytes =
       gpu ? plan.weights + plan.workspace + plan.kv_pool : PeakResidentBytes();
   return run;
@@ -150,12 +151,13 @@ absl::StatusOr<BenchRun> TimeRun(std::vector<Request> requests, bool gpu,
 absl::StatusOr<BenchMachine> MachineOf(const EmbeddedOptions& options,
                                        const ModelConfig& config,
                                        const BenchCeilings& ceilings) {
-  H2O_ASSIGN_OR_RETURN(
-      const DType dtype,
-      WeightDType(WithFormats(options.model, config, options.device.cuda)));
+  H2O_ASSIGN_OR_RETURN(const DType dtype,
+                       WeightDType(WithFormats(options.shard.model, config,
+                                               options.shard.device.cuda)));
   const MachineRates rates = ceilings.Mean();
-  const bool bf16 = options.device.cuda || (dtype == DType::kBFloat16 &&
-                                            rates.bf16_flops_per_second > 0);
+  const bool bf16 =
+      options.shard.device.cuda ||
+      (dtype == DType::kBFloat16 && rates.bf16_flops_per_second > 0);
   return BenchMachine{
       rates.read_bytes_per_second,
       bf16 ? rates.bf16_flops_per_second : rates.sgemm_flops_per_second,
@@ -177,9 +179,9 @@ BenchLoad LoadOf(const BenchFlags& flags, int64_t slots, const BenchRun& run,
           flags.num_seqs,
           slots,
           std::max(run.peak_running, 1),
-          embedded.group_info().packed_tokens,
+          embedded.group_info().packed_tokens(),
           ReadWeightBytes(embedded.config(), flags.embedded.tp,
-                          embedded.memory_plan().weights)};
+                          embedded.group_info().memory().weights)};
 }
 
 // Before there is a group: on GPUs the ranks that sum are forked, and what is
@@ -187,7 +189,7 @@ BenchLoad LoadOf(const BenchFlags& flags, int64_t slots, const BenchRun& run,
 absl::StatusOr<BenchCeilings> MeasureAhead(const EmbeddedOptions& options) {
   BenchCeilings ceilings;
   H2O_ASSIGN_OR_RETURN(ceilings.all_reduces, MeasureSums(options));
-  if (options.device.cuda) {
+  if (options.shard.device.cuda) {
     H2O_ASSIGN_OR_RETURN(ceilings.before, MeasureRates(options));
     ceilings.after = ceilings.before;
   }
@@ -200,7 +202,8 @@ absl::StatusOr<BenchRun> RunBetweenRates(const EmbeddedOptions& options,
                                          std::vector<Request> requests,
                                          Embedded* embedded,
                                          BenchCeilings* ceilings) {
-  if (options.device.cuda) return TimeRun(std::move(requests), true, embedded);
+  if (options.shard.device.cuda)
+    return TimeRun(std::move(requests), true, embedded);
   H2O_ASSIGN_OR_RETURN(ceilings->before, MeasureRates(options));
   H2O_ASSIGN_OR_RETURN(BenchRun run,
                        TimeRun(std::move(requests), false, embedded));
@@ -217,12 +220,13 @@ absl::Status RunBench(const BenchFlags& flags) {
   H2O_ASSIGN_OR_RETURN(const EmbeddedOptions options, OptionsOf(flags));
   H2O_ASSIGN_OR_RETURN(BenchCeilings ceilings, MeasureAhead(options));
   H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Embedded> embedded,
-                       Embedded::Create(options));
+                       LoadEmbedded(options));
   const ModelConfig& config = embedded->config();
   H2O_RETURN_IF_ERROR(CheckLengths(flags, config));
   std::vector<Request> requests = MakeRequests(flags, config, policy);
   H2O_RETURN_IF_ERROR(embedded->engine().Check(requests[0]));
-  H2O_RETURN_IF_ERROR(WarmUp(requests, options.device.cuda, embedded.get()));
+  H2O_RETURN_IF_ERROR(
+      WarmUp(requests, options.shard.device.cuda, embedded.get()));
   H2O_ASSIGN_OR_RETURN(
       BenchRun run,
       RunBetweenRates(options, std::move(requests), embedded.get(), &ceilings));
@@ -230,10 +234,11 @@ absl::Status RunBench(const BenchFlags& flags) {
                        MachineOf(options, config, ceilings));
   const BenchLoad load =
       LoadOf(flags, resolved.slots[0].Capacity(), run, *embedded);
-  const KvGeometry& geometry = embedded->group_info().geometry;
-  Print({config.name, options.tp, options.num_threads, options.device.cuda,
-         embedded->load_seconds(), embedded->memory_plan(),
-         embedded->sum_times(), load, std::move(run), std::move(ceilings),
+  const KvGeometry& geometry = embedded->group_info().geometry();
+  Print({config.name, options.shard.size, options.shard.num_threads,
+         options.shard.device.cuda, embedded->load_seconds(),
+         embedded->group_info().memory(), embedded->group_info().sums(), load,
+         std::move(run), std::move(ceilings),
          ComputeFloor(config, geometry, load, machine),
          AllReduceFloor(config, load, machine)},
         flags.json);

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "clients/all_reduce_times.h"
+#include "embedded/all_reduce_times.h"
 #include "kv/kv_geometry.h"
 #include "model/model_config.h"
 

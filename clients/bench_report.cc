@@ -9,7 +9,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "clients/quantile.h"
+#include "base/quantile.h"
+#include "worker/rank_sums.h"
 
 namespace h2o {
 namespace {

@@ -5,11 +5,11 @@
 #include <string>
 #include <vector>
 
-#include "clients/all_reduce_times.h"
 #include "clients/bench_floor.h"
 #include "coordinator/engine.h"
+#include "embedded/all_reduce_times.h"
 #include "kernels/machine_rates.h"
-#include "worker/shard_runner.h"
+#include "model/rank_info.h"
 
 namespace h2o {
 

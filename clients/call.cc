@@ -2,7 +2,6 @@
 // the same options and the same output.
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
-#include <grpcpp/create_channel.h>
 #include <grpcpp/support/client_callback.h>
 #include <signal.h>
 #include <unistd.h>
@@ -23,6 +22,7 @@
 #include "clients/input.h"
 #include "clients/output.h"
 #include "flags/flags.h"
+#include "proto/channel.h"
 #include "proto/grpc_status.h"
 #include "proto/inference.grpc.pb.h"
 
@@ -269,8 +269,7 @@ absl::Status Run(const CallFlags& flags) {
   }
 
   const Signals signals;
-  const std::shared_ptr<grpc::Channel> channel =
-      grpc::CreateChannel(flags.server, grpc::InsecureChannelCredentials());
+  const std::shared_ptr<grpc::Channel> channel = ClientChannel(flags.server);
   const auto stub = v1::Inference::NewStub(channel);
   Answers answers(messages.size());
   for (size_t i = 0; i < messages.size(); ++i) {

@@ -1,8 +1,10 @@
 // The flags of all commands that hold a model themselves.
 #pragma once
 
+#include <memory>
+
 #include "absl/status/statusor.h"
-#include "clients/embedded.h"
+#include "embedded/embedded.h"
 #include "flags/flags.h"
 
 namespace h2o {
@@ -17,5 +19,9 @@ struct EmbeddedFlags {
   absl::StatusOr<EmbeddedOptions> Options() const;
 };
 void AddEmbeddedFlags(CLI::App* app, EmbeddedFlags* flags);
+
+// Embedded::Create with a progress bar on a terminal.
+absl::StatusOr<std::unique_ptr<Embedded>> LoadEmbedded(
+    const EmbeddedOptions& options);
 
 }  // namespace h2o

@@ -85,7 +85,7 @@ absl::Status RunGenerate(const GenerateFlags& flags) {
       std::min<int>(flags.max_sequences, static_cast<int>(requests.size()));
   options.engine.max_queue = static_cast<int>(requests.size());
   H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Embedded> embedded,
-                       Embedded::Create(options));
+                       LoadEmbedded(options));
   for (Request& request : requests) request.trace = trace.is_open();
   H2O_RETURN_IF_ERROR(CheckAll(embedded->engine(), requests, places));
 

@@ -213,7 +213,7 @@ absl::Status RunLogits(const LogitsFlags& flags) {
   options.engine.max_sequences = 16;  // logits are large
   options.engine.max_queue = std::numeric_limits<int>::max();
   H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Embedded> embedded,
-                       Embedded::Create(options));
+                       LoadEmbedded(options));
   H2O_ASSIGN_OR_RETURN(const std::vector<Given> inputs,
                        ReadGiven(flags, *embedded, policy));
   H2O_ASSIGN_OR_RETURN(std::vector<Request> requests,

@@ -4,11 +4,9 @@
 // The programs are found beside this one, and live no longer than it does,
 // however it ends.  The loss of any of them ends all, with its name.
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -28,7 +26,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/clock.h"
+#include "base/host_port.h"
 #include "base/status_macros.h"
+#include "clients/child_process.h"
 #include "clients/commands.h"
 #include "flags/flags.h"
 #include "parallel/unique_fd.h"
@@ -41,114 +41,6 @@ constexpr double kBlameSeconds = 1;
 
 // After a loss the rest may say goodbye for this long.
 constexpr double kFarewellSeconds = 3;
-
-// Both ends close on exec.
-absl::Status MakePipe(UniqueFd* read_end, UniqueFd* write_end) {
-  int fds[2];
-  if (pipe2(fds, O_CLOEXEC) != 0) {
-    return absl::InternalError(absl::StrCat("pipe: ", strerror(errno)));
-  }
-  *read_end = UniqueFd(fds[0]);
-  *write_end = UniqueFd(fds[1]);
-  return absl::OkStatus();
-}
-
-// Whole lines of what a child writes.
-class LineReader {
- public:
-  explicit LineReader(UniqueFd fd) : fd_(std::move(fd)) {}
-  int fd() const { return fd_.get(); }
-
-  // Reads what there is; REQUIRES: poll said so.  Closes at the end.
-  std::vector<std::string> Read() {
-    char block[4096];
-    const ssize_t n = read(fd_.get(), block, sizeof(block));
-    if (n <= 0) {
-      if (n == 0 || errno != EINTR) fd_.Close();
-      if (rest_.empty()) return {};
-      return {std::exchange(rest_, "")};
-    }
-    rest_.append(block, n);
-    std::vector<std::string> lines;
-    for (size_t end; (end = rest_.find('\n')) != std::string::npos;) {
-      lines.push_back(rest_.substr(0, end));
-      rest_.erase(0, end + 1);
-    }
-    return lines;
-  }
-
- private:
-  UniqueFd fd_;
-  std::string rest_;
-};
-
-struct Child {
-  std::string name;     // "the coordinator", "worker 1"
-  std::string program;  // "h2oserve-worker"
-  pid_t pid = 0;
-  LineReader log{UniqueFd()};  // its stderr
-  std::string last_words;      // the line with which it said why it ends
-  std::optional<int> status;   // of waitpid, once it has ended
-};
-
-// Starts `program` with `arguments`; `events`, if not -1, stays open in it.
-absl::Status Start(const std::filesystem::path& program,
-                   const std::vector<std::string>& arguments, int events,
-                   Child* child) {
-  UniqueFd log, log_of_child;
-  H2O_RETURN_IF_ERROR(MakePipe(&log, &log_of_child));
-  std::vector<char*> argv;
-  argv.push_back(const_cast<char*>(program.c_str()));
-  for (const std::string& a : arguments) {
-    argv.push_back(const_cast<char*>(a.c_str()));
-  }
-  argv.push_back(nullptr);
-  const pid_t parent = getpid();
-  const pid_t pid = fork();
-  if (pid < 0) {
-    return absl::InternalError(absl::StrCat("fork: ", strerror(errno)));
-  }
-  if (pid == 0) {
-    // Ctrl-C in the terminal is for the parent alone, which tells us in order;
-    // and however it ends, we end too.
-    setpgid(0, 0);
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != parent) _exit(127);
-    sigset_t none;
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, nullptr);
-    const int null = open("/dev/null", O_RDWR);
-    dup2(null, STDIN_FILENO);
-    dup2(null, STDOUT_FILENO);
-    dup2(log_of_child.get(), STDERR_FILENO);
-    if (events >= 0) fcntl(events, F_SETFD, 0);
-    execv(program.c_str(), argv.data());
-    _exit(127);
-  }
-  child->program = program.filename().string();
-  child->pid = pid;
-  child->log = LineReader(std::move(log));
-  return absl::OkStatus();
-}
-
-// Asked to stop, that is: a signal may come before a process listens to it.
-bool EndedBadly(int status) {
-  return WIFSIGNALED(status) ? WTERMSIG(status) != SIGTERM
-                             : WEXITSTATUS(status) != 0;
-}
-
-// "worker 1 (pid 12) was killed by signal 9 (Killed)"
-std::string HowItEnded(const Child& child) {
-  const int status = *child.status;
-  if (WIFSIGNALED(status)) {
-    return absl::StrCat(child.name, " (pid ", child.pid,
-                        ") was killed by signal ", WTERMSIG(status), " (",
-                        strsignal(WTERMSIG(status)), ")");
-  }
-  return absl::StrCat(child.name, " (pid ", child.pid, ") ended with ",
-                      WEXITSTATUS(status), child.last_words.empty() ? "" : ": ",
-                      child.last_words);
-}
 
 struct ServeFlags {
   CoordinatorFlags coordinator;
@@ -170,6 +62,61 @@ std::vector<std::string> AsGiven(
     }
   }
   return arguments;
+}
+
+// The folder of this program, in which the others are.
+absl::StatusOr<std::filesystem::path> FindPrograms() {
+  std::error_code error;
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
+  const std::filesystem::path folder = self.parent_path();
+  for (const char* program : {"h2oserve-coordinator", "h2oserve-worker"}) {
+    if (!std::filesystem::exists(folder / program, error)) {
+      return absl::NotFoundError(
+          absl::StrCat(program, " is not in ", folder.string(),
+                       ", beside h2oserve; build it with -DH2O_WITH_GRPC=ON"));
+    }
+  }
+  return folder;
+}
+
+// A wildcard is where a server listens, not where it can be called.
+std::string CallableAddress(const std::string& address) {
+  absl::StatusOr<HostPort> where = ParseHostPort(address);
+  if (!where.ok()) return address;
+  if (where->host == "0.0.0.0") where->host = "127.0.0.1";
+  if (where->host == "::") where->host = "::1";
+  return where->ToString();
+}
+
+std::vector<std::string> WorkerArguments(const ServeFlags& flags,
+                                         const std::string& coordinator,
+                                         int worker) {
+  const ShardFlags& shard = flags.shard;
+  std::vector<std::string> arguments = AsGiven(flags.for_workers);
+  arguments.push_back(absl::StrCat("--coordinator=", coordinator));
+  if (shard.threads == 0) {
+    arguments.push_back(absl::StrCat(
+        "--threads=", std::max(1, AvailableCores() / flags.workers)));
+  }
+  // Ranks of one group share a host's memory among themselves; groups do not
+  // know of each other.  A GPU is one rank's alone.
+  const bool gpu = shard.device != "cpu";
+  const double share = shard.memory_share > 0 ? shard.memory_share : 0.5;
+  if (!gpu) {
+    arguments.push_back(
+        absl::StrCat("--memory-share=", share / flags.coordinator.groups));
+  } else if (shard.memory_share > 0) {
+    arguments.push_back(absl::StrCat("--memory-share=", share));
+  }
+  arguments.push_back(absl::StrCat(
+      "--device=",
+      shard.device == "cuda" ? absl::StrCat("cuda:", worker) : shard.device));
+  return arguments;
+}
+
+// Whether `text` speaks of the process.
+bool Names(const std::string& text, const Child& child) {
+  return absl::StrContains(text, absl::StrCat("pid ", child.pid, ")"));
 }
 
 // Starts, watches and stops.  One thread; a loop over pipes and signals.
@@ -204,16 +151,7 @@ class Supervisor {
 
  private:
   absl::Status Prepare() {
-    std::error_code error;
-    const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
-    folder_ = self.parent_path();
-    for (const char* program : {"h2oserve-coordinator", "h2oserve-worker"}) {
-      if (!std::filesystem::exists(folder_ / program, error)) {
-        return absl::NotFoundError(absl::StrCat(
-            program, " is not in ", folder_.string(),
-            ", beside h2oserve; build it with -DH2O_WITH_GRPC=ON"));
-      }
-    }
+    H2O_ASSIGN_OR_RETURN(folder_, FindPrograms());
     sigset_t mask;
     sigemptyset(&mask);
     for (int signal : {SIGINT, SIGTERM, SIGCHLD}) sigaddset(&mask, signal);
@@ -236,40 +174,13 @@ class Supervisor {
     return status;
   }
 
-  absl::Status StartWorkers(std::string address) {
-    // A wildcard is where it listens, not where it can be called.
-    for (const auto& [any, local] :
-         {std::pair("0.0.0.0:", "127.0.0.1:"), std::pair("[::]:", "[::1]:")}) {
-      if (absl::StartsWith(address, any)) {
-        address = absl::StrCat(local, address.substr(strlen(any)));
-      }
-    }
-    const ShardFlags& shard = flags_.shard;
-    const int n = flags_.workers;
-    for (int i = 0; i < n; ++i) {
-      std::vector<std::string> arguments = AsGiven(flags_.for_workers);
-      arguments.push_back(absl::StrCat("--coordinator=", address));
-      if (shard.threads == 0) {
-        arguments.push_back(
-            absl::StrCat("--threads=", std::max(1, AvailableCores() / n)));
-      }
-      // Ranks of one group share a host's memory among themselves; groups do
-      // not know of each other.  A GPU is one rank's alone.
-      const bool gpu = shard.device != "cpu";
-      const double share = shard.memory_share > 0 ? shard.memory_share : 0.5;
-      if (!gpu) {
-        arguments.push_back(
-            absl::StrCat("--memory-share=", share / flags_.coordinator.groups));
-      } else if (shard.memory_share > 0) {
-        arguments.push_back(absl::StrCat("--memory-share=", share));
-      }
-      arguments.push_back(absl::StrCat(
-          "--device=",
-          shard.device == "cuda" ? absl::StrCat("cuda:", i) : shard.device));
+  absl::Status StartWorkers(const std::string& address) {
+    for (int i = 0; i < flags_.workers; ++i) {
       Child& child = children_.emplace_back();
       child.name = absl::StrCat("worker ", i);
       const absl::Status status =
-          Start(folder_ / "h2oserve-worker", arguments, -1, &child);
+          Start(folder_ / "h2oserve-worker",
+                WorkerArguments(flags_, address, i), -1, &child);
       if (!status.ok()) {
         children_.pop_back();
         return status;
@@ -324,7 +235,7 @@ class Supervisor {
         space == std::string::npos ? "" : line.substr(space + 1);
     if (what == "listening") {
       address_ = rest;
-      return StartWorkers(address_);
+      return StartWorkers(CallableAddress(address_));
     }
     if (what == "ready" && !serving_ &&
         rest == absl::StrCat(flags_.coordinator.groups)) {
@@ -400,11 +311,6 @@ class Supervisor {
       }
       if (Names(lost_group_, child)) break;
     }
-  }
-
-  // Whether `text` speaks of the process.
-  static bool Names(const std::string& text, const Child& child) {
-    return absl::StrContains(text, absl::StrCat("pid ", child.pid, ")"));
   }
 
   void SignalAll(int signal) const {

@@ -9,10 +9,9 @@
 namespace h2o {
 
 Admission::Admission(const GroupInfo& info)
-    : geometry_(info.geometry),
-      config_(info.config),
-      num_pages_(info.num_pages),
-      held_(info.num_pages.size()) {}
+    : geometry_(info.geometry()), config_(info.config()), held_(info.tp()) {
+  for (const RankInfo& rank : info.ranks) num_pages_.push_back(rank.num_pages);
+}
 
 PageCharge Admission::ChargeOf(const KvPolicy& policy,
                                int64_t max_stored_tokens) const {

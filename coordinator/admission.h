@@ -43,7 +43,7 @@ class Admission {
  private:
   const KvGeometry geometry_;
   const ModelConfig config_;
-  const std::vector<int64_t> num_pages_;
+  std::vector<int64_t> num_pages_;
   std::vector<int64_t> held_;
 };
 

@@ -1,9 +1,10 @@
-# The coordinator's doors; gRPC's headers stay in these three files.
+# The coordinator's doors.
 h2o_library(h2o_coordinator_door
-  SRCS remote_workers.cc inference_service.cc
-  DEPS h2o_api h2o_coordinator_core h2o_cli_flags
+  SRCS inference_service.cc remote_ranks.cc remote_workers.cc worker_registry.cc
+    worker_stream.cc
+  DEPS h2o_api h2o_coordinator_core
   PRIVATE_DEPS h2o_proto h2o_proto_stubs)
 h2o_binary(h2oserve-coordinator
   SRCS main.cc
-  DEPS h2o_coordinator_door h2o_proto CLI11::CLI11 gRPC::grpc++
+  DEPS h2o_coordinator_door h2o_channel h2o_cli_flags CLI11::CLI11 gRPC::grpc++
        gRPC::grpc++_reflection)

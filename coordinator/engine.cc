@@ -24,8 +24,8 @@ struct Group {
   Group(std::unique_ptr<WorkerGroup> g, const EngineOptions& options)
       : workers(std::move(g)),
         admission(workers->info()),
-        scheduler(workers->info().config.num_layers,
-                  options.stall_target_seconds, workers->info().packed_tokens,
+        scheduler(workers->info().config().num_layers,
+                  options.stall_target_seconds, workers->info().packed_tokens(),
                   options.longest_step_seconds) {}
 
   const std::unique_ptr<WorkerGroup> workers;
@@ -346,7 +346,7 @@ void EngineImpl::Start(Group* group, std::unique_ptr<Sequence> sequence) {
   const auto bytes = [&](const PageCharge& pages) {
     int64_t sum = 0;
     for (int64_t n : pages) sum += n;
-    return sum * group->workers->info().geometry.PageBytes();
+    return sum * group->workers->info().geometry().PageBytes();
   };
   KvPolicy full;
   full.slots = {SlotsFor(KvPolicyName::kFull, static_cast<int32_t>(stored))};

@@ -302,7 +302,7 @@ class InferenceService::Impl final : public v1::Inference::CallbackService {
     info->set_max_positions(config.max_positions);
     info->set_tensor_parallel_size(group->tp());
     info->set_num_groups(engine_->num_groups());
-    info->set_kv_pool_bytes(group->kv_pool_bytes());
+    info->set_kv_pool_bytes(group->memory().kv_pool);
     info->set_default_kv_policy(
         std::string(Name(options_.default_kv_policy.name)));
     info->set_version(options_.version);

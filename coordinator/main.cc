@@ -3,7 +3,6 @@
 #include <grpc/support/log.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
-#include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 #include <signal.h>
@@ -19,9 +18,9 @@
 #include <mutex>
 #include <string>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "base/host_port.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "coordinator/engine.h"
@@ -31,7 +30,7 @@
 #include "flags/version.h"
 #include "model/model_spec.h"
 #include "model/tokenizer.h"
-#include "proto/convert.h"
+#include "proto/channel.h"
 
 namespace h2o {
 namespace {
@@ -57,18 +56,6 @@ class Events {
   const int fd_;  // -1: nobody listens
 };
 
-absl::Status CheckListen(const std::string& listen) {
-  const size_t colon = listen.rfind(':');
-  int port = 0;
-  if (colon == std::string::npos || colon == 0 ||
-      !absl::SimpleAtoi(listen.substr(colon + 1), &port) || port < 0 ||
-      port > 65535) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--listen '", listen, "' must be HOST:PORT with a port of 0 to 65535"));
-  }
-  return absl::OkStatus();
-}
-
 // gRPC says why it cannot listen only in its log.
 std::string& LastGrpcError() {
   static std::string text;
@@ -87,20 +74,8 @@ absl::StatusOr<std::unique_ptr<grpc::Server>> Listen(
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), port);
+  ListenAsCoordinator(listen, port, &builder);
   for (grpc::Service* service : services) builder.RegisterService(service);
-  builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
-  // Otherwise a second coordinator would share the port in silence.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  // A peer whose host is gone is noticed within half a minute; and peers may
-  // ask as often (by default gRPC hangs up on whoever pings twice in 5 min).
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  builder.AddChannelArgument(
-      GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr || *port == 0) {
     return absl::UnavailableError(
@@ -132,7 +107,11 @@ int WaitForSignal(const sigset_t& signals) {
 
 absl::Status Run(const CoordinatorFlags& flags, int events_fd,
                  const sigset_t& signals) {
-  H2O_RETURN_IF_ERROR(CheckListen(flags.listen));
+  absl::StatusOr<HostPort> where = ParseHostPort(flags.listen);
+  if (!where.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--listen: ", where.status().message()));
+  }
   const ModelSpec& model = flags.model.spec;
   H2O_ASSIGN_OR_RETURN(const ModelConfig config, ConfigOf(model));
   H2O_RETURN_IF_ERROR(ValidateTensorParallel(config, flags.tp));
@@ -176,18 +155,17 @@ absl::Status Run(const CoordinatorFlags& flags, int events_fd,
        .progress = [&] { return workers.Progress(); }},
       engine.get());
 
-  int port = 0;
   H2O_ASSIGN_OR_RETURN(
       std::unique_ptr<grpc::Server> server,
-      Listen(flags.listen, {inference.service(), workers.service()}, &port));
+      Listen(flags.listen, {inference.service(), workers.service()},
+             &where->port));
   const auto set_serving = [&](bool serving) {
     for (const char* name : {"", "h2oserve.v1.Inference"}) {
       server->GetHealthCheckService()->SetServingStatus(name, serving);
     }
   };
   set_serving(false);
-  const std::string address =
-      absl::StrCat(flags.listen.substr(0, flags.listen.rfind(':')), ":", port);
+  const std::string address = where->ToString();
   H2O_LOG() << "serves " << config.name << " on " << flags.groups
             << " group(s) of " << flags.tp << " worker(s)";
   std::printf("listening on %s\n", address.c_str());

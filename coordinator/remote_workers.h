@@ -30,6 +30,8 @@ class Service;
 
 namespace h2o {
 
+class WorkerRegistry;
+
 struct RemoteWorkersOptions {
   ModelConfig config;   // what the coordinator reads from model.model
   ModelSpec model;      // announced to the workers
@@ -81,8 +83,7 @@ class RemoteWorkers {
   void Shutdown();
 
  private:
-  class Registry;
-  std::shared_ptr<Registry> registry_;
+  const std::shared_ptr<WorkerRegistry> registry_;
 };
 
 }  // namespace h2o

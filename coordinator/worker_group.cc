@@ -1,41 +1,45 @@
+// What follows from the facts of a group's ranks.
 #include "coordinator/worker_group.h"
 
-#include <algorithm>
-#include <utility>
+#include <string>
 
 #include "absl/strings/str_cat.h"
-#include "base/check.h"
 
 namespace h2o {
 
-int64_t GroupInfo::kv_pool_bytes() const {
-  int64_t pages = 0;
-  for (int64_t n : num_pages) pages += n;
-  return pages * geometry.PageBytes();
+MemoryPlan GroupInfo::memory() const {
+  MemoryPlan sum;
+  for (const RankInfo& rank : ranks) {
+    sum.weights += rank.memory.weights;
+    sum.workspace += rank.memory.workspace;
+    sum.kv_pool += rank.memory.kv_pool;
+  }
+  return sum;
 }
 
-absl::StatusOr<StepResult> MergeResults(std::vector<StepResult> of_ranks) {
-  H2O_CHECK(!of_ranks.empty());
-  StepResult merged = std::move(of_ranks[0]);
-  for (size_t rank = 1; rank < of_ranks.size(); ++rank) {
-    StepResult& other = of_ranks[rank];
-    if (other.step != merged.step || other.checksum != merged.checksum) {
-      return absl::InternalError(absl::StrCat(
-          "rank ", rank, " is at step ", other.step, " with state ",
-          absl::Hex(other.checksum), ", rank 0 at step ", merged.step, " with ",
-          absl::Hex(merged.checksum), "; ranks must not diverge"));
-    }
-    std::move(other.trace.begin(), other.trace.end(),
-              std::back_inserter(merged.trace));
-    merged.prefill_seconds =
-        std::max(merged.prefill_seconds, other.prefill_seconds);
-    merged.decode_seconds =
-        std::max(merged.decode_seconds, other.decode_seconds);
-    merged.slowest_layer_seconds =
-        std::max(merged.slowest_layer_seconds, other.slowest_layer_seconds);
-    merged.idle_seconds = std::max(merged.idle_seconds, other.idle_seconds);
+absl::Status CheckAlike(const RankInfo& rank0, const RankInfo& other) {
+  if (other.fingerprint != rank0.fingerprint) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("another model: its fingerprint is ", other.fingerprint,
+                     ", rank 0's is ", rank0.fingerprint));
   }
-  return merged;
+  if (other.packed_tokens != rank0.packed_tokens) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("its prefill packs ", other.packed_tokens,
+                     " tokens, rank 0's ", rank0.packed_tokens,
+                     "; all ranks must run on the same kind of device"));
+  }
+  if (other.geometry != rank0.geometry) {
+    const auto pages = [](const RankInfo& rank) {
+      return absl::StrCat(rank.geometry.PageBytes(), " bytes of ",
+                          std::string(Name(rank.geometry.page.dtype)));
+    };
+    return absl::FailedPreconditionError(absl::StrCat(
+        "its KV pages have ", pages(other), ", rank 0's have ", pages(rank0),
+        "; all ranks must keep keys and values "
+        "alike"));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace h2o

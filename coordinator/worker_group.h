@@ -3,27 +3,33 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/types/span.h"
 #include "kv/kv_geometry.h"
 #include "model/model_config.h"
+#include "model/rank_info.h"
 #include "model/step.h"
 
 namespace h2o {
 
+// The ranks of a group, in their order; at least one.  They are alike (see
+// CheckAlike), so rank 0 speaks for the group.
 struct GroupInfo {
-  ModelConfig config;
-  KvGeometry geometry;
-  std::vector<int64_t> num_pages;  // the pool of each rank
-  // Tokens of several prompts that one prefill may hold; 0: one prompt each.
-  int64_t packed_tokens = 0;
-  int tp() const { return static_cast<int>(num_pages.size()); }
-  int64_t kv_pool_bytes() const;  // over all ranks
+  std::vector<RankInfo> ranks;
+
+  int tp() const { return static_cast<int>(ranks.size()); }
+  const ModelConfig& config() const { return ranks[0].config; }
+  const KvGeometry& geometry() const { return ranks[0].geometry; }
+  int64_t packed_tokens() const { return ranks[0].packed_tokens; }
+  const std::vector<SumTimes>& sums() const { return ranks[0].sums; }
+  MemoryPlan memory() const;  // over all ranks
 };
+
+// Whether `other` may be a rank of the group of `rank0`.  Errors:
+// FAILED_PRECONDITION naming what differs, and both values.
+absl::Status CheckAlike(const RankInfo& rank0, const RankInfo& other);
 
 // Threads  Submit and Next are called by one thread, the others by any.
 class WorkerGroup {
@@ -50,10 +56,5 @@ class WorkerGroup {
   // Ends the group; Submit and Next fail with `reason` from now on.
   virtual void Abort(absl::Status reason) = 0;
 };
-
-// One result from those of all ranks, in rank order: rank 0's tokens, all
-// traces, the longest times.  Errors: INTERNAL naming the first rank whose step
-// or checksum differs from rank 0's.
-absl::StatusOr<StepResult> MergeResults(std::vector<StepResult> of_ranks);
 
 }  // namespace h2o

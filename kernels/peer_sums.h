@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "base/kv_page.h"
+#include "base/sum_way.h"
 
 namespace h2o {
 
@@ -20,23 +21,6 @@ struct PeerMemory {
   // stop waiting for peers.
   const uint32_t* aborted = nullptr;
 };
-
-// How the ranks of a group add up what each has of a matrix.  All ways give all
-// ranks the same bits.
-enum class SumWay : uint8_t {
-  // Each rank writes its addend into its peers' inboxes.  One trip over the
-  // link, but twice the bytes.  At most kPushRows rows.
-  kPush,
-  // Each rank reads the addends of all others in place.
-  kPull,
-  // Each rank reads and sums its share of the columns, and writes the sum over
-  // the others' addends (a two-shot all-reduce).  2 (ranks - 1) / ranks times
-  // the bytes of an addend, but two trips.  The sum is rounded like an addend.
-  kShare,
-  // The communicator sums before AddNorm, which reads the result.
-  kAllReduce,
-};
-inline constexpr int kSumWays = 4;
 
 // Sums over ranks of matrices of up to max_rows rows.  Each rank's memory
 // holds, in this order: flags by which ranks learn that addends are ready;

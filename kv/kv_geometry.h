@@ -45,6 +45,8 @@ struct KvGeometry {
     }
     return pages;
   }
+
+  friend bool operator==(const KvGeometry&, const KvGeometry&) = default;
 };
 
 }  // namespace h2o

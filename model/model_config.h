@@ -51,6 +51,8 @@ struct ModelConfig {
   ShardSpec Shard(int rank, int size) const {
     return ShardSpec::Of(rank, size, qkv, ffn_dim, vocab_size);
   }
+
+  friend bool operator==(const ModelConfig&, const ModelConfig&) = default;
 };
 
 // Reads DIR/config.json.  Errors: NOT_FOUND without the file, DATA_LOSS if it

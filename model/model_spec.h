@@ -19,6 +19,8 @@ struct ModelSpec {
   uint64_t dummy_seed = 0;
   std::string dtype;     // float32, bf16, fp16; empty: as the device prefers
   std::string kv_dtype;  // likewise
+
+  friend bool operator==(const ModelSpec&, const ModelSpec&) = default;
 };
 
 // With the empty formats filled in: float32 on CPUs, on GPUs the checkpoint's

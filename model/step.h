@@ -32,6 +32,8 @@ struct SequenceSpec {
   // sampled; max_tokens == forced.size() + 1.  Empty: generate freely.
   std::vector<int32_t> forced;
   bool logits = false;  // report the logits of every position
+
+  friend bool operator==(const SequenceSpec&, const SequenceSpec&) = default;
 };
 
 // Runs layers [layer_begin, layer_end) of the prompts of `sequence_ids`, packed
@@ -41,6 +43,8 @@ struct PrefillSlice {
   std::vector<uint64_t> sequence_ids;  // at least one
   int32_t layer_begin = 0;
   int32_t layer_end = 0;
+
+  friend bool operator==(const PrefillSlice&, const PrefillSlice&) = default;
 };
 
 // In this order: retire, admit, prefill, decode.
@@ -50,12 +54,16 @@ struct StepPlan {
   std::vector<SequenceSpec> admit;
   std::vector<PrefillSlice> prefill;
   std::vector<uint64_t> decode;  // one token for each, in this order
+
+  friend bool operator==(const StepPlan&, const StepPlan&) = default;
 };
 
 struct TokenResult {
   uint64_t sequence_id = 0;
   int32_t token = 0;  // 0 where `finish` is kNonFinite: there is none
   FinishReason finish = FinishReason::kNone;
+
+  friend bool operator==(const TokenResult&, const TokenResult&) = default;
 };
 
 // What one head kept after a prompt (`pos` < 0), or gave up in the decode step
@@ -67,12 +75,16 @@ struct HeadTrace {
   int32_t pos = -1;
   int32_t evicted = -1;       // decode; -1: nothing was
   std::vector<int32_t> kept;  // prompt; ascending
+
+  friend bool operator==(const HeadTrace&, const HeadTrace&) = default;
 };
 
 struct LogitRows {
   uint64_t sequence_id = 0;
   int32_t first_position = 0;
   std::vector<float> rows;  // [n, vocab_size]
+
+  friend bool operator==(const LogitRows&, const LogitRows&) = default;
 };
 
 struct StepResult {
@@ -90,6 +102,8 @@ struct StepResult {
   // The device did nothing for so long before this step although its plan was
   // there; 0 where the plan came later than that.
   double idle_seconds = 0;
+
+  friend bool operator==(const StepResult&, const StepResult&) = default;
 };
 
 }  // namespace h2o

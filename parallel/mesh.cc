@@ -18,10 +18,10 @@
 #include <optional>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/clock.h"
+#include "base/host_port.h"
 #include "base/status_macros.h"
 #include "parallel/barrier.h"
 
@@ -35,34 +35,6 @@ double Now() { return SteadyClock().Now(); }
 
 // ---- Addresses
 
-struct HostPort {
-  std::string host;  // without brackets
-  std::string port;
-};
-
-absl::StatusOr<HostPort> ParseHostPort(std::string_view address) {
-  const auto malformed = [&] {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "address '", std::string(address),
-        "' should be HOST:PORT, as 10.0.0.1:4000, name:4000 or [::1]:4000"));
-  };
-  const size_t colon = address.rfind(':');
-  if (colon == std::string_view::npos || colon == 0) return malformed();
-  std::string host(address.substr(0, colon));
-  std::string port(address.substr(colon + 1));
-  int number;
-  if (!absl::SimpleAtoi(port, &number) || number < 0 || number > 65535) {
-    return malformed();
-  }
-  if (host.front() == '[' && host.back() == ']') {
-    host = host.substr(1, host.size() - 2);
-  } else if (host.find(':') != std::string::npos) {
-    return malformed();
-  }
-  if (host.empty()) return malformed();
-  return HostPort{std::move(host), std::move(port)};
-}
-
 struct AddressesDeleter {
   void operator()(addrinfo* list) const { freeaddrinfo(list); }
 };
@@ -74,8 +46,8 @@ absl::StatusOr<Addresses> Resolve(const HostPort& where, int flags) {
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = flags;
   addrinfo* list = nullptr;
-  const int error =
-      getaddrinfo(where.host.c_str(), where.port.c_str(), &hints, &list);
+  const int error = getaddrinfo(
+      where.host.c_str(), std::to_string(where.port).c_str(), &hints, &list);
   if (error != 0) {
     return absl::UnavailableError(absl::StrCat(
         "host '", where.host, "' is not known: ", gai_strerror(error)));
@@ -454,8 +426,8 @@ absl::StatusOr<MeshListener> MeshListener::Bind(std::string_view address) {
     // The port is at the same place in both kinds of address.
     const int port =
         ntohs(reinterpret_cast<const sockaddr_in*>(&bound)->sin_port);
-    const std::string host(address.substr(0, address.rfind(':')));
-    return MeshListener(std::move(fd), absl::StrCat(host, ":", port), port);
+    return MeshListener(std::move(fd), HostPort{where.host, port}.ToString(),
+                        port);
   }
   return absl::UnavailableError(absl::StrCat(
       "cannot listen at ", std::string(address), ": ", std::strerror(error)));

@@ -23,10 +23,12 @@ FLOORS = {
     "worker": ["base", "kernels", "kv", "model", "parallel"],
     "coordinator": ["base", "model", "api", "kv/kv_geometry.h", "parallel/shard_spec.h"],
     "flags": ["base", "model", "api"],
+    "embedded": ["base", "kernels", "kv", "model", "parallel", "api", "worker",
+                 "coordinator"],
     "clients": ["base", "kernels", "kv", "model", "parallel", "api", "proto",
-                "worker", "coordinator", "flags"],
+                "worker", "coordinator", "embedded", "flags"],
     "bench": ["base", "kernels", "kv", "model", "parallel", "api", "proto",
-              "worker", "coordinator", "flags", "clients"],
+              "worker", "coordinator", "embedded", "flags", "clients"],
 }
 # What may include more: each room's program and its door.
 DOORS = {
@@ -34,8 +36,11 @@ DOORS = {
     "worker/worker_service.cc": ["proto", "flags"],
     "worker/worker_service.h": [],
     "coordinator/main.cc": ["flags", "proto"],
-    "coordinator/remote_workers.cc": ["proto", "flags"],
-    "coordinator/remote_workers.h": ["proto"],
+    "coordinator/remote_ranks.h": ["proto"],
+    "coordinator/worker_registry.cc": ["proto"],
+    "coordinator/worker_registry.h": ["proto"],
+    "coordinator/worker_stream.cc": ["proto"],
+    "coordinator/worker_stream.h": ["proto"],
     "coordinator/inference_service.cc": ["proto", "flags"],
     "coordinator/inference_service.h": ["proto"],
 }

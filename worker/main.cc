@@ -16,6 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "base/host_port.h"
 #include "base/status_macros.h"
 #include "flags/bus_error.h"
 #include "flags/flags.h"
@@ -23,7 +24,7 @@
 #include "kernels/find_device.h"
 #include "model/model_spec.h"
 #include "parallel/host_communicator.h"
-#include "parallel/nccl_communicator.h"
+#include "parallel/rank_communicator.h"
 #include "worker/shard_runner.h"
 #include "worker/worker_service.h"
 
@@ -67,10 +68,8 @@ std::string LocalAddressTowards(const std::string& host) {
   addrinfo* found = nullptr;
   addrinfo hints{};
   hints.ai_socktype = SOCK_DGRAM;
-  const std::string bare =
-      host.starts_with('[') ? host.substr(1, host.size() - 2) : host;
   std::string address = "127.0.0.1";
-  if (getaddrinfo(bare.c_str(), "9", &hints, &found) != 0) return address;
+  if (getaddrinfo(host.c_str(), "9", &hints, &found) != 0) return address;
   for (addrinfo* to = found; to != nullptr; to = to->ai_next) {
     const int fd = socket(to->ai_family, SOCK_DGRAM, 0);
     sockaddr_storage local{};
@@ -88,15 +87,6 @@ std::string LocalAddressTowards(const std::string& host) {
   }
   freeaddrinfo(found);
   return address;
-}
-
-absl::StatusOr<std::string> HostOf(const std::string& address) {
-  const size_t colon = address.rfind(':');
-  if (colon == std::string::npos || colon == 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--coordinator '", address, "' must be HOST:PORT"));
-  }
-  return address.substr(0, colon);
 }
 
 // At every address of this host, of both kinds where it has both.
@@ -119,10 +109,10 @@ absl::StatusOr<std::string> BindMesh(const WorkerFlags& flags,
   return absl::StrCat(host, ":", (*listener)->port());
 }
 
-absl::StatusOr<LoadedShard> Load(const WorkerFlags& flags, DeviceName device,
-                                 MeshListener listener, const Clock* clock,
-                                 const Assignment& assignment,
-                                 std::function<void(double)> progress) {
+absl::StatusOr<std::shared_ptr<PlanRunner>> Load(
+    const WorkerFlags& flags, DeviceName device, MeshListener listener,
+    const Clock* clock, const Assignment& assignment,
+    std::function<void(double)> progress) {
   ShardOptions options;
   options.model = assignment.model;
   if (!flags.model.empty()) options.model.model = flags.model;
@@ -142,9 +132,8 @@ absl::StatusOr<LoadedShard> Load(const WorkerFlags& flags, DeviceName device,
   options.max_sequences = assignment.max_sequences;
   options.cache_directory = flags.shard.cache_directory;
 
-  // The mesh first: then a rank that fails to load is noticed by the others.
   H2O_ASSIGN_OR_RETURN(std::unique_ptr<Communicator> communicator,
-                       ConnectMesh(std::move(listener),
+                       ConnectRank(std::move(listener),
                                    {.rank = assignment.rank,
                                     .size = assignment.size,
                                     .addresses = assignment.mesh_addresses,
@@ -153,24 +142,10 @@ absl::StatusOr<LoadedShard> Load(const WorkerFlags& flags, DeviceName device,
                                     .connect_timeout_seconds = 60,
                                     .operation_timeout_seconds =
                                         assignment.operation_timeout_seconds,
-                                    .tcp_only = flags.tcp_only}));
-  if (device.cuda && assignment.size > 1) {
-    H2O_ASSIGN_OR_RETURN(communicator,
-                         ConnectNccl(std::move(communicator), device.ordinal));
-  }
-  H2O_ASSIGN_OR_RETURN(std::shared_ptr<ShardRunner> runner,
-                       ShardRunner::Create(options, std::move(communicator),
-                                           clock, std::move(progress)));
-  LoadedShard shard;
-  shard.config = options.config;
-  shard.num_pages = runner->num_pages();
-  shard.page_bytes = runner->geometry().PageBytes();
-  shard.kv_dtype = runner->geometry().page.dtype;
-  shard.fingerprint = runner->fingerprint();
-  shard.workspace_bytes = runner->memory_plan().workspace;
-  shard.packed_tokens = runner->packed_tokens();
-  shard.runner = std::move(runner);
-  return shard;
+                                    .tcp_only = flags.tcp_only},
+                                   device));
+  return ShardRunner::Create(options, std::move(communicator), clock,
+                             std::move(progress));
 }
 
 void PrintError(const absl::Status& status) {
@@ -199,9 +174,15 @@ absl::Status Run(const WorkerFlags& flags, WorkerControl* control) {
   options.device = flags.shard.device;
   options.host_id = ThisHostId();
   options.model_path = flags.model;
-  H2O_ASSIGN_OR_RETURN(const std::string host, HostOf(flags.coordinator));
+  const absl::StatusOr<HostPort> coordinator = ParseHostPort(flags.coordinator);
+  if (!coordinator.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--coordinator: ", coordinator.status().message()));
+  }
   std::optional<MeshListener> listener;
-  options.mesh_address = [&] { return BindMesh(flags, host, &listener); };
+  options.mesh_address = [&] {
+    return BindMesh(flags, coordinator->host, &listener);
+  };
   // A model of our own is compared before anything is loaded.  Whether the
   // announced weights are dummy only the coordinator knows, so a built-in name
   // is looked at then.

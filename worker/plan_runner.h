@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "model/rank_info.h"
 #include "model/step.h"
 
 namespace h2o {
@@ -20,6 +21,9 @@ class PlanRunner {
   static constexpr double kGlanceSeconds = 20e-6;
 
   virtual ~PlanRunner() = default;
+
+  // What the coordinator must know of this rank.  Constant.
+  virtual const RankInfo& info() const = 0;
 
   // Starts a plan.  REQUIRES: fewer than kMaxInFlight are in flight.
   virtual absl::Status Launch(const StepPlan& plan) = 0;

@@ -14,7 +14,6 @@
 //          The supervisor of the processes must kill a rank that hangs.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -24,18 +23,12 @@
 #include "absl/types/span.h"
 #include "kernels/backend.h"
 #include "kernels/peer_sums.h"
+#include "model/rank_info.h"
 #include "parallel/communicator.h"
 
 namespace h2o {
 
 const char* Name(SumWay way);
-
-// Seconds that one sum of `rows` rows and its AddNorm take, by SumWay; infinite
-// for a way that cannot sum so many rows.
-struct SumTimes {
-  int64_t rows = 0;
-  std::array<float, kSumWays> seconds;
-};
 
 // The way of sums of up to `rows` rows, and of more rows than the choice before
 // it covers.

@@ -1,4 +1,4 @@
-// What a rank is told when it is made, and where its memory went.
+// What a rank is told when it is made.
 #pragma once
 
 #include <cstdint>
@@ -32,11 +32,10 @@ struct ShardOptions {
   std::string cache_directory;
 };
 
-// Where the memory of a rank goes, in bytes.
-struct MemoryPlan {
-  int64_t weights = 0;
-  int64_t workspace = 0;
-  int64_t kv_pool = 0;
-};
+// Options of rank `rank` of a group all of whose ranks run on this host.
+// `group` has what they have in common; its num_threads are those of all ranks,
+// 0: one a core.  On CPUs the ranks share cores and memory.  On GPUs rank r has
+// the GPU group.device.ordinal + r to itself.
+ShardOptions OptionsOfRank(const ShardOptions& group, int rank);
 
 }  // namespace h2o

@@ -52,21 +52,8 @@ class Runner final : public ShardRunner {
   }
   absl::StatusOr<StepResult> Collect() override;
 
-  const KvGeometry& geometry() const override {
-    return parts_->cache->geometry();
-  }
-  int64_t num_pages() const override { return parts_->cache->num_pages(); }
+  const RankInfo& info() const override { return parts_->info; }
   int64_t free_pages() const override { return parts_->cache->free_pages(); }
-  int64_t packed_tokens() const override {
-    return parts_->backend->formats().packs_prompts
-               ? parts_->config.max_positions
-               : 0;
-  }
-  MemoryPlan memory_plan() const override { return parts_->memory_plan; }
-  std::vector<SumTimes> sum_times() const override {
-    return parts_->forward->sums().times();
-  }
-  std::string fingerprint() const override { return parts_->fingerprint; }
   void Abort(absl::Status reason) override {
     aborted_.Set(reason);
     parts_->communicator->Abort(std::move(reason));

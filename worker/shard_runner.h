@@ -8,17 +8,13 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <string>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/clock.h"
-#include "kv/kv_geometry.h"
 #include "model/step.h"
 #include "parallel/communicator.h"
 #include "worker/plan_runner.h"
-#include "worker/rank_sums.h"
 #include "worker/shard_options.h"
 
 namespace h2o {
@@ -43,18 +39,7 @@ class ShardRunner : public PlanRunner {
   // Launch and Collect.
   absl::StatusOr<StepResult> Run(const StepPlan& plan);
 
-  virtual const KvGeometry& geometry() const = 0;
-  virtual int64_t num_pages() const = 0;
   virtual int64_t free_pages() const = 0;
-  // Most tokens of the prompts that one prefill may pack; 0: it takes one
-  // prompt.
-  virtual int64_t packed_tokens() const = 0;
-  virtual MemoryPlan memory_plan() const = 0;
-  // How long the group's all-reduces took when the runner was made; see
-  // RankSums::times.
-  virtual std::vector<SumTimes> sum_times() const = 0;
-  // Equal for all ranks that hold the same model in the same formats.
-  virtual std::string fingerprint() const = 0;
   // Ends the group's operations: running ones and later ones fail with
   // `reason`. Any thread.
   virtual void Abort(absl::Status reason) = 0;

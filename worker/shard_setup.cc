@@ -81,14 +81,14 @@ absl::Status LoadWeights(const ShardOptions& options, DType dtype,
   const ModelConfig& config = parts->config;
   std::unique_ptr<const Checkpoint> checkpoint;
   if (options.model.dummy) {
-    parts->fingerprint = absl::StrCat("dummy-", options.model.dummy_seed);
+    parts->info.fingerprint = absl::StrCat("dummy-", options.model.dummy_seed);
   } else {
     H2O_ASSIGN_OR_RETURN(const Family* family, FindFamily(config.family));
     H2O_ASSIGN_OR_RETURN(checkpoint, Checkpoint::Open(options.model.model,
                                                       family->names.prefix));
-    parts->fingerprint = checkpoint->Fingerprint();
+    parts->info.fingerprint = checkpoint->Fingerprint();
   }
-  absl::StrAppend(&parts->fingerprint, "/", config.num_layers, "x",
+  absl::StrAppend(&parts->info.fingerprint, "/", config.num_layers, "x",
                   config.qkv.heads, "x", config.qkv.head_dim, "/",
                   options.model.dtype, "/", options.model.kv_dtype);
   H2O_ASSIGN_OR_RETURN(
@@ -97,7 +97,7 @@ absl::Status LoadWeights(const ShardOptions& options, DType dtype,
                        {checkpoint.get(), options.model.dummy_seed, dtype,
                         options.num_threads, std::move(progress)},
                        parts->backend.get()));
-  parts->memory_plan.weights = parts->weights.memory.bytes();
+  parts->info.memory.weights = parts->weights.memory.bytes();
   return absl::OkStatus();
 }
 
@@ -115,7 +115,8 @@ absl::Status MakeWorkspace(ShardParts* parts) {
       parts->workspace,
       StepWorkspace::Create(parts->config, parts->shard, parts->max_rows,
                             parts->max_sequences, backend));
-  parts->memory_plan.workspace = backend->OwnBytes() +
+  parts->info.sums = parts->forward->sums().times();
+  parts->info.memory.workspace = backend->OwnBytes() +
                                  parts->forward->workspace_bytes() +
                                  parts->workspace.memory.bytes();
   return absl::OkStatus();
@@ -189,8 +190,10 @@ absl::Status MakeCache(const ShardOptions& options, ShardParts* parts) {
           : PagesOfFreeMemory(options, cache, free_bytes));
   H2O_ASSIGN_OR_RETURN(parts->cache,
                        KvCache::Create(cache, parts->backend.get()));
-  parts->memory_plan.kv_pool = cache.num_pages * cache.geometry.PageBytes();
-  parts->memory_plan.workspace +=
+  parts->info.geometry = cache.geometry;
+  parts->info.num_pages = cache.num_pages;
+  parts->info.memory.kv_pool = cache.num_pages * cache.geometry.PageBytes();
+  parts->info.memory.workspace +=
       cache.max_sequences * KvCache::TableBytes(cache);
   return absl::OkStatus();
 }
@@ -205,7 +208,7 @@ void LogGpuSetup(const ShardOptions& options, const ShardParts& parts,
   const auto gigabytes = [](int64_t bytes) {
     return static_cast<double>(bytes / 10'000'000) / 100;
   };
-  const MemoryPlan& plan = parts.memory_plan;
+  const MemoryPlan& plan = parts.info.memory;
   H2O_LOG() << "rank " << options.rank << " took " << at.weights - at.device
             << " s for its GPU, " << at.memory - at.weights << " s for "
             << gigabytes(plan.weights) << " GB of weights, "
@@ -249,6 +252,7 @@ absl::StatusOr<std::unique_ptr<ShardParts>> MakeShardParts(
   H2O_ASSIGN_OR_RETURN(const DType dtype, WeightDType(o.model));
   H2O_RETURN_IF_ERROR(GeometryOf(o.config, o.model).status());
   auto parts = std::make_unique<ShardParts>(o, std::move(communicator));
+  parts->info.config = o.config;
   StageTimes at;
   at.device = clock->Now();
   H2O_ASSIGN_OR_RETURN(parts->backend,
@@ -258,6 +262,9 @@ absl::StatusOr<std::unique_ptr<ShardParts>> MakeShardParts(
   parts->communicator->UseStream(parts->backend->stream());
   H2O_RETURN_IF_ERROR(LoadWeights(o, dtype, std::move(progress), parts.get()));
   at.memory = clock->Now();
+  if (parts->backend->formats().packs_prompts) {
+    parts->info.packed_tokens = o.config.max_positions;
+  }
   H2O_RETURN_IF_ERROR(MakeWorkspace(parts.get()));
   H2O_RETURN_IF_ERROR(MakeCache(o, parts.get()));
   H2O_RETURN_IF_ERROR(parts->backend->Synchronize());

@@ -5,13 +5,13 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <string>
 
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "kernels/backend.h"
 #include "kv/kv_cache.h"
 #include "model/model_config.h"
+#include "model/rank_info.h"
 #include "parallel/communicator.h"
 #include "worker/forward.h"
 #include "worker/shard_options.h"
@@ -44,9 +44,7 @@ struct ShardParts {
   const ShardSpec shard;    // what this rank owns
   const int max_sequences;  // open at once
   int64_t max_rows = 0;     // of a decode step, padding included
-  // Equal for all ranks that hold the same model in the same formats.
-  std::string fingerprint;
-  MemoryPlan memory_plan;
+  RankInfo info;            // filled as the parts are made
 
   const std::unique_ptr<Communicator> communicator;
   std::unique_ptr<Backend> backend;

@@ -1,9 +1,8 @@
+// The stream to the coordinator, and what is done at each of its messages.
 #include "worker/worker_service.h"
 
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
-#include <grpcpp/create_channel.h>
-#include <grpcpp/support/channel_arguments.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -16,8 +15,10 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status_macros.h"
-#include "proto/convert.h"
+#include "model/step_codec.h"
+#include "proto/channel.h"
 #include "proto/grpc_status.h"
+#include "proto/wire_id.h"
 #include "proto/worker.grpc.pb.h"
 
 namespace h2o {
@@ -117,23 +118,6 @@ class CoordinatorStream {
   std::thread reader_;  // last: it uses all of the above
 };
 
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& coordinator) {
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
-  // A coordinator whose host is gone is noticed within half a minute.
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
-  // Never through an http_proxy: workers and coordinator are one system.
-  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  return grpc::CreateCustomChannel(
-      coordinator, grpc::InsecureChannelCredentials(), arguments);
-}
-
 // False if told to leave, or the time is up.
 bool Connect(grpc::Channel* channel, double timeout_seconds,
              const std::atomic<bool>& leave) {
@@ -159,7 +143,7 @@ wire::WorkerMessage HelloMessage(const WorkerServiceOptions& options,
   hello->set_host_id(options.host_id);
   hello->set_pid(getpid());
   hello->set_model_path(options.model_path);
-  if (options.config) ToProto(*options.config, hello->mutable_config());
+  if (options.config) hello->set_config(Encode(*options.config));
   return message;
 }
 
@@ -177,30 +161,15 @@ absl::StatusOr<Assignment> AssignmentOf(const wire::Assign& message) {
   assignment.group = static_cast<int>(message.group());
   assignment.rank = message.rank();
   assignment.size = message.size();
-  H2O_ASSIGN_OR_RETURN(assignment.model, FromProto(message.model()));
-  H2O_ASSIGN_OR_RETURN(assignment.config, FromProto(message.config()));
+  H2O_ASSIGN_OR_RETURN(assignment.model, DecodeModelSpec(message.model()));
   assignment.mesh_addresses.assign(message.mesh_addresses().begin(),
                                    message.mesh_addresses().end());
   assignment.host_ids.assign(message.host_ids().begin(),
                              message.host_ids().end());
   assignment.nonce = message.nonce();
   assignment.operation_timeout_seconds = message.operation_timeout_seconds();
-  assignment.load_timeout_seconds = message.load_timeout_seconds();
   assignment.max_sequences = message.max_sequences();
   return assignment;
-}
-
-wire::WorkerMessage ReadyMessage(const LoadedShard& shard) {
-  wire::WorkerMessage message;
-  wire::Ready* ready = message.mutable_ready();
-  ready->set_num_pages(shard.num_pages);
-  ready->set_page_bytes(shard.page_bytes);
-  ready->set_kv_dtype(std::string(Name(shard.kv_dtype)));
-  ToProto(shard.config, ready->mutable_config());
-  ready->set_fingerprint(shard.fingerprint);
-  ready->set_workspace_bytes(shard.workspace_bytes);
-  ready->set_packed_tokens(shard.packed_tokens);
-  return message;
 }
 
 // One worker's life on one stream.
@@ -213,12 +182,12 @@ class Session {
   // Our own fault, or OK when the stream ended or we were let go.
   absl::Status Serve() {
     while (!stream_->ended()) {
-      if (shard_ && shard_->runner->ShouldCollect()) {
+      if (shard_ && shard_->ShouldCollect()) {
         const absl::Status status = Answer();
         if (!status.ok()) return Fail(status);
         continue;
       }
-      const bool runs = shard_ && shard_->runner->in_flight() > 0;
+      const bool runs = shard_ && shard_->in_flight() > 0;
       const std::optional<wire::CoordinatorMessage> message =
           stream_->Next(runs ? PlanRunner::kGlanceSeconds : kGlanceSeconds);
       SayIfLeaving();
@@ -263,28 +232,30 @@ class Session {
                            stream_->Write(progress);
                          }));
     control_->serving = true;
-    stream_->Write(ReadyMessage(*shard_));
+    wire::WorkerMessage ready;
+    ready.set_ready(Encode(shard_->info()));
+    stream_->Write(ready);
     return absl::OkStatus();
   }
 
-  absl::Status Step(const wire::StepPlan& message) {
+  absl::Status Step(const std::string& bytes) {
     if (!shard_) {
       return absl::FailedPreconditionError("a plan came before an assignment");
     }
-    absl::StatusOr<StepPlan> plan = FromProto(message, shard_->config);
+    absl::StatusOr<StepPlan> plan = DecodePlan(bytes, shard_->info().config);
     if (!plan.ok()) {
-      return absl::Status(plan.status().code(),
-                          absl::StrCat("malformed plan ", message.step(), ": ",
-                                       plan.status().message()));
+      return absl::Status(
+          plan.status().code(),
+          absl::StrCat("a malformed plan: ", plan.status().message()));
     }
-    return shard_->runner->Launch(*plan);
+    return shard_->Launch(*plan);
   }
 
   // Sends the result of the oldest plan.
   absl::Status Answer() {
-    H2O_ASSIGN_OR_RETURN(const StepResult result, shard_->runner->Collect());
+    H2O_ASSIGN_OR_RETURN(const StepResult result, shard_->Collect());
     wire::WorkerMessage answer;
-    ToProto(result, answer.mutable_result());
+    answer.set_result(Encode(result));
     if (answer.ByteSizeLong() > kMaxMessageBytes) {
       return absl::ResourceExhaustedError(absl::StrCat(
           "the result of step ", result.step, " has ", answer.ByteSizeLong(),
@@ -316,7 +287,7 @@ class Session {
   CoordinatorStream* const stream_;
   const LoadShard& load_;
   WorkerControl* const control_;
-  std::optional<LoadedShard> shard_;
+  std::shared_ptr<PlanRunner> shard_;
   bool said_leaving_ = false;
 };
 
@@ -325,7 +296,7 @@ class Session {
 absl::Status ServeWorker(const WorkerServiceOptions& options,
                          const LoadShard& load, WorkerControl* control) {
   const std::shared_ptr<grpc::Channel> channel =
-      MakeChannel(options.coordinator);
+      WorkerChannel(options.coordinator);
   if (!Connect(channel.get(), options.connect_timeout_seconds,
                control->leave)) {
     if (control->leave) return absl::OkStatus();

@@ -27,30 +27,16 @@ struct Assignment {
   int group = 0;
   int rank = 0;
   int size = 1;
-  ModelSpec model;     // as announced; a worker may have its own path
-  ModelConfig config;  // as the coordinator reads it
+  ModelSpec model;  // as announced; a worker may have its own path
   std::vector<std::string> mesh_addresses;  // of all ranks, in rank order
   std::vector<std::string> host_ids;
   uint64_t nonce = 0;
   double operation_timeout_seconds = 0;
-  double load_timeout_seconds = 0;
   int max_sequences = 0;
 };
 
-// One shard at work, and what the coordinator must know of it.
-struct LoadedShard {
-  std::shared_ptr<PlanRunner> runner;
-  ModelConfig config;  // as this worker reads it
-  int64_t num_pages = 0;
-  int64_t page_bytes = 0;
-  DType kv_dtype = DType::kFloat32;
-  std::string fingerprint;
-  int64_t workspace_bytes = 0;
-  int64_t packed_tokens = 0;
-};
-
 // Loads the shard of `assignment`, and tells `progress` how far it is (0..1).
-using LoadShard = std::function<absl::StatusOr<LoadedShard>(
+using LoadShard = std::function<absl::StatusOr<std::shared_ptr<PlanRunner>>(
     const Assignment& assignment, std::function<void(double)> progress)>;
 
 struct WorkerServiceOptions {

@@ -10,12 +10,12 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "base/quantile.h"
 #include "clients/bench_floor.h"
 #include "clients/bench_report.h"
 #include "clients/input.h"
 #include "clients/npy_file.h"
 #include "clients/output.h"
-#include "clients/quantile.h"
 #include "clients/trace.h"
 #include "flags/bus_error.h"
 

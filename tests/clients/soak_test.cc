@@ -10,7 +10,7 @@
 
 #include "base/check.h"
 #include "clients/bench_report.h"
-#include "clients/embedded.h"
+#include "embedded/embedded.h"
 
 namespace h2o {
 namespace {
@@ -48,12 +48,13 @@ std::vector<Request> MakeRequests() {
 
 std::unique_ptr<Embedded> Load(int max_queue) {
   EmbeddedOptions options;
-  options.model.model = kModel;
-  options.tp = 2;
-  options.kv_pool_bytes = kPoolBytes;
+  options.shard.model.model = kModel;
+  options.shard.size = 2;
+  options.shard.num_threads = 0;
+  options.shard.kv_pool_bytes = kPoolBytes;
   options.engine.max_queue = max_queue;
   options.engine.max_sequences = kRequests;
-  auto embedded = Embedded::Create(options);
+  auto embedded = Embedded::Create(options, nullptr);
   H2O_CHECK(embedded.ok()) << embedded.status();
   return *std::move(embedded);
 }
@@ -105,7 +106,7 @@ TEST(Soak, TwoHundredRequestsOfEightTimesTheLoadThatFits) {
   EXPECT_GT(looks, 10);
   EXPECT_EQ(idle_heads, 0) << "the head of the queue waited without a reason";
 
-  const MemoryPlan& plan = embedded->memory_plan();
+  const MemoryPlan plan = embedded->group_info().memory();
   const int64_t planned = plan.weights + plan.workspace + plan.kv_pool;
   const int64_t resident = PeakResidentBytes();
   std::printf(

@@ -8,8 +8,8 @@
 
 #include "base/check.h"
 #include "base/monitor.h"
-#include "clients/embedded.h"
-#include "clients/quantile.h"
+#include "base/quantile.h"
+#include "embedded/embedded.h"
 
 namespace h2o {
 namespace {
@@ -22,10 +22,11 @@ constexpr int kTries = 5;
 
 std::unique_ptr<Embedded> Load(double stall_target_seconds) {
   EmbeddedOptions options;
-  options.model.model = "models/opt-demo";
-  options.kv_pool_bytes = 512 << 20;
+  options.shard.model.model = "models/opt-demo";
+  options.shard.num_threads = 0;
+  options.shard.kv_pool_bytes = 512 << 20;
   options.engine.stall_target_seconds = stall_target_seconds;
-  auto embedded = Embedded::Create(options);
+  auto embedded = Embedded::Create(options, nullptr);
   H2O_CHECK(embedded.ok()) << embedded.status();
   return *std::move(embedded);
 }
@@ -111,9 +112,8 @@ Gaps Measure(double target) {
   }
   const Engine::Counters counters = embedded->engine().counters();
   // All its steps but those that decoded its other tokens.
-  result.slices =
-      static_cast<int>(counters.steps - steps) -
-      (static_cast<int>(result.answer.tokens.size()) - 1);
+  result.slices = static_cast<int>(counters.steps - steps) -
+                  (static_cast<int>(result.answer.tokens.size()) - 1);
   result.slowest_layer = counters.slowest_layer_seconds;
   embedded->engine().Drain(0);
   Monitor::Lock lock(monitor);

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/model/loaded_rank.h"
 #include "tests/worker/tiny_model.h"
 
 namespace h2o {
@@ -11,11 +12,9 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-GroupInfo Info(std::vector<int64_t> pages) {
+GroupInfo Info(const std::vector<int64_t>& pages) {
   GroupInfo info;
-  info.config = TinyConfig();
-  info.geometry = {3, 6, {16, DType::kFloat32}};
-  info.num_pages = std::move(pages);
+  for (int64_t n : pages) info.ranks.push_back(LoadedRank(TinyConfig(), n));
   return info;
 }
 

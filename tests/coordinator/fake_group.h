@@ -11,6 +11,7 @@
 
 #include "base/monitor.h"
 #include "coordinator/worker_group.h"
+#include "tests/model/loaded_rank.h"
 
 namespace h2o {
 
@@ -40,14 +41,10 @@ struct FakeGroupState {
 
 class FakeGroup final : public WorkerGroup {
  public:
-  FakeGroup(const ModelConfig& config, std::vector<int64_t> num_pages,
+  FakeGroup(const ModelConfig& config, const std::vector<int64_t>& num_pages,
             std::shared_ptr<FakeGroupState> state)
       : state_(std::move(state)) {
-    info_.config = config;
-    info_.geometry = {config.num_layers,
-                      config.qkv.kv_heads,
-                      {config.qkv.head_dim, DType::kFloat32}};
-    info_.num_pages = std::move(num_pages);
+    for (int64_t n : num_pages) info_.ranks.push_back(LoadedRank(config, n));
   }
 
   const GroupInfo& info() const override { return info_; }
@@ -107,26 +104,26 @@ class FakeGroup final : public WorkerGroup {
       EXPECT_FALSE(open_.contains(spec.id));
       Open& open = open_[spec.id];
       open.spec = spec;
-      open.pages = info_.geometry.PagesNeeded(
+      open.pages = info_.geometry().PagesNeeded(
           spec.policy, MaxStoredTokens(spec.prompt.size(), spec.max_tokens),
-          {0, info_.config.qkv.kv_heads});
+          {0, info_.config().qkv.kv_heads});
       state_->held_pages += open.pages;
     }
     state_->peak_pages = std::max(state_->peak_pages, state_->held_pages);
     int64_t total = 0;
-    for (int64_t n : info_.num_pages) total += n;
+    for (const RankInfo& rank : info_.ranks) total += rank.num_pages;
     EXPECT_LE(state_->held_pages, total) << "out of memory";
     for (const PrefillSlice& slice : plan.prefill) {
       for (uint64_t id : slice.sequence_ids) {
         Open& open = open_.at(id);
         EXPECT_EQ(slice.layer_begin, open.layers);
         open.layers = slice.layer_end;
-        if (open.layers == info_.config.num_layers) Emit(&open, &result);
+        if (open.layers == info_.config().num_layers) Emit(&open, &result);
       }
     }
     for (uint64_t id : plan.decode) {
       Open& open = open_.at(id);
-      EXPECT_EQ(open.layers, info_.config.num_layers);
+      EXPECT_EQ(open.layers, info_.config().num_layers);
       if (!open.finished) Emit(&open, &result);
     }
     return result;

@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "proto/inference.grpc.pb.h"
+#include "tests/model/loaded_rank.h"
 #include "tests/model/small_config.h"
 
 namespace h2o {
@@ -48,11 +49,7 @@ class FakeGroup final : public WorkerGroup {
  public:
   FakeGroup(Observed* observed, std::chrono::milliseconds delay)
       : observed_(observed), delay_(delay) {
-    info_.config = SmallConfig();
-    info_.geometry = {.num_layers = 2,
-                      .num_heads = 2,
-                      .page = {.head_dim = 8, .dtype = DType::kFloat32}};
-    info_.num_pages = {1000, 1000};
+    info_.ranks = {2, LoadedRank(SmallConfig(), 1000)};
   }
   const GroupInfo& info() const override { return info_; }
   absl::Status status() const override {

@@ -20,6 +20,7 @@
 #include <thread>
 #include <vector>
 
+#include "tests/model/loaded_rank.h"
 #include "tests/model/small_config.h"
 #include "worker/worker_service.h"
 
@@ -32,9 +33,6 @@ using ::testing::HasSubstr;
 
 constexpr auto kPatience = 10s;
 
-// A page of SmallConfig in float32, in whole lines of 128.
-constexpr int64_t kPageBytes = 32 * (2 * 8 * 4 + 4 + 2) + 64;
-
 // What a fake worker does; by default it loads and answers every plan.
 struct Script {
   std::string version = "1.0.0";
@@ -42,13 +40,7 @@ struct Script {
   std::string device = "cpu";
   std::string host = "host";
   std::optional<ModelConfig> own_config;
-  LoadedShard shard = {
-      .config = SmallConfig(),
-      .num_pages = 100,
-      .page_bytes = kPageBytes,
-      .fingerprint = "f1",
-      .workspace_bytes = 1,
-  };
+  RankInfo info = LoadedRank(SmallConfig(), 100);
   std::function<absl::Status(const Assignment&)> on_load;
   std::function<absl::StatusOr<StepResult>(const StepPlan&)> on_step;
 };
@@ -57,7 +49,9 @@ struct Script {
 class ScriptRunner final : public PlanRunner {
  public:
   using Step = std::function<absl::StatusOr<StepResult>(const StepPlan&)>;
-  explicit ScriptRunner(Step step) : step_(std::move(step)) {}
+  ScriptRunner(RankInfo info, Step step)
+      : info_(std::move(info)), step_(std::move(step)) {}
+  const RankInfo& info() const override { return info_; }
   absl::Status Launch(const StepPlan& plan) override {
     result_ = step_(plan);
     return result_->status();
@@ -69,6 +63,7 @@ class ScriptRunner final : public PlanRunner {
   }
 
  private:
+  const RankInfo info_;
   const Step step_;
   std::optional<absl::StatusOr<StepResult>> result_;
 };
@@ -115,7 +110,7 @@ class FakeWorker {
     const absl::Status verdict = ServeWorker(
         options,
         [&](const Assignment& assignment, std::function<void(double)> progress)
-            -> absl::StatusOr<LoadedShard> {
+            -> absl::StatusOr<std::shared_ptr<PlanRunner>> {
           {
             std::lock_guard lock(mutex_);
             assignment_ = assignment;
@@ -125,10 +120,8 @@ class FakeWorker {
             const absl::Status status = script_.on_load(assignment);
             if (!status.ok()) return status;
           }
-          LoadedShard shard = script_.shard;
-          shard.runner = std::make_shared<ScriptRunner>(
-              script_.on_step ? script_.on_step : Answer);
-          return shard;
+          return std::make_shared<ScriptRunner>(
+              script_.info, script_.on_step ? script_.on_step : Answer);
         },
         &control_);
     std::lock_guard lock(mutex_);
@@ -261,8 +254,9 @@ TEST_F(RemoteWorkersTest, FormsAGroupAndRunsSteps) {
   ASSERT_NE(group, nullptr);
   EXPECT_EQ(workers_->num_ready(), 1);
   EXPECT_EQ(group->info().tp(), 2);
-  EXPECT_EQ(group->info().num_pages, (std::vector<int64_t>{100, 100}));
-  EXPECT_EQ(group->info().geometry.PageBytes(), kPageBytes);
+  EXPECT_EQ(group->info().ranks[1].num_pages, 100);
+  EXPECT_EQ(group->info().memory().kv_pool,
+            200 * group->info().geometry().PageBytes());
   std::set<int> ranks;
   for (const auto& fake : fakes_) {
     const Assignment assignment = *fake->assignment();
@@ -319,14 +313,14 @@ TEST_F(RemoteWorkersTest, StrangersAreRefusedAndNothingElseIsTouched) {
   EXPECT_THAT(refused({.own_config = other}),
               AllOf(HasSubstr("vocab_size is 999"), HasSubstr("1000")));
   Script script;
-  script.shard.config = other;
+  script.info.config = other;
   EXPECT_THAT(refused(script), HasSubstr("vocab_size is 999"));
   script = {};
-  script.shard.fingerprint = "f2";
+  script.info.fingerprint = "f2";
   EXPECT_THAT(refused(script), AllOf(HasSubstr("f1"), HasSubstr("f2")));
   script = {};
-  script.shard.page_bytes = 64;
-  EXPECT_THAT(refused(script), AllOf(HasSubstr("64"), HasSubstr("2304")));
+  script.info.num_pages = 0;
+  EXPECT_THAT(refused(script), HasSubstr("num_pages is 0"));
 
   ASSERT_TRUE(group->Submit(PlanOf(1)).ok());
   EXPECT_TRUE(group->Next().ok());
@@ -337,7 +331,7 @@ TEST_F(RemoteWorkersTest, StrangersAreRefusedAndNothingElseIsTouched) {
 TEST_F(RemoteWorkersTest, RanksWithDifferentWeightsDoNotFormAGroup) {
   Start({.tp = 2});
   Script other;
-  other.shard.fingerprint = "f2";
+  other.info.fingerprint = "f2";
   FakeWorker& a = Dial();
   FakeWorker& b = Dial(other);
   const absl::Status first = a.Verdict(), second = b.Verdict();

@@ -1,0 +1,100 @@
+// Starts child processes and reads what they say.
+#include "clients/child_process.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+
+namespace h2o {
+
+absl::Status MakePipe(UniqueFd* read_end, UniqueFd* write_end) {
+  int fds[2];
+  if (pipe2(fds, O_CLOEXEC) != 0) {
+    return absl::InternalError(absl::StrCat("pipe: ", strerror(errno)));
+  }
+  *read_end = UniqueFd(fds[0]);
+  *write_end = UniqueFd(fds[1]);
+  return absl::OkStatus();
+}
+
+std::vector<std::string> LineReader::Read() {
+  char block[4096];
+  const ssize_t n = read(fd_.get(), block, sizeof(block));
+  if (n <= 0) {
+    if (n == 0 || errno != EINTR) fd_.Close();
+    if (rest_.empty()) return {};
+    return {std::exchange(rest_, "")};
+  }
+  rest_.append(block, n);
+  std::vector<std::string> lines;
+  for (size_t end; (end = rest_.find('\n')) != std::string::npos;) {
+    lines.push_back(rest_.substr(0, end));
+    rest_.erase(0, end + 1);
+  }
+  return lines;
+}
+
+absl::Status Start(const std::filesystem::path& program,
+                   const std::vector<std::string>& arguments, int events,
+                   Child* child) {
+  UniqueFd log, log_of_child;
+  H2O_RETURN_IF_ERROR(MakePipe(&log, &log_of_child));
+  std::vector<char*> argv;
+  argv.push_back(const_cast<char*>(program.c_str()));
+  for (const std::string& a : arguments) {
+    argv.push_back(const_cast<char*>(a.c_str()));
+  }
+  argv.push_back(nullptr);
+  const pid_t parent = getpid();
+  const pid_t pid = fork();
+  if (pid < 0) {
+    return absl::InternalError(absl::StrCat("fork: ", strerror(errno)));
+  }
+  if (pid == 0) {
+    // Ctrl-C in the terminal is for the parent alone, which tells us in order;
+    // and however it ends, we end too.
+    setpgid(0, 0);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) _exit(127);
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, nullptr);
+    const int null = open("/dev/null", O_RDWR);
+    dup2(null, STDIN_FILENO);
+    dup2(null, STDOUT_FILENO);
+    dup2(log_of_child.get(), STDERR_FILENO);
+    if (events >= 0) fcntl(events, F_SETFD, 0);
+    execv(program.c_str(), argv.data());
+    _exit(127);
+  }
+  child->program = program.filename().string();
+  child->pid = pid;
+  child->log = LineReader(std::move(log));
+  return absl::OkStatus();
+}
+
+bool EndedBadly(int status) {
+  return WIFSIGNALED(status) ? WTERMSIG(status) != SIGTERM
+                             : WEXITSTATUS(status) != 0;
+}
+
+std::string HowItEnded(const Child& child) {
+  const int status = *child.status;
+  if (WIFSIGNALED(status)) {
+    return absl::StrCat(child.name, " (pid ", child.pid,
+                        ") was killed by signal ", WTERMSIG(status), " (",
+                        strsignal(WTERMSIG(status)), ")");
+  }
+  return absl::StrCat(child.name, " (pid ", child.pid, ") ended with ",
+                      WEXITSTATUS(status), child.last_words.empty() ? "" : ": ",
+                      child.last_words);
+}
+
+}  // namespace h2o

@@ -1,0 +1,56 @@
+// A program started from this one: its process, its log and how it ended.
+#pragma once
+
+#include <sys/types.h>
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "parallel/unique_fd.h"
+
+namespace h2o {
+
+// Errors: INTERNAL if the system grants no pipe.  Both ends close on exec.
+absl::Status MakePipe(UniqueFd* read_end, UniqueFd* write_end);
+
+// Whole lines of what a child writes.
+class LineReader {
+ public:
+  explicit LineReader(UniqueFd fd) : fd_(std::move(fd)) {}
+  int fd() const { return fd_.get(); }
+
+  // Reads what is there; closes at the end.  REQUIRES: poll said so.
+  std::vector<std::string> Read();
+
+ private:
+  UniqueFd fd_;
+  std::string rest_;
+};
+
+struct Child {
+  std::string name;     // "the coordinator", "worker 1"
+  std::string program;  // "h2oserve-worker"
+  pid_t pid = 0;
+  LineReader log{UniqueFd()};  // its stderr
+  std::string last_words;      // the line with which it said why it ends
+  std::optional<int> status;   // of waitpid, once it has ended
+};
+
+// Starts `program` with `arguments`; `events`, if not -1, stays open in it. The
+// child ends when this process does.  Errors: INTERNAL.
+absl::Status Start(const std::filesystem::path& program,
+                   const std::vector<std::string>& arguments, int events,
+                   Child* child);
+
+// Whether a process that was asked to stop ended otherwise: SIGTERM is right,
+// because it may come before a process listens to it.
+bool EndedBadly(int status);
+
+// "worker 1 (pid 12) was killed by signal 9 (Killed)".  REQUIRES: it has ended.
+std::string HowItEnded(const Child& child);
+
+}  // namespace h2o

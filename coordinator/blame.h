@@ -1,0 +1,70 @@
+// Which rank is to blame when a group cannot go on.  Pure functions of what the
+// coordinator knows of each rank.
+//
+// A rank that fails says why.  UNAVAILABLE is its complaint about another rank
+// that does not answer, and the one that complains seldom knows why.  So while
+// a rank is left that may be the cause, a complaint waits: that rank's stream
+// is about to break, or it is silent until the step deadline.
+//
+// Units    seconds; points in time are those of one clock.
+// Errors   each function returns OK if the group may go on, or UNAVAILABLE
+//          naming the rank and what it did.
+#pragma once
+
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace h2o {
+
+struct RankState {
+  std::string name;  // "rank 1 (10.0.0.1:4000, cpu, pid 7)"
+  bool loaded = false;
+  bool owes = true;       // the result of the oldest plan, or of the next
+  double heard = 0;       // when it last said something
+  double leaving = 0;     // when it was told to stop; 0: it was not
+  std::string complaint;  // about another rank; empty: none
+};
+
+struct RanksState {
+  std::vector<RankState> ranks;
+  std::deque<double> sent;  // when each unanswered plan was sent
+  double last_done = 0;     // when the last plan was answered by all ranks
+  double complained = 0;    // when the first complaint came; 0: none
+};
+
+struct RankDeadlines {
+  // A rank that owes a result for longer is lost.
+  double step = 30;
+  // While a group loads, a rank that says nothing for longer is lost.
+  double load = 600;
+  // A complaint of a rank waits this long, while no plan runs, for the stream
+  // of another rank to break.
+  double complaint = 0.3;
+  // A rank that was told to stop keeps its group this long.  When a whole job
+  // is told to stop at once, the coordinator drains within that time.
+  double leaving = 1;
+};
+
+// Since when the oldest plan runs: a plan that was sent ahead starts when the
+// one before it is done.  REQUIRES: a plan is unanswered.
+double StepBegan(const RanksState& state);
+
+// Rank `rank` said that it failed; its complaint, if it is one, is in `state`.
+absl::Status AfterFailure(const RanksState& state, int rank,
+                          const absl::Status& failure);
+
+// The stream of `rank` ended.  Never OK.
+absl::Status AfterEnd(const RankState& rank);
+
+// While a plan runs.  REQUIRES: some rank owes its result.
+absl::Status CheckStep(const RanksState& state, const RankDeadlines& deadlines,
+                       double now);
+
+// At any time.  `draining`: ranks may leave.
+absl::Status CheckRanks(const RanksState& state, const RankDeadlines& deadlines,
+                        double now, bool draining);
+
+}  // namespace h2o

@@ -1,0 +1,325 @@
+// Runs the ranks of one group over their streams.
+#include "coordinator/remote_ranks.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/entropy.h"
+#include "model/step_codec.h"
+
+namespace h2o {
+namespace {
+
+namespace wire = h2oserve::worker;
+
+// Ranks give up waiting for each other a little before the coordinator gives
+// up waiting for them, so that they can say whom they wait for.
+constexpr double kOperationShare = 0.8;
+
+// A rank's progress is logged after this much of it, and this many seconds.
+constexpr float kLoggedFraction = 0.1f;
+constexpr double kLoggedSeconds = 2;
+
+std::string NameOf(size_t rank, const wire::Hello& hello) {
+  return absl::StrCat("rank ", rank, " (", hello.mesh_address(), ", ",
+                      hello.device(), ", pid ", hello.pid(), ")");
+}
+
+}  // namespace
+
+RemoteRanks::RemoteRanks(int group, const RemoteWorkersOptions& options,
+                         const Clock* clock, std::shared_ptr<Observer> observer,
+                         std::vector<RemoteRank> ranks)
+    : group_(group),
+      options_(options),
+      deadlines_{.step = options.step_deadline_seconds,
+                 .load = options.load_deadline_seconds},
+      clock_(clock),
+      observer_(std::move(observer)),
+      ranks_(std::move(ranks)),
+      logged_(ranks_.size()),
+      loaded_(ranks_.size()),
+      results_(static_cast<int>(ranks_.size())) {
+  for (size_t r = 0; r < ranks_.size(); ++r) {
+    state_.ranks.push_back(
+        {.name = NameOf(r, ranks_[r].hello), .heard = clock_->Now()});
+    logged_[r].when = clock_->Now();
+  }
+}
+
+bool RemoteRanks::ready() const {
+  std::lock_guard lock(mutex_);
+  return ready_ && status_.ok();
+}
+
+absl::Status RemoteRanks::status() const {
+  std::lock_guard lock(mutex_);
+  return status_;
+}
+
+void RemoteRanks::SendAssignments(LogLines* log) {
+  wire::Assign assign;
+  assign.set_group(group_);
+  assign.set_size(static_cast<int>(ranks_.size()));
+  assign.set_model(Encode(options_.model));
+  for (const RemoteRank& rank : ranks_) {
+    assign.add_mesh_addresses(rank.hello.mesh_address());
+    assign.add_host_ids(rank.hello.host_id());
+  }
+  assign.set_nonce(RandomBits64());
+  assign.set_operation_timeout_seconds(options_.step_deadline_seconds *
+                                       kOperationShare);
+  assign.set_max_sequences(options_.max_sequences);
+  for (size_t r = 0; r < ranks_.size(); ++r) {
+    auto message = std::make_shared<wire::CoordinatorMessage>();
+    *message->mutable_assign() = assign;
+    message->mutable_assign()->set_rank(static_cast<int>(r));
+    ranks_[r].stream->Send(std::move(message));
+    log->Add(
+        absl::StrCat("group ", group_, ": ", state_.ranks[r].name, " loads"));
+  }
+}
+
+// ---- What the workers say
+
+void RemoteRanks::OnProgress(int rank, float fraction) {
+  LogLines log;
+  std::lock_guard lock(mutex_);
+  RankState& state = state_.ranks[rank];
+  Logged& logged = logged_[rank];
+  state.heard = clock_->Now();
+  // Also refuses NaN.
+  if (!(fraction >= logged.fraction + kLoggedFraction) ||
+      state.heard < logged.when + kLoggedSeconds) {
+    return;
+  }
+  logged = {state.heard, fraction};
+  log.Add(absl::StrCat("group ", group_, ": ", state.name, " has loaded ",
+                       static_cast<int>(std::clamp(fraction, 0.f, 1.f) * 100),
+                       "%"));
+}
+
+void RemoteRanks::OnReady(int rank, const std::string& bytes) {
+  absl::StatusOr<RankInfo> info = DecodeRankInfo(bytes, options_.config);
+  if (!info.ok()) return Refuse(rank, info.status());
+  {
+    std::unique_lock lock(mutex_);
+    if (!status_.ok()) return;
+    if (loaded_[rank]) {
+      lock.unlock();
+      return Refuse(rank, absl::FailedPreconditionError("a second Ready"));
+    }
+    loaded_[rank] = *std::move(info);
+    state_.ranks[rank].loaded = true;
+    if (!std::all_of(loaded_.begin(), loaded_.end(),
+                     [](const auto& loaded) { return loaded.has_value(); })) {
+      return;
+    }
+  }
+  for (size_t r = 1; r < loaded_.size(); ++r) {
+    const absl::Status alike = CheckAlike(*loaded_[0], *loaded_[r]);
+    if (!alike.ok()) return Refuse(static_cast<int>(r), alike);
+  }
+  const absl::Status same =
+      observer_->CheckFingerprint(loaded_[0]->fingerprint);
+  if (!same.ok()) return Refuse(0, same);
+  BecomeReady();
+  observer_->OnRanksReady(shared_from_this());
+}
+
+void RemoteRanks::BecomeReady() {
+  LogLines log;
+  std::lock_guard lock(mutex_);
+  int64_t pages = 0;
+  for (const std::optional<RankInfo>& rank : loaded_) {
+    info_.ranks.push_back(*rank);
+    pages += rank->num_pages;
+  }
+  ready_ = true;
+  const MemoryPlan memory = info_.memory();
+  log.Add(absl::StrCat("group ", group_, " is ready: ", ranks_.size(),
+                       " ranks, ", pages, " KV pages of ",
+                       info_.geometry().PageBytes(), " B (",
+                       memory.kv_pool >> 20, " MiB), workspace ",
+                       memory.workspace >> 20, " MiB"));
+}
+
+void RemoteRanks::OnResult(int rank, const std::string& bytes) {
+  absl::StatusOr<StepResult> result = DecodeResult(bytes, options_.config);
+  if (!result.ok()) {
+    return Refuse(rank,
+                  absl::InvalidArgumentError(absl::StrCat(
+                      "a malformed result: ", result.status().message())));
+  }
+  std::unique_lock lock(mutex_);
+  if (results_.waiting(rank) >= static_cast<int>(state_.sent.size())) {
+    lock.unlock();
+    return Refuse(rank,
+                  absl::FailedPreconditionError(absl::StrCat(
+                      "result of step ", result->step, " answers no plan")));
+  }
+  state_.ranks[rank].heard = clock_->Now();
+  state_.ranks[rank].owes = false;
+  results_.Push(rank, *std::move(result));
+  changed_.notify_all();
+}
+
+void RemoteRanks::OnFailed(int rank, const absl::Status& failure) {
+  std::unique_lock lock(mutex_);
+  if (absl::IsUnavailable(failure)) {
+    state_.ranks[rank].complaint = std::string(failure.message());
+    if (state_.complained == 0) state_.complained = clock_->Now();
+    changed_.notify_all();
+  }
+  const absl::Status reason = AfterFailure(state_, rank, failure);
+  lock.unlock();
+  if (!reason.ok()) End(reason);
+}
+
+void RemoteRanks::OnLeaving(int rank) {
+  LogLines log;
+  std::lock_guard lock(mutex_);
+  state_.ranks[rank].leaving = clock_->Now();
+  log.Add(absl::StrCat("group ", group_, ": ", state_.ranks[rank].name,
+                       " was told to stop"));
+}
+
+void RemoteRanks::OnEnd(int rank) {
+  std::unique_lock lock(mutex_);
+  const absl::Status reason = AfterEnd(state_.ranks[rank]);
+  lock.unlock();
+  End(reason);
+}
+
+void RemoteRanks::Tick(bool draining) {
+  std::unique_lock lock(mutex_);
+  if (!status_.ok()) return;
+  const absl::Status reason =
+      CheckRanks(state_, deadlines_, clock_->Now(), draining);
+  lock.unlock();
+  if (!reason.ok()) End(reason);
+}
+
+// ---- Steps
+
+absl::Status RemoteRanks::Submit(const StepPlan& plan) {
+  auto message = std::make_shared<wire::CoordinatorMessage>();
+  message->set_plan(Encode(plan));
+  {
+    std::lock_guard lock(mutex_);
+    if (!status_.ok()) return status_;
+    H2O_CHECK(state_.sent.size() < WorkerGroup::kMaxPlansInFlight);
+    state_.sent.push_back(clock_->Now());
+  }
+  for (const RemoteRank& rank : ranks_) rank.stream->Send(message);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepResult> RemoteRanks::Next() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    // A step that all ranks finished counts, whoever died since.
+    H2O_CHECK(!state_.sent.empty() || !status_.ok());
+    if (!state_.sent.empty() && results_.Complete()) break;
+    if (!status_.ok()) return status_;
+    const double now = clock_->Now();
+    const absl::Status reason = CheckStep(state_, deadlines_, now);
+    if (!reason.ok()) {
+      lock.unlock();
+      End(reason);
+      return reason;
+    }
+    const double left = deadlines_.step - (now - StepBegan(state_));
+    changed_.wait_for(lock, std::chrono::duration<double>(std::min(left, 1.0)));
+  }
+  absl::StatusOr<StepResult> merged = results_.Take();
+  state_.sent.pop_front();
+  state_.last_done = clock_->Now();
+  for (size_t r = 0; r < ranks_.size(); ++r) {
+    state_.ranks[r].owes = results_.Owes(static_cast<int>(r));
+  }
+  lock.unlock();
+  if (!merged.ok()) End(merged.status());
+  return merged;
+}
+
+// ---- Ends
+
+void RemoteRanks::Abort(const absl::Status& reason) {
+  {
+    std::lock_guard lock(mutex_);
+    results_.Clear();
+  }
+  End(reason);
+}
+
+void RemoteRanks::Dismiss() {
+  auto bye = std::make_shared<wire::CoordinatorMessage>();
+  bye->mutable_shutdown();
+  {
+    std::lock_guard lock(mutex_);
+    if (!status_.ok()) return;
+    status_ = absl::UnavailableError("the coordinator shuts down");
+    changed_.notify_all();
+  }
+  for (const RemoteRank& rank : ranks_) {
+    rank.stream->Send(bye);
+    rank.stream->Close(absl::OkStatus());
+  }
+}
+
+void RemoteRanks::Refuse(int rank, const absl::Status& why) {
+  End(absl::UnavailableError(absl::StrCat(state_.ranks[rank].name,
+                                          " was refused: ", why.ToString())),
+      rank, why);
+}
+
+void RemoteRanks::End(const absl::Status& reason, int refused,
+                      const absl::Status& why) {
+  {
+    std::lock_guard lock(mutex_);
+    if (!status_.ok()) return;
+    status_ = reason;
+    changed_.notify_all();
+  }
+  const absl::Status over = absl::UnavailableError(
+      absl::StrCat("group ", group_, " is over: ", reason.message()));
+  for (size_t r = 0; r < ranks_.size(); ++r) {
+    ranks_[r].stream->Close(static_cast<int>(r) == refused ? why : over);
+  }
+  observer_->OnRanksOver(shared_from_this(), reason);
+}
+
+// ---- GroupOf
+
+namespace {
+
+class RemoteGroup final : public WorkerGroup {
+ public:
+  explicit RemoteGroup(std::shared_ptr<RemoteRanks> ranks)
+      : ranks_(std::move(ranks)) {}
+  ~RemoteGroup() override {
+    ranks_->Abort(absl::UnavailableError("the group is not used any more"));
+  }
+  const GroupInfo& info() const override { return ranks_->info(); }
+  absl::Status status() const override { return ranks_->status(); }
+  absl::Status Submit(const StepPlan& plan) override {
+    return ranks_->Submit(plan);
+  }
+  absl::StatusOr<StepResult> Next() override { return ranks_->Next(); }
+  void Abort(absl::Status reason) override { ranks_->Abort(reason); }
+
+ private:
+  const std::shared_ptr<RemoteRanks> ranks_;
+};
+
+}  // namespace
+
+std::unique_ptr<WorkerGroup> GroupOf(std::shared_ptr<RemoteRanks> ranks) {
+  return std::make_unique<RemoteGroup>(std::move(ranks));
+}
+
+}  // namespace h2o

@@ -1,0 +1,111 @@
+// The ranks of one copy of the model, in processes of their own: from their
+// assignment until the first of them is lost, which ends them all.
+#pragma once
+
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "coordinator/blame.h"
+#include "coordinator/rank_results.h"
+#include "coordinator/remote_workers.h"
+#include "coordinator/worker_group.h"
+#include "coordinator/worker_stream.h"
+#include "proto/worker.pb.h"
+
+namespace h2o {
+
+// What the coordinator knows of a worker when it makes it a rank.
+struct RemoteRank {
+  std::shared_ptr<WorkerStream> stream;
+  h2oserve::worker::Hello hello;
+};
+
+// Threads  Submit and Next by one thread; all else by any, without locks held.
+class RemoteRanks final : public std::enable_shared_from_this<RemoteRanks> {
+ public:
+  struct Observer {
+    virtual ~Observer() = default;
+    // Whether ranks with these weights may serve beside the other groups.
+    virtual absl::Status CheckFingerprint(const std::string& fingerprint) = 0;
+    virtual void OnRanksReady(std::shared_ptr<RemoteRanks> ranks) = 0;
+    virtual void OnRanksOver(std::shared_ptr<RemoteRanks> ranks,
+                             const absl::Status& reason) = 0;
+  };
+
+  // `group`: the number that people know this copy of the model by.
+  RemoteRanks(int group, const RemoteWorkersOptions& options,
+              const Clock* clock, std::shared_ptr<Observer> observer,
+              std::vector<RemoteRank> ranks);
+
+  int group() const { return group_; }
+  bool ready() const;
+  absl::Status status() const;
+  // REQUIRES: ready() was true once (both).
+  const GroupInfo& info() const { return info_; }
+  const std::string& fingerprint() const { return info_.ranks[0].fingerprint; }
+
+  // Tells every worker its rank.
+  void SendAssignments(LogLines* log);
+  // What the workers' messages say.
+  void OnProgress(int rank, float fraction);
+  void OnReady(int rank, const std::string& info);
+  void OnResult(int rank, const std::string& result);
+  void OnFailed(int rank, const absl::Status& failure);
+  void OnLeaving(int rank);
+  void OnEnd(int rank);  // of the rank's stream
+
+  // Looks at deadlines.  `draining`: ranks may leave.
+  void Tick(bool draining);
+
+  // As WorkerGroup's.
+  absl::Status Submit(const StepPlan& plan);
+  absl::StatusOr<StepResult> Next();
+  // Also forgets results that have come.
+  void Abort(const absl::Status& reason);
+
+  // Lets all workers go, without an error.
+  void Dismiss();
+
+ private:
+  // Ends the group because of what `rank` is or sent, and tells that worker.
+  void Refuse(int rank, const absl::Status& why);
+  // Ends all streams with `reason`, but that of rank `refused` with `why`.  The
+  // first call counts.
+  void End(const absl::Status& reason, int refused = -1,
+           const absl::Status& why = absl::OkStatus());
+  void BecomeReady();
+
+  const int group_;
+  const RemoteWorkersOptions options_;
+  const RankDeadlines deadlines_;
+  const Clock* const clock_;
+  const std::shared_ptr<Observer> observer_;
+  const std::vector<RemoteRank> ranks_;
+  GroupInfo info_;  // constant once ready_
+
+  mutable std::mutex mutex_;  // guards what follows
+  std::condition_variable changed_;
+  struct Logged {  // of a rank's progress
+    double when = 0;
+    float fraction = 0;
+  };
+  std::vector<Logged> logged_;
+  std::vector<std::optional<RankInfo>> loaded_;
+  RanksState state_;
+  RankResults results_;
+  bool ready_ = false;
+  absl::Status status_;  // OK until the group is over
+};
+
+// The group that an Engine holds: letting it go ends the ranks.
+std::unique_ptr<WorkerGroup> GroupOf(std::shared_ptr<RemoteRanks> ranks);
+
+}  // namespace h2o

@@ -1,0 +1,90 @@
+// All workers that have dialed in: which of them wait and which are ranks of
+// which group.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "coordinator/remote_ranks.h"
+#include "coordinator/remote_workers.h"
+#include "coordinator/worker_stream.h"
+#include "proto/worker.grpc.pb.h"
+
+namespace h2o {
+
+// The Workers service.  A worker is a stranger until its Hello is accepted,
+// then it waits, then it is a rank.
+//
+// Threads  every method by any thread.  Locks are taken in this order:
+//          WorkerRegistry, RemoteRanks, WorkerStream.
+class WorkerRegistry final
+    : public h2oserve::worker::Workers::CallbackService,
+      public WorkerStream::Observer,
+      public RemoteRanks::Observer,
+      public std::enable_shared_from_this<WorkerRegistry> {
+ public:
+  // `clock` must outlive this object and every group.
+  WorkerRegistry(const RemoteWorkersOptions& options, const Clock* clock,
+                 RemoteWorkers::Observers observers);
+
+  grpc::ServerBidiReactor<h2oserve::worker::WorkerMessage,
+                          h2oserve::worker::CoordinatorMessage>*
+  Join(grpc::CallbackServerContext* context) override;
+
+  void OnMessage(WorkerStream* stream,
+                 const h2oserve::worker::WorkerMessage& message) override;
+  void OnEnd(WorkerStream* stream) override;
+
+  absl::Status CheckFingerprint(const std::string& fingerprint) override;
+  void OnRanksReady(std::shared_ptr<RemoteRanks> ranks) override;
+  void OnRanksOver(std::shared_ptr<RemoteRanks> ranks,
+                   const absl::Status& reason) override;
+
+  // As RemoteWorkers'.
+  int num_ready() const;
+  std::string Progress() const;
+  void Tick();
+  void Drain();
+  void Shutdown();
+
+ private:
+  struct Worker {
+    std::shared_ptr<WorkerStream> stream;
+    double opened = 0;
+    std::optional<h2oserve::worker::Hello> hello;  // once it is accepted
+    std::shared_ptr<RemoteRanks> ranks;            // once it is a rank of them
+    int rank = 0;
+
+    bool waits() const { return hello && ranks == nullptr; }
+  };
+
+  void OnHello(WorkerStream* stream, const h2oserve::worker::Hello& hello);
+
+  // REQUIRES (all): mutex_ is held.
+  std::vector<Worker>::iterator Find(const WorkerStream* stream);
+  absl::Status CheckHello(const h2oserve::worker::Hello& hello) const;
+  // The build that all workers have; empty while there are none.
+  std::string BuildOfOthers() const;
+  void FormGroups(LogLines* log);
+  std::vector<Worker*> TakeMembers();
+  int FreeNumber() const;
+
+  const RemoteWorkersOptions options_;
+  const Clock* const clock_;
+  const RemoteWorkers::Observers observers_;
+  const std::string wire_id_;
+
+  mutable std::mutex mutex_;  // guards what follows
+  bool draining_ = false;
+  bool shut_down_ = false;
+  std::vector<Worker> workers_;  // those with a Hello in the order of theirs
+  std::vector<std::shared_ptr<RemoteRanks>> groups_;  // forming or ready
+};
+
+}  // namespace h2o

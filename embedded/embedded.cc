@@ -1,0 +1,89 @@
+// Loads a model for one process and runs requests on it.
+#include "embedded/embedded.h"
+
+#include <utility>
+#include <vector>
+
+#include "base/check.h"
+#include "base/monitor.h"
+#include "base/status_macros.h"
+#include "embedded/forked_group.h"
+#include "embedded/local_group.h"
+
+namespace h2o {
+namespace {
+
+// How often somebody looks whether ranks still live and who waits too long.
+constexpr double kTickSeconds = 0.05;
+
+// Several GPUs want a process each.
+absl::StatusOr<std::unique_ptr<WorkerGroup>> LoadGroup(
+    const ShardOptions& shard, std::function<void(double)> progress) {
+  if (shard.device.cuda && shard.size > 1) {
+    return ForkedGroup::Create(shard, std::move(progress));
+  }
+  return LocalGroup::Create(shard, std::move(progress));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Embedded>> Embedded::Create(
+    const EmbeddedOptions& options,
+    std::function<void(double fraction)> progress) {
+  std::unique_ptr<Embedded> e(new Embedded());
+  H2O_ASSIGN_OR_RETURN(e->config_, ConfigOf(options.shard.model));
+  if (!options.shard.model.dummy) {
+    H2O_ASSIGN_OR_RETURN(
+        e->tokenizer_,
+        Tokenizer::Load(options.shard.model.model, e->config_.vocab_size));
+  }
+  H2O_ASSIGN_OR_RETURN(e->engine_,
+                       Engine::Create(options.engine, e->config_,
+                                      e->tokenizer_.get(), &e->clock_));
+  ShardOptions shard = options.shard;
+  shard.config = e->config_;
+  shard.max_sequences = options.engine.max_sequences;
+  const double start = e->clock_.Now();
+  // Ranks are forked while this process has one thread: an Engine makes its own
+  // with the group.
+  H2O_ASSIGN_OR_RETURN(std::unique_ptr<WorkerGroup> workers,
+                       LoadGroup(shard, std::move(progress)));
+  e->load_seconds_ = e->clock_.Now() - start;
+  e->group_info_ = workers->info();
+  e->engine_->AddGroup(std::move(workers), nullptr);
+  return e;
+}
+
+absl::Status Embedded::Run(
+    std::vector<Request> requests,
+    const std::function<void(int, StreamEvent)>& on_event) {
+  Monitor monitor;
+  absl::Status failure;
+  size_t open = requests.size();
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const auto id =
+        engine_->Submit(std::move(requests[i]), [&, i](StreamEvent event) {
+          const bool done = event.done;
+          const absl::Status status = event.status;
+          on_event(static_cast<int>(i), std::move(event));
+          if (!done) return;
+          Monitor::Lock lock(monitor);
+          failure.Update(status);
+          --open;
+        });
+    if (id.ok()) continue;
+    // A rank has died: neither this one nor those behind it begin.
+    Monitor::Lock lock(monitor);
+    failure.Update(id.status());
+    open -= requests.size() - i;
+    break;
+  }
+  const auto all_done = [&] {
+    Monitor::Lock lock(monitor);
+    return lock.AwaitFor(kTickSeconds, [&open] { return open == 0; });
+  };
+  while (!all_done()) engine_->Tick();
+  return failure;
+}
+
+}  // namespace h2o

@@ -1,0 +1,132 @@
+// Tables of what is known of ranks, and who is to blame for it.
+#include "coordinator/blame.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace h2o {
+namespace {
+
+using ::testing::HasSubstr;
+
+// Two loaded ranks that were last heard at 100; one plan, sent at 100, that
+// both owe.
+RanksState Running() {
+  RanksState state;
+  state.ranks = {{.name = "rank 0", .loaded = true, .heard = 100},
+                 {.name = "rank 1", .loaded = true, .heard = 100}};
+  state.sent = {100};
+  return state;
+}
+
+RanksState Loading() {
+  RanksState state = Running();
+  state.sent.clear();
+  state.ranks[1].loaded = false;
+  return state;
+}
+
+RanksState Idle() {
+  RanksState state = Running();
+  state.sent.clear();
+  return state;
+}
+
+RanksState Complaining(RanksState state, int rank) {
+  state.ranks[rank].complaint = "a peer is silent";
+  state.complained = 101;
+  return state;
+}
+
+RanksState Answered(RanksState state, int rank) {
+  state.ranks[rank].owes = false;
+  return state;
+}
+
+RanksState Leaving(RanksState state, int rank) {
+  state.ranks[rank].leaving = 100;
+  return state;
+}
+
+std::string Text(const absl::Status& status) {
+  if (status.ok()) return "";
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  return std::string(status.message());
+}
+
+struct Case {
+  RanksState state;
+  double now;
+  const char* says;  // empty: the group goes on
+};
+
+TEST(Blame, WhileAPlanRuns) {
+  RanksState ahead = Running();  // the plan before it was done at 120
+  ahead.last_done = 120;
+  const Case cases[] = {
+      {Running(), 129, ""},
+      {Running(), 130, "rank 0 and rank 1 are silent for 30.0 s"},
+      {ahead, 149, ""},
+      {ahead, 150, "rank 0 and rank 1 are silent for 30.0 s"},
+      {Answered(Running(), 0), 130, "rank 1 is silent for 30.0 s"},
+      // Rank 1 may be the one that rank 0 waits for.
+      {Complaining(Running(), 0), 129, ""},
+      {Complaining(Running(), 0), 131, "rank 1 is silent for 31.0 s"},
+      {Complaining(Answered(Running(), 1), 0), 102,
+       "rank 0 reports: a peer is silent"},
+      {Complaining(Complaining(Running(), 0), 1), 102,
+       "rank 0 reports: a peer is silent"},
+  };
+  for (const Case& c : cases) {
+    const absl::Status status = CheckStep(c.state, RankDeadlines(), c.now);
+    EXPECT_EQ(status.ok(), std::string(c.says).empty()) << status;
+    EXPECT_THAT(Text(status), HasSubstr(c.says));
+  }
+}
+
+TEST(Blame, AtAnyTime) {
+  const Case cases[] = {
+      {Idle(), 1e9, ""},
+      {Running(), 1e9, ""},  // CheckStep's
+      {Loading(), 700, ""},
+      {Loading(), 701, "rank 1 is silent for 601.0 s while loading"},
+      {Leaving(Idle(), 1), 101, ""},
+      {Leaving(Idle(), 1), 101.1, "rank 1 was told to stop"},
+      {Complaining(Idle(), 0), 101.2, ""},
+      {Complaining(Idle(), 0), 101.4, "rank 0 reports: a peer is silent"},
+      {Complaining(Running(), 0), 1e9, ""},  // CheckStep's
+  };
+  for (const Case& c : cases) {
+    const absl::Status status =
+        CheckRanks(c.state, RankDeadlines(), c.now, /*draining=*/false);
+    EXPECT_EQ(status.ok(), std::string(c.says).empty()) << status;
+    EXPECT_THAT(Text(status), HasSubstr(c.says));
+  }
+  EXPECT_TRUE(
+      CheckRanks(Leaving(Idle(), 1), RankDeadlines(), 1e9, /*draining=*/true)
+          .ok());
+}
+
+TEST(Blame, AFailureOfItsOwnEndsTheGroupAtOnce) {
+  EXPECT_EQ(Text(AfterFailure(Running(), 1, absl::InternalError("a gap"))),
+            "rank 1 failed: INTERNAL: a gap");
+}
+
+TEST(Blame, AComplaintWaitsWhileAnotherMayBeTheCause) {
+  const absl::Status complaint = absl::UnavailableError("a peer is silent");
+  EXPECT_TRUE(AfterFailure(Complaining(Running(), 1), 1, complaint).ok());
+  EXPECT_EQ(
+      Text(AfterFailure(Complaining(Answered(Running(), 0), 1), 1, complaint)),
+      "rank 1 reports: a peer is silent");
+}
+
+TEST(Blame, AStreamThatEnds) {
+  EXPECT_EQ(Text(AfterEnd(Running().ranks[1])), "rank 1 is gone");
+  EXPECT_EQ(Text(AfterEnd(Complaining(Running(), 1).ranks[1])),
+            "rank 1 reports: a peer is silent");
+}
+
+}  // namespace
+}  // namespace h2o
