@@ -1,5 +1,5 @@
-// Files as strings and strings as JSON: nlohmann-json's exceptions end here.
-// Only for the .cc files of model/; its library is private to them.
+// Reads files and parses JSON; exceptions of nlohmann-json become statuses
+// here. Only for the .cc files of model/, to which that library is private.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -14,8 +14,8 @@ namespace h2o {
 // Errors: NOT_FOUND without the file, DATA_LOSS if it cannot be read.
 absl::StatusOr<std::string> ReadWholeFile(const std::string& path);
 
-// An object, in which no key occurs twice and nothing is nested absurdly deep.
-// Errors: DATA_LOSS naming `what` and the place.
+// Parses an object.  Errors: DATA_LOSS naming `what` and the place, also for a
+// key that occurs twice and for values that are nested too deep.
 absl::StatusOr<nlohmann::json> ParseJsonObject(std::string_view text,
                                                std::string_view what);
 

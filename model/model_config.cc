@@ -82,8 +82,8 @@ std::vector<std::string> BuiltInModelConfigNames() {
 }
 
 absl::Status ValidateTensorParallel(const ModelConfig& config, int size) {
-  // A rank without FFN columns or vocabulary rows would be as idle as one
-  // without heads; no real OPT has fewer of those than heads.
+  // Every rank needs a KV head, FFN columns and vocabulary rows.  Real models
+  // have the fewest of KV heads.
   const int largest =
       std::min({config.qkv.kv_heads, config.ffn_dim, config.vocab_size});
   if (size >= 1 && size <= largest) return absl::OkStatus();

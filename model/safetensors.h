@@ -1,10 +1,10 @@
-// Checkpoints in Hugging Face's safetensors format, memory-mapped: a tensor is
-// read by looking at it, and what nobody looks at is never read.
+// Checkpoints in Hugging Face's safetensors format, memory-mapped: only the
+// pages of a file that are accessed are read from disk.
 //
 // A file is 8 bytes (the header's length, little-endian), a JSON header
 // {name: {"dtype", "shape", "data_offsets": [begin, end)}} and the data, which
-// the tensors fill without holes.  Everything is checked when a file is opened,
-// so that a StoredTensor can be trusted.
+// the tensors fill without holes.  All of the header is checked when a file is
+// opened, so a StoredTensor lies within its file.
 //
 // Threads  const methods may be called by any thread.
 #pragma once

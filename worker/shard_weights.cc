@@ -21,7 +21,7 @@ namespace {
 
 constexpr int64_t kAlignmentBytes = 256;
 
-// Dummy weights are uniform with OPT's init_std.
+// Dummy weights are uniform with a standard deviation of 0.02.
 constexpr float kDummyScale = 0.02f * 1.7320508f;
 
 // The stream of random numbers of a tensor's name, the same on every machine.
@@ -29,8 +29,8 @@ uint64_t HashName(absl::string_view name) {
   return Fnv1a().AddBytes(name.data(), name.size()).value();
 }
 
-// Walks over all weights twice with the same code: first to add up the memory,
-// then to fill it.
+// Walks over all weights, twice with the same code: without memory it adds up
+// the bytes, with memory it fills them.
 class Loader {
  public:
   Loader(const WeightMap& map, float norm_epsilon, const WeightOptions& options,
@@ -190,8 +190,8 @@ class Loader {
         absl::StrJoin(one_row ? vector : matrix, ", "), "]"));
   }
 
-  // Calls fill(r, row) for each row of a slice, `row` being host memory for
-  // `row_bytes` of it, in slabs that the device takes at once.
+  // Calls fill(r, row) for each row of a slice; `row` is `row_bytes` of host
+  // memory.  Uploads as many rows at once as the device takes.
   template <class FillRow>
   void UploadRows(int64_t rows, int64_t row_bytes, std::byte* out,
                   FillRow&& fill) {

@@ -42,13 +42,14 @@ struct ShardWeights {
 };
 
 struct WeightOptions {
-  // Null: dummy weights of `dtype`, from `dummy_seed`, the element's index in
-  // the whole tensor and the tensor's name, so the same for every tp.
+  // Null: dummy weights of `dtype`.  An element depends on `dummy_seed`, the
+  // tensor's name and the element's index in the whole tensor, so it is the
+  // same for every number of ranks.
   const Checkpoint* checkpoint = nullptr;
   uint64_t dummy_seed = 0;
-  // bf16 and fp16 are what weights are stored as; float32 keeps what the
-  // checkpoint has, since widening 16 bits later loses nothing.  Biases are
-  // stored as the backend adds them.
+  // bf16 and fp16: weights are converted to it.  float32: weights stay as the
+  // checkpoint has them, since 16 bits are widened later without loss.  Biases
+  // are stored as the backend adds them.
   DType dtype = DType::kFloat32;
   int num_threads = 1;
   std::function<void(double fraction)> progress;  // may be empty
