@@ -11,7 +11,7 @@
 namespace h2o {
 namespace {
 
-// How often a sleeper asks whether its peers still live.
+// How often a sleeping rank checks that its peers are alive.
 constexpr double kTickSeconds = 0.005;
 
 double Now() { return SteadyClock().Now(); }
@@ -32,16 +32,16 @@ Barrier::Result Barrier::Meet(uint64_t tag) {
   const uint32_t before = state_->word.load(std::memory_order_acquire);
   if (before & kBrokenBit) return Result::kBroken;
   ++meeting_;
-  BarrierState::Seat& seat = state_->seats[rank_];
-  seat.tags[meeting_ & 1].store(tag, std::memory_order_relaxed);
-  seat.meeting.store(meeting_, std::memory_order_relaxed);
+  BarrierState::Arrival& arrival = state_->arrivals[rank_];
+  arrival.tags[meeting_ & 1].store(tag, std::memory_order_relaxed);
+  arrival.meeting.store(meeting_, std::memory_order_relaxed);
   const uint32_t arrived =
       state_->arrived.fetch_add(1, std::memory_order_acq_rel) + 1;
   if (arrived < static_cast<uint32_t>(size_)) return Await(before);
 
-  // The last one opens the door.  `sleepers` is read after `word` has changed,
-  // and raised by a sleeper before the kernel compares `word`: one of the two
-  // notices the other.
+  // The last rank to arrive wakes the others.  It reads `sleepers` after it has
+  // changed `word`; a sleeper raises `sleepers` before the kernel compares
+  // `word`.  So one of the two notices the other.
   state_->arrived.store(0, std::memory_order_relaxed);
   const uint32_t old = state_->word.fetch_add(2, std::memory_order_seq_cst);
   if (state_->sleepers.load(std::memory_order_seq_cst) > 0) {
@@ -72,7 +72,7 @@ Barrier::Result Barrier::Await(uint32_t before) {
     if (now >= deadline) return Result::kTimedOut;
     if (options_.keep_waiting && now >= next_tick) {
       next_tick = now + kTickSeconds;
-      // A peer that came and then left for good has opened the door first.
+      // A peer that arrived and then ended has completed the meeting first.
       if (!options_.keep_waiting() && !changed()) return Result::kGaveUp;
     }
   }
@@ -88,7 +88,8 @@ void Barrier::Break() {
 std::vector<int> Barrier::Missing() const {
   std::vector<int> missing;
   for (int k = 0; k < size_; ++k) {
-    if (state_->seats[k].meeting.load(std::memory_order_relaxed) != meeting_) {
+    if (state_->arrivals[k].meeting.load(std::memory_order_relaxed) !=
+        meeting_) {
       missing.push_back(k);
     }
   }
@@ -97,7 +98,8 @@ std::vector<int> Barrier::Missing() const {
 
 int Barrier::Dissenter() const {
   const auto tag = [&](int k) {
-    return state_->seats[k].tags[meeting_ & 1].load(std::memory_order_relaxed);
+    return state_->arrivals[k].tags[meeting_ & 1].load(
+        std::memory_order_relaxed);
   };
   for (int k = 0; k < size_; ++k) {
     if (tag(k) != tag(rank_)) return k;

@@ -1,5 +1,5 @@
-// A Barrier is where the ranks of one host meet: nobody leaves before all have
-// come.  What was written before a meeting is readable after it.
+// A Barrier is where the ranks of one host meet: no rank leaves before all have
+// arrived.  What was written before a meeting can be read after it.
 //
 // Waiting spins for some tens of microseconds (spin.h), then sleeps.
 //
@@ -17,37 +17,37 @@ namespace h2o {
 
 inline constexpr int kMaxRanks = 128;
 
-// What the ranks share, in memory that all of them see.  Starts as zeros.
+// The state of a barrier, in memory that all ranks see.  Starts as zeros.
 struct BarrierState {
-  struct alignas(64) Seat {
+  struct alignas(64) Arrival {
     std::atomic<uint32_t> meeting;
     std::atomic<uint64_t> tags[2];  // of the odd and of the even meetings
   };
   alignas(64) std::atomic<uint32_t> word;  // bit 0: broken; above: meetings
   alignas(64) std::atomic<uint32_t> arrived;
   std::atomic<uint32_t> sleepers;
-  Seat seats[kMaxRanks];
+  Arrival arrivals[kMaxRanks];
 };
 
 class Barrier {
  public:
   enum class Result {
     kMet,
-    kBroken,    // someone called Break
-    kTimedOut,  // Missing() tells who did not come
+    kBroken,    // Break was called
+    kTimedOut,  // Missing() gives the ranks that did not arrive
     kGaveUp,    // `keep_waiting` said no
   };
   struct Options {
     FutexScope scope = FutexScope::kThreads;
     double timeout_seconds = 60;
-    // Asked every few milliseconds of sleep; may be empty.
+    // Called every few milliseconds while this rank sleeps; may be empty.
     std::function<bool()> keep_waiting;
   };
 
   // `state` outlives the barrier.
   Barrier(BarrierState* state, int rank, int size, Options options);
 
-  // `tag` says what the ranks meet for; Dissenter() compares.
+  // `tag` identifies the operation; Dissenter() compares tags.
   Result Meet(uint64_t tag);
 
   // Ends the running meeting and every later one, for all ranks.
@@ -56,11 +56,11 @@ class Barrier {
     return state_->word.load(std::memory_order_seq_cst) & kBrokenBit;
   }
 
-  // The ranks that have not come to this rank's last meeting.
+  // The ranks that did not arrive at this rank's last meeting.
   std::vector<int> Missing() const;
 
-  // A rank that came to the last meeting with another tag, or -1.
-  // REQUIRES: that meeting was met and no other has begun here.
+  // A rank that arrived at the last meeting with another tag, or -1.
+  // REQUIRES: that meeting was complete and this rank has begun no other.
   int Dissenter() const;
 
  private:

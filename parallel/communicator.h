@@ -32,7 +32,7 @@ class Communicator {
   virtual int rank() const = 0;
   virtual int size() const = 0;
 
-  // Later operations are enqueued on `stream`.  Host memory has none.
+  // Later operations are enqueued on `stream`.  Ignored for host memory.
   virtual void UseStream(Stream stream) { static_cast<void>(stream); }
 
   // data[count] becomes the sum over ranks.  Host memory: float32 only.
@@ -40,17 +40,17 @@ class Communicator {
   virtual absl::Status AllReduceSum(void* data, int64_t count,
                                     DType dtype = DType::kFloat32) = 0;
 
-  // Concatenates in rank order: rank r contributes bytes[r] bytes, the same
-  // `bytes` on every rank; `mine` has bytes[rank()], `all` their sum.
+  // Concatenates in rank order.  Rank r contributes bytes[r] bytes; `bytes` is
+  // the same on every rank.  `mine` has bytes[rank()] bytes, `all` their sum.
   // `mine` may lie at its place within `all`.
   virtual absl::Status AllGather(const void* mine,
                                  absl::Span<const int64_t> bytes,
                                  void* all) = 0;
 
-  // `bytes` of every rank's device memory, zeroed, that all of them map, until
-  // the communicator's end; size 0 where ranks cannot reach each other's.
-  // Called on all ranks alike, and waits for them without a deadline.
-  // Errors: the system's, if memory is short above all.
+  // Allocates `bytes` of device memory on every rank, zeroed, and maps it into
+  // all ranks until the communicator ends.  Size 0: the devices cannot reach
+  // each other's memory.  All ranks must call it.  It has no timeout: it blocks
+  // until every rank arrives. Errors: the system's, mostly RESOURCE_EXHAUSTED.
   virtual absl::StatusOr<PeerMemory> MapPeers(int64_t bytes) {
     static_cast<void>(bytes);
     return PeerMemory();

@@ -1,5 +1,5 @@
-// Keeps the first failure of a communicator: after it, every operation fails
-// alike.
+// Keeps the first failure of a communicator.  All later operations fail with
+// it.
 //
 // Threads  any.
 #pragma once
@@ -34,8 +34,9 @@ class FailureLatch {
 
  private:
   std::atomic<bool> failed_{false};
-  mutable std::mutex mutex_;  // which the thread sanitizer sees into
-  absl::Status first_;        // guarded by mutex_
+  mutable std::mutex
+      mutex_;           // unlike absl::Mutex, visible to thread sanitizers
+  absl::Status first_;  // guarded by mutex_
 };
 
 }  // namespace h2o

@@ -1,5 +1,5 @@
-// Sleeping on a word of memory until someone changes it (futex(2)).
-// std::atomic::wait has no deadline and does not cross processes.
+// Sleeps on a word of memory until another thread or process changes it
+// (futex(2)).  std::atomic::wait has no deadline and works within one process.
 #pragma once
 
 #include <linux/futex.h>

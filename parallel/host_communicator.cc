@@ -24,8 +24,8 @@
 namespace h2o {
 namespace {
 
-// Rank 0 offers a segment (or none), every rank says whether it has mapped it,
-// rank 0 says whether all have.
+// Rank 0 offers a segment, or none.  Every other rank answers whether it has
+// mapped it.  Rank 0 then tells all whether every rank has.
 struct Offer {
   uint32_t exists = 0;
   char name[60] = {};
@@ -56,7 +56,7 @@ class Agreement {
   absl::StatusOr<std::optional<ShmSegment>> Lead() {
     std::optional<ShmSegment> segment;
     if (OneHost()) {
-      // No shared memory is no error: there is TCP.
+      // Missing shared memory is not an error: TCP is used instead.
       auto created = ShmSegment::Create(options_.size, options_.nonce);
       if (created.ok()) segment.emplace(*std::move(created));
     }
@@ -173,7 +173,7 @@ std::string ThisHostId() {
   std::ifstream("/proc/sys/kernel/random/boot_id") >> boot_id;
   struct stat shm;
   if (stat("/dev/shm", &shm) != 0) {
-    // Without /dev/shm there is nothing to share: like nobody else.
+    // Without /dev/shm nothing can be shared: use an id that no other rank has.
     return absl::StrCat(boot_id, "/", getpid());
   }
   return absl::StrCat(boot_id, "/", shm.st_dev, ":", shm.st_ino);

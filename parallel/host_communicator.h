@@ -1,12 +1,13 @@
 // Communicators whose ranks are processes, on one host or on several.
 //
-// Ranks of one host share memory; otherwise numbers go over the TCP mesh.
-// Which of the two is agreed by all: if one rank cannot map the segment, or
-// believes that a rank is elsewhere, all use TCP.
+// Ranks of one host use shared memory, others the TCP mesh.  All ranks agree on
+// one of the two: if a rank cannot map the segment, or has another host id, all
+// use TCP.
 //
-// A dead peer is noticed within milliseconds by its closed connection, a
-// silent one (stopped, cut off) at operation_timeout_seconds; both end the
-// operation with UNAVAILABLE naming the rank.  Waiting for a slow one sleeps.
+// A peer that died is noticed within milliseconds, because its connections
+// close. A silent peer (stopped, cut off) is noticed at
+// operation_timeout_seconds.  Both end the operation with UNAVAILABLE naming
+// the rank.  Waiting for a slow peer sleeps.
 #pragma once
 
 #include <memory>
@@ -18,9 +19,9 @@
 
 namespace h2o {
 
-// Connects this rank with all others; returns when all are connected.
+// Connects this rank to all others; returns when all are connected.
 // Errors: INVALID_ARGUMENT if `options` contradict themselves; UNAVAILABLE
-// naming the ranks that were not there in time.
+// naming the ranks that did not connect in time.
 absl::StatusOr<std::unique_ptr<Communicator>> ConnectMesh(
     MeshListener listener, const MeshOptions& options);
 

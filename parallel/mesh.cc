@@ -61,7 +61,7 @@ constexpr uint64_t kMagic = 0x6873656d6f326831;  // "1h2omesh"
 constexpr uint32_t kVersion = 1;
 
 enum Verdict : uint32_t {
-  kCall = 0,  // what the caller says; the others are answers
+  kCall = 0,  // sent by the caller; the others are answers
   kWelcome = 1,
   kWrongVersion = 2,
   kWrongNonce = 3,
@@ -96,7 +96,7 @@ struct Hello {
 };
 static_assert(sizeof(Hello) == 40);
 
-// A Hello as its bytes come in.
+// A Hello while its bytes arrive.
 struct Incoming {
   Hello hello;
   size_t bytes = 0;
@@ -114,7 +114,7 @@ struct Incoming {
   }
 };
 
-// A fresh connection has room for one Hello; less means it is lost.
+// A new connection has room for one Hello.  A partial write means it is lost.
 bool Send(int fd, const Hello& hello) {
   return send(fd, &hello, sizeof(hello), MSG_NOSIGNAL | MSG_DONTWAIT) ==
          static_cast<ssize_t>(sizeof(hello));
@@ -127,10 +127,10 @@ void SetNoDelay(int fd) {
 
 // ---- Forming
 
-// How long a caller may take to say who it is.
+// How long a caller may take to send its Hello.
 constexpr double kHelloSeconds = 2;
 constexpr double kRetrySeconds = 0.05;
-// More silent callers than this, and the oldest is hung up on.
+// Beyond this number of silent callers, the oldest connection is closed.
 constexpr size_t kMaxCallers = 256;
 
 class Former {
@@ -158,7 +158,7 @@ class Former {
   }
 
  private:
-  // A call of this rank to a lower one.
+  // A connection from this rank to a lower one.
   struct Dial {
     enum State { kIdle, kConnecting, kAwaitingAnswer, kDone };
     int rank;
@@ -169,7 +169,7 @@ class Former {
     Incoming answer = {};
     std::string problem = {};  // of the last attempt
   };
-  // Someone who has called and not yet said who it is.
+  // A connection whose Hello has not arrived yet.
   struct Caller {
     UniqueFd fd;
     double deadline;
@@ -280,7 +280,7 @@ class Former {
     dial->state = Dial::kDone;
   }
 
-  // Returns true when done with this caller, welcome or not.
+  // Returns true once this caller is accepted or refused.
   bool Serve(Caller* caller) {
     switch (caller->call.Read(caller->fd.get())) {
       case Incoming::State::kMore:
@@ -318,7 +318,7 @@ class Former {
               absl::StrCat("cannot take calls at ", listener_.address(), ": ",
                            std::strerror(errno)));
         }
-        return absl::OkStatus();  // nobody (any more)
+        return absl::OkStatus();  // no connection waits (any more)
       }
       if (callers_.size() == kMaxCallers) callers_.pop_front();
       callers_.push_back({std::move(fd), now + kHelloSeconds});
@@ -326,7 +326,7 @@ class Former {
   }
 
   absl::Status WaitAndServe(double now) {
-    // First of all find the next moment at which something is due.
+    // Find the next moment at which something is due.
     double until = deadline_;
     std::vector<pollfd> polls = {{listener_.fd(), POLLIN, 0}};
     for (const Dial& dial : dials_) {
@@ -393,8 +393,8 @@ absl::Status Validate(const MeshOptions& options) {
   return absl::OkStatus();
 }
 
-// Bound to [::], an IPv6 socket is to hear IPv4 as well, whatever the system's
-// default.
+// A socket bound to [::] shall accept IPv4 as well, whatever the system's
+// default is.
 bool TakesBothKinds(int fd, int family) {
   const int no = 0;
   return family != AF_INET6 ||
@@ -423,7 +423,7 @@ absl::StatusOr<MeshListener> MeshListener::Bind(std::string_view address) {
       error = errno;
       continue;
     }
-    // The port is at the same place in both kinds of address.
+    // The port is at the same offset in both address structures.
     const int port =
         ntohs(reinterpret_cast<const sockaddr_in*>(&bound)->sin_port);
     return MeshListener(std::move(fd), HostPort{where.host, port}.ToString(),

@@ -1,10 +1,10 @@
 // A Mesh is one TCP connection between every two ranks of a group.
 //
-// Forming it: every rank binds a MeshListener first; the addresses are made
-// known by someone else (the coordinator); then every rank dials all lower
-// ranks and takes the calls of all higher ones.  Caller and called tell each
-// other protocol, rank, size and the nonce of this formation.  Whoever says
-// anything else, or nothing, is hung up on and changes nothing.
+// How it forms: every rank binds a MeshListener.  The coordinator, or the
+// parent of forked ranks, distributes the addresses.  Then every rank dials all
+// lower ranks and accepts the connections of all higher ones.  Both ends send
+// protocol, rank, size and the nonce of this formation.  A connection that
+// sends anything else, or nothing, is closed and has no effect.
 #pragma once
 
 #include <cstdint>
@@ -27,8 +27,8 @@ class MeshListener {
   // cannot be bound.
   static absl::StatusOr<MeshListener> Bind(std::string_view address);
 
-  // HOST:PORT, HOST as given to Bind.  Who binds 0.0.0.0 or [::] tells peers
-  // a reachable host with port() instead.
+  // HOST:PORT, HOST as given to Bind.  After binding 0.0.0.0 or [::], give
+  // peers a reachable host and port() instead.
   const std::string& address() const { return address_; }
   int port() const { return port_; }
   int fd() const { return fd_.get(); }
@@ -53,14 +53,14 @@ struct MeshOptions {
   // ThisHostId).
   std::vector<std::string> host_ids;
 
-  // Of this formation of the group.  Calls with another are refused, so that
-  // a rank of an earlier formation cannot slip in.
+  // A number of this formation of the group.  Connections with another nonce
+  // are refused, which keeps out ranks of an earlier formation.
   uint64_t nonce = 0;
 
   // How long ConnectMesh waits for all ranks.
   double connect_timeout_seconds = 60;
 
-  // How long an operation waits for a rank from which nothing comes.
+  // How long an operation waits for a silent rank.
   double operation_timeout_seconds = 60;
 
   // Use the sockets even if all ranks share a host.
@@ -69,7 +69,7 @@ struct MeshOptions {
 
 // The connected sockets: nonblocking, TCP_NODELAY.  Move-only.
 struct Mesh {
-  std::vector<UniqueFd> sockets;  // by rank; none at the own rank
+  std::vector<UniqueFd> sockets;  // by rank; none at this rank's place
   std::vector<std::string> addresses;
 
   // "rank 2 at 10.0.0.3:4000"

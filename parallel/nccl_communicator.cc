@@ -28,8 +28,8 @@
 namespace h2o {
 namespace {
 
-// How long a destructor waits for NCCL to be done; less than a worker may be
-// busy after its coordinator has let it go.
+// How long a destructor waits for NCCL.  Must be less than the time that a
+// worker may be busy after its stream has ended (worker_service.cc).
 constexpr std::chrono::seconds kFarewell{2};
 
 // How long an abort waits for a call into NCCL to return.
@@ -71,15 +71,15 @@ void Release(ncclComm_t comm, const SharedMemory& shared) {
   if (shared.data != nullptr) ncclMemFree(shared.data);
 }
 
-// NCCL's communicator, as long as anybody may still call into it.
+// Owns NCCL's communicator as long as a thread may still call into it.
 struct Handle {
   explicit Handle(ncclComm_t c) : comm(c) {}
   const ncclComm_t comm;
-  std::timed_mutex calling;  // held by who calls into NCCL, and guards:
+  std::timed_mutex calling;  // held during calls into NCCL; also guards:
   std::vector<SharedMemory> shared;
 };
 
-// A word of the host that kernels read; they may do so until the process ends.
+// A word in host memory that kernels may read until the process ends.
 absl::StatusOr<uint32_t*> NewAbortWord() {
   void* word = nullptr;
   H2O_RETURN_IF_ERROR(cuda::ToStatus(
@@ -88,7 +88,7 @@ absl::StatusOr<uint32_t*> NewAbortWord() {
   return new (word) uint32_t(0);
 }
 
-// What all ranks do at the end of a communicator that has not failed.
+// Ends a communicator that has not failed.  All ranks must call it.
 void Destroy(Handle* handle) {
   int device = 0;
   ncclCommCuDevice(handle->comm, &device);
@@ -108,12 +108,12 @@ class NcclCommunicator final : public Communicator {
         aborted_(aborted) {}
 
   ~NcclCommunicator() override {
-    // Destroying meets the other ranks of this host, aborting does not.
+    // Destroying waits for the other ranks of this host, aborting does not.
     Leave(failure_.failed() ? GiveUp : Destroy);
     if (left_.wait_for(kFarewell) == std::future_status::ready) {
       leaver_.join();
     } else {
-      leaver_.detach();  // it holds nothing of ours
+      leaver_.detach();  // it uses nothing of this object
     }
   }
 
@@ -153,7 +153,7 @@ class NcclCommunicator final : public Communicator {
     SharedMemory& shared = handle_->shared.emplace_back();
     H2O_RETURN_IF_ERROR(
         ToStatus(ncclMemAlloc(&shared.data, bytes), "memory", comm));
-    // Zeroed before anybody else has it.
+    // Zeroed before another rank can write into it.
     H2O_RETURN_IF_ERROR(
         cuda::ToStatus(cudaMemset(shared.data, 0, bytes), "memset"));
     H2O_RETURN_IF_ERROR(cuda::ToStatus(cudaDeviceSynchronize(), "memset"));
@@ -188,7 +188,7 @@ class NcclCommunicator final : public Communicator {
   absl::Status Enqueue(const char* what, Call&& call) {
     H2O_CHECK(stream_.has_value()) << "UseStream comes before " << what;
     std::lock_guard lock(handle_->calling);
-    // Behind the lock: an abort that has begun has set it before.
+    // Checked under the lock: an abort sets it before it takes the lock.
     if (failure_.failed()) return failure_.Get();
     const absl::Status status =
         ToStatus(call(handle_->comm, *stream_), what, handle_->comm);
@@ -196,7 +196,7 @@ class NcclCommunicator final : public Communicator {
     return status;
   }
 
-  // Every rank in turn says its part, all in one launch.
+  // Every rank broadcasts its part, all of them in one launch.
   ncclResult_t GatherUneven(const void* mine, absl::Span<const int64_t> bytes,
                             void* all, ncclComm_t comm, cudaStream_t stream) {
     ncclResult_t result = ncclGroupStart();
@@ -211,16 +211,17 @@ class NcclCommunicator final : public Communicator {
     return result != ncclSuccess ? result : ended;
   }
 
-  // Leaves NCCL by `how`, in a thread: both ways may wait for graphs that have
-  // captured operations, or for peers.  The first caller decides.
+  // Ends NCCL's communicator by `how`, in a thread of its own: both ways may
+  // wait for graphs that have captured operations, or for peers.  Only the
+  // first call has an effect.
   void Leave(void (*how)(Handle*)) {
     std::call_once(leaving_, [&] {
       std::promise<void> done;
       left_ = done.get_future();
       leaver_ = std::thread(
           [handle = handle_, how, done = std::move(done)]() mutable {
-            // A step thread that is stuck within a call would use what is
-            // freed; then only the end of the process helps.
+            // A step thread that is stuck within a call would use freed memory.
+            // Then NCCL is not ended; only the end of the process helps.
             if (!handle->calling.try_lock_for(kLastCall)) return;
             handle->calling.unlock();
             how(handle.get());
@@ -246,8 +247,8 @@ absl::StatusOr<std::unique_ptr<Communicator>> ConnectNccl(
     std::unique_ptr<Communicator> mesh, int ordinal) {
   setenv("NCCL_NVLS_ENABLE", "0", /*overwrite=*/0);
 
-  // The GPU before the meeting: a rank that has none does not come, and its
-  // peers are told by the mesh instead of waiting in NCCL.
+  // The GPU is opened before ranks meet in NCCL.  A rank without a GPU fails
+  // here, and its peers notice it on the mesh instead of waiting in NCCL.
   cudaError_t gpu = cudaSetDevice(ordinal);
   if (gpu == cudaSuccess) gpu = cudaFree(nullptr);  // makes the context
   if (gpu != cudaSuccess) {
@@ -255,7 +256,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> ConnectNccl(
         absl::StrCat("device cuda:", ordinal, ": ", cudaGetErrorString(gpu)));
   }
 
-  // Rank 0 tells the id, the others that they are here.
+  // Rank 0 contributes the id, the others one byte to say that they are here.
   ncclUniqueId id = {};
   if (mesh->rank() == 0) {
     H2O_RETURN_IF_ERROR(ToStatus(ncclGetUniqueId(&id), "id", nullptr));

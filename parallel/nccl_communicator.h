@@ -3,26 +3,26 @@
 // returns when its work is enqueued, and may be captured in a CUDA graph, on
 // every rank alike.
 //
-// Sums are taken in NCCL's order: a ring or a tree adds up an element once and
-// hands it on, so every rank has the same bits.  With more than two ranks they
-// depend on the size of the whole.  NCCL's own sums do without symmetric
-// windows: those that would gain are taken by kernels over MapPeers, which is
-// such a window (kernels/cuda/add_norm.cu).
+// NCCL sums in an order of its own: a ring or a tree adds up an element once
+// and hands it on, so every rank has the same bits.  With more than two ranks
+// the bits depend on the size of the message.  These sums do not use NCCL's
+// symmetric windows.  Sums that would gain from them are done by our own
+// kernels over MapPeers, which is such a window (kernels/cuda/add_norm.cu).
 //
 // Threads  as every Communicator.
-// Errors   what cannot be enqueued: UNAVAILABLE if NCCL blames a peer or the
-//          system, else INTERNAL.  Nobody finds out here that a peer has died:
-//          what was enqueued then never ends, and who watches the processes
-//          must know (WorkerGroup).
-// Abort    also makes NCCL give up what is running, without waiting for it,
-//          and sets the word that kernels over MapPeers glance at; what they
-//          map may be gone before they see it, and the device then fails.
-//          What the device computed since is worthless, and graphs keep NCCL
-//          alive until they are destroyed: a process that must go ends by
+// Errors   only of enqueueing: UNAVAILABLE if NCCL blames a peer or the system,
+//          else INTERNAL.  A peer that died is not noticed here: work that was
+//          enqueued then never ends.  The code that watches the processes must
+//          notice (WorkerGroup).
+// Abort    also makes NCCL give up running work, without waiting for it, and
+//          sets the word that kernels over MapPeers check.  The memory they map
+//          may be gone before they see it; the device then fails.  Results that
+//          the device computed since are worthless.  CUDA graphs keep NCCL
+//          alive until they are destroyed, so a process that must end calls
 //          _exit.
-// End      with the stream done and its graphs destroyed.  Destruction waits
-//          for the other ranks of this host to do the same, but two seconds at
-//          most.
+// End      Destroy it when the stream is done and its graphs are destroyed.
+//          Destruction waits for the other ranks of this host to do the same,
+//          two seconds at most.
 #pragma once
 
 #include <memory>
@@ -32,12 +32,12 @@
 
 namespace h2o {
 
-// Connects the ranks of `mesh`, GPU `ordinal` of this machine being this
-// rank's, and makes that GPU the calling thread's.  `mesh` spreads the word and
-// is kept: as long as its connections stand, so does the rank.
-// NCCL_NVLS_ENABLE=0 is set unless the environment says otherwise.
-// Errors: FAILED_PRECONDITION if this build has no CUDA or the machine no such
-// GPU; those of `mesh`; UNAVAILABLE or INTERNAL with NCCL's reason.
+// Connects the ranks of `mesh`.  This rank has GPU `ordinal` of this machine,
+// which becomes the calling thread's device.  NCCL's id is exchanged over
+// `mesh`, which is then kept: as long as its connections stand, the rank is
+// alive. Sets NCCL_NVLS_ENABLE=0 unless the environment sets it. Errors:
+// FAILED_PRECONDITION if this build has no CUDA or the machine no such GPU;
+// those of `mesh`; UNAVAILABLE or INTERNAL with NCCL's reason.
 absl::StatusOr<std::unique_ptr<Communicator>> ConnectNccl(
     std::unique_ptr<Communicator> mesh, int ordinal);
 

@@ -1,4 +1,4 @@
-// What NCCL's device API tells.
+// Asks NCCL's device API about memory that GPUs map to each other.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -9,12 +9,11 @@
 namespace h2o {
 
 // Whether `size` ranks map each other's memory by `window`, so that kernels may
-// read and write it.  To ranks that do not, NCCL gives a window of another
-// kind, of the host's.
+// read and write it.  Where they cannot, NCCL gives a window of host memory.
 bool IsMapped(ncclComm_t comm, ncclWindow_t window, int size);
 
-// of_rank[size] = where the devices of the ranks have `window`, as this device
-// sees it.  REQUIRES: IsMapped.
+// of_rank[size] = the address of each rank's `window`, as this device sees it.
+// REQUIRES: IsMapped.
 cudaError_t PointersOfPeers(ncclWindow_t window, int size, std::byte** of_rank);
 
 }  // namespace h2o

@@ -1,5 +1,6 @@
-// The one sum of this folder.  Rank order, one rounding per addition: whoever
-// computes an element gets the bits that everyone else would.
+// The one function that sums in this folder.  It adds in rank order with one
+// rounding for each addition, so every rank that computes an element gets the
+// same bits.
 #pragma once
 
 #include <algorithm>

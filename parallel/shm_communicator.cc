@@ -25,15 +25,16 @@
 namespace h2o {
 namespace {
 
-// Up to here summing everything on every rank costs less than a second
-// meeting.
+// Up to this size it is faster that every rank sums everything than that ranks
+// meet a second time.
 constexpr int64_t kSmallBytes = 16 << 10;
 constexpr int64_t kLargeBytes = 512 << 10;
 
-// Who broke the barrier, and why: (cause << 16) | (rank + 1), 0 for nobody.
+// Which rank broke the barrier, and why: (cause << 16) | (rank + 1), 0 for
+// none.
 enum class Cause : uint32_t { kGone = 1, kAborted, kSilent, kOutOfStep };
 
-// The start of the segment; the slots follow.
+// The start of the segment; the inboxes follow.
 struct SegmentHead {
   uint64_t nonce;
   uint32_t size;
@@ -103,21 +104,21 @@ class ShmCommunicator final : public Communicator {
     const int64_t most = *std::max_element(bytes.begin(), bytes.end());
     if (most <= kSmallBytes) {
       ++parity_;
-      if (bytes[rank_] > 0) std::memcpy(SmallSlot(rank_), mine, bytes[rank_]);
+      if (bytes[rank_] > 0) std::memcpy(SmallInbox(rank_), mine, bytes[rank_]);
       H2O_RETURN_IF_ERROR(Meet(operation));
       CopyPiece(bytes, 0, kSmallBytes, mine, all,
-                [this](int k) { return SmallSlot(k); });
+                [this](int k) { return SmallInbox(k); });
       return absl::OkStatus();
     }
     for (int64_t begin = 0; begin < most; begin += kLargeBytes) {
       const int64_t n = std::min(kLargeBytes, bytes[rank_] - begin);
       if (n > 0) {
-        std::memcpy(LargeSlot(rank_), static_cast<const char*>(mine) + begin,
+        std::memcpy(LargeInbox(rank_), static_cast<const char*>(mine) + begin,
                     n);
       }
       H2O_RETURN_IF_ERROR(Meet(operation));
       CopyPiece(bytes, begin, kLargeBytes, mine, all,
-                [this](int k) { return LargeSlot(k); });
+                [this](int k) { return LargeInbox(k); });
       H2O_RETURN_IF_ERROR(Meet(operation));
     }
     return absl::OkStatus();
@@ -130,44 +131,44 @@ class ShmCommunicator final : public Communicator {
   }
 
  private:
-  char* SmallSlot(int rank) {
+  char* SmallInbox(int rank) {
     return reinterpret_cast<char*>(head_ + 1) +
            (2 * rank + (parity_ & 1)) * kSmallBytes;
   }
-  char* LargeSlot(int rank) {
+  char* LargeInbox(int rank) {
     return reinterpret_cast<char*>(head_ + 1) + size_ * 2 * kSmallBytes +
            rank * kLargeBytes;
   }
 
   // Copies [begin, begin + limit) of every rank's bytes to its place in `all`.
-  template <typename SlotFn>
+  template <typename InboxFn>
   void CopyPiece(absl::Span<const int64_t> bytes, int64_t begin, int64_t limit,
-                 const void* mine, void* all, SlotFn&& slot) {
+                 const void* mine, void* all, InboxFn&& inbox) {
     char* place = static_cast<char*>(all);
     for (int k = 0; k < size_; place += bytes[k++]) {
       const int64_t n = std::min(limit, bytes[k] - begin);
       if (n <= 0 || (k == rank_ && place == mine)) continue;
-      std::memcpy(place + begin, slot(k), n);
+      std::memcpy(place + begin, inbox(k), n);
     }
   }
 
   absl::Status SmallSum(const Operation& operation, float* data,
                         int64_t count) {
     ++parity_;
-    std::memcpy(SmallSlot(rank_), data, operation.bytes);
+    std::memcpy(SmallInbox(rank_), data, operation.bytes);
     H2O_RETURN_IF_ERROR(Meet(operation));
     const float* in[kMaxRanks];
     for (int k = 0; k < size_; ++k) {
-      in[k] = reinterpret_cast<const float*>(SmallSlot(k));
+      in[k] = reinterpret_cast<const float*>(SmallInbox(k));
     }
     in[rank_] = data;
     SumInRankOrder({in, size_t(size_)}, {data}, count);
     return absl::OkStatus();
   }
 
-  // Chunk k of a piece is summed by rank k.  The sums have a place of their
-  // own: a rank that is already at the next piece, cut differently, fills its
-  // slot while others still copy these sums out.
+  // Rank k sums chunk k of a piece.  The sums have a place of their own,
+  // because a rank that is already at the next piece, which is cut differently,
+  // fills its inbox while others still copy these sums out.
   absl::Status LargeSum(const Operation& operation, float* data,
                         int64_t count) {
     for (int k = 0; k < size_; ++k) {
@@ -195,18 +196,18 @@ class ShmCommunicator final : public Communicator {
     return absl::OkStatus();
   }
   float* LargeFloats(int rank) {
-    return reinterpret_cast<float*>(LargeSlot(rank));
+    return reinterpret_cast<float*>(LargeInbox(rank));
   }
-  float* Sums() { return LargeFloats(size_); }  // behind the last slot
+  float* Sums() { return LargeFloats(size_); }  // behind the last inbox
 
-  // The first blame stays.
+  // Only the first blame is kept.
   void Blame(Cause cause, int rank) {
     uint32_t nobody = 0;
     head_->blame.compare_exchange_strong(
         nobody, static_cast<uint32_t>(cause) << 16 | (rank + 1));
   }
 
-  // What others found; the barrier is broken.
+  // What another rank has found.  REQUIRES: the barrier is broken.
   absl::Status Explain(const Operation& operation) const {
     const uint32_t blame = head_->blame.load();
     const int rank = static_cast<int>(blame & 0xffff) - 1;
@@ -285,7 +286,7 @@ absl::StatusOr<ShmSegment> ShmSegment::Create(int size, uint64_t nonce) {
   UniqueFd fd(shm_open(name.c_str(), O_RDWR | O_CREAT | O_EXCL, 0600));
   if (!fd.valid()) return SystemError("shm_open of " + name);
   const size_t bytes = SegmentBytes(size);
-  // ftruncate alone would promise memory that a small /dev/shm does not have.
+  // ftruncate alone does not allocate: a small /dev/shm would run out later.
   const int error = posix_fallocate(fd.get(), 0, bytes);
   if (error != 0) {
     shm_unlink(name.c_str());

@@ -1,12 +1,13 @@
 // The Communicator of ranks that are processes of one host: numbers go through
 // a shared memory segment, meetings through a Barrier in it.
 //
-// The segment has two small slots and one large one of each rank, and a place
-// for sums.  Small messages are copied to a small slot, and after one meeting
-// everyone reads all.  Large sums go piece by piece: copy in, meet, sum the own
-// chunk of all ranks, meet, copy the chunks of the others out.
+// The segment has two small inboxes and a large one for each rank, and a place
+// for sums.  Small messages are copied to a small inbox; after one meeting
+// every rank reads all of them.  Large sums go piece by piece: copy in, meet,
+// sum this rank's chunk of all ranks' data, meet, copy the other chunks out.
 //
-// The Mesh stays open for one reason: a rank that dies closes it.
+// The Mesh stays open so that a rank that dies is noticed: its connections
+// close.
 #pragma once
 
 #include <cstdint>
@@ -22,8 +23,8 @@ namespace h2o {
 // A mapped segment; unmaps itself.
 class ShmSegment {
  public:
-  // Makes and maps a segment for `size` ranks under a new name.  Its memory is
-  // really there: no later access can find /dev/shm full.
+  // Makes and maps a segment for `size` ranks under a new name.  All its memory
+  // is allocated now, so no later access can find /dev/shm full.
   // Errors: RESOURCE_EXHAUSTED or UNAVAILABLE with the system's reason.
   static absl::StatusOr<ShmSegment> Create(int size, uint64_t nonce);
 

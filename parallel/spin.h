@@ -1,4 +1,4 @@
-// Waiting briefly for someone who is already at work, before going to sleep.
+// Waits briefly for a peer that is already at work, before going to sleep.
 #pragma once
 
 #include <sched.h>

@@ -29,18 +29,19 @@
 namespace h2o {
 namespace {
 
-// Up to here one step in which everyone sums everything is faster than two.
+// Up to this size one step, in which every rank sums everything, is faster than
+// two.
 constexpr int64_t kSmallBytes = 32 << 10;
-// What a rank receives of each other rank before it sums.
+// Bytes that a rank receives from each other rank before it sums.
 constexpr int64_t kChunkBytes = 256 << 10;
 
-// A peer that died because of another one hangs up later than the first: wait
-// this long, then name everyone who has.
+// A peer that ended because another one died closes its connection later than
+// that one: wait this long, then name all peers that have closed theirs.
 constexpr int kGraceMilliseconds = 20;
 
-// A peer that hangs up after its part of an operation has either ended, and
-// then the other ranks are at work on theirs, or died: silence from all for
-// this long means the latter.
+// A peer that closes its connection after its part of an operation has either
+// ended normally, while the other ranks still work on theirs, or died.  Silence
+// of all ranks for this long means that it died.
 constexpr double kHungUpSeconds = 0.25;
 
 struct Header {
@@ -139,7 +140,7 @@ class TcpCommunicator final : public Communicator {
   void Abort(absl::Status reason) override {
     failure_.Set(std::move(reason));
     const uint64_t one = 1;
-    // A full counter (EAGAIN) wakes as well.
+    // EAGAIN means that the counter is full, which wakes the reader as well.
     [[maybe_unused]] const ssize_t n =
         write(abort_event_.get(), &one, sizeof(one));
     mesh_.ShutDown();
@@ -165,7 +166,7 @@ class TcpCommunicator final : public Communicator {
     return absl::OkStatus();
   }
 
-  // Chunk k of `data` is summed by rank k.
+  // Rank k sums chunk k of `data`.
   absl::Status LargeSum(const Operation& operation, float* data,
                         int64_t count) {
     const Range mine = ShardOf(count, rank_, size_);
@@ -210,7 +211,7 @@ class TcpCommunicator final : public Communicator {
     return failure_.Get();
   }
 
-  // The ranks this one still waits for.
+  // The ranks for which this one still waits.
   std::vector<int> Awaited() const {
     std::vector<int> ranks;
     for (int k = 0; k < size_; ++k) {
@@ -220,7 +221,7 @@ class TcpCommunicator final : public Communicator {
   }
 
   absl::Status PeerLost(int k, const Operation& operation) {
-    if (failure_.failed()) return Fail(failure_.Get());  // we hung up
+    if (failure_.failed()) return Fail(failure_.Get());  // closed by Abort
     poll(nullptr, 0, kGraceMilliseconds);
     std::vector<int> gone = mesh_.Gone();
     if (std::find(gone.begin(), gone.end(), k) == gone.end()) gone.push_back(k);
@@ -276,14 +277,14 @@ class TcpCommunicator final : public Communicator {
     return absl::OkStatus();
   }
 
-  // Runs all transfers to their end.  Silence is counted from the last byte
+  // Runs all transfers to their end.  The timeout counts from the last byte
   // that moved.
   absl::Status Exchange(const Operation& operation) {
     hung_up_ = -1;
     double last = SteadyClock().Now();
     while (true) {
       bool moved = false, all_done = true;
-      // Starts behind the own rank, so that not everyone turns to rank 0 first.
+      // Starts behind this rank, so that not all ranks begin with rank 0.
       for (int i = 1; i < size_; ++i) {
         const int k = (rank_ + i) % size_;
         if (transfers_[k].Done()) continue;
@@ -296,7 +297,7 @@ class TcpCommunicator final : public Communicator {
       if (moved) {
         last = now;
       } else if (silence < spin_seconds_) {
-        sched_yield();  // trying again is a system call a peer by itself
+        sched_yield();  // each further try costs a system call for each peer
       } else if (silence >= timeout_seconds_) {
         return Fail(absl::UnavailableError(absl::StrCat(
             operation.ToString(), ": ", mesh_.NamesOf(Awaited()),
@@ -312,8 +313,8 @@ class TcpCommunicator final : public Communicator {
     }
   }
 
-  // Until a peer has something to move or hangs up, Abort, or `seconds` are
-  // over.
+  // Waits until a peer can send or receive or closes its connection, until
+  // Abort, or for `seconds`.
   void Sleep(double seconds) {
     polls_[size_] = {abort_event_.get(), POLLIN, 0};
     for (int k = 0; k < size_; ++k) {
@@ -322,7 +323,7 @@ class TcpCommunicator final : public Communicator {
       if (!t.Sent()) events |= POLLOUT;
       if (!t.Received()) events |= POLLIN;
       if (t.Done()) events |= POLLRDHUP;
-      // A negative descriptor is passed over.
+      // poll skips negative descriptors.
       const bool watch = k != rank_ && !(t.Done() && hung_up_ >= 0);
       polls_[k] = {watch ? mesh_.sockets[k].get() : -1, events, 0};
     }
@@ -342,9 +343,9 @@ class TcpCommunicator final : public Communicator {
   const UniqueFd abort_event_;
   FailureLatch failure_;
   uint32_t sequence_ = 0;
-  int hung_up_ = -1;  // a rank that did, its part of this exchange done
+  int hung_up_ = -1;  // a rank that closed its connection after its part
   Header header_ = {};
-  std::vector<Transfer> transfers_;  // by rank; the own one is not used
+  std::vector<Transfer> transfers_;  // by rank; this rank's is not used
   std::vector<pollfd> polls_;
   std::vector<float> received_;  // kChunkBytes from each rank
 };

@@ -1,14 +1,14 @@
 // The Communicator over a Mesh of TCP connections, driven by the caller's
 // thread alone.
 //
-// Small sums: everyone sends everything to everyone and sums it all (one
-// step).  Large ones: rank r receives everyone's r-th chunk, sums it, and
-// sends the sum to everyone (two steps, 2 * (size - 1) / size of the data out
-// of every rank).
+// Small sums take one step: every rank sends its data to every other rank and
+// sums all of it.  Large sums take two: rank r receives chunk r of every rank,
+// sums it and sends the sum to all.  Each rank then sends 2 * (size - 1) / size
+// of the data.
 //
-// On the wire every message is a header, then the bytes.  The header names the
-// operation and counts messages, so that ranks out of step are noticed before
-// their numbers are mixed.
+// On the wire a message is a header, then the bytes.  The header has the
+// operation and a count of messages, so that ranks out of step are noticed
+// before their numbers are mixed.
 #pragma once
 
 #include <memory>

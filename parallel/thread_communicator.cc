@@ -21,28 +21,28 @@
 namespace h2o {
 namespace {
 
-// Up to here summing everything on every rank costs less than a second
-// meeting.
+// Up to this size it is faster that every rank sums everything than that ranks
+// meet a second time.
 constexpr int64_t kSmallBytes = 8 << 10;
 
 struct ThreadGroup {
-  struct alignas(64) Seat {
-    void* data = nullptr;           // what the rank brought to this operation
-    std::atomic<bool> busy{false};  // touches the data of others
+  struct alignas(64) Offer {
+    void* data = nullptr;           // the rank's data in this operation
+    std::atomic<bool> busy{false};  // it reads or writes the data of others
   };
-  struct alignas(64) Slot {
+  struct alignas(64) Inbox {
     char bytes[kSmallBytes];
   };
 
   ThreadGroup(int size, double timeout_seconds)
-      : timeout_seconds(timeout_seconds), seats(size), slots(2 * size) {}
+      : timeout_seconds(timeout_seconds), offers(size), inboxes(2 * size) {}
 
   const double timeout_seconds;
   BarrierState barrier = {};
-  std::vector<Seat> seats;
-  // Two of each rank: while this operation's are still read, the next one's
-  // are written.
-  std::vector<Slot> slots;
+  std::vector<Offer> offers;
+  // Two for each rank: the next operation writes into one while the other is
+  // still being read.
+  std::vector<Inbox> inboxes;
   FailureLatch failure;
 };
 
@@ -64,11 +64,11 @@ class ThreadCommunicator final : public Communicator {
     if (count == 0) return group_->failure.Get();
     if (operation.bytes > kSmallBytes) return LargeSum(operation, data, count);
     ++parity_;
-    std::memcpy(SlotOf(rank_), data, operation.bytes);
+    std::memcpy(InboxOf(rank_), data, operation.bytes);
     H2O_RETURN_IF_ERROR(Meet(operation));
     const float* in[kMaxRanks];
     for (int k = 0; k < size_; ++k) {
-      in[k] = reinterpret_cast<const float*>(SlotOf(k));
+      in[k] = reinterpret_cast<const float*>(InboxOf(k));
     }
     SumInRankOrder({in, size_t(size_)}, {data}, count);
     return absl::OkStatus();
@@ -78,12 +78,12 @@ class ThreadCommunicator final : public Communicator {
                          void* all) override {
     const Operation operation = Operation::AllGather(bytes, size_);
     if (operation.bytes == 0) return group_->failure.Get();
-    group_->seats[rank_].data = const_cast<void*>(mine);
+    group_->offers[rank_].data = const_cast<void*>(mine);
     H2O_RETURN_IF_ERROR(Meet(operation));
     H2O_RETURN_IF_ERROR(Visit([&] {
       char* place = static_cast<char*>(all);
       for (int k = 0; k < size_; place += bytes[k++]) {
-        const void* theirs = group_->seats[k].data;
+        const void* theirs = group_->offers[k].data;
         if (bytes[k] > 0 && place != theirs) {
           std::memcpy(place, theirs, bytes[k]);
         }
@@ -98,19 +98,19 @@ class ThreadCommunicator final : public Communicator {
   }
 
  private:
-  char* SlotOf(int rank) {
-    return group_->slots[2 * rank + (parity_ & 1)].bytes;
+  char* InboxOf(int rank) {
+    return group_->inboxes[2 * rank + (parity_ & 1)].bytes;
   }
 
   absl::Status LargeSum(const Operation& operation, float* data,
                         int64_t count) {
-    group_->seats[rank_].data = data;
+    group_->offers[rank_].data = data;
     H2O_RETURN_IF_ERROR(Meet(operation));
     H2O_RETURN_IF_ERROR(Visit([&] {
       const Range share = ShardOf(count, rank_, size_);
       float* ranks[kMaxRanks];
       for (int k = 0; k < size_; ++k) {
-        ranks[k] = static_cast<float*>(group_->seats[k].data) + share.begin;
+        ranks[k] = static_cast<float*>(group_->offers[k].data) + share.begin;
       }
       SumInRankOrder({ranks, size_t(size_)}, {ranks, size_t(size_)},
                      share.size());
@@ -118,13 +118,13 @@ class ThreadCommunicator final : public Communicator {
     return Meet(operation);
   }
 
-  // Runs `visit`, which touches the data of other ranks, unless one of them
-  // may already have left with its data.  Whoever fails first breaks the
-  // barrier, then waits until nobody is busy: either it sees the visitor or
-  // the visitor sees the broken barrier.
+  // Runs `visit`, which reads or writes the data of other ranks, unless one of
+  // them may already have returned from the operation.  A rank that fails
+  // breaks the barrier and then waits until no rank is busy.  So either it sees
+  // that this rank is busy, or this rank sees the broken barrier.
   template <typename Fn>
   absl::Status Visit(Fn&& visit) {
-    std::atomic<bool>& busy = group_->seats[rank_].busy;
+    std::atomic<bool>& busy = group_->offers[rank_].busy;
     busy.store(true, std::memory_order_seq_cst);
     const bool broken = barrier_.broken();
     if (!broken) visit();
@@ -136,8 +136,8 @@ class ThreadCommunicator final : public Communicator {
   absl::Status Leave(absl::Status failure) {
     group_->failure.Set(std::move(failure));
     barrier_.Break();
-    for (ThreadGroup::Seat& seat : group_->seats) {
-      while (seat.busy.load(std::memory_order_seq_cst)) sched_yield();
+    for (ThreadGroup::Offer& offer : group_->offers) {
+      while (offer.busy.load(std::memory_order_seq_cst)) sched_yield();
     }
     return group_->failure.Get();
   }

@@ -1,8 +1,8 @@
 // Communicators whose ranks are threads of one process.
 //
-// Small messages are copied to a slot where everyone reads them: one meeting.
-// Large ones stay where they are: each rank sums its share of all ranks' data
-// and writes it back to all of them, between two meetings.
+// Small messages are copied to an inbox from which all ranks read: one meeting
+// at the barrier.  Large ones stay where they are: each rank sums its chunk of
+// all ranks' data and writes it back to all of them, between two meetings.
 #pragma once
 
 #include <memory>
