@@ -1,3 +1,4 @@
+// Turns the outcome of a command into its message and exit status.
 #include "clients/commands.h"
 
 #include <cstdio>

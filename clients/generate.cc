@@ -1,3 +1,4 @@
+// h2oserve generate: generates text in this process, without a server.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>

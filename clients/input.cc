@@ -1,3 +1,5 @@
+// Reads the prompts of a command from flags or from a file of JSON lines, and
+// checks them.
 #include "clients/input.h"
 
 #include <cerrno>

@@ -1,3 +1,4 @@
+// Writes .npy files: a header, then rows.
 #include "clients/npy_file.h"
 
 #include <cerrno>

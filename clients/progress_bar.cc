@@ -1,3 +1,4 @@
+// Draws a progress bar on a terminal.
 #include "clients/progress_bar.h"
 
 #include <unistd.h>

@@ -1,3 +1,4 @@
+// h2oserve tokenize: prints the token ids of texts.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>

@@ -1,3 +1,4 @@
+// Writes traces of the KV cache as JSON lines.
 #include "clients/trace.h"
 
 #include <cerrno>

@@ -1,3 +1,5 @@
+// Makes step plans: who decodes, and which layers of which prompts are
+// prefilled.
 #include "coordinator/batch_scheduler.h"
 
 #include <algorithm>

@@ -1,3 +1,5 @@
+// Turns SIGBUS, the signal of a mapped file that shrank, into an error message
+// and exit status 1.
 #include "flags/bus_error.h"
 
 #include <errno.h>

@@ -1,3 +1,5 @@
+// Tests step plans: slices of prefill, packs, decode, retirement, and the stall
+// target.
 #include "coordinator/batch_scheduler.h"
 
 #include <gmock/gmock.h>

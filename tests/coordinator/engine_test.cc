@@ -1,3 +1,5 @@
+// Tests the Engine with a fake group: streams, refusals, queue, cancellation,
+// lost groups, drain.
 #include "coordinator/engine.h"
 
 #include <gmock/gmock.h>
