@@ -1,14 +1,13 @@
-// allreduce_bench: how long one AllReduceSum takes, over each kind of
-// Communicator.
+// allreduce_bench: measures one AllReduceSum over each kind of Communicator.
 //
 // Every rank checks every element of the first and of the last sum.  A row
 // gives the median over the measured operations of rank 0, and its 10th and
-// 90th percentile; algbw is bytes / time, busbw is algbw * 2 (n - 1) / n, which
-// compares with the speed of memory or of the network whatever n is.
+// 90th percentile.  algbw is bytes / time.  busbw is algbw * 2 (n - 1) / n,
+// which can be compared with the speed of memory or of the network for any n.
 //
-// Over NCCL the data are bf16 in GPU memory, and what is measured are replays
-// of a CUDA graph of 50 sums, one behind the other; an operation is a 50th of
-// one.
+// Over NCCL the data are bf16 in GPU memory.  A measurement replays a CUDA
+// graph of 50 sums, one behind the other; the time of an operation is a 50th of
+// it.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <map>

@@ -1,11 +1,12 @@
-// kernel_bench: how long the operations of a model's layer take on a GPU, each
-// beside what the GPU could do.
+// kernel_bench: measures the operations of a model's layer on a GPU, each
+// beside its floor.
 //
-// Every operation is enqueued over and over on other memory (layers rotate, and
-// together are much larger than the cache), recorded, and replayed: launches
-// follow each other as they do in a decode step.  The floor of an operation is
-// the longer of its bytes over the read rate and its arithmetic over the rate
-// of large matrix products, both measured in the same run.
+// Every operation is enqueued over and over on different memory (layers rotate,
+// and together they are much larger than the cache), recorded as a CUDA graph
+// and replayed, so launches follow each other as in a decode step.  The floor
+// of an operation is the longer of its bytes over the read rate and its
+// arithmetic over the rate of large matrix products, both measured in the same
+// run.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
@@ -219,7 +220,7 @@ class Bench {
     return absl::OkStatus();
   }
 
-  // What a layer adds to its residual, and the norm behind it.
+  // The sum of a delta and the residual, and the norm behind it.
   void AddNorm(int64_t rows) {
     const Matrix x{residual_.data(), rows, hidden_.columns, hidden_.stride,
                    DType::kFloat32};
@@ -320,8 +321,8 @@ class Bench {
   absl::StatusOr<std::unique_ptr<Decode>> MakeDecode(int sequences, int slots,
                                                      bool h2o) {
     auto decode = std::make_unique<Decode>();
-    // Every head full and evicting; or a slot more every replay, `slots` at the
-    // median of those that count.
+    // Either every head is full and evicts, or it has one slot more at each
+    // replay, and `slots` at the median of the replays that count.
     const int prompt = h2o ? slots + 40 : slots - kWarmups - kReplays / 2;
     const KvSlots kept = h2o ? SlotsFor(KvPolicyName::kH2o, slots)
                              : SlotsFor(KvPolicyName::kFull, slots + kReplays);
@@ -421,7 +422,7 @@ class Bench {
     return absl::OkStatus();
   }
 
-  // One layer, but for its first norm, which is the last of the one before.
+  // One layer without its first norm, which belongs to the layer before.
   template <class Load>
   void Layer(const Load& load, int layer) {
     Product(weights_[0], layer, load.rows);  // qkv, out, fc1, fc2
@@ -452,8 +453,8 @@ class Bench {
     return absl::OkStatus();
   }
 
-  // Of whole layers, as many on end as the model has: the GPU's clock and cache
-  // are what they are in a prefill.
+  // Whole layers, as many in a row as the model has, so that the GPU's clock
+  // and cache are as in a prefill.
   absl::Status TimePrefillLayers() {
     const std::pair<int, int> shapes[] = {{1, 2000}, {1, 512}, {16, 128}};
     for (const auto& [prompts, length] : shapes) {

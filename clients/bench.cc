@@ -49,7 +49,7 @@ std::vector<Request> MakeRequests(
   return requests;
 }
 
-// Before requests of that size are made.
+// Checked before requests of that size are made.
 absl::Status CheckLengths(const BenchFlags& flags, const ModelConfig& config) {
   const int64_t positions = MaxStoredTokens(flags.prompt_len, flags.gen_len);
   if (positions <= config.max_positions) return absl::OkStatus();
@@ -74,7 +74,8 @@ int ActivationBytes(const EmbeddedOptions& options) {
   return options.shard.device.cuda ? 2 : 4;
 }
 
-// Of 1, 2, 4, ... rows of hidden states, up to the longest prompt's.
+// The bytes of 1, 2, 4, ... rows of hidden states, up to those of the longest
+// prompt.
 absl::StatusOr<std::vector<AllReduceTime>> MeasureSums(
     const EmbeddedOptions& options) {
   if (options.shard.size == 1) return std::vector<AllReduceTime>();
@@ -95,8 +96,9 @@ absl::StatusOr<std::vector<AllReduceTime>> MeasureSums(
   return MeasureAllReduces(sums);
 }
 
-// Short requests first: pages are touched, kernels chosen.  On a GPU all of
-// them, since steps are recorded by the size of the batch.
+// Runs short requests first, so that pages are touched and kernels are chosen.
+// On a GPU as many as the run has, because steps are recorded for each batch
+// size.
 absl::Status WarmUp(std::vector<Request> requests, bool gpu,
                     Embedded* embedded) {
   if (!gpu) requests.resize(1);
@@ -104,7 +106,7 @@ absl::Status WarmUp(std::vector<Request> requests, bool gpu,
   return embedded->Run(std::move(requests), [](int, const StreamEvent&) {});
 }
 
-// What was counted between two moments.
+// The difference of two readings of the counters.
 Engine::Counters Between(const Engine::Counters& before,
                          Engine::Counters after) {
   after.steps -= before.steps;
@@ -141,7 +143,7 @@ absl::StatusOr<BenchRun> TimeRun(std::vector<Request> requests, bool gpu,
   H2O_RETURN_IF_ERROR(embedded->Run(std::move(requests), on_event));
   run.seconds = clock.Now() - run.start;
   run.spent = Between(before, embedded->engine().counters());
-  // A GPU's memory is taken whole at the start.
+  // All memory of a GPU is taken at the start.
   const MemoryPlan plan = embedded->group_info().memory();
   run.peak_bytes =
       gpu ? plan.weights + plan.workspace + plan.kv_pool : PeakResidentBytes();
@@ -184,8 +186,8 @@ BenchLoad LoadOf(const BenchFlags& flags, int64_t slots, const BenchRun& run,
                           embedded.group_info().memory().weights)};
 }
 
-// Before there is a group: on GPUs the ranks that sum are forked, and what is
-// measured takes memory.
+// Must run before the group is made: on GPUs it forks ranks, and it needs
+// memory of the device.
 absl::StatusOr<BenchCeilings> MeasureAhead(const EmbeddedOptions& options) {
   BenchCeilings ceilings;
   H2O_ASSIGN_OR_RETURN(ceilings.all_reduces, MeasureSums(options));
@@ -196,8 +198,8 @@ absl::StatusOr<BenchCeilings> MeasureAhead(const EmbeddedOptions& options) {
   return ceilings;
 }
 
-// A GPU's rates stay as they are; a CPU's move within minutes, and are taken on
-// both sides of the run.
+// The rates of a GPU are stable.  Those of a CPU change within minutes, so they
+// are measured before and after the run.
 absl::StatusOr<BenchRun> RunBetweenRates(const EmbeddedOptions& options,
                                          std::vector<Request> requests,
                                          Embedded* embedded,

@@ -6,8 +6,8 @@
 namespace h2o {
 namespace {
 
-// Parameters that a token's forward pass multiplies with: all but the tables
-// that are only looked up, the head included.
+// Parameters with which a token's forward pass multiplies: the head included,
+// the tables that are only looked up excluded.
 double LinearParameters(const ModelConfig& config) {
   const double h = config.hidden_size;
   const double attention =
@@ -18,9 +18,10 @@ double LinearParameters(const ModelConfig& config) {
   return config.num_layers * per_layer + rest;
 }
 
-// Prompts share a prefill as far as they fit, and steps the sequences that run
-// at once: calls of_pack(prompts) for each prefill and of_step(rows, slots held
-// by each) for each decode step, and returns the sums of what they say.
+// Walks through the load: prompts share a prefill as far as they fit, and
+// sequences that run at once share a step.  Calls of_pack(prompts) for each
+// prefill and of_step(rows, slots held by each) for each decode step, and
+// returns the sums of their results.
 template <class OfPack, class OfStep>
 BenchFloor SumUp(const BenchLoad& load, OfPack&& of_pack, OfStep&& of_step) {
   BenchFloor floor;

@@ -1,4 +1,5 @@
-// What a run of `h2oserve bench` would take on a machine that is never idle.
+// The floor of a run of `h2oserve bench`: the least time in which the machine's
+// rates let the load run.  docs/performance.md defines it.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,7 @@ struct BenchLoad {
   double weight_bytes = 0;    // that a step reads, over all ranks
 };
 
-// What the machine of a run can do: all ranks together.
+// The rates of the machine, of all ranks together.
 struct BenchMachine {
   double read_bytes_per_second = 0;
   double flops_per_second = 0;  // of the products that are used
@@ -42,23 +43,25 @@ struct BenchFloor {
   }
 };
 
-// Of the bytes of weights that `ranks` hold together, those that a step reads:
-// not the tables of which it looks up rows.  Every rank has the positions'.
+// The bytes of weights that a step reads, of those that `ranks` hold together.
+// The embedding tables do not count, because a step only looks up rows of them.
+// Every rank has the whole table of positions.
 double ReadWeightBytes(const ModelConfig& config, int ranks,
                        int64_t stored_bytes);
 
-// The least time the load can take, its parts one after the other.  Of each
-// pack of prompts and of each decode step: the longer of reading the weights
-// and computing with them (behind the last attention of a prompt with its last
-// row alone); of a prompt the arithmetic of causal attention; of a
-// decoded token the longer of reading the slots held (8 bytes of score and
-// position beside each) and computing with them.
+// The least time of the load, its parts one after the other:
+//   for each pack of prompts and each decode step, the longer of reading the
+//   weights and computing with them (behind a prompt's last attention only with
+//   its last row);
+//   for a prompt, the arithmetic of causal attention;
+//   for a decoded token, the longer of reading the slots held (with 8 bytes of
+//   score and position each) and computing with them.
 BenchFloor ComputeFloor(const ModelConfig& config, const KvGeometry& geometry,
                         const BenchLoad& load, const BenchMachine& machine);
 
-// What comes to it with the ranks' all-reduces, as measured alone: two a layer
-// and one of the embedding, for each pack (behind the last attention of the
-// prompts' last rows) and each decode step.
+// The floor with the ranks' all-reduces added, as they were measured alone: two
+// a layer and one for the embedding, for each pack and each decode step. Behind
+// the last attention of a pack only the prompts' last rows are summed.
 BenchFloor AllReduceFloor(const ModelConfig& config, const BenchLoad& load,
                           const BenchMachine& machine);
 

@@ -78,7 +78,7 @@ void AddMemory(const BenchReport& report, Json* json) {
   (*json)["kv_pool_bytes"] = report.memory.kv_pool;
 }
 
-// How long each way of adding up a layer's parts took, LayerNorm included.
+// The time of each way to sum a layer's addends, LayerNorm included.
 void AddSums(const std::vector<SumTimes>& sums, Json* json) {
   for (const SumTimes& t : sums) {
     Json& of_rows = (*json)["sums"].emplace_back(Json{{"rows", t.rows}});
@@ -139,14 +139,14 @@ void PrintMachine(const Json& json, bool gpu) {
 
 void PrintRun(const Json& json, bool gpu) {
   const auto number = [&](const char* key) { return json[key].get<double>(); };
-  // Two plans are in flight on a GPU, so results tell little of its steps; its
-  // own clock does.
+  // On a GPU two plans are in flight, so the times of results say little about
+  // its steps; the GPU's own clock is used.
   const std::string beside =
       gpu ? absl::StrFormat("GPUs idle between them %.2f %%",
                             100 * number("device_idle"))
           : absl::StrFormat("%.1f %% outside the workers",
-                            // Ranks that lag each other may count more than
-                            // there was.
+                            // Ranks that lag behind each other may count more
+                            // idle time than there was.
                             std::max(0.0, 100 * number("step_bubble")));
   std::printf(
       "total       %.1f tok/s in %.3f s\n"

@@ -1,4 +1,4 @@
-// What a run of `h2oserve bench` measured, beside what the machine could do.
+// The report of a run of `h2oserve bench`: what was measured, beside the floor.
 #pragma once
 
 #include <cstdint>
@@ -13,12 +13,12 @@
 
 namespace h2o {
 
-// Hears every token of a run and times the decode steps of the full batch:
-// those in which each of `num_seqs` sequences takes part, and nobody's prompt.
-// A step's tokens come together, first tokens before decoded ones, so between
-// the last sequence's first token and the first end every num_seqs tokens are a
-// step.  The time of a step is from the end of the one before: the workers' and
-// the coordinator's.
+// Gets every token of a run and times the decode steps of the full batch: those
+// in which all `num_seqs` sequences take part and no prompt is prefilled.  The
+// tokens of a step arrive together, first tokens before decoded ones.  So
+// between the last sequence's first token and the first end of a sequence,
+// every num_seqs tokens are a step.  The time of a step starts at the end of
+// the step before, so it includes the workers' and the coordinator's.
 class FullBatchSteps {
  public:
   explicit FullBatchSteps(int num_seqs) : num_seqs_(num_seqs) {}
@@ -26,7 +26,7 @@ class FullBatchSteps {
   // `first`, `last`: of its sequence.
   void OnToken(double now, bool first, bool last);
 
-  // Empty if the batch never was full for two steps on end.
+  // Empty if the batch was never full for two consecutive steps.
   const std::vector<double>& seconds() const { return seconds_; }
 
  private:
@@ -58,7 +58,7 @@ struct BenchRun {
   Engine::Counters spent;  // steps and seconds, of the run alone
 };
 
-// What the machine can do, all ranks together, measured beside the run.
+// The rates of the machine, of all ranks together, measured beside the run.
 struct BenchCeilings {
   MachineRates before, after;              // it
   std::vector<AllReduceTime> all_reduces;  // none: one rank
@@ -66,7 +66,7 @@ struct BenchCeilings {
   MachineRates Mean() const;
 };
 
-// All that is to be said.
+// Everything that the report shows.
 struct BenchReport {
   std::string model;
   int tp = 1;

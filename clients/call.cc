@@ -1,5 +1,5 @@
-// `h2oserve call`: asks a server what `generate` asks an embedded model, with
-// the same options and the same output.
+// `h2oserve call`: generates text on a server, with the options and the output
+// of `generate`.
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
 #include <grpcpp/support/client_callback.h>
@@ -36,7 +36,7 @@ struct CallFlags {
   RequestFlags request;
   bool json = false;
   double timeout_seconds = 0;  // 0: none
-  std::string trace;           // refused, with a word on what to use
+  std::string trace;           // refused with a hint
 };
 
 absl::StatusOr<v1::GenerateRequest> ToProto(const Request& request) {
@@ -96,10 +96,10 @@ StreamEvent FromProto(const v1::GenerateResponse& message) {
   return event;
 }
 
-// At once: what a server takes without a word, with its default queue.
+// Calls at once: as many as a server with its default queue accepts.
 constexpr size_t kMostCalls = 512;
 
-// Where the calls leave what they receive, and the printer waits for it.
+// The results of all calls; the printer waits for them here.
 struct Answers {
   explicit Answers(size_t n) : results(n), done(n) {}
 
@@ -107,7 +107,7 @@ struct Answers {
     std::lock_guard lock(mutex);
     return num_done;
   }
-  // Those from `first` on will not be asked.
+  // Prompts from `first` on will not be sent.
   void Drop(size_t first) {
     std::lock_guard lock(mutex);
     for (size_t i = first; i < results.size(); ++i) {
@@ -177,14 +177,14 @@ class Call final : public grpc::ClientReadReactor<v1::GenerateResponse> {
   const size_t index_;
 };
 
-// Prints answers in input order: the text of the first that is not done
-// streams, the others wait their turn.
+// Prints answers in input order.  The text of the first unfinished one is
+// streamed; the others wait for their turn.
 class Printer {
  public:
   Printer(Answers* answers, bool json) : answers_(answers), json_(json) {}
 
-  // Prints what there is and waits a little for more; false when all is
-  // printed.
+  // Prints what has arrived and waits a little for more; false once everything
+  // is printed.
   bool Print() {
     std::unique_lock lock(answers_->mutex);
     while (next_ < answers_->results.size()) {
@@ -236,8 +236,8 @@ class Printer {
   absl::Status first_failure_;
 };
 
-// SIGINT and SIGTERM, taken when asked for.  Must be made before gRPC starts
-// its threads, which inherit the mask.
+// SIGINT and SIGTERM, blocked and polled.  Must be made before gRPC starts its
+// threads, because they inherit the signal mask.
 class Signals {
  public:
   Signals() {

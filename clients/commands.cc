@@ -8,7 +8,7 @@ namespace h2o {
 
 int ExitCodeOf(const absl::Status& status) {
   if (status.ok()) {
-    // A full disk takes what was printed, or part of it, without a word.
+    // With a full disk printf itself reports no error.
     if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return 0;
     std::cerr << "h2oserve: the results could not all be written to standard "
                  "output\n";

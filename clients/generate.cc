@@ -28,8 +28,8 @@ struct GenerateFlags {
   std::string trace;
 };
 
-// Prints results in input order: the first unfinished one as it comes, those
-// behind it when it is done.
+// Prints results in input order: the first unfinished one while it is
+// generated, those behind it once it is done.
 class Printer {
  public:
   Printer(std::vector<Result>* results, bool json)
@@ -63,7 +63,7 @@ class Printer {
   int next_ = 0;
 };
 
-// Every request is checked before any runs; a file's by its line.
+// Checks every request before any runs; errors name the line of the file.
 absl::Status CheckAll(const Engine& engine,
                       const std::vector<Request>& requests,
                       const std::vector<std::string>& places) {

@@ -27,7 +27,7 @@ absl::Status Bad(const Parts&... parts) {
   return absl::InvalidArgumentError(absl::StrCat(parts...));
 }
 
-// All that the flags say but the prompt.
+// The request of the flags, without the prompt.
 absl::StatusOr<Request> DefaultsOf(const RequestFlags& flags) {
   Request request;
   request.max_tokens = flags.max_tokens;
@@ -48,7 +48,7 @@ std::string Shown(const json& value) {
 absl::Status ReadInt(const char* key, const json& value, int32_t* out) {
   constexpr auto kLeast = std::numeric_limits<int32_t>::min();
   constexpr auto kMost = std::numeric_limits<int32_t>::max();
-  // The library compares unsigned numbers as signed ones.
+  // The JSON library compares unsigned numbers as signed ones.
   const bool fits = value.is_number_unsigned()
                         ? value.get<uint64_t>() <= uint64_t{kMost}
                         : value.is_number_integer() && value >= kLeast;

@@ -1,4 +1,5 @@
-// What `generate` and `call` say of a prompt: text, or with --json one object.
+// How `generate` and `call` print an answer: as text, or with --json as one
+// object.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +12,7 @@
 
 namespace h2o {
 
-// All that came of one prompt.
+// The answer to one prompt.
 struct Result {
   int index = 0;  // of the prompt in the input
   std::vector<int32_t> tokens;
@@ -29,7 +30,7 @@ std::string_view FinishName(const Result& result);
 // One line, without its end: index, tokens, text, finish_reason, usage.
 std::string ResultJson(const Result& result);
 
-// For people: tokens, and what KV was held against the full cache.
+// For people: tokens, and the KV memory held compared with the full cache.
 std::string UsageLine(const Result& result);
 
 }  // namespace h2o

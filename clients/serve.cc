@@ -1,8 +1,8 @@
 // `h2oserve serve`: a coordinator and its workers as processes of this host,
 // started, watched and stopped together.
 //
-// The programs are found beside this one, and live no longer than it does,
-// however it ends.  The loss of any of them ends all, with its name.
+// The programs lie beside this one.  They end when it ends, in whatever way. If
+// one of them is lost, all are stopped and the error names it.
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -36,10 +36,11 @@
 namespace h2o {
 namespace {
 
-// Who may have been the first to go is known once the news of all is in.
+// After a loss, how long to wait for reports before the first culprit is
+// decided.
 constexpr double kBlameSeconds = 1;
 
-// After a loss the rest may say goodbye for this long.
+// After a loss the other programs may take this long to stop.
 constexpr double kFarewellSeconds = 3;
 
 struct ServeFlags {
@@ -48,7 +49,7 @@ struct ServeFlags {
   bool tcp_only = false;
   int workers = 0;  // 0: tp * groups
 
-  // As they were given, for the coordinator and for the workers.
+  // The options to pass on to the coordinator and to the workers.
   std::vector<const CLI::Option*> for_coordinator, for_workers;
 };
 
@@ -119,12 +120,13 @@ bool Names(const std::string& text, const Child& child) {
   return absl::StrContains(text, absl::StrCat("pid ", child.pid, ")"));
 }
 
-// Starts, watches and stops.  One thread; a loop over pipes and signals.
+// Starts, watches and stops the coordinator and the workers.  One thread: a
+// loop over pipes and signals.
 class Supervisor {
  public:
   explicit Supervisor(const ServeFlags& flags) : flags_(flags) {}
 
-  // Nothing may outlive us, whichever way we leave.
+  // Children must not outlive this object.
   ~Supervisor() {
     for (const Child& child : children_) {
       if (!child.status) kill(child.pid, SIGKILL);
@@ -189,12 +191,13 @@ class Supervisor {
     return absl::OkStatus();
   }
 
-  // Waits for news, at most a tenth of a second, and takes it in.
+  // Waits at most a tenth of a second for output, events and signals, and
+  // handles them.
   absl::Status Poll() {
     std::vector<pollfd> fds = {{signals_.get(), POLLIN, 0},
                                {events_.fd(), POLLIN, 0}};
     for (const Child& child : children_) {
-      fds.push_back({child.log.fd(), POLLIN, 0});  // -1 is passed over
+      fds.push_back({child.log.fd(), POLLIN, 0});  // poll skips -1
     }
     if (poll(fds.data(), fds.size(), 100) < 0 && errno != EINTR) {
       return absl::InternalError(absl::StrCat("poll: ", strerror(errno)));
@@ -214,8 +217,8 @@ class Supervisor {
     return absl::OkStatus();
   }
 
-  // Logs go on to our stderr; the line that says why a program ends is kept,
-  // to be said once, by us.
+  // Copies log lines to stderr.  The line that says why a program ends is kept
+  // and printed once, at the end.
   void PassOn(Child* child) {
     for (const std::string& line : child->log.Read()) {
       const std::string mark = child->program + ": ";
@@ -227,7 +230,7 @@ class Supervisor {
     }
   }
 
-  // A line of the coordinator's --events-fd.
+  // Handles a line from the coordinator's --events-fd.
   absl::Status OnEvent(const std::string& line) {
     const size_t space = line.find(' ');
     const std::string what = line.substr(0, space);
@@ -257,7 +260,7 @@ class Supervisor {
       return;
     }
     told_ = true;
-    // What the coordinator grants its requests, and a little for goodbyes.
+    // The coordinator's grace time, and a little more to stop.
     Stop(flags_.coordinator.grace_seconds + 2 * kFarewellSeconds);
   }
 
@@ -272,7 +275,7 @@ class Supervisor {
       if (!stopping_) {
         NoteLoss();
       } else if (&child == &children_[0]) {
-        // Workers that it did not know, because they were still loading.
+        // The coordinator did not know workers that were still loading.
         SignalAll(SIGTERM);
         stop_deadline_ =
             std::min(stop_deadline_, clock_.Now() + kFarewellSeconds);
@@ -284,7 +287,8 @@ class Supervisor {
     if (!loss_at_) loss_at_ = clock_.Now();
   }
 
-  // The group is known and so is the process, or no more is to be expected.
+  // Whether both the lost group and the ended process are known, or nothing
+  // more is expected.
   bool NewsIsIn() const {
     const bool a_process = std::any_of(
         children_.begin(), children_.end(),
@@ -302,7 +306,8 @@ class Supervisor {
     } else {
       SignalAll(SIGTERM);
     }
-    // Only now is it certain who ended by itself.
+    // From here on children end because they are told to, so those that have
+    // ended before did so by themselves.
     for (const Child& child : children_) {
       if (!child.status || told_) continue;
       if (culprit_.empty() || WIFSIGNALED(*child.status) ||
@@ -355,9 +360,9 @@ class Supervisor {
   std::string address_;
   bool serving_ = false;
 
-  std::optional<double> loss_at_;  // when somebody was first missed
-  std::string lost_group_;         // what the coordinator says of it
-  std::string culprit_;            // which process ended, and how
+  std::optional<double> loss_at_;  // when the first loss was noticed
+  std::string lost_group_;         // the coordinator's report of it
+  std::string culprit_;            // the process that ended, and how
 
   bool stopping_ = false;
   bool told_ = false;  // by a signal

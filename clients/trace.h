@@ -1,5 +1,5 @@
-// Traces of the KV cache as JSON lines: what every head kept after a prompt,
-// and what it gave up in each step.
+// Traces of the KV cache as JSON lines: which tokens every head kept after a
+// prompt, and which one it evicted in each step.
 #pragma once
 
 #include <cstdio>
@@ -13,8 +13,8 @@
 namespace h2o {
 
 // {"seq":0,"layer":0,"head":0,"kept":[..]} after a prompt,
-// {"seq":0,"layer":0,"head":0,"pos":200,"evicted":180} after a step, null for
-// nothing.  Ends with a newline.
+// {"seq":0,"layer":0,"head":0,"pos":200,"evicted":180} after a step, with null
+// if no token was evicted.  Ends with a newline.
 std::string TraceLine(int seq, const HeadTrace& trace);
 
 class TraceFile {

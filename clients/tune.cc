@@ -106,8 +106,8 @@ absl::Status Layer::Run(int64_t rows) {
                  AlignedStride(config_.hidden_size)};
   const int32_t* const zeros = zeros_.As<int32_t>();
   H2O_RETURN_IF_ERROR(forward_->Embed(zeros, zeros, x));
-  // Queries stand for what attention would give: numbers of all kinds, for
-  // what a product costs in time and power depends on them.
+  // The queries stand in for attention's output.  They must be varied numbers,
+  // because the time and power of a product depend on its data.
   H2O_RETURN_IF_ERROR(forward_->Layers(
       0, 1, x,
       [&](int, Matrix qkv, Matrix out) {
@@ -120,9 +120,9 @@ absl::Status Layer::Run(int64_t rows) {
   return backend_->Synchronize();
 }
 
-// Of decode steps, and of prompts packed, as far as these share choices.  What
-// is left out, packs of few tokens and the logits behind a pack, chooses
-// quickly when it comes.
+// The row counts of decode steps and of packs of prompts that share choices.
+// Packs of few tokens and the logits behind a pack are left out; they make a
+// quick choice when they first occur.
 std::vector<int64_t> RowsOf(const TuneFlags& flags, const ModelConfig& config,
                             const Backend& backend) {
   std::set<int64_t> rows(flags.rows.begin(), flags.rows.end());
@@ -139,7 +139,7 @@ std::vector<int64_t> RowsOf(const TuneFlags& flags, const ModelConfig& config,
   return {rows.begin(), rows.end()};
 }
 
-// Ranks with as many heads and columns are alike.
+// Ranks with equal numbers of heads and columns have the same products.
 std::vector<ShardSpec> DistinctShards(const ModelConfig& config, int tp) {
   std::vector<ShardSpec> distinct;
   std::set<std::vector<int64_t>> seen;

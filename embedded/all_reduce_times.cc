@@ -30,10 +30,10 @@ namespace {
 
 using Times = std::vector<AllReduceTime>;
 
-// A rank that is silent for longer than this, and than it measures, is stuck.
+// A rank that is silent for this long, beyond the time that it measures, hangs.
 constexpr double kRankTimeoutSeconds = 60;
 
-// Batches before the first that is timed: run as it is, recorded, replayed.
+// Batches that are not timed: one runs directly, one is recorded, one replayed.
 constexpr int kWarmBatches = 3;
 constexpr int kTrialBatches = 10;
 constexpr double kFewestBatches = 10, kMostBatches = 1e5;
@@ -42,11 +42,11 @@ float ValueOf(int rank, int64_t i) {
   return static_cast<float>((i * 7 + rank * 13) % 1001 - 500) * 0.37f;
 }
 
-// Numbers of one rank and one size in the memory of its device, summed again
-// and again.
+// The data of one rank and one size in the memory of its device, summed over
+// and over.
 class Sums {
  public:
-  // `key`: of what the device replays.
+  // `key` identifies the recording.
   Sums(Device* device, Communicator* communicator, Buffer data, DType dtype,
        int batch, uint64_t key)
       : device_(device),
@@ -101,7 +101,7 @@ class Sums {
     while (batches > 0) {
       const int lot = std::min<int>(batches, Device::kMaxMarks - 1);
       batches -= lot;
-      // All ranks are there when the time begins.
+      // All ranks have arrived when the clock starts.
       H2O_RETURN_IF_ERROR(RunBatch());
       std::vector<int64_t> marks = {device_->Mark()};
       for (int i = 0; i < lot; ++i) {
@@ -117,7 +117,7 @@ class Sums {
     return seconds;
   }
 
-  // What rank 0 proposes: all ranks must run the same number.
+  // The number that rank 0 proposes; all ranks must run the same number.
   absl::StatusOr<int> Agree(double proposal) {
     float number = communicator_->rank() == 0
                        ? std::floor(static_cast<float>(proposal))
@@ -150,8 +150,8 @@ class Sums {
       want += value;
       size += std::abs(value);
     }
-    // Host memory is summed in rank order, to the bit; NCCL rounds, in an order
-    // of its own, with each summand but the first.
+    // Host memory is summed in rank order, so every bit is known.  NCCL has an
+    // order of its own and rounds with each addend but the first.
     const float tolerance =
         dtype_ == DType::kBFloat16
             ? 0x1p-8f * static_cast<float>(ranks() - 1) * size
@@ -186,8 +186,9 @@ class Sums {
   const uint64_t key_;
 };
 
-// Ranks that do nothing but wake each other tend to share one core; ranks that
-// compute in between do not.  Pinning shows the latter.
+// The scheduler tends to put ranks that only wake each other on one core. Ranks
+// that compute in between run on cores of their own; pinning measures that
+// case.
 void Pin(int rank) {
   cpu_set_t cpus;
   CPU_ZERO(&cpus);
@@ -204,7 +205,7 @@ absl::StatusOr<Times> MeasureRank(const AllReduceOptions& options,
   const int rank = communicator->rank();
   const DeviceName name = DeviceOf(options, rank);
   if (options.pin) Pin(rank);
-  // Behind the communicator: its recordings must go first.
+  // Declared behind the communicator: its recordings must be destroyed first.
   H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, OpenDevice(name));
   communicator->UseStream(device->stream());
   Times times;
@@ -233,7 +234,7 @@ absl::StatusOr<Times> MeasureThreads(const AllReduceOptions& options) {
   return times[0];
 }
 
-// What a rank says at the end.
+// The last message of a rank.
 absl::StatusOr<Times> ReadTimes(const ForkedRanks& ranks, size_t rank) {
   const absl::StatusOr<RankNews> news =
       ReadNews(ranks.sockets()[rank].get(), ModelConfig());
@@ -248,8 +249,8 @@ absl::StatusOr<Times> ReadTimes(const ForkedRanks& ranks, size_t rank) {
                                                why.message()));
 }
 
-// What rank 0 says once all have spoken, or the first failure: a rank whose
-// peer has failed may wait for it for ever.
+// Rank 0's message once all ranks have sent theirs, or the first failure: a
+// rank whose peer has failed may wait for it for ever.
 absl::StatusOr<Times> Await(const ForkedRanks& ranks, double patience_seconds) {
   std::vector<pollfd> silent;
   for (const UniqueFd& socket : ranks.sockets()) {

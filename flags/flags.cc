@@ -18,7 +18,7 @@
 namespace h2o {
 namespace {
 
-// CLI::Range lets NaN pass and does not say what would be right.
+// CLI::Range accepts NaN, and its message does not say what would be right.
 CLI::Validator Within(double low, double high, const std::string& what) {
   return CLI::Validator(
       [=](std::string& text) -> std::string {
@@ -42,8 +42,8 @@ const CLI::IsMember& DTypes() {
   return types;
 }
 
-// A variable of a script that is not set is no value, but for what may be
-// empty.
+// An empty value is usually an unset variable of a script, so it is refused,
+// except for flags that may be empty.
 void RefuseEmptyValues(CLI::App* app) {
   const CLI::Validator given(
       [](std::string& value) {
@@ -202,8 +202,8 @@ void AddSamplingFlags(CLI::App* app, SamplingFlags* flags) {
 }
 
 void AddRequestFlags(CLI::App* app, RequestFlags* flags) {
-  // Not std::optional options: CLI11 reads an empty argument as none, and an
-  // empty prompt is a prompt.
+  // std::optional options would not do: CLI11 treats an empty argument as
+  // absent, but an empty prompt is valid.
   const auto text = [app](const std::string& name,
                           std::optional<std::string>* out,
                           const std::string& help) {
@@ -229,7 +229,7 @@ void AddRequestFlags(CLI::App* app, RequestFlags* flags) {
       ->type_name("N");
   app->add_flag("--ignore-eos", flags->ignore_eos,
                 "Continue after the end-of-text token");
-  // One value each, or a list would swallow what follows it.
+  // One value for each --stop; as a list it would take the arguments behind it.
   app->add_option("--stop", flags->stop,
                   "Text that ends the output and is not part of it; may be "
                   "given several times")
@@ -333,7 +333,8 @@ int AvailableCores() {
       sched_getaffinity(0, sizeof(set), &set) == 0
           ? CPU_COUNT(&set)
           : static_cast<int>(std::thread::hardware_concurrency());
-  // Threads beyond a quota would all be stopped at once, within a step.
+  // With more threads than the CPU quota, Linux would stop all of them at once
+  // in the middle of a step.
   const double cores = std::min<double>(usable, ReadCgroupLimits().cores);
   return std::max(1, static_cast<int>(cores));
 }

@@ -1,9 +1,10 @@
 // The flags that several programs share, as bundles: a struct that holds them,
 // and a function that adds them, with their help, to a CLI11 command.
 //
-// What the syntax can tell (a number, one of a list, a range) is refused while
-// parsing; what needs thought is a Status of the function that reads the
-// bundle.  No flag is ignored: what a program cannot use it does not add.
+// Errors of syntax (not a number, not in the list, out of range) are reported
+// while parsing.  Errors that need more knowledge are a Status of the function
+// that reads the bundle.  No flag is ignored: a program adds only the flags
+// that it uses.
 //
 // Threads  for main() and its thread.
 #pragma once
@@ -53,12 +54,12 @@ void AddEngineFlags(CLI::App* app, EngineFlags* flags);
 // --temperature, --top-k, --top-p, --seed
 struct SamplingFlags {
   SamplingParams params;
-  bool has_seed = false;  // or the seed is the door's to draw
+  bool has_seed = false;  // false: a seed is drawn for each request
 };
 void AddSamplingFlags(CLI::App* app, SamplingFlags* flags);
 
-// What `generate` and `call` ask for: --prompt, --tokens or --input, and what
-// holds for all of them.
+// The requests of `generate` and `call`: --prompt, --tokens or --input, and the
+// options that hold for all prompts.
 struct RequestFlags {
   std::optional<std::string> prompt, tokens, input;
   std::optional<int32_t> max_tokens;
@@ -69,8 +70,8 @@ struct RequestFlags {
 };
 void AddRequestFlags(CLI::App* app, RequestFlags* flags);
 
-// The user's folder for what programs keep between runs: h2oserve in
-// $XDG_CACHE_HOME or ~/.cache; empty if there is neither.
+// The user's cache folder: h2oserve in $XDG_CACHE_HOME or ~/.cache; empty if
+// neither is set.
 std::string DefaultCacheDirectory();
 
 // --device, --cache-dir
@@ -80,7 +81,8 @@ struct DeviceFlags {
 };
 void AddDeviceFlags(CLI::App* app, DeviceFlags* flags);
 
-// What a rank may take: those, --threads, --kv-pool-bytes, --memory-share.
+// The resources of a rank: device flags, --threads, --kv-pool-bytes,
+// --memory-share.
 struct ShardFlags : DeviceFlags {
   int threads = 0;            // 0: all cores that this process may use
   int64_t kv_pool_bytes = 0;  // 0: from memory_share
@@ -109,8 +111,8 @@ void AddCoordinatorFlags(CLI::App* app, CoordinatorFlags* flags);
 // least 1.
 int AvailableCores();
 
-// Parses; done if there is no value, else the program's exit code: 0 after
-// --help and --version, 1 after one line on stderr that says what was wrong.
+// Parses the command line.  Returns nothing on success, else the program's exit
+// code: 0 after --help and --version, 1 after an error line on stderr.
 std::optional<int> ParseCommandLine(CLI::App* app, int argc, char** argv);
 
 }  // namespace h2o

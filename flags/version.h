@@ -1,4 +1,5 @@
-// What this program is, for --version, ModelInfo and the handshake of workers.
+// Identifies this program, for --version, ModelInfo and the handshake of
+// workers.
 #pragma once
 
 #include <string>
