@@ -15,8 +15,8 @@ namespace {
 
 namespace wire = h2oserve::worker;
 
-// Ranks give up waiting for each other a little before the coordinator gives
-// up waiting for them, so that they can say whom they wait for.
+// Ranks give up waiting for each other after this part of the step deadline, so
+// that they can name the rank they wait for before the coordinator gives up.
 constexpr double kOperationShare = 0.8;
 
 // A rank's progress is logged after this much of it, and this many seconds.
@@ -221,7 +221,7 @@ absl::Status RemoteRanks::Submit(const StepPlan& plan) {
 absl::StatusOr<StepResult> RemoteRanks::Next() {
   std::unique_lock lock(mutex_);
   while (true) {
-    // A step that all ranks finished counts, whoever died since.
+    // A step that all ranks finished counts, even if a rank was lost since.
     H2O_CHECK(!state_.sent.empty() || !status_.ok());
     if (!state_.sent.empty() && results_.Complete()) break;
     if (!status_.ok()) return status_;

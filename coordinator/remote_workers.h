@@ -6,11 +6,11 @@
 //   dialed in -> spare -> member of a forming group -> rank of a ready group
 //
 // A group that loses a rank, at any stage, is over: all its streams end with
-// the reason, its workers exit, and whoever supervises them starts new ones.
+// the reason, its workers exit, and their supervisor starts new ones.
 //
 // Threads  every method may be called by any thread.  Messages arrive on gRPC's
-//          threads; the observers are called from them, from Tick or from the
-//          group's own thread, without locks.
+//          threads.  The observers are called from them, from Tick or from the
+//          group's own thread, while no lock is held.
 #pragma once
 
 #include <cstdint>
@@ -40,8 +40,8 @@ struct RemoteWorkersOptions {
   int groups = 1;
   int max_sequences = 256;
 
-  // A rank that owes a result for longer is lost.  The ranks' own waits for
-  // each other end a little earlier, so that they can say whom they wait for.
+  // A rank that owes a result for longer is lost.  Ranks give up waiting for
+  // each other a little earlier, so that they can name the rank they wait for.
   double step_deadline_seconds = 30;
 
   // While a group loads, a rank that says nothing for longer is lost.
@@ -67,7 +67,7 @@ class RemoteWorkers {
   // The Workers service, for the server's builder.
   grpc::Service* service();
 
-  // Groups that are ready and have lost nobody.
+  // Groups that are ready and have lost no rank.
   int num_ready() const;
 
   // For people, while no group is ready: "1 of 2 workers have dialed in".

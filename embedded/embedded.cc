@@ -13,10 +13,11 @@
 namespace h2o {
 namespace {
 
-// How often somebody looks whether ranks still live and who waits too long.
+// How often the engine checks for lost ranks and for requests that waited too
+// long.
 constexpr double kTickSeconds = 0.05;
 
-// Several GPUs want a process each.
+// Each of several GPUs needs a process of its own.
 absl::StatusOr<std::unique_ptr<WorkerGroup>> LoadGroup(
     const ShardOptions& shard, std::function<void(double)> progress) {
   if (shard.device.cuda && shard.size > 1) {
@@ -72,7 +73,7 @@ absl::Status Embedded::Run(
           --open;
         });
     if (id.ok()) continue;
-    // A rank has died: neither this one nor those behind it begin.
+    // A rank was lost: this request and those after it will not run.
     Monitor::Lock lock(monitor);
     failure.Update(id.status());
     open -= requests.size() - i;

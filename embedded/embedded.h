@@ -1,6 +1,6 @@
-// The whole service without gRPC: an Engine over one LocalGroup, whose ranks
-// are threads of this process, or, on several GPUs, over one ForkedGroup, whose
-// ranks are processes.  What `generate`, `logits` and `bench` run on.
+// The whole service without gRPC: an Engine over one group.  Its ranks are
+// threads of this process (LocalGroup) or, on several GPUs, forked processes
+// (ForkedGroup).  The commands `generate`, `logits` and `bench` run on it.
 #pragma once
 
 #include <cstdint>
@@ -32,9 +32,9 @@ class Embedded {
       const EmbeddedOptions& options,
       std::function<void(double fraction)> progress);
 
-  // Runs all requests as fast as they fit and returns when every one is done.
-  // `on_event(i, event)` hears the events of requests[i], from one thread.
-  // Errors: that of the first request that failed, when a rank dies all do.
+  // Runs all requests and returns when each is done.  `on_event(i, event)` is
+  // called with the events of requests[i], from one thread at a time.
+  // Errors: that of the first request that failed; a lost rank fails all.
   // REQUIRES: engine().Check(request) is OK for each, and max_queue holds all.
   absl::Status Run(std::vector<Request> requests,
                    const std::function<void(int, StreamEvent)>& on_event);

@@ -31,21 +31,21 @@
 namespace h2o {
 namespace {
 
-// A rank that is silent for this long is not slow but stuck.
+// A rank that is silent for longer than this is taken for stuck.
 constexpr double kRankTimeoutSeconds = 600;
 
-// A rank's socket closes before its process is gone; a GPU's memory is given
-// back in between.  Longer than this nobody waits to tell how it ended, nor to
-// believe a rank that complains of another one.
+// A rank's socket closes before its process ends, because its GPU's memory is
+// freed in between.  We wait at most this long to learn how a process ended,
+// and before we believe a rank that complains about another rank.
 constexpr double kVerdictSeconds = 5;
 
-// At the end the ranks may finish what runs for this long.
+// At the end the ranks have this long to finish the plans that run.
 constexpr double kFarewellSeconds = 10;
 
 // ---- In a rank's process
 
-// Whether a plan, or the end of all plans, can be read at once.  `runs`: a plan
-// runs, so only a glance; else waits for it.
+// Whether a plan, or the end of the socket, can be read at once.  While a plan
+// runs (`runs`) it looks for kGlanceSeconds; otherwise it waits.
 bool PlanIsThere(int fd, bool runs) {
   constexpr timespec kGlance = {
       .tv_sec = 0,
@@ -59,10 +59,11 @@ absl::Status RunPlans(int rank, int fd, ShardRunner* runner) {
   while (true) {
     if (runner->ShouldCollect() || (ended && runner->in_flight() > 0)) {
       H2O_ASSIGN_OR_RETURN(StepResult result, runner->Collect());
-      if (rank > 0) result.logits.clear();  // large, and rank 0's are taken
+      // They are large, and the parent uses rank 0's alone.
+      if (rank > 0) result.logits.clear();
       H2O_RETURN_IF_ERROR(WriteNews(fd, std::move(result)));
     } else if (ended) {
-      return absl::OkStatus();  // peers wait in no sum of ours
+      return absl::OkStatus();  // no peer waits for this rank in a sum
     } else if (PlanIsThere(fd, runner->in_flight() > 0)) {
       const absl::StatusOr<StepPlan> plan = ReadPlan(fd, runner->info().config);
       ended = absl::IsUnavailable(plan.status());
@@ -73,7 +74,7 @@ absl::Status RunPlans(int rank, int fd, ShardRunner* runner) {
   }
 }
 
-// Returns when no more plans will come, or why the rank cannot go on.
+// Returns OK when no more plans will come, or why the rank cannot go on.
 absl::Status LoadAndRun(const ShardOptions& options, int fd,
                         MeshListener listener, MeshOptions mesh) {
   mesh.operation_timeout_seconds = kRankTimeoutSeconds;
@@ -87,7 +88,7 @@ absl::Status LoadAndRun(const ShardOptions& options, int fd,
                           [fd](double fraction) {
                             WriteNews(fd, RankProgress{fraction}).IgnoreError();
                           }));
-  // Never destroyed: the process ends, and what its GPU runs may not.
+  // It is never destroyed: that would wait for the GPU, which may hang.
   ShardRunner* const runner = created.release();
   H2O_RETURN_IF_ERROR(WriteNews(fd, runner->info()));
   return RunPlans(mesh.rank, fd, runner);
@@ -115,9 +116,9 @@ std::string HowItEnded(pid_t pid) {
 
 }  // namespace
 
-// A thread a rank reads what comes up.  Plans go down from the caller's: they
-// may have to wait until a rank that writes a large result has written it, and
-// there is always someone who reads that.
+// Each rank's news is read by a thread of its own.  Plans are written by the
+// caller's thread.  A write may wait while the rank writes a large result,
+// which the reader takes in, so the two ends never wait for each other.
 struct ForkedGroup::Impl {
   const ModelConfig config;
   GroupInfo info;  // constant once the ranks are loaded
@@ -129,7 +130,7 @@ struct ForkedGroup::Impl {
   std::vector<std::optional<RankInfo>> ready;
   RankResults results;
   absl::Status failure;
-  int over = 0;  // ranks from which nothing will come
+  int over = 0;  // ranks whose socket has ended
   bool stopping = false;
 
   Impl(const ModelConfig& model, int tp)
@@ -144,7 +145,7 @@ struct ForkedGroup::Impl {
   absl::Status AwaitLoaded(const std::function<void(double)>& progress);
 
   void Read(int rank);
-  // Takes one piece in; not OK is the rank's last word.
+  // Stores one piece of news.  Returns the rank's failure if it is that.
   absl::Status Take(int rank, RankNews news);
   void ShutDown(int how) const {
     for (const UniqueFd& s : ranks.sockets()) shutdown(s.get(), how);
@@ -203,7 +204,7 @@ absl::Status ForkedGroup::Impl::Take(int rank, RankNews news) {
 }
 
 void ForkedGroup::Impl::Read(int rank) {
-  absl::Status reason;  // the rank's last word
+  absl::Status reason;  // why the rank failed, if it says so
   while (reason.ok()) {
     absl::StatusOr<RankNews> news =
         ReadNews(ranks.sockets()[rank].get(), config);
@@ -219,8 +220,8 @@ void ForkedGroup::Impl::Read(int rank) {
     ++over;
   } else {
     ++over;
-    // Who complains of another rank may complain of one that died without a
-    // word, which is known soon.
+    // A complaint about another rank: that rank may just have died, which its
+    // own reader finds out soon.
     const auto known = [&] {
       return stopping || !failure.ok() || over == tp();
     };
@@ -280,7 +281,7 @@ absl::Status ForkedGroup::Submit(const StepPlan& plan) {
     const absl::Status sent =
         WritePlan(impl_->ranks.sockets()[rank].get(), bytes);
     if (sent.ok()) continue;
-    // The rank is gone; who reads from it finds out how.
+    // The rank is gone; its reader finds out how it ended.
     Monitor::Lock lock(impl_->monitor);
     lock.AwaitFor(2 * kVerdictSeconds, [&] { return !impl_->failure.ok(); });
     impl_->FailLocked(absl::Status(

@@ -1,7 +1,7 @@
 // A WorkerGroup whose ranks are processes forked from this one: the embedded
-// mode on several GPUs, each of which wants a process of its own.
+// mode on several GPUs, where each GPU needs a process of its own.
 //
-// What holds for who forks them and for their ends is said by ForkedRanks.
+// ForkedRanks states what the forking process must observe.
 #pragma once
 
 #include <sys/types.h>
@@ -27,8 +27,8 @@ class ForkedGroup final : public WorkerGroup {
       const ShardOptions& options,
       std::function<void(double fraction)> progress);
 
-  // Lets the ranks finish what runs, but for ten seconds at most, and waits
-  // until the processes are gone.
+  // Gives the ranks ten seconds to finish the plans that run, then kills those
+  // that are left.  Waits until the processes have ended.
   ~ForkedGroup() override;
 
   const GroupInfo& info() const override;

@@ -22,8 +22,8 @@ namespace {
 
 [[noreturn]] void Live(ForkedRanks::Life life, pid_t parent, int fd,
                        MeshListener listener, const MeshOptions& mesh) {
-  // Ctrl-C in the terminal is for the parent alone; and however it ends, we
-  // end too.
+  // Ctrl-C in the terminal goes to the parent alone.  When the parent ends, in
+  // whatever way, this process is killed.
   setpgid(0, 0);
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(1);

@@ -2,12 +2,13 @@
 // other over a mesh and talk with this one over a pair of sockets
 // (step_pipe.h).
 //
-// A process that has initialised CUDA cannot fork ranks that use it, so this
-// one must not have (CheckGpu asks in a child); and it must have no threads
-// that matter to the ranks, since a child has only the one that forked.
+// A process that has initialised CUDA cannot fork ranks that use it.  So this
+// process must not initialise CUDA before it forks (CheckGpu asks in a child).
+// A child has only the thread that forked it, so the ranks must not depend on
+// other threads of this process.
 //
-// A rank ends with the thread that forked it, which must therefore live as long
-// as the ranks.
+// A rank is killed when the thread that forked it ends: that thread must live
+// as long as the ranks.
 #pragma once
 
 #include <sys/types.h>
@@ -23,8 +24,8 @@ namespace h2o {
 
 class ForkedRanks {
  public:
-  // A rank's whole life; `fd` leads to the parent, which hears a failure as the
-  // rank's last word.
+  // Runs a rank from start to end.  `fd` leads to the parent.  If it returns an
+  // error, the parent receives it as RankFailure.
   using Life = absl::FunctionRef<absl::Status(int fd, MeshListener listener,
                                               const MeshOptions& mesh)>;
 
@@ -37,8 +38,8 @@ class ForkedRanks {
   absl::Status Fork(int size, Life life);
   void Kill() const;
 
-  // By rank.  A process is waited for at the very end only, so its id is the
-  // rank's as long as there is one.
+  // By rank.  Processes are reaped in the destructor only, so no id is reused
+  // before.
   const std::vector<pid_t>& pids() const { return pids_; }
   const std::vector<UniqueFd>& sockets() const { return sockets_; }
 

@@ -16,13 +16,13 @@
 namespace h2o {
 namespace {
 
-// A rank that waits this long for another one is not slow but stuck.
+// A rank that waits for another one for longer than this takes it for stuck.
 constexpr double kRankTimeoutSeconds = 600;
 
 }  // namespace
 
-// Plans go down to every rank's queue, results come up by rank; the oldest plan
-// is answered when all ranks have answered it.
+// One thread a rank.  Each takes plans from its queue and puts results into
+// `results`.
 struct LocalGroup::Impl {
   GroupInfo info;
   SteadyClock clock;
@@ -49,7 +49,7 @@ struct LocalGroup::Impl {
       } else if (const auto plan = NextPlan(rank, runner.in_flight() > 0)) {
         status = runner.Launch(*plan);
       } else if (runner.in_flight() == 0) {
-        return;  // every plan is done: peers wait in no sum of ours
+        return;  // all plans are done: no peer waits for this rank in a sum
       }
       Monitor::Lock lock(monitor);
       if (!status.ok()) FailLocked(status);
@@ -57,7 +57,8 @@ struct LocalGroup::Impl {
     }
   }
 
-  // Null when stopping or, while a plan runs, when none came at a glance.
+  // Null when stopping or, while a plan runs, if none comes within
+  // kGlanceSeconds.
   std::shared_ptr<const StepPlan> NextPlan(int rank, bool runs) {
     Monitor::Lock lock(monitor);
     const auto ready = [&] {
@@ -120,7 +121,7 @@ LocalGroup::~LocalGroup() {
     Monitor::Lock lock(impl_->monitor);
     impl_->stopping = true;
   }
-  // A rank may be inside a step; its peers finish it too.
+  // Each rank finishes its plans, so none waits for a peer that has left.
   for (std::thread& thread : impl_->threads) thread.join();
 }
 

@@ -1,6 +1,6 @@
-// What runs step plans: a plan is launched and later collected.  On a GPU the
-// next plan is launched while one runs, so that the device never waits for the
-// host; on CPUs a launch does everything.
+// Runs step plans: a plan is launched, and its result is collected later.  On a
+// GPU the next plan is launched while one runs, so that the device never waits
+// for the host.  On CPUs a launch does all the work.
 //
 // Threads  one owner.
 #pragma once
@@ -33,7 +33,7 @@ class PlanRunner {
   // Waits for the oldest plan.  REQUIRES: one is in flight.
   virtual absl::StatusOr<StepResult> Collect() = 0;
 
-  // Whether the next thing to do is to collect, whatever plans wait.
+  // Whether to collect before the next plan is launched.
   bool ShouldCollect() {
     return in_flight() > 0 && (in_flight() == kMaxInFlight || Ready());
   }

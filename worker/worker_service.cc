@@ -27,11 +27,11 @@ namespace {
 namespace wire = h2oserve::worker;
 using SteadyTime = std::chrono::steady_clock::time_point;
 
-// How often waits look whether this worker was told to leave.
+// How often a wait checks whether this worker was told to leave.
 constexpr auto kGlance = std::chrono::milliseconds(100);
 constexpr double kGlanceSeconds = 0.1;
 
-// After the stream has ended, a shard may be busy for this long.
+// A shard that is busy for longer after the stream has ended is stuck.
 constexpr auto kStuck = std::chrono::seconds(3);
 
 constexpr auto kProgressInterval = std::chrono::milliseconds(250);
@@ -179,7 +179,7 @@ class Session {
           WorkerControl* control)
       : stream_(stream), load_(load), control_(control) {}
 
-  // Our own fault, or OK when the stream ended or we were let go.
+  // This worker's failure; OK when the stream ended or it was let go.
   absl::Status Serve() {
     while (!stream_->ended()) {
       if (shard_ && shard_->ShouldCollect()) {
@@ -265,8 +265,9 @@ class Session {
     return absl::OkStatus();
   }
 
-  // Tells the coordinator and stays until it has ended the stream: if we left
-  // at once it could not tell our fault from that of the rank we complain of.
+  // Tells the coordinator and waits until it has ended the stream.  If this
+  // worker left at once, the coordinator could not tell whether it or the rank
+  // that it complains about failed.
   absl::Status Fail(const absl::Status& status) {
     wire::WorkerMessage message;
     message.mutable_failed()->set_code(static_cast<int>(status.code()));
@@ -312,7 +313,8 @@ absl::Status ServeWorker(const WorkerServiceOptions& options,
   const absl::Status own = Session(&stream, load, control).Serve();
   control->serving = false;
   const absl::Status verdict = stream.End();
-  // Where we only complained of another rank, the coordinator knows better.
+  // If this worker only complained about another rank, the coordinator's reason
+  // is the better one.
   if (!own.ok() && (!absl::IsUnavailable(own) || verdict.ok())) return own;
   if (verdict.ok() || control->leave) return absl::OkStatus();
   return absl::Status(verdict.code(),

@@ -1,8 +1,8 @@
 // The worker's door: it dials the coordinator, is given a rank, loads its
 // shard, and runs the plans that come until it is let go.
 //
-// A worker knows nothing of clients and decides nothing: whatever goes wrong,
-// it says so and ends, and whoever supervises it starts a new one.
+// A worker knows nothing of clients and decides nothing.  When something goes
+// wrong it tells the coordinator and ends; its supervisor starts a new one.
 #pragma once
 
 #include <atomic>
@@ -22,7 +22,7 @@
 
 namespace h2o {
 
-// What the coordinator gave this worker to do.
+// The rank that the coordinator gave this worker.
 struct Assignment {
   int group = 0;
   int rank = 0;
@@ -35,7 +35,7 @@ struct Assignment {
   int max_sequences = 0;
 };
 
-// Loads the shard of `assignment`, and tells `progress` how far it is (0..1).
+// Loads the shard of `assignment`; `progress` takes the fraction loaded (0..1).
 using LoadShard = std::function<absl::StatusOr<std::shared_ptr<PlanRunner>>(
     const Assignment& assignment, std::function<void(double)> progress)>;
 
@@ -46,26 +46,27 @@ struct WorkerServiceOptions {
   // Of the handshake; see Hello in worker.proto.
   std::string version, build, device, host_id;
   // HOST:PORT where other ranks reach this one.  Called when the coordinator
-  // has answered: its name may come to be known while this worker waits for it,
-  // and tells which of our addresses lies on the way.
+  // has answered: only then can its name be resolved for certain, and the way
+  // to it shows which of our addresses to give.
   std::function<absl::StatusOr<std::string>()> mesh_address;
   std::string model_path;             // empty: the announced one
   std::optional<ModelConfig> config;  // of model_path
 
-  // Called from another thread when the coordinator has ended the stream and
-  // the shard is still busy a few seconds later.  It should end the process.
+  // Called from another thread when the shard is still busy a few seconds after
+  // the coordinator ended the stream.  It should end the process.
   std::function<void(const absl::Status&)> on_stuck;
 };
 
 // Between ServeWorker and the thread that receives signals.
 struct WorkerControl {
-  std::atomic<bool> leave{false};    // set to leave: asks the coordinator first
+  std::atomic<bool> leave{false};    // set it to leave in agreement with the
+                                     // coordinator
   std::atomic<bool> serving{false};  // the shard is loaded, plans may come
 };
 
 // Returns OK when the coordinator let this worker go.  Errors: UNAVAILABLE if
 // there is no coordinator, it is gone, or another rank was lost;
-// FAILED_PRECONDITION if it refused this worker; what `load` or a step said.
+// FAILED_PRECONDITION if it refused this worker; those of `load` and of steps.
 absl::Status ServeWorker(const WorkerServiceOptions& options,
                          const LoadShard& load, WorkerControl* control);
 
