@@ -47,7 +47,7 @@ class ByteWriter {
   }
   template <class T>
   void Put(const T& value) {
-    ForEachField(value, [this](const auto& field) { Put(field); });
+    ForEachField(value, [this](const auto& field) { this->Put(field); });
   }
   template <class T, size_t n>
   void Put(const std::array<T, n>& values) {
@@ -161,7 +161,7 @@ class ByteReader {
   }
   template <class T>
   void Get(T& value) {
-    ForEachField(value, [this](auto& field) { Get(field); });
+    ForEachField(value, [this](auto& field) { this->Get(field); });
   }
   template <class T, size_t n>
   void Get(std::array<T, n>& values) {
