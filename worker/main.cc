@@ -42,19 +42,19 @@ struct WorkerFlags {
 
 void AddWorkerFlags(CLI::App* app, WorkerFlags* flags) {
   app->add_option("--coordinator", flags->coordinator,
-                  "Where the coordinator listens")
+                  "Address of the coordinator")
       ->required()
       ->type_name("HOST:PORT");
   app->add_option("--model", flags->model,
-                  "This worker's copy of the model, if its path differs from "
-                  "the one that the coordinator announces")
+                  "This worker's copy of the model, if its path is not the one "
+                  "that the coordinator announces")
       ->type_name("DIR");
   app->add_option("--advertise", flags->advertise,
-                  "Host at which other workers reach this one; by default the "
-                  "address from which it reaches the coordinator")
+                  "Host name or address at which other workers reach this one. "
+                  "Default: the address from which it reaches the coordinator")
       ->type_name("HOST");
   app->add_option("--connect-timeout", flags->connect_timeout_seconds,
-                  "Wait this long for the coordinator to be there")
+                  "How long to wait for the coordinator to answer")
       ->check(CLI::Range(0.0, 1e9))
       ->type_name("S")
       ->capture_default_str();
@@ -216,8 +216,9 @@ int Main(int argc, char** argv) {
   signal(SIGPIPE, SIG_IGN);
   ReportBusErrors();
 
-  CLI::App app("One rank of a model: dials a coordinator and runs its steps",
-               "h2oserve-worker");
+  CLI::App app(
+      "One rank of a model: connects to a coordinator and runs its steps",
+      "h2oserve-worker");
   WorkerFlags flags;
   AddWorkerFlags(&app, &flags);
   if (std::optional<int> code = ParseCommandLine(&app, argc, argv))
