@@ -1,3 +1,5 @@
+// h2oserve bench: runs a load of random prompts and reports throughput and
+// latency beside the floor.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <memory>

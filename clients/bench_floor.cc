@@ -1,3 +1,4 @@
+// Computes the least time of a load from the rates of the machine.
 #include "clients/bench_floor.h"
 
 #include <algorithm>

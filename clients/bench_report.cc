@@ -1,3 +1,4 @@
+// Formats the report of h2oserve bench, as text and as JSON.
 #include "clients/bench_report.h"
 
 #include <sys/resource.h>

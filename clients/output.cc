@@ -1,3 +1,4 @@
+// Prints the answer to a prompt as text or as one JSON object.
 #include "clients/output.h"
 
 #include <algorithm>

@@ -1,3 +1,5 @@
+// h2oserve tune: searches the fastest cuBLASLt kernels for the matrix products
+// of a model.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <memory>

@@ -1,3 +1,5 @@
+// Adds the flags that several programs share, with their help and their checks,
+// to a CLI11 command.
 #include "flags/flags.h"
 
 #include <sched.h>
