@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks the house's rules that a compiler does not know:
+"""Checks rules of this repository that a compiler does not know:
 
   opening   every .cc and .cu file opens with a comment that says what it is for
   circles   no header includes itself by way of others
@@ -165,7 +165,7 @@ def check_links(root):
     texts = dict(sources(root, ".h", ".cuh", ".cc", ".cu"))
 
     def reach(name, seen):
-        """What a library hands on to those who link it, itself included."""
+        """What a library passes on to the libraries that link it, itself included."""
         if name in libraries and name not in seen:
             seen.add(name)
             for other in libraries[name].public + (libraries[name].private if libraries[name].is_program else []):

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Checks that every room includes only lower floors.
 
-The table is the house's plan (docs/design.md): a file of a room may include
-headers of its own room and of the rooms named for it.  Doors, the programs and
-their gRPC services, may include more than the core of the same folder.
+A room is a folder of the repository (docs/design.md).  A file may include
+headers of its own room and of the rooms that the table FLOORS names for it.
+Doors (programs and their gRPC services) may include more than the core of the
+same folder.
 """
 import pathlib
 import re

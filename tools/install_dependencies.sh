@@ -29,7 +29,7 @@ echo "installing: ${missing[*]}" >&2
 sudo=()
 if [ "$(id -u)" -ne 0 ]; then
   if ! command -v sudo >/dev/null; then
-    echo "that takes root; ask who has it to run: apt-get install ${missing[*]}" >&2
+    echo "installing needs root; ask an administrator to run: apt-get install ${missing[*]}" >&2
     exit 1
   fi
   sudo=(sudo)
