@@ -30,7 +30,8 @@ absl::StatusOr<HostPort> ParseHostPort(std::string_view address) {
     const bool brackets = host.starts_with('[') && host.ends_with(']');
     if (brackets) host = host.substr(1, host.size() - 2);
     parsed.host = host;
-    right = !host.empty() && (brackets || !IsIpv6(host));
+    right = !host.empty() && (brackets || !IsIpv6(host)) &&
+            host.find_first_of("[]") == std::string_view::npos;
   }
   if (right) return parsed;
   return absl::InvalidArgumentError(absl::StrCat(
