@@ -44,8 +44,8 @@ struct LocalGroup::Impl {
       if (runner.ShouldCollect()) {
         absl::StatusOr<StepResult> result = runner.Collect();
         Monitor::Lock lock(monitor);
-        if (result.ok()) results.Push(rank, *std::move(result));
         status = result.status();
+        if (status.ok()) results.Push(rank, *std::move(result));
       } else if (const auto plan = NextPlan(rank, runner.in_flight() > 0)) {
         status = runner.Launch(*plan);
       } else if (runner.in_flight() == 0) {
