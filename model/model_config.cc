@@ -22,13 +22,13 @@ int64_t ModelConfig::num_parameters() const {
   return CountParameters(MapWeights((*of)->names, *this, Shard(0, 1)));
 }
 
-absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view text,
+absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view json,
                                              std::string_view name) {
   ModelConfig config;
   config.name = std::string(name);
   const std::string what = absl::StrCat("config.json of ", config.name);
   H2O_ASSIGN_OR_RETURN(const nlohmann::json values,
-                       ParseJsonObject(text, what));
+                       ParseJsonObject(json, what));
   ConfigReader reader(values, what);
   const std::vector<const Family*> families = Families();
   std::vector<const char*> types;
