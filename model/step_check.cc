@@ -68,6 +68,18 @@ absl::Status CheckTokens(const std::vector<int32_t>& ids,
   return absl::OkStatus();
 }
 
+// Infinity says that a way cannot sum so many rows.
+absl::Status CheckSums(const std::vector<SumTimes>& sums) {
+  for (const SumTimes& times : sums) {
+    H2O_RETURN_IF_ERROR(AtLeast("rows of a sum", times.rows, 1));
+    for (float seconds : times.seconds) {
+      if (seconds >= 0) continue;
+      return Bad("a sum took ", seconds, " s; it must be 0 s or more");
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckQkv(const QkvLayout& qkv, int64_t most) {
   H2O_RETURN_IF_ERROR(InRange("heads", qkv.heads, 1, most));
   H2O_RETURN_IF_ERROR(InRange("kv_heads", qkv.kv_heads, 1, qkv.heads));
@@ -253,6 +265,10 @@ absl::Status Check(const ModelConfig& config) {
   H2O_RETURN_IF_ERROR(
       Known("activation", config.activation, Activation::kGelu));
   H2O_RETURN_IF_ERROR(Known("block", config.block, Block::kPostNorm));
+  if (!(std::isfinite(config.norm_epsilon) && config.norm_epsilon > 0)) {
+    return Bad("norm_epsilon is ", config.norm_epsilon,
+               "; it must be finite and above 0");
+  }
   if (config.stop_tokens.empty()) return Bad("stop_tokens is empty");
   for (int32_t token : config.stop_tokens) {
     H2O_RETURN_IF_ERROR(InRange("stop token", token, 0, config.vocab_size - 1));
@@ -280,7 +296,8 @@ absl::Status Check(const RankInfo& info, const ModelConfig& config) {
   H2O_RETURN_IF_ERROR(AtLeast("packed_tokens", info.packed_tokens, 0));
   H2O_RETURN_IF_ERROR(AtLeast("weights", info.memory.weights, 0));
   H2O_RETURN_IF_ERROR(AtLeast("workspace", info.memory.workspace, 0));
-  return AtLeast("kv_pool", info.memory.kv_pool, 0);
+  H2O_RETURN_IF_ERROR(AtLeast("kv_pool", info.memory.kv_pool, 0));
+  return CheckSums(info.sums);
 }
 
 absl::Status Check(const StepPlan& plan, const ModelConfig& config) {
