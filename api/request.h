@@ -25,7 +25,8 @@ struct Request {
   // leave, if that is less.
   std::optional<int32_t> max_tokens;
   bool ignore_eos = false;  // go on after the end-of-text token
-  SamplingParams sampling;  // its seed is drawn by the door if none was given
+  SamplingParams sampling;
+  bool has_seed = false;  // otherwise the door draws sampling.seed
   std::optional<KvPolicyRequest> kv_policy;  // default: the server's
   std::vector<std::string> stop;  // generation ends before one of these texts
 

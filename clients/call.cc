@@ -17,6 +17,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/entropy.h"
+#include "api/result.h"
 #include "base/status_macros.h"
 #include "clients/commands.h"
 #include "clients/input.h"
@@ -25,6 +26,7 @@
 #include "proto/channel.h"
 #include "proto/grpc_status.h"
 #include "proto/inference.grpc.pb.h"
+#include "proto/request_proto.h"
 
 namespace h2o {
 namespace {
@@ -38,63 +40,6 @@ struct CallFlags {
   double timeout_seconds = 0;  // 0: none
   std::string trace;           // refused with a hint
 };
-
-absl::StatusOr<v1::GenerateRequest> ToProto(const Request& request) {
-  v1::GenerateRequest message;
-  if (request.has_text) {
-    message.set_text(request.text);
-  } else {
-    message.mutable_tokens()->mutable_ids()->Add(request.tokens.begin(),
-                                                 request.tokens.end());
-  }
-  if (request.max_tokens) message.set_max_tokens(*request.max_tokens);
-  v1::Sampling* sampling = message.mutable_sampling();
-  sampling->set_temperature(request.sampling.temperature);
-  sampling->set_top_k(request.sampling.top_k);
-  sampling->set_top_p(request.sampling.top_p);
-  sampling->set_seed(request.sampling.seed);
-  for (const std::string& stop : request.stop) message.add_stop(stop);
-  message.set_ignore_eos(request.ignore_eos);
-  if (!request.kv_policy) return message;
-  const KvPolicyRequest& policy = *request.kv_policy;
-  if (policy.flexgen_prefill) {
-    return absl::InvalidArgumentError(
-        "--kv-prefill flexgen cannot be asked of a server; use generate");
-  }
-  v1::KvPolicy* out = message.mutable_kv_policy();
-  out->set_name(std::string(Name(policy.name)));
-  if (policy.budget_tokens) out->set_tokens(*policy.budget_tokens);
-  if (policy.budget_percent) out->set_percent_of_prompt(*policy.budget_percent);
-  if (policy.heavy) out->set_heavy(*policy.heavy);
-  if (policy.recent) out->set_recent(*policy.recent);
-  return message;
-}
-
-Usage FromProto(const v1::Usage& message) {
-  return {.prompt_tokens = message.prompt_tokens(),
-          .completion_tokens = message.completion_tokens(),
-          .kv_slots_held = message.kv_slots_held(),
-          .tokens_evicted = message.tokens_evicted(),
-          .kv_bytes = message.kv_bytes(),
-          .kv_bytes_full = message.kv_bytes_full(),
-          .queue_seconds = message.queue_seconds(),
-          .prefill_seconds = message.prefill_seconds(),
-          .decode_seconds = message.decode_seconds()};
-}
-
-StreamEvent FromProto(const v1::GenerateResponse& message) {
-  StreamEvent event;
-  event.tokens.assign(message.tokens().begin(), message.tokens().end());
-  event.text = message.text();
-  event.done = message.has_usage();
-  if (message.finish_reason() == v1::FINISH_REASON_STOP) {
-    event.finish = FinishReason::kStop;
-  } else if (message.finish_reason() == v1::FINISH_REASON_LENGTH) {
-    event.finish = FinishReason::kLength;
-  }
-  event.usage = FromProto(message.usage());
-  return event;
-}
 
 // Calls at once: as many as a server with its default queue accepts.
 constexpr size_t kMostCalls = 512;

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/entropy.h"
+#include "api/result.h"
 #include "base/status_macros.h"
 #include "clients/commands.h"
 #include "clients/embedded_flags.h"

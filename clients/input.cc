@@ -6,21 +6,17 @@
 #include <cstring>
 #include <fstream>
 #include <iostream>
-#include <limits>
-#include <nlohmann/json.hpp>
-#include <optional>
 #include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "api/check_request.h"
+#include "api/request_json.h"
 #include "base/status_macros.h"
 
 namespace h2o {
 namespace {
-
-using nlohmann::json;
 
 template <typename... Parts>
 absl::Status Bad(const Parts&... parts) {
@@ -29,178 +25,21 @@ absl::Status Bad(const Parts&... parts) {
 
 // The request of the flags, without the prompt.
 absl::StatusOr<Request> DefaultsOf(const RequestFlags& flags) {
-  Request request;
-  request.max_tokens = flags.max_tokens;
-  request.ignore_eos = flags.ignore_eos;
-  request.stop = flags.stop;
-  request.sampling = flags.sampling.params;
+  Request request = flags.defaults;
   H2O_ASSIGN_OR_RETURN(request.kv_policy, flags.policy.Request());
   return request;
 }
 
-// For an error: the value as JSON, cut if it is long.
-std::string Shown(const json& value) {
-  std::string text = value.dump(-1, ' ', false, json::error_handler_t::replace);
-  if (text.size() > 60) text = text.substr(0, 60) + "...";
-  return text;
-}
-
-absl::Status ReadInt(const char* key, const json& value, int32_t* out) {
-  constexpr auto kLeast = std::numeric_limits<int32_t>::min();
-  constexpr auto kMost = std::numeric_limits<int32_t>::max();
-  // The JSON library compares unsigned numbers as signed ones.
-  const bool fits = value.is_number_unsigned()
-                        ? value.get<uint64_t>() <= uint64_t{kMost}
-                        : value.is_number_integer() && value >= kLeast;
-  if (!fits) {
-    return Bad(key, " is ", Shown(value), "; it must be a whole number");
-  }
-  *out = value.get<int32_t>();
-  return absl::OkStatus();
-}
-
-absl::Status ReadFloat(const char* key, const json& value, float* out) {
-  if (!value.is_number()) {
-    return Bad(key, " is ", Shown(value), "; it must be a number");
-  }
-  *out = value.get<float>();
-  return absl::OkStatus();
-}
-
-absl::Status ReadString(const char* key, const json& value, std::string* out) {
-  if (!value.is_string()) {
-    return Bad(key, " is ", Shown(value), "; it must be a string");
-  }
-  *out = value.get<std::string>();
-  return absl::OkStatus();
-}
-
-absl::Status ReadTokens(const json& value, std::vector<int32_t>* out) {
-  if (!value.is_array() || value.empty()) {
-    return Bad("tokens is ", Shown(value),
-               "; it must be a list of at least one token id");
-  }
-  for (const json& id : value) {
-    H2O_RETURN_IF_ERROR(ReadInt("tokens", id, &out->emplace_back()));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ReadStop(const json& value, std::vector<std::string>* out) {
-  out->clear();
-  if (value.is_string()) {
-    out->push_back(value.get<std::string>());
-    return absl::OkStatus();
-  }
-  if (!value.is_array()) {
-    return Bad("stop is ", Shown(value),
-               "; it must be a string or a list of strings");
-  }
-  for (const json& text : value) {
-    H2O_RETURN_IF_ERROR(ReadString("stop", text, &out->emplace_back()));
-  }
-  return absl::OkStatus();
-}
-
-// A line's own policy replaces the default one, with its budget; a line's own
-// budget goes with the default policy's name.
-absl::Status ReadPolicy(const json& line,
-                        std::optional<KvPolicyRequest>* policy) {
-  const auto name = line.find("kv_policy");
-  const auto budget = line.find("kv_budget");
-  if (name == line.end() && budget == line.end()) return absl::OkStatus();
-  KvPolicyRequest request;
-  if (name != line.end()) {
-    std::string text;
-    H2O_RETURN_IF_ERROR(ReadString("kv_policy", *name, &text));
-    const std::optional<KvPolicyName> known = ParseKvPolicyName(text);
-    if (!known) {
-      return Bad("kv_policy is ", Shown(*name),
-                 "; it must be full, h2o, recent or sink");
-    }
-    request.name = *known;
-  } else if (*policy) {
-    request.name = (*policy)->name;
-    request.flexgen_prefill = (*policy)->flexgen_prefill;
-  }
-  if (budget != line.end()) {
-    std::string text;
-    if (budget->is_number_integer()) {
-      text = budget->dump();
-    } else {
-      H2O_RETURN_IF_ERROR(ReadString("kv_budget", *budget, &text));
-    }
-    H2O_RETURN_IF_ERROR(ParseKvBudget(text, &request));
-  }
-  *policy = request;
-  return absl::OkStatus();
-}
-
 struct Line {
   Request request;
-  bool has_seed = false;
   std::string place;  // FILE:LINE
 };
 
-absl::StatusOr<Line> ParseLine(const std::string& text,
-                               const Request& defaults) {
-  const json line = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (line.is_discarded()) {
-    return Bad("not a JSON object in UTF-8: ", Shown(json(text)));
-  }
-  if (!line.is_object()) {
-    return Bad(Shown(line), " is not an object; write {\"prompt\": ..}");
-  }
-  Line parsed = {.request = defaults};
-  Request& request = parsed.request;
-  if (line.contains("prompt") == line.contains("tokens")) {
-    return Bad("a line needs either \"prompt\" or \"tokens\"");
-  }
-  for (const auto& [key, value] : line.items()) {
-    absl::Status status;
-    if (key == "prompt") {
-      request.has_text = true;
-      status = ReadString("prompt", value, &request.text);
-    } else if (key == "tokens") {
-      status = ReadTokens(value, &request.tokens);
-    } else if (key == "max_tokens") {
-      int32_t max_tokens = 0;
-      status = ReadInt("max_tokens", value, &max_tokens);
-      request.max_tokens = max_tokens;
-    } else if (key == "temperature") {
-      status = ReadFloat("temperature", value, &request.sampling.temperature);
-    } else if (key == "top_k") {
-      status = ReadInt("top_k", value, &request.sampling.top_k);
-    } else if (key == "top_p") {
-      status = ReadFloat("top_p", value, &request.sampling.top_p);
-    } else if (key == "seed") {
-      if (!value.is_number_unsigned()) {
-        status = Bad("seed is ", Shown(value),
-                     "; it must be a whole number, 0 or more");
-      } else {
-        request.sampling.seed = value.get<uint64_t>();
-        parsed.has_seed = true;
-      }
-    } else if (key == "stop") {
-      status = ReadStop(value, &request.stop);
-    } else if (key == "ignore_eos") {
-      if (!value.is_boolean()) {
-        status =
-            Bad("ignore_eos is ", Shown(value), "; it must be true or false");
-      } else {
-        request.ignore_eos = value.get<bool>();
-      }
-    } else if (key != "kv_policy" && key != "kv_budget") {
-      status = Bad("unknown key \"", key,
-                   "\"; known are prompt, tokens, max_tokens, kv_policy, "
-                   "kv_budget, temperature, top_k, top_p, seed, stop, "
-                   "ignore_eos");
-    }
-    H2O_RETURN_IF_ERROR(status);
-  }
-  H2O_RETURN_IF_ERROR(ReadPolicy(line, &request.kv_policy));
+absl::StatusOr<Request> ParseLine(const std::string& text,
+                                  const Request& defaults) {
+  H2O_ASSIGN_OR_RETURN(Request request, RequestFromJson(text, defaults));
   H2O_RETURN_IF_ERROR(CheckRequest(request));
-  return parsed;
+  return request;
 }
 
 absl::StatusOr<std::vector<Line>> ReadLines(const std::string& path,
@@ -219,10 +58,9 @@ absl::StatusOr<std::vector<Line>> ReadLines(const std::string& path,
   for (int number = 1; std::getline(in, text); ++number) {
     if (text.find_first_not_of(" \t\r") == std::string::npos) continue;
     const std::string place = absl::StrCat(path, ":", number);
-    absl::StatusOr<Line> line = ParseLine(text, defaults);
-    if (!line.ok()) return At(place, line.status());
-    line->place = place;
-    lines.push_back(*std::move(line));
+    absl::StatusOr<Request> request = ParseLine(text, defaults);
+    if (!request.ok()) return At(place, request.status());
+    lines.push_back({*std::move(request), place});
   }
   if (!in.eof()) {
     return absl::DataLossError(
@@ -291,7 +129,8 @@ absl::StatusOr<std::vector<Request>> RequestsOf(
   }
   std::vector<Request> requests;
   for (Line& line : lines) {
-    if (!line.has_seed && !flags.sampling.has_seed) {
+    if (!line.request.has_seed) {
+      line.request.has_seed = true;
       line.request.sampling.seed = seed + requests.size();
     }
     requests.push_back(std::move(line.request));

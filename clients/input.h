@@ -1,5 +1,5 @@
-// The prompts of a command, from flags or from a file of JSON lines.  All of
-// them are checked before any of them runs.
+// The prompts of a command, from flags or from a file of JSON lines.  All are
+// checked before the first one runs.
 #pragma once
 
 #include <cstdint>
@@ -14,19 +14,18 @@
 
 namespace h2o {
 
-// One request for --prompt or --tokens, or one for each line of --input.  Where
-// no seed is given, request i has `seed` + i.  `places` (may be null) gets the
-// FILE:LINE of each, or an empty text.
+// One request for --prompt or --tokens, or one for each line of --input.  If no
+// seed is given, request i has `seed` + i.  `places` (may be null) gets the
+// FILE:LINE of each request, or an empty text.
 // Errors: INVALID_ARGUMENT saying which flag, or FILE:LINE, is wrong and what
 // would be right; NOT_FOUND if there is no such file.
 absl::StatusOr<std::vector<Request>> RequestsOf(
     const RequestFlags& flags, uint64_t seed,
     std::vector<std::string>* places = nullptr);
 
-// A request for each line of `path` ("-": standard input) that is not blank:
-// {"prompt": ..} or {"tokens": [..]} with any of max_tokens, kv_policy,
-// kv_budget, temperature, top_k, top_p, seed, stop, ignore_eos; what a line
-// does not say is as in `defaults`.
+// One request for each line of `path` ("-": standard input) that is not blank;
+// a line is a JSON object as RequestFromJson reads it (api/request_json.h).
+// What a line does not say is as in `defaults`.
 // Errors: as above.
 absl::StatusOr<std::vector<Request>> ReadInputLines(
     const std::string& path, const Request& defaults,

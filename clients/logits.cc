@@ -94,7 +94,7 @@ absl::StatusOr<Given> GivenBy(const Request& line, const Embedded& embedded) {
   const SamplingParams& sampling = line.sampling;
   if (line.max_tokens || line.ignore_eos || !line.stop.empty() ||
       sampling.temperature != 0 || sampling.top_k != 0 || sampling.top_p != 0 ||
-      sampling.seed != 0) {
+      line.has_seed) {
     return absl::InvalidArgumentError(
         "of tokens that are given only prompt or tokens, kv_policy and "
         "kv_budget can be told");

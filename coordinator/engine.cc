@@ -12,12 +12,11 @@
 #include "base/status_macros.h"
 #include "coordinator/admission.h"
 #include "coordinator/batch_scheduler.h"
+#include "coordinator/request_spec.h"
 #include "coordinator/sequence.h"
 
 namespace h2o {
 namespace {
-
-constexpr int32_t kDefaultMaxTokens = 128;
 
 // A group at work: what it promised, what it runs, and the thread that asks it.
 struct Group {
@@ -47,8 +46,10 @@ class EngineImpl {
   EngineImpl(const EngineOptions& options, const ModelConfig& config,
              const Tokenizer* tokenizer, const Clock* clock)
       : options_(options),
-        config_(config),
-        tokenizer_(tokenizer),
+        rules_({.config = config,
+                .tokenizer = tokenizer,
+                .default_kv_policy = options.default_kv_policy,
+                .kv_budget_cap = options.kv_budget_cap}),
         clock_(clock) {}
 
   ~EngineImpl() {
@@ -89,14 +90,15 @@ class EngineImpl {
     return NoGroupError();
   }
 
-  absl::Status Check(Request request) const {
-    H2O_ASSIGN_OR_RETURN(const SequenceSpec spec, MakeSpec(&request));
+  absl::Status Check(const Request& request) const {
+    H2O_ASSIGN_OR_RETURN(const SequenceSpec spec, MakeSpec(request));
     Monitor::Lock lock(monitor_);
     return CheckAdmissible(spec);
   }
 
   absl::StatusOr<uint64_t> Submit(Request request, EventCallback on_event) {
-    absl::StatusOr<SequenceSpec> made = MakeSpec(&request);
+    std::vector<std::string> stops = request.stop;
+    absl::StatusOr<SequenceSpec> made = MakeSpec(std::move(request));
     Monitor::Lock lock(monitor_);
     absl::Status accepted = made.ok() ? CheckAdmissible(*made) : made.status();
     if (accepted.ok() &&
@@ -112,7 +114,7 @@ class EngineImpl {
     spec.id = next_id_++;
     const uint64_t id = spec.id;
     queue_.push_back(std::make_unique<Sequence>(
-        std::move(spec), std::move(request.stop), tokenizer_,
+        std::move(spec), std::move(stops), rules_.tokenizer,
         std::move(on_event), clock_->Now()));
     Place();
     return id;
@@ -193,9 +195,7 @@ class EngineImpl {
   }
 
   // Everything about a request that depends on the model alone.
-  absl::StatusOr<SequenceSpec> MakeSpec(Request* request) const;
-  absl::Status CheckTokens(const std::vector<int32_t>& tokens,
-                           const char* what) const;
+  absl::StatusOr<SequenceSpec> MakeSpec(Request request) const;
   // ... and on the groups there are.
   absl::Status CheckAdmissible(const SequenceSpec& spec) const;
   absl::Status CanEverFit(const SequenceSpec& spec) const;
@@ -214,8 +214,7 @@ class EngineImpl {
   void Lose(Group* group, const absl::Status& reason);
 
   const EngineOptions options_;
-  const ModelConfig config_;
-  const Tokenizer* const tokenizer_;
+  const RequestRules rules_;
   const Clock* const clock_;
 
   // All below is guarded by it, and so is all of a Group but its `workers`.
@@ -229,65 +228,10 @@ class EngineImpl {
   bool stopping_ = false;
 };
 
-absl::Status EngineImpl::CheckTokens(const std::vector<int32_t>& tokens,
-                                     const char* what) const {
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    if (tokens[i] < 0 || tokens[i] >= config_.vocab_size) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          what, " ", tokens[i], " at index ", i,
-          " is not in the vocabulary, 0 to ", config_.vocab_size - 1));
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::StatusOr<SequenceSpec> EngineImpl::MakeSpec(Request* request) const {
-  SequenceSpec spec;
-  if (request->has_text) {
-    if (tokenizer_ == nullptr) {
-      return absl::InvalidArgumentError(
-          "a text prompt, but the model has no tokenizer; send token ids");
-    }
-    H2O_ASSIGN_OR_RETURN(spec.prompt, tokenizer_->Encode(request->text));
-  } else {
-    spec.prompt = std::move(request->tokens);
-  }
-  if (spec.prompt.empty()) {
-    return absl::InvalidArgumentError(
-        "a prompt without a token; it must have at least one");
-  }
-  if (!request->stop.empty() && tokenizer_ == nullptr) {
-    return absl::InvalidArgumentError(
-        "stop strings, but the model has no tokenizer to find them with");
-  }
-  H2O_RETURN_IF_ERROR(CheckTokens(spec.prompt, "prompt token"));
-  H2O_RETURN_IF_ERROR(CheckTokens(request->forced, "forced token"));
-  const int64_t prompt = static_cast<int64_t>(spec.prompt.size());
-  const int64_t most = config_.max_positions - prompt + 1;
-  const int64_t wanted = request->max_tokens.value_or(
-      std::min<int64_t>(kDefaultMaxTokens, std::max<int64_t>(most, 1)));
-  if (wanted < 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("max_tokens ", wanted, "; it must be at least 1"));
-  }
-  if (wanted > most) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a prompt of ", prompt, " tokens and max_tokens ", wanted,
-                     " need ", prompt + wanted - 1,
-                     " positions; the model has ", config_.max_positions));
-  }
-  spec.max_tokens = static_cast<int32_t>(wanted);
-  H2O_ASSIGN_OR_RETURN(
-      spec.policy,
-      ResolveKvPolicy(request->kv_policy.value_or(options_.default_kv_policy),
-                      static_cast<int32_t>(prompt), spec.max_tokens,
-                      options_.kv_budget_cap));
-  spec.ignore_eos = request->ignore_eos;
-  spec.sampling = request->sampling;
-  spec.trace = request->trace;
-  spec.forced = std::move(request->forced);
-  spec.logits = request->logits;
-  return spec;
+absl::StatusOr<SequenceSpec> EngineImpl::MakeSpec(Request request) const {
+  H2O_RETURN_IF_ERROR(CheckUnencoded(request, rules_));
+  H2O_RETURN_IF_ERROR(EncodePrompt(rules_.tokenizer, &request));
+  return SpecOf(std::move(request), rules_);
 }
 
 absl::Status EngineImpl::CheckAdmissible(const SequenceSpec& spec) const {

@@ -8,11 +8,12 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "api/check_request.h"
+#include "api/event_merger.h"
 #include "base/entropy.h"
 #include "base/status_macros.h"
 #include "proto/grpc_status.h"
 #include "proto/inference.grpc.pb.h"
+#include "proto/request_proto.h"
 
 namespace h2o {
 namespace {
@@ -25,12 +26,6 @@ constexpr int kMaxRequestBytes = 4 << 20;
 template <typename... Parts>
 absl::Status Bad(const Parts&... parts) {
   return absl::InvalidArgumentError(absl::StrCat(parts...));
-}
-
-// For a message about a value that came from outside.
-std::string Quoted(const std::string& text) {
-  return absl::StrCat("'", text.substr(0, 64), text.size() > 64 ? "..." : "",
-                      "'");
 }
 
 absl::StatusOr<std::string> RequestIdOf(const v1::GenerateRequest& message) {
@@ -50,34 +45,6 @@ absl::StatusOr<std::string> RequestIdOf(const v1::GenerateRequest& message) {
   return id;
 }
 
-absl::StatusOr<std::optional<KvPolicyRequest>> PolicyOf(
-    const v1::KvPolicy& message, const KvPolicyRequest& server_default) {
-  const bool has_budget = message.budget_case() != v1::KvPolicy::BUDGET_NOT_SET;
-  KvPolicyRequest policy;
-  if (message.name().empty()) {
-    if (!has_budget && !message.has_heavy() && !message.has_recent()) {
-      return std::nullopt;
-    }
-    // The server's policy with the client's own budget.
-    policy.name = server_default.name;
-  } else {
-    const std::optional<KvPolicyName> name = ParseKvPolicyName(message.name());
-    if (!name) {
-      return Bad("kv_policy.name is ", Quoted(message.name()),
-                 "; it must be full, h2o, recent or sink, or empty for the "
-                 "server's default");
-    }
-    policy.name = *name;
-  }
-  if (message.has_tokens()) policy.budget_tokens = message.tokens();
-  if (message.has_percent_of_prompt()) {
-    policy.budget_percent = message.percent_of_prompt();
-  }
-  if (message.has_heavy()) policy.heavy = message.heavy();
-  if (message.has_recent()) policy.recent = message.recent();
-  return policy;
-}
-
 absl::StatusOr<Request> RequestOf(const v1::GenerateRequest& message,
                                   const KvPolicyRequest& server_default) {
   const size_t bytes = message.ByteSizeLong();
@@ -85,59 +52,9 @@ absl::StatusOr<Request> RequestOf(const v1::GenerateRequest& message,
     return Bad("the request has ", bytes, " bytes; at most ", kMaxRequestBytes,
                " are allowed");
   }
-  Request request;
-  switch (message.prompt_case()) {
-    case v1::GenerateRequest::kText:
-      request.has_text = true;
-      request.text = message.text();
-      break;
-    case v1::GenerateRequest::kTokens:
-      request.tokens.assign(message.tokens().ids().begin(),
-                            message.tokens().ids().end());
-      break;
-    case v1::GenerateRequest::PROMPT_NOT_SET:
-      return Bad("prompt is not set; give text or tokens");
-  }
-  if (message.has_max_tokens()) request.max_tokens = message.max_tokens();
-  request.ignore_eos = message.ignore_eos();
-  request.sampling = {.temperature = message.sampling().temperature(),
-                      .top_k = message.sampling().top_k(),
-                      .top_p = message.sampling().top_p(),
-                      .seed = message.sampling().has_seed()
-                                  ? message.sampling().seed()
-                                  : RandomBits64()};
-  request.stop.assign(message.stop().begin(), message.stop().end());
-  if (message.has_kv_policy()) {
-    H2O_ASSIGN_OR_RETURN(request.kv_policy,
-                         PolicyOf(message.kv_policy(), server_default));
-  }
-  H2O_RETURN_IF_ERROR(CheckRequest(request));
+  H2O_ASSIGN_OR_RETURN(Request request, FromProto(message, server_default));
+  if (!request.has_seed) request.sampling.seed = RandomBits64();
   return request;
-}
-
-v1::FinishReason ToProto(FinishReason reason) {
-  switch (reason) {
-    case FinishReason::kNone:
-    case FinishReason::kNonFinite:  // its stream ends with an error
-      break;
-    case FinishReason::kStop:
-      return v1::FINISH_REASON_STOP;
-    case FinishReason::kLength:
-      return v1::FINISH_REASON_LENGTH;
-  }
-  return v1::FINISH_REASON_UNSPECIFIED;
-}
-
-void ToProto(const Usage& usage, v1::Usage* message) {
-  message->set_prompt_tokens(usage.prompt_tokens);
-  message->set_completion_tokens(usage.completion_tokens);
-  message->set_kv_slots_held(usage.kv_slots_held);
-  message->set_tokens_evicted(usage.tokens_evicted);
-  message->set_kv_bytes(usage.kv_bytes);
-  message->set_kv_bytes_full(usage.kv_bytes_full);
-  message->set_queue_seconds(usage.queue_seconds);
-  message->set_prefill_seconds(usage.prefill_seconds);
-  message->set_decode_seconds(usage.decode_seconds);
 }
 
 // One Generate call: events in, messages out.  Lives until both gRPC and the
@@ -188,8 +105,9 @@ class GenerateStream final
  private:
   void Submit(Request request) {
     absl::StatusOr<uint64_t> id = engine_->Submit(
-        std::move(request),
-        [stream = self_](StreamEvent event) { stream->OnEvent(event); });
+        std::move(request), [stream = self_](StreamEvent event) {
+          stream->OnEvent(std::move(event));
+        });
     if (!id.ok()) return Finish(ToGrpc(id.status()));
     std::unique_lock lock(mutex_);
     engine_id_ = *id;
@@ -205,40 +123,22 @@ class GenerateStream final
     return absl::CancelledError("the client left");
   }
 
-  void OnEvent(const StreamEvent& event) {
+  void OnEvent(StreamEvent event) {
     std::lock_guard lock(mutex_);
-    pending_.mutable_tokens()->Add(event.tokens.begin(), event.tokens.end());
-    pending_.mutable_text()->append(event.text);
-    has_pending_ |= !event.tokens.empty() || !event.text.empty();
-    if (event.done) {
-      done_ = true;
-      status_ = ToGrpc(event.status);
-      if (event.status.ok()) {
-        pending_.set_finish_reason(ToProto(event.finish));
-        ToProto(event.usage, pending_.mutable_usage());
-        has_pending_ = true;
-      }
-    }
+    waiting_.Add(std::move(event));
     if (!writing_) Flush();
   }
 
   // Sends what has gathered.  REQUIRES: mutex_ is held, no write is in flight.
   void Flush() {
-    if (finished_) return;
-    if (!has_pending_) {
-      if (done_) {
-        finished_ = true;
-        Finish(status_);
-      }
-      return;
-    }
-    sending_.Swap(&pending_);
-    pending_.Clear();
-    has_pending_ = false;
+    if (waiting_.empty()) return;
+    const StreamEvent event = waiting_.Take();
+    if (!event.status.ok()) return Finish(ToGrpc(event.status));
+    sending_.Clear();
+    ToProto(event, &sending_);
     sending_.set_request_id(request_id_);
-    if (done_ && status_.ok()) {
-      finished_ = true;
-      StartWriteAndFinish(&sending_, grpc::WriteOptions(), status_);
+    if (event.done) {
+      StartWriteAndFinish(&sending_, grpc::WriteOptions(), grpc::Status::OK);
     } else {
       writing_ = true;
       StartWrite(&sending_);
@@ -253,13 +153,9 @@ class GenerateStream final
   std::shared_ptr<GenerateStream> self_;  // until OnDone
   std::optional<uint64_t> engine_id_;     // once Submit has returned
   bool cancelled_ = false;
+  EventMerger waiting_;           // gathers while a message is on its way
   v1::GenerateResponse sending_;  // on its way while writing_
-  v1::GenerateResponse pending_;  // gathers meanwhile
-  bool has_pending_ = false;
   bool writing_ = false;
-  bool done_ = false;      // the engine's last event has come
-  bool finished_ = false;  // gRPC has been told
-  grpc::Status status_;
 };
 
 }  // namespace

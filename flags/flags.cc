@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "api/request_json.h"
 #include "base/cgroup.h"
 #include "base/device_name.h"
 #include "base/kv_page.h"
@@ -61,6 +62,36 @@ void RefuseEmptyValues(CLI::App* app) {
   }
   for (CLI::App* command : app->get_subcommands([](CLI::App*) { return true; }))
     RefuseEmptyValues(command);
+}
+
+// Adds the options that are keys of a request's JSON form too.
+void AddOptionsOfRequests(CLI::App* app, Request* request) {
+  using Takes = RequestFlag::Takes;
+  for (const RequestFlag& flag : FlagsOfRequests()) {
+    const auto set = [flag, request](const std::vector<std::string>& texts) {
+      const absl::Status status = SetFromFlag(flag, texts, request);
+      if (!status.ok()) {
+        throw CLI::ValidationError(flag.flag, std::string(status.message()));
+      }
+    };
+    if (flag.takes == Takes::kNothing) {
+      app->add_flag_callback(
+          flag.flag, [set] { set({}); }, flag.help);
+      continue;
+    }
+    CLI::Option* option;
+    if (flag.takes == Takes::kTexts) {
+      // One value each, or a list would swallow what follows it.
+      option = app->add_option_function<std::vector<std::string>>(
+                      flag.flag, set, flag.help)
+                   ->allow_extra_args(false);
+    } else {
+      option = app->add_option_function<std::string>(
+          flag.flag, [set](const std::string& text) { set({text}); },
+          flag.help);
+    }
+    option->type_name(flag.placeholder)->default_str(flag.shown_default);
+  }
 }
 
 }  // namespace
@@ -179,30 +210,6 @@ void AddEngineFlags(CLI::App* app, EngineFlags* flags) {
       ->capture_default_str();
 }
 
-void AddSamplingFlags(CLI::App* app, SamplingFlags* flags) {
-  SamplingParams* params = &flags->params;
-  app->add_option("--temperature", params->temperature,
-                  "0: the most probable token (greedy); over 0: sample, with "
-                  "more variety the higher it is")
-      ->type_name("T")
-      ->capture_default_str();
-  app->add_option("--top-k", params->top_k,
-                  "Sample among the K most probable tokens; 0: all")
-      ->type_name("K");
-  app->add_option("--top-p", params->top_p,
-                  "Sample among the most probable tokens that together have "
-                  "probability P; 0 or 1: all")
-      ->type_name("P");
-  app->add_option_function<uint64_t>(
-         "--seed",
-         [flags](uint64_t seed) {
-           flags->params.seed = seed;
-           flags->has_seed = true;
-         },
-         "Equal seeds give equal tokens. Default: another seed each time")
-      ->type_name("S");
-}
-
 void AddRequestFlags(CLI::App* app, RequestFlags* flags) {
   // std::optional options would not do: CLI11 treats an empty argument as
   // absent, but an empty prompt is valid.
@@ -220,24 +227,12 @@ void AddRequestFlags(CLI::App* app, RequestFlags* flags) {
   CLI::Option* input =
       text("--input", &flags->input,
            "Prompts as JSON lines: {\"prompt\": ..} or {\"tokens\": [..]}, "
-           "with any of max_tokens, kv_policy, kv_budget, temperature, top_k, "
-           "top_p, seed, stop, ignore_eos; the flags give the defaults")
+           "with any of " +
+               RequestKeys() + "; the flags give the defaults")
           ->type_name("FILE.jsonl");
   prompt->excludes(tokens)->excludes(input);
   tokens->excludes(input);
-  app->add_option("--max-tokens", flags->max_tokens,
-                  "Most tokens to generate. Default: 128, or fewer if the "
-                  "model has fewer positions left")
-      ->type_name("N");
-  app->add_flag("--ignore-eos", flags->ignore_eos,
-                "Continue after the end-of-text token");
-  // One value for each --stop; as a list it would take the arguments behind it.
-  app->add_option("--stop", flags->stop,
-                  "Text that ends the output and is not part of it; may be "
-                  "given several times")
-      ->allow_extra_args(false)
-      ->type_name("STR");
-  AddSamplingFlags(app, &flags->sampling);
+  AddOptionsOfRequests(app, &flags->defaults);
   AddPolicyFlags(app, &flags->policy);
 }
 

@@ -17,8 +17,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "api/engine_options.h"
+#include "api/request.h"
 #include "base/kv_policy.h"
-#include "base/sampling.h"
 #include "model/model_spec.h"
 
 namespace CLI {
@@ -51,22 +51,12 @@ struct EngineFlags {
 };
 void AddEngineFlags(CLI::App* app, EngineFlags* flags);
 
-// --temperature, --top-k, --top-p, --seed
-struct SamplingFlags {
-  SamplingParams params;
-  bool has_seed = false;  // false: a seed is drawn for each request
-};
-void AddSamplingFlags(CLI::App* app, SamplingFlags* flags);
-
 // The requests of `generate` and `call`: --prompt, --tokens or --input, and the
-// options that hold for all prompts.
+// options that hold for all prompts (FlagsOfRequests in api/request_json.h).
 struct RequestFlags {
   std::optional<std::string> prompt, tokens, input;
-  std::optional<int32_t> max_tokens;
-  bool ignore_eos = false;
-  std::vector<std::string> stop;
-  SamplingFlags sampling;
-  PolicyFlags policy;
+  Request defaults;    // all but the prompt and the policy
+  PolicyFlags policy;  // likewise for all requests
 };
 void AddRequestFlags(CLI::App* app, RequestFlags* flags);
 

@@ -42,7 +42,7 @@ DOORS = {
     "coordinator/worker_registry.h": ["proto"],
     "coordinator/worker_stream.cc": ["proto"],
     "coordinator/worker_stream.h": ["proto"],
-    "coordinator/inference_service.cc": ["proto", "flags"],
+    "coordinator/inference_service.cc": ["proto"],
     "coordinator/inference_service.h": ["proto"],
 }
 # Libraries with one owner: no other room names them.

@@ -15,7 +15,6 @@
 #include "clients/bench_report.h"
 #include "clients/input.h"
 #include "clients/npy_file.h"
-#include "clients/output.h"
 #include "clients/trace.h"
 #include "flags/bus_error.h"
 
@@ -110,26 +109,6 @@ TEST(ReadInputLines, NamesTheLineAndTheValue) {
   EXPECT_EQ(ReadInputLines("/no/such/file", {}).status().code(),
             absl::StatusCode::kNotFound);
   EXPECT_FALSE(ReadInputLines(WriteFile("empty.jsonl", "\n"), {}).ok());
-}
-
-TEST(ResultJson, HasExactlyTheContractsFields) {
-  Result result;
-  result.index = 3;
-  result.tokens = {5, 2};
-  result.text = "a\"\xff";  // never invalid JSON, whatever the text
-  result.finish = FinishReason::kStop;
-  result.usage = {10, 2, 11, 0, 100, 200, 0, 0, 0};
-  EXPECT_EQ(ResultJson(result),
-            "{\"index\":3,\"tokens\":[5,2],\"text\":\"a\\\"\uFFFD\","
-            "\"finish_reason\":\"stop\",\"usage\":{\"prompt_tokens\":10,"
-            "\"completion_tokens\":2,\"kv_slots_held\":11,\"tokens_evicted\":0,"
-            "\"kv_bytes\":100,\"kv_bytes_full\":200}}");
-  result.status = absl::CancelledError("");
-  EXPECT_EQ(FinishName(result), "cancelled");
-  result.status = absl::DeadlineExceededError("");
-  EXPECT_EQ(FinishName(result), "deadline");
-  result.status = absl::UnavailableError("");
-  EXPECT_EQ(FinishName(result), "error");
 }
 
 TEST(TraceLine, IsTheContracts) {

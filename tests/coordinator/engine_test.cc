@@ -118,8 +118,8 @@ TEST_F(EngineTest, RefusesBadRequestsWithTheValue) {
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
     EXPECT_THAT(status.message(), HasSubstr(what));
   };
-  expect(Ask(0, 5), "without a token");
-  expect(Ask(10, 0), "max_tokens 0");
+  expect(Ask(0, 5), "no tokens");
+  expect(Ask(10, 0), "max_tokens is 0");
   expect(Ask(200, 58), "257");
   expect(Ask(300, 1), "300");
   Request stranger = Ask(3, 5);

@@ -1,0 +1,287 @@
+// Reads requests out of JSON objects and out of the texts of flags.
+#include "api/request_json.h"
+
+#include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "base/status_macros.h"
+
+namespace h2o {
+namespace {
+
+using nlohmann::json;
+
+template <typename... Parts>
+absl::Status Bad(const Parts&... parts) {
+  return absl::InvalidArgumentError(absl::StrCat(parts...));
+}
+
+// The value as JSON for an error message, cut if it is long.
+std::string Shown(const json& value) {
+  std::string text = value.dump(-1, ' ', false, json::error_handler_t::replace);
+  if (text.size() > 60) text = text.substr(0, 60) + "...";
+  return text;
+}
+
+absl::Status ReadInt(const char* key, const json& value, int32_t* out) {
+  constexpr int32_t kLeast = std::numeric_limits<int32_t>::min();
+  constexpr int32_t kMost = std::numeric_limits<int32_t>::max();
+  // The library compares unsigned numbers as signed ones.
+  const bool fits = value.is_number_unsigned()
+                        ? value.get<uint64_t>() <= uint64_t{kMost}
+                        : value.is_number_integer() && value >= kLeast;
+  if (!fits) {
+    return Bad(key, " is ", Shown(value), "; it must be a whole number of 32 ",
+               "bits, ", kLeast, " to ", kMost);
+  }
+  *out = value.get<int32_t>();
+  return absl::OkStatus();
+}
+
+absl::Status ReadFloat(const char* key, const json& value, float* out) {
+  if (!value.is_number()) {
+    return Bad(key, " is ", Shown(value), "; it must be a number");
+  }
+  const double number = value.get<double>();
+  if (std::abs(number) > std::numeric_limits<float>::max()) {
+    return Bad(key, " is ", Shown(value), "; it must be a number of 32 bits");
+  }
+  *out = static_cast<float>(number);
+  return absl::OkStatus();
+}
+
+absl::Status ReadString(const char* key, const json& value, std::string* out) {
+  if (!value.is_string()) {
+    return Bad(key, " is ", Shown(value), "; it must be a string");
+  }
+  *out = value.get<std::string>();
+  return absl::OkStatus();
+}
+
+absl::Status ReadBool(const char* key, const json& value, bool* out) {
+  if (!value.is_boolean()) {
+    return Bad(key, " is ", Shown(value), "; it must be true or false");
+  }
+  *out = value.get<bool>();
+  return absl::OkStatus();
+}
+
+absl::Status ReadTokens(const char* key, const json& value,
+                        std::vector<int32_t>* out) {
+  if (!value.is_array()) {
+    return Bad(key, " is ", Shown(value), "; it must be a list of token ids");
+  }
+  out->clear();
+  for (const json& id : value) {
+    H2O_RETURN_IF_ERROR(ReadInt(key, id, &out->emplace_back()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadSeed(const json& value, Request* request) {
+  if (!value.is_number_unsigned()) {
+    return Bad("seed is ", Shown(value), "; it must be a whole number, 0 to ",
+               std::numeric_limits<uint64_t>::max());
+  }
+  request->sampling.seed = value.get<uint64_t>();
+  request->has_seed = true;
+  return absl::OkStatus();
+}
+
+absl::Status ReadStop(const json& value, std::vector<std::string>* out) {
+  if (!value.is_string() && !value.is_array()) {
+    return Bad("stop is ", Shown(value),
+               "; it must be a string or a list of strings");
+  }
+  out->clear();
+  if (value.is_string()) return ReadString("stop", value, &out->emplace_back());
+  for (const json& text : value) {
+    H2O_RETURN_IF_ERROR(ReadString("stop", text, &out->emplace_back()));
+  }
+  return absl::OkStatus();
+}
+
+// A policy of its own replaces the default one together with its budget.
+absl::Status ReadPolicy(const json& value, Request* request) {
+  std::string text;
+  H2O_RETURN_IF_ERROR(ReadString("kv_policy", value, &text));
+  const std::optional<KvPolicyName> name = ParseKvPolicyName(text);
+  if (!name) {
+    return Bad("kv_policy is ", Shown(value),
+               "; it must be full, h2o, recent or sink");
+  }
+  request->kv_policy = KvPolicyRequest{.name = *name};
+  return absl::OkStatus();
+}
+
+// A budget without a policy goes with the default policy's name.
+absl::Status ReadBudget(const json& value, Request* request) {
+  const KvPolicyRequest base = request->kv_policy.value_or(KvPolicyRequest{});
+  KvPolicyRequest policy = {.name = base.name,
+                            .flexgen_prefill = base.flexgen_prefill};
+  std::string text;
+  if (value.is_number_integer()) {
+    text = value.dump();
+  } else {
+    H2O_RETURN_IF_ERROR(ReadString("kv_budget", value, &text));
+  }
+  H2O_RETURN_IF_ERROR(ParseKvBudget(text, &policy));
+  request->kv_policy = policy;
+  return absl::OkStatus();
+}
+
+struct Option {
+  const char* key;
+  absl::Status (*read)(const json& value, Request* request);
+  // Of its flag; no help: the option is no flag, or one of another kind.
+  const char* help = nullptr;
+  RequestFlag::Takes takes = RequestFlag::Takes::kNumber;
+  const char* placeholder = "";
+  const char* shown_default = "";
+};
+
+// In the order in which they are read: a budget after its policy.
+constexpr Option kOptions[] = {
+    {"prompt",
+     [](const json& value, Request* request) {
+       request->has_text = true;
+       return ReadString("prompt", value, &request->text);
+     }},
+    {"tokens",
+     [](const json& value, Request* request) {
+       request->has_text = false;
+       return ReadTokens("tokens", value, &request->tokens);
+     }},
+    {"max_tokens",
+     [](const json& value, Request* request) {
+       return ReadInt("max_tokens", value, &request->max_tokens.emplace());
+     },
+     "Most tokens to generate. Default: 128, or fewer if the model has fewer "
+     "positions left",
+     RequestFlag::Takes::kNumber, "N"},
+    {"kv_policy", ReadPolicy},
+    {"kv_budget", ReadBudget},
+    {"temperature",
+     [](const json& value, Request* request) {
+       return ReadFloat("temperature", value, &request->sampling.temperature);
+     },
+     "0: the most probable token (greedy); over 0: sample, with more variety "
+     "the higher it is",
+     RequestFlag::Takes::kNumber, "T", "0"},
+    {"top_k",
+     [](const json& value, Request* request) {
+       return ReadInt("top_k", value, &request->sampling.top_k);
+     },
+     "Sample among the K most probable tokens; 0: all",
+     RequestFlag::Takes::kNumber, "K"},
+    {"top_p",
+     [](const json& value, Request* request) {
+       return ReadFloat("top_p", value, &request->sampling.top_p);
+     },
+     "Sample among the most probable tokens that together have probability P; "
+     "0 or 1: all",
+     RequestFlag::Takes::kNumber, "P"},
+    {"seed", ReadSeed,
+     "Equal seeds give equal tokens. Default: another seed each time",
+     RequestFlag::Takes::kNumber, "S"},
+    {"stop",
+     [](const json& value, Request* request) {
+       return ReadStop(value, &request->stop);
+     },
+     "Text that ends the output and is not part of it; may be given several "
+     "times",
+     RequestFlag::Takes::kTexts, "STR"},
+    {"ignore_eos",
+     [](const json& value, Request* request) {
+       return ReadBool("ignore_eos", value, &request->ignore_eos);
+     },
+     "Continue after the end-of-text token", RequestFlag::Takes::kNothing},
+};
+
+const Option* FindOption(std::string_view key) {
+  for (const Option& option : kOptions) {
+    if (key == option.key) return &option;
+  }
+  return nullptr;
+}
+
+// The number that `text` is, or `text` itself for the reader to refuse.
+json NumberOf(const std::string& text) {
+  int64_t whole = 0;
+  uint64_t natural = 0;
+  double number = 0;
+  if (absl::SimpleAtoi(text, &natural)) return natural;
+  if (absl::SimpleAtoi(text, &whole)) return whole;
+  if (absl::SimpleAtod(text, &number) && std::isfinite(number)) return number;
+  return text;
+}
+
+}  // namespace
+
+absl::StatusOr<Request> RequestFromJson(std::string_view text,
+                                        const Request& defaults) {
+  const json object = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (object.is_discarded()) {
+    return Bad("not a JSON object in UTF-8: ", Shown(json(text)));
+  }
+  if (!object.is_object()) {
+    return Bad(Shown(object), " is not an object; write {\"prompt\": ..}");
+  }
+  if (object.contains("prompt") == object.contains("tokens")) {
+    return Bad("a request needs either \"prompt\" or \"tokens\"");
+  }
+  for (const auto& [key, value] : object.items()) {
+    if (FindOption(key) == nullptr) {
+      return Bad("unknown key \"", key, "\"; known are prompt, tokens, ",
+                 RequestKeys());
+    }
+  }
+  Request request = defaults;
+  for (const Option& option : kOptions) {
+    const auto value = object.find(option.key);
+    if (value == object.end()) continue;
+    H2O_RETURN_IF_ERROR(option.read(*value, &request));
+  }
+  return request;
+}
+
+std::string RequestKeys() {
+  std::vector<std::string> keys;
+  for (const Option& option : kOptions) keys.push_back(option.key);
+  keys.erase(keys.begin(), keys.begin() + 2);  // prompt and tokens
+  return absl::StrJoin(keys, ", ");
+}
+
+std::vector<RequestFlag> FlagsOfRequests() {
+  std::vector<RequestFlag> flags;
+  for (const Option& option : kOptions) {
+    if (option.help == nullptr) continue;
+    flags.push_back(
+        {.key = option.key,
+         .flag = "--" + absl::StrReplaceAll(option.key, {{"_", "-"}}),
+         .takes = option.takes,
+         .placeholder = option.placeholder,
+         .shown_default = option.shown_default,
+         .help = option.help});
+  }
+  return flags;
+}
+
+absl::Status SetFromFlag(const RequestFlag& flag,
+                         absl::Span<const std::string> texts,
+                         Request* request) {
+  json value = true;
+  if (flag.takes == RequestFlag::Takes::kNumber) value = NumberOf(texts.back());
+  if (flag.takes == RequestFlag::Takes::kTexts) {
+    value = std::vector<std::string>(texts.begin(), texts.end());
+  }
+  return FindOption(flag.key)->read(value, request);
+}
+
+}  // namespace h2o

@@ -1,0 +1,91 @@
+// Checks requests against the model and resolves them for the workers.
+#include "coordinator/request_spec.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "api/check_request.h"
+#include "base/status_macros.h"
+
+namespace h2o {
+namespace {
+
+constexpr int32_t kDefaultMaxTokens = 128;
+
+absl::Status CheckVocabulary(const std::vector<int32_t>& tokens,
+                             const char* what, int vocab_size) {
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] < 0 || tokens[i] >= vocab_size) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(what, " ", tokens[i], " at index ", i,
+                       " is not in the vocabulary, 0 to ", vocab_size - 1));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Tokens to generate.  The last is not stored, so it needs no position.
+absl::StatusOr<int32_t> MaxTokensOf(const Request& request, int max_positions) {
+  const int64_t prompt = static_cast<int64_t>(request.tokens.size());
+  const int64_t most = max_positions - prompt + 1;
+  const int64_t wanted = request.max_tokens.value_or(
+      std::min<int64_t>(kDefaultMaxTokens, std::max<int64_t>(most, 1)));
+  if (wanted > most) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a prompt of ", prompt, " tokens and max_tokens ", wanted, " need ",
+        prompt + wanted - 1, " positions; the model has ", max_positions));
+  }
+  return static_cast<int32_t>(wanted);
+}
+
+}  // namespace
+
+absl::Status CheckUnencoded(const Request& request, const RequestRules& rules) {
+  H2O_RETURN_IF_ERROR(CheckRequest(request));
+  if (rules.tokenizer != nullptr) return absl::OkStatus();
+  if (request.has_text) {
+    return absl::InvalidArgumentError(
+        "a text prompt, but the model has no tokenizer; send token ids");
+  }
+  if (!request.stop.empty()) {
+    return absl::InvalidArgumentError(
+        "stop strings, but the model has no tokenizer to find them with");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status EncodePrompt(const Tokenizer* tokenizer, Request* request) {
+  if (!request->has_text) return absl::OkStatus();
+  H2O_ASSIGN_OR_RETURN(request->tokens, tokenizer->Encode(request->text));
+  request->has_text = false;
+  request->text.clear();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SequenceSpec> SpecOf(Request request,
+                                    const RequestRules& rules) {
+  const int vocab_size = rules.config.vocab_size;
+  H2O_RETURN_IF_ERROR(
+      CheckVocabulary(request.tokens, "prompt token", vocab_size));
+  H2O_RETURN_IF_ERROR(
+      CheckVocabulary(request.forced, "forced token", vocab_size));
+  SequenceSpec spec;
+  H2O_ASSIGN_OR_RETURN(spec.max_tokens,
+                       MaxTokensOf(request, rules.config.max_positions));
+  H2O_ASSIGN_OR_RETURN(
+      spec.policy,
+      ResolveKvPolicy(request.kv_policy.value_or(rules.default_kv_policy),
+                      static_cast<int32_t>(request.tokens.size()),
+                      spec.max_tokens, rules.kv_budget_cap));
+  spec.prompt = std::move(request.tokens);
+  spec.ignore_eos = request.ignore_eos;
+  spec.sampling = request.sampling;
+  spec.trace = request.trace;
+  spec.forced = std::move(request.forced);
+  spec.logits = request.logits;
+  return spec;
+}
+
+}  // namespace h2o

@@ -1,0 +1,143 @@
+// The JSON form of a request, and the flags that are options of it.
+#include "api/request_json.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace h2o {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+TEST(RequestFromJson, ReadsEveryOption) {
+  const absl::StatusOr<Request> request = RequestFromJson(
+      R"({"tokens": [2, 5], "max_tokens": 7, "kv_policy": "h2o",
+          "kv_budget": "25%", "temperature": 0.5, "top_k": 40, "top_p": 0.9,
+          "seed": 18446744073709551615, "stop": ["a", "b"],
+          "ignore_eos": true})",
+      {});
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_FALSE(request->has_text);
+  EXPECT_THAT(request->tokens, ElementsAre(2, 5));
+  EXPECT_EQ(request->max_tokens, 7);
+  EXPECT_EQ(request->kv_policy->name, KvPolicyName::kH2o);
+  EXPECT_EQ(request->kv_policy->budget_percent, 25);
+  EXPECT_EQ(request->sampling.temperature, 0.5f);
+  EXPECT_EQ(request->sampling.top_k, 40);
+  EXPECT_EQ(request->sampling.top_p, 0.9f);
+  EXPECT_TRUE(request->has_seed);
+  EXPECT_EQ(request->sampling.seed, ~0ull);
+  EXPECT_THAT(request->stop, ElementsAre("a", "b"));
+  EXPECT_TRUE(request->ignore_eos);
+}
+
+TEST(RequestFromJson, TakesTheRestFromTheDefaults) {
+  Request defaults;
+  defaults.max_tokens = 50;
+  defaults.stop = {"x"};
+  defaults.kv_policy = KvPolicyRequest{KvPolicyName::kSink, 40};
+  const auto read = [&](const char* text) {
+    return RequestFromJson(text, defaults).value();
+  };
+  Request request = read(R"({"prompt": "hi"})");
+  EXPECT_TRUE(request.has_text);
+  EXPECT_EQ(request.text, "hi");
+  EXPECT_EQ(request.max_tokens, 50);
+  EXPECT_FALSE(request.has_seed);
+  EXPECT_THAT(request.stop, ElementsAre("x"));
+  EXPECT_EQ(request.kv_policy->budget_tokens, 40);
+
+  // A budget goes with the default policy, a policy replaces its budget.
+  request = read(R"({"prompt": "", "kv_budget": 9, "stop": "y"})");
+  EXPECT_THAT(request.stop, ElementsAre("y"));
+  EXPECT_EQ(request.kv_policy->name, KvPolicyName::kSink);
+  EXPECT_EQ(request.kv_policy->budget_tokens, 9);
+  request = read(R"({"prompt": "", "kv_policy": "recent"})");
+  EXPECT_EQ(request.kv_policy->name, KvPolicyName::kRecent);
+  EXPECT_FALSE(request.kv_policy->budget_tokens.has_value());
+}
+
+TEST(RequestFromJson, NamesTheKeyAndTheValue) {
+  const std::pair<const char*, const char*> bad[] = {
+      {"nonsense", "JSON object"},
+      {"[1]", "not an object"},
+      {"{}", "either"},
+      {R"({"prompt": "a", "tokens": [1]})", "either"},
+      {R"({"prompt": 5})", "prompt is 5"},
+      {R"({"tokens": 5})", "tokens is 5"},
+      {R"({"tokens": [1, "x"]})", "tokens is \"x\""},
+      {R"({"tokens": [99999999999]})", "tokens is 99999999999"},
+      {R"({"tokens": [-2147483649]})", "tokens is -2147483649"},
+      {R"({"prompt": "a", "max_token": 5})", "unknown key \"max_token\""},
+      {R"({"prompt": "a", "max_tokens": 2.5})", "max_tokens is 2.5"},
+      {R"({"prompt": "a", "max_tokens": 2147483648})", "2147483647"},
+      {R"({"prompt": "a", "kv_policy": "best"})", "kv_policy is \"best\""},
+      {R"({"prompt": "a", "kv_budget": "lots"})", "'lots'"},
+      {R"({"prompt": "a", "kv_budget": 0.5})", "kv_budget is 0.5"},
+      {R"({"prompt": "a", "temperature": "hot"})", "temperature is \"hot\""},
+      {R"({"prompt": "a", "top_k": null})", "top_k is null"},
+      {R"({"prompt": "a", "seed": -3})", "seed is -3"},
+      {R"({"prompt": "a", "seed": 18446744073709551616})", "seed is 1.8"},
+      {R"({"prompt": "a", "stop": 5})", "stop is 5"},
+      {R"({"prompt": "a", "stop": [5]})", "stop is 5"},
+      {R"({"prompt": "a", "ignore_eos": 1})", "ignore_eos is 1"},
+  };
+  for (const auto& [text, says] : bad) {
+    const absl::Status status = RequestFromJson(text, {}).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << text;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(says));
+  }
+  EXPECT_THAT(
+      std::string(
+          RequestFromJson(R"({"tokens": [1], "x": 1})", {}).status().message()),
+      HasSubstr("known are prompt, tokens, max_tokens, kv_policy, kv_budget, "
+                "temperature, top_k, top_p, seed, stop, ignore_eos"));
+}
+
+absl::Status Set(const std::string& name, std::vector<std::string> texts,
+                 Request* request) {
+  for (const RequestFlag& flag : FlagsOfRequests()) {
+    if (flag.flag == name) return SetFromFlag(flag, texts, request);
+  }
+  return absl::NotFoundError(name);
+}
+
+TEST(SetFromFlag, ReadsWhatTheJsonFormReads) {
+  Request request;
+  EXPECT_TRUE(Set("--max-tokens", {"7"}, &request).ok());
+  EXPECT_TRUE(Set("--temperature", {".5"}, &request).ok());
+  EXPECT_TRUE(Set("--seed", {"18446744073709551615"}, &request).ok());
+  EXPECT_TRUE(Set("--stop", {"a", "b"}, &request).ok());
+  EXPECT_TRUE(Set("--ignore-eos", {}, &request).ok());
+  EXPECT_EQ(request.max_tokens, 7);
+  EXPECT_EQ(request.sampling.temperature, 0.5f);
+  EXPECT_TRUE(request.has_seed);
+  EXPECT_EQ(request.sampling.seed, ~0ull);
+  EXPECT_THAT(request.stop, ElementsAre("a", "b"));
+  EXPECT_TRUE(request.ignore_eos);
+}
+
+TEST(SetFromFlag, RefusesNumbersThatDoNotFitTheirType) {
+  const std::pair<const char*, const char*> bad[] = {
+      {"--seed", "-1"},           {"--seed", "18446744073709551616"},
+      {"--seed", "1.5"},          {"--max-tokens", "2147483648"},
+      {"--max-tokens", "many"},   {"--top-k", "-2147483649"},
+      {"--temperature", "warm"},  {"--temperature", "1e39"},
+      {"--temperature", "-1e39"}, {"--top-p", "1e400"},
+  };
+  for (const auto& [name, text] : bad) {
+    Request request;
+    const absl::Status status = Set(name, {text}, &request);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument)
+        << name << " " << text;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(" is "));
+  }
+}
+
+}  // namespace
+}  // namespace h2o

@@ -1,0 +1,134 @@
+// Requests and their answers over the public interface.
+#include "proto/request_proto.h"
+
+#include <gmock/gmock.h>
+#include <google/protobuf/util/message_differencer.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace h2o {
+namespace {
+
+namespace v1 = h2oserve::v1;
+using ::google::protobuf::util::MessageDifferencer;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+// Everything that a client can say, each value its own.
+v1::GenerateRequest FullRequest() {
+  v1::GenerateRequest message;
+  message.mutable_tokens()->add_ids(2);
+  message.mutable_tokens()->add_ids(5);
+  message.set_max_tokens(7);
+  message.mutable_sampling()->set_temperature(0.5f);
+  message.mutable_sampling()->set_top_k(40);
+  message.mutable_sampling()->set_top_p(0.9f);
+  message.mutable_sampling()->set_seed(~0ull);
+  message.mutable_kv_policy()->set_name("h2o");
+  message.mutable_kv_policy()->set_tokens(9);
+  message.mutable_kv_policy()->set_heavy(4);
+  message.mutable_kv_policy()->set_recent(5);
+  message.add_stop(std::string("a"));
+  message.add_stop(std::string("b"));
+  message.set_ignore_eos(true);
+  return message;
+}
+
+// A field that is missing in one direction makes this fail.
+TEST(RequestProto, ARequestComesBackAsItWas) {
+  const v1::GenerateRequest message = FullRequest();
+  const auto* fields = v1::GenerateRequest::descriptor();
+  for (int i = 0; i < fields->field_count(); ++i) {
+    const auto* field = fields->field(i);
+    const auto* reflection = message.GetReflection();
+    if (field->name() == "request_id" || field->name() == "text") continue;
+    EXPECT_TRUE(field->is_repeated() ? reflection->FieldSize(message, field) > 0
+                                     : reflection->HasField(message, field))
+        << "FullRequest() leaves out " << field->name();
+  }
+  const absl::StatusOr<Request> request = FromProto(message, {});
+  ASSERT_TRUE(request.ok()) << request.status();
+  const absl::StatusOr<v1::GenerateRequest> back = ToProto(*request);
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_TRUE(MessageDifferencer::Equals(*back, message))
+      << back->DebugString();
+
+  v1::GenerateRequest text;
+  text.set_text("hi");
+  text.mutable_kv_policy()->set_name("sink");
+  text.mutable_kv_policy()->set_percent_of_prompt(25);
+  text.mutable_sampling();
+  EXPECT_TRUE(MessageDifferencer::Equals(*ToProto(*FromProto(text, {})), text));
+}
+
+TEST(RequestProto, WhatAClientDoesNotSayIsLeftOpen) {
+  v1::GenerateRequest message;
+  message.mutable_tokens()->add_ids(2);
+  message.mutable_kv_policy();
+  const KvPolicyRequest server = {KvPolicyName::kH2o, 40};
+  Request request = FromProto(message, server).value();
+  EXPECT_FALSE(request.max_tokens.has_value());
+  EXPECT_FALSE(request.has_seed);
+  EXPECT_FALSE(request.kv_policy.has_value());
+  // A budget alone goes with the server's policy.
+  message.mutable_kv_policy()->set_tokens(10);
+  request = FromProto(message, server).value();
+  EXPECT_EQ(request.kv_policy->name, KvPolicyName::kH2o);
+  EXPECT_EQ(request.kv_policy->budget_tokens, 10);
+}
+
+TEST(RequestProto, RefusesWhatHasNoForm) {
+  EXPECT_THAT(
+      std::string(FromProto(v1::GenerateRequest(), {}).status().message()),
+      HasSubstr("prompt is not set"));
+  v1::GenerateRequest unknown = FullRequest();
+  unknown.mutable_kv_policy()->set_name("lru");
+  EXPECT_THAT(std::string(FromProto(unknown, {}).status().message()),
+              HasSubstr("'lru'"));
+  Request flexgen;
+  flexgen.tokens = {2};
+  flexgen.kv_policy = KvPolicyRequest{
+      .name = KvPolicyName::kH2o, .budget_tokens = 5, .flexgen_prefill = true};
+  EXPECT_THAT(std::string(ToProto(flexgen).status().message()),
+              HasSubstr("flexgen"));
+  Request traced;
+  traced.tokens = {2};
+  traced.trace = true;
+  EXPECT_FALSE(ToProto(traced).ok());
+}
+
+TEST(RequestProto, AnEventComesBackAsItWas) {
+  StreamEvent event;
+  event.tokens = {5, 2};
+  event.text = "hi";
+  event.done = true;
+  event.finish = FinishReason::kStop;
+  event.usage = {1, 2, 3, 4, 5, 6, 7, 8, 9};
+  v1::GenerateResponse message;
+  ToProto(event, &message);
+  const StreamEvent back = FromProto(message);
+  EXPECT_THAT(back.tokens, ElementsAre(5, 2));
+  EXPECT_EQ(back.text, "hi");
+  EXPECT_TRUE(back.done);
+  EXPECT_EQ(back.finish, FinishReason::kStop);
+  v1::GenerateResponse again;
+  ToProto(back, &again);
+  EXPECT_TRUE(MessageDifferencer::Equals(again, message));
+  const auto* usage = v1::Usage::descriptor();
+  for (int i = 0; i < usage->field_count(); ++i) {
+    EXPECT_TRUE(message.usage().GetReflection()->HasField(message.usage(),
+                                                          usage->field(i)))
+        << usage->field(i)->name() << " is not translated";
+  }
+
+  StreamEvent more;
+  more.tokens = {7};
+  message.Clear();
+  ToProto(more, &message);
+  EXPECT_FALSE(message.has_usage());
+  EXPECT_FALSE(FromProto(message).done);
+}
+
+}  // namespace
+}  // namespace h2o
