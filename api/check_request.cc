@@ -16,6 +16,17 @@ absl::Status Bad(const Parts&... parts) {
   return absl::InvalidArgumentError(absl::StrCat(parts...));
 }
 
+absl::Status CheckTokens(const char* field,
+                         const std::vector<int32_t>& tokens) {
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] < 0) {
+      return Bad(field, "[", i, "] is ", tokens[i],
+                 "; token ids are 0 or more");
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckSampling(const SamplingParams& sampling) {
   if (!std::isfinite(sampling.temperature) || sampling.temperature < 0) {
     return Bad("temperature is ", sampling.temperature,
@@ -56,19 +67,23 @@ absl::Status CheckRequest(const Request& request) {
     return Bad("the prompt has no tokens; give at least one, or a text");
   }
   H2O_RETURN_IF_ERROR(CheckUtf8("the prompt", request.text));
-  for (size_t i = 0; i < request.tokens.size(); ++i) {
-    if (request.tokens[i] < 0) {
-      return Bad("tokens[", i, "] is ", request.tokens[i],
-                 "; token ids are 0 or more");
-    }
-  }
+  H2O_RETURN_IF_ERROR(CheckTokens("tokens", request.tokens));
+  H2O_RETURN_IF_ERROR(CheckTokens("generated", request.generated));
   if (request.max_tokens && *request.max_tokens < 1) {
     return Bad("max_tokens is ", *request.max_tokens,
                "; it must be at least 1");
   }
   H2O_RETURN_IF_ERROR(CheckSampling(request.sampling));
   H2O_RETURN_IF_ERROR(CheckStop(request.stop));
-  if (request.kv_policy) return ValidateKvPolicyRequest(*request.kv_policy);
+  if (request.kv_policy) {
+    H2O_RETURN_IF_ERROR(ValidateKvPolicyRequest(*request.kv_policy));
+  }
+  if (!request.generated.empty()) {
+    return absl::UnimplementedError(
+        absl::StrCat("resuming with `generated` is not built yet; send the "
+                     "request without its ",
+                     request.generated.size(), " tokens"));
+  }
   return absl::OkStatus();
 }
 

@@ -12,7 +12,8 @@ namespace h2o {
 inline constexpr int kMaxStopStrings = 16;
 inline constexpr int kMaxStopBytes = 1024;
 
-// Errors: INVALID_ARGUMENT naming the field, its value and what would be right.
+// Errors: INVALID_ARGUMENT naming the field, its value and what would be right;
+// UNIMPLEMENTED for a request with `generated`.
 absl::Status CheckRequest(const Request& request);
 
 }  // namespace h2o

@@ -28,6 +28,9 @@ struct Request {
   SamplingParams sampling;
   bool has_seed = false;  // otherwise the door draws sampling.seed
   std::optional<KvPolicyRequest> kv_policy;  // default: the server's
+  // Tokens that an earlier answer to this request has already given; the new
+  // answer goes on behind them.
+  std::vector<int32_t> generated;
   std::vector<std::string> stop;  // generation ends before one of these texts
 
   // Not for clients of a server.

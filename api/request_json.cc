@@ -202,6 +202,10 @@ constexpr Option kOptions[] = {
        return ReadBool("ignore_eos", value, &request->ignore_eos);
      },
      "Continue after the end-of-text token", RequestFlag::Takes::kNothing},
+    {"generated",
+     [](const json& value, Request* request) {
+       return ReadTokens("generated", value, &request->generated);
+     }},
 };
 
 const Option* FindOption(std::string_view key) {

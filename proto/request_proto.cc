@@ -110,6 +110,8 @@ absl::StatusOr<v1::GenerateRequest> ToProto(const Request& request) {
   if (request.has_seed) sampling->set_seed(request.sampling.seed);
   message.mutable_stop()->Add(request.stop.begin(), request.stop.end());
   message.set_ignore_eos(request.ignore_eos);
+  message.mutable_generated()->Add(request.generated.begin(),
+                                   request.generated.end());
   if (request.kv_policy) {
     PolicyToProto(*request.kv_policy, message.mutable_kv_policy());
   }
@@ -140,6 +142,8 @@ absl::StatusOr<Request> FromProto(const v1::GenerateRequest& message,
   request.has_seed = sampling.has_seed();
   request.stop.assign(message.stop().begin(), message.stop().end());
   request.ignore_eos = message.ignore_eos();
+  request.generated.assign(message.generated().begin(),
+                           message.generated().end());
   H2O_ASSIGN_OR_RETURN(request.kv_policy,
                        PolicyOf(message.kv_policy(), server_default));
   return request;

@@ -30,6 +30,10 @@ TEST(CheckRequest, NamesTheFieldAndTheValue) {
          r->has_text = true;
          r->text = "a\xff";
        }},
+      {"generated[1] is -5",
+       [](R* r) {
+         r->generated = {3, -5};
+       }},
       {"max_tokens is 0", [](R* r) { r->max_tokens = 0; }},
       {"temperature is -0.5", [](R* r) { r->sampling.temperature = -0.5f; }},
       {"temperature is nan", [](R* r) { r->sampling.temperature = NAN; }},
@@ -57,6 +61,15 @@ TEST(CheckRequest, NamesTheFieldAndTheValue) {
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << says;
     EXPECT_THAT(std::string(status.message()), HasSubstr(says));
   }
+}
+
+TEST(CheckRequest, ResumingIsNotBuiltYet) {
+  Request request = Possible();
+  request.generated = {3, 5};
+  const absl::Status status = CheckRequest(request);
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("resuming with `generated` is not built yet"));
 }
 
 TEST(CheckRequest, TakesAllThatIsPossible) {

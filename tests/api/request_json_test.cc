@@ -19,7 +19,7 @@ TEST(RequestFromJson, ReadsEveryOption) {
       R"({"tokens": [2, 5], "max_tokens": 7, "kv_policy": "h2o",
           "kv_budget": "25%", "temperature": 0.5, "top_k": 40, "top_p": 0.9,
           "seed": 18446744073709551615, "stop": ["a", "b"],
-          "ignore_eos": true})",
+          "ignore_eos": true, "generated": [3, 4]})",
       {});
   ASSERT_TRUE(request.ok()) << request.status();
   EXPECT_FALSE(request->has_text);
@@ -34,6 +34,7 @@ TEST(RequestFromJson, ReadsEveryOption) {
   EXPECT_EQ(request->sampling.seed, ~0ull);
   EXPECT_THAT(request->stop, ElementsAre("a", "b"));
   EXPECT_TRUE(request->ignore_eos);
+  EXPECT_THAT(request->generated, ElementsAre(3, 4));
 }
 
 TEST(RequestFromJson, TakesTheRestFromTheDefaults) {
@@ -86,6 +87,7 @@ TEST(RequestFromJson, NamesTheKeyAndTheValue) {
       {R"({"prompt": "a", "stop": 5})", "stop is 5"},
       {R"({"prompt": "a", "stop": [5]})", "stop is 5"},
       {R"({"prompt": "a", "ignore_eos": 1})", "ignore_eos is 1"},
+      {R"({"prompt": "a", "generated": 1})", "generated is 1"},
   };
   for (const auto& [text, says] : bad) {
     const absl::Status status = RequestFromJson(text, {}).status();
@@ -96,7 +98,8 @@ TEST(RequestFromJson, NamesTheKeyAndTheValue) {
       std::string(
           RequestFromJson(R"({"tokens": [1], "x": 1})", {}).status().message()),
       HasSubstr("known are prompt, tokens, max_tokens, kv_policy, kv_budget, "
-                "temperature, top_k, top_p, seed, stop, ignore_eos"));
+                "temperature, top_k, top_p, seed, stop, ignore_eos, "
+                "generated"));
 }
 
 absl::Status Set(const std::string& name, std::vector<std::string> texts,

@@ -412,6 +412,16 @@ TEST_F(InferenceServiceTest, ModelInfo) {
   EXPECT_EQ(info.version(), "1.2.3");
 }
 
+TEST_F(InferenceServiceTest, ResumingIsNotBuiltYet) {
+  Start();
+  AddGroup();
+  v1::GenerateRequest request = TokensRequest(5);
+  request.add_generated(3);
+  const Answer answer = Generate(request);
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_THAT(answer.status.error_message(), HasSubstr("`generated`"));
+}
+
 TEST_F(InferenceServiceTest, ACancelledStreamFreesItsPages) {
   Start();
   AddGroup(5ms);
