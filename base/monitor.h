@@ -1,62 +1,97 @@
-// A Monitor is a mutex whose holders may wait for a condition on what it
-// guards (Hoare 1974).  Whoever lets go wakes the waiters, so no change can be
-// forgotten to be announced.
+// A Monitor is a mutex whose holders may wait until a condition on what it
+// guards becomes true (Hoare, "Monitors: an operating system structuring
+// concept", CACM 1974).
+//
+// Whoever lets the monitor go evaluates the conditions that threads wait for
+// and wakes those whose condition holds: no change can be forgotten to be
+// announced, and no thread wakes in vain.  A condition is therefore evaluated
+// by any thread, always with the monitor held.  It should be cheap and must not
+// change anything.
 //
 // Built on the standard library's primitives, which thread sanitizers see.
+// clang's -Wthread-safety checks members marked ABSL_GUARDED_BY(monitor).
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
-#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 
 namespace h2o {
 
-class Monitor {
+class ABSL_LOCKABLE Monitor {
  public:
-  // Holds the monitor while it lives, but while it waits or is released.
-  class Lock {
+  using Condition = absl::FunctionRef<bool()>;
+
+  // Holds the monitor while it lives, except while it waits or is released.
+  class ABSL_SCOPED_LOCKABLE Lock {
    public:
-    explicit Lock(Monitor& monitor)
+    explicit Lock(Monitor& monitor) ABSL_EXCLUSIVE_LOCK_FUNCTION(monitor)
         : monitor_(monitor), lock_(monitor.mutex_) {}
-    ~Lock() {
-      if (lock_.owns_lock()) Release();
+    ~Lock() ABSL_UNLOCK_FUNCTION() {
+      // Before unlocking: a waiter may go on to destroy the monitor.
+      if (lock_.owns_lock()) monitor_.WakeReady();
     }
     Lock(const Lock&) = delete;
     Lock& operator=(const Lock&) = delete;
 
     // Waits until `condition()` holds; others may hold the monitor meanwhile.
-    template <typename Condition>
-    void Await(Condition&& condition) {
-      Announce();
-      monitor_.changed_.wait(lock_, std::forward<Condition>(condition));
+    void Await(Condition condition) {
+      if (condition()) return;
+      Waiting waiting(&monitor_, condition);
+      waiting.waiter.changed.wait(lock_, condition);
     }
-    // The same, at most `seconds`; returns whether it holds.
-    template <typename Condition>
-    bool AwaitFor(double seconds, Condition&& condition) {
-      Announce();
-      return monitor_.changed_.wait_for(lock_,
-                                        std::chrono::duration<double>(seconds),
-                                        std::forward<Condition>(condition));
+    // The same, at most `seconds`; returns whether the condition holds.
+    bool AwaitFor(double seconds, Condition condition) {
+      if (condition()) return true;
+      Waiting waiting(&monitor_, condition);
+      return waiting.waiter.changed.wait_for(
+          lock_, std::chrono::duration<double>(seconds), condition);
     }
 
-    void Release() {
-      // Before unlocking: a waiter may then go on to destroy the monitor.
-      Announce();
+    void Release() ABSL_UNLOCK_FUNCTION() {
+      monitor_.WakeReady();
       lock_.unlock();
     }
-    void Acquire() { lock_.lock(); }
+    void Acquire() ABSL_EXCLUSIVE_LOCK_FUNCTION() { lock_.lock(); }
 
    private:
-    void Announce() { monitor_.changed_.notify_all(); }
-
     Monitor& monitor_;
     std::unique_lock<std::mutex> lock_;
   };
 
  private:
+  struct Waiter {
+    Condition condition;
+    std::condition_variable changed;
+  };
+
+  // Enters a waiter while it lives.  The monitor is held at both ends; between
+  // them the waiter lets it go, so others learn of what it changed before.
+  struct Waiting {
+    Waiting(Monitor* monitor, Condition condition)
+        : monitor(monitor), waiter{.condition = condition} {
+      monitor->WakeReady();
+      monitor->waiters_.push_back(&waiter);
+    }
+    ~Waiting() { std::erase(monitor->waiters_, &waiter); }
+
+    Monitor* const monitor;
+    Waiter waiter;
+  };
+
+  void WakeReady() {
+    for (Waiter* waiter : waiters_) {
+      if (waiter->condition()) waiter->changed.notify_one();
+    }
+  }
+
   std::mutex mutex_;
-  std::condition_variable changed_;
+  std::vector<Waiter*> waiters_;  // guarded by mutex_
 };
 
 }  // namespace h2o

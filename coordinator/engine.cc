@@ -1,450 +1,43 @@
+// The Engine's threads and the order of its work: see engine.h.
 #include "coordinator/engine.h"
 
 #include <algorithm>
-#include <deque>
-#include <map>
-#include <thread>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "base/check.h"
-#include "base/monitor.h"
 #include "base/status_macros.h"
-#include "coordinator/admission.h"
-#include "coordinator/batch_scheduler.h"
-#include "coordinator/request_spec.h"
-#include "coordinator/sequence.h"
+#include "coordinator/group_at_work.h"
 
 namespace h2o {
 namespace {
 
-// A group at work: what it promised, what it runs, and the thread that asks it.
-struct Group {
-  Group(std::unique_ptr<WorkerGroup> g, const EngineOptions& options)
-      : workers(std::move(g)),
-        admission(workers->info()),
-        scheduler(workers->info().config().num_layers,
-                  options.stall_target_seconds, workers->info().packed_tokens(),
-                  options.longest_step_seconds) {}
+constexpr int kEncoderThreads = 2;
 
-  const std::unique_ptr<WorkerGroup> workers;
-  Admission admission;
-  BatchScheduler scheduler;
-  std::map<uint64_t, std::unique_ptr<Sequence>> running;
-  int plans_in_flight = 0;
-  double last_result = -1;  // time of the last result of this busy period
-  bool found_over = false;  // by Tick, for the loop to deal with
-  bool lost = false;
-  std::function<void(absl::Status)> on_lost;
-  std::thread loop;
-};
+// How many waiting requests that do not fit may be passed over by one that
+// does.  With none, requests are served in order of arrival.
+constexpr int kMayPass = 0;
+
+absl::Status NoGroupError() {
+  return absl::UnavailableError("no group of workers is ready");
+}
+absl::Status ShutDownError() {
+  return absl::UnavailableError("the server is shutting down");
+}
 
 }  // namespace
 
-class EngineImpl {
- public:
-  EngineImpl(const EngineOptions& options, const ModelConfig& config,
-             const Tokenizer* tokenizer, const Clock* clock)
-      : options_(options),
-        rules_({.config = config,
-                .tokenizer = tokenizer,
-                .default_kv_policy = options.default_kv_policy,
-                .kv_budget_cap = options.kv_budget_cap}),
-        clock_(clock) {}
+struct Engine::Group {
+  Group(uint64_t number, std::unique_ptr<WorkerGroup> workers,
+        const EngineOptions& options, std::function<void(absl::Status)> on_lost)
+      : work(number, std::move(workers), options),
+        on_lost(std::move(on_lost)) {}
 
-  ~EngineImpl() {
-    {
-      Monitor::Lock lock(monitor_);
-      stopping_ = true;
-      EndAll(absl::UnavailableError("the server is shutting down"));
-    }
-    for (const std::unique_ptr<Group>& group : groups_) {
-      group->workers->Abort(
-          absl::UnavailableError("the server is shutting down"));
-      group->loop.join();
-    }
-  }
-
-  void AddGroup(std::unique_ptr<WorkerGroup> workers,
-                std::function<void(absl::Status)> on_lost) {
-    Monitor::Lock lock(monitor_);
-    groups_.push_back(std::make_unique<Group>(std::move(workers), options_));
-    Group* group = groups_.back().get();
-    group->on_lost = std::move(on_lost);
-    group->loop = std::thread([this, group] { Loop(group); });
-    Place();
-  }
-
-  int num_groups() const {
-    Monitor::Lock lock(monitor_);
-    return static_cast<int>(
-        std::count_if(groups_.begin(), groups_.end(),
-                      [](const auto& g) { return !g->lost; }));
-  }
-
-  absl::StatusOr<GroupInfo> group_info() const {
-    Monitor::Lock lock(monitor_);
-    for (const std::unique_ptr<Group>& group : groups_) {
-      if (!group->lost) return group->workers->info();
-    }
-    return NoGroupError();
-  }
-
-  absl::Status Check(const Request& request) const {
-    H2O_ASSIGN_OR_RETURN(const SequenceSpec spec, MakeSpec(request));
-    Monitor::Lock lock(monitor_);
-    return CheckAdmissible(spec);
-  }
-
-  absl::StatusOr<uint64_t> Submit(Request request, EventCallback on_event) {
-    std::vector<std::string> stops = request.stop;
-    absl::StatusOr<SequenceSpec> made = MakeSpec(std::move(request));
-    Monitor::Lock lock(monitor_);
-    absl::Status accepted = made.ok() ? CheckAdmissible(*made) : made.status();
-    if (accepted.ok() &&
-        static_cast<int>(queue_.size()) >= options_.max_queue) {
-      accepted = absl::ResourceExhaustedError(absl::StrCat(
-          "the queue is full: ", queue_.size(), " requests wait; try later"));
-    }
-    if (!accepted.ok()) {
-      ++counters_.refused;
-      return accepted;
-    }
-    SequenceSpec spec = *std::move(made);
-    spec.id = next_id_++;
-    const uint64_t id = spec.id;
-    queue_.push_back(std::make_unique<Sequence>(
-        std::move(spec), std::move(stops), rules_.tokenizer,
-        std::move(on_event), clock_->Now()));
-    Place();
-    return id;
-  }
-
-  void Cancel(uint64_t id, absl::Status reason) {
-    Monitor::Lock lock(monitor_);
-    for (auto it = queue_.begin(); it != queue_.end(); ++it) {
-      if ((*it)->id() != id) continue;
-      (*it)->Fail(std::move(reason), clock_->Now());
-      queue_.erase(it);
-      ++counters_.finished;
-      Place();
-      return;
-    }
-    for (const std::unique_ptr<Group>& group : groups_) {
-      const auto it = group->running.find(id);
-      if (it == group->running.end()) continue;
-      it->second->Fail(std::move(reason), clock_->Now());
-      Leave(group.get(), it);
-      Place();
-      return;
-    }
-  }
-
-  void Tick() {
-    Monitor::Lock lock(monitor_);
-    for (const std::unique_ptr<Group>& group : groups_) {
-      group->found_over |= !group->workers->status().ok();
-    }
-    if (options_.max_queue_seconds <= 0) return;
-    const double now = clock_->Now();
-    std::erase_if(queue_, [&](const std::unique_ptr<Sequence>& s) {
-      if (s->queued_seconds(now) <= options_.max_queue_seconds) return false;
-      s->Fail(absl::ResourceExhaustedError(
-                  absl::StrCat("the request waited ", s->queued_seconds(now),
-                               " s in the queue; the limit is ",
-                               options_.max_queue_seconds, " s")),
-              now);
-      ++counters_.finished;
-      return true;
-    });
-    Place();
-  }
-
-  void Drain(double grace_seconds) {
-    Monitor::Lock lock(monitor_);
-    draining_ = true;
-    lock.AwaitFor(grace_seconds, [this] { return Idle(); });
-    EndAll(absl::UnavailableError("the server is shutting down"));
-  }
-
-  Engine::Counters counters() const {
-    Monitor::Lock lock(monitor_);
-    Engine::Counters c = counters_;
-    c.queued = static_cast<int64_t>(queue_.size());
-    for (const std::unique_ptr<Group>& group : groups_) {
-      if (group->lost) continue;
-      c.running += static_cast<int64_t>(group->running.size());
-      c.pages_held += group->admission.HeldPages();
-      c.pages_total += group->admission.TotalPages();
-    }
-    c.head_fits = !queue_.empty() && BestGroupFor(*queue_.front()) != nullptr;
-    return c;
-  }
-
- private:
-  using Running = std::map<uint64_t, std::unique_ptr<Sequence>>::iterator;
-
-  static absl::Status NoGroupError() {
-    return absl::UnavailableError("no group of workers is ready");
-  }
-
-  bool Idle() const {
-    return queue_.empty() &&
-           std::all_of(groups_.begin(), groups_.end(),
-                       [](const auto& g) { return g->running.empty(); });
-  }
-
-  // Everything about a request that depends on the model alone.
-  absl::StatusOr<SequenceSpec> MakeSpec(Request request) const;
-  // ... and on the groups there are.
-  absl::Status CheckAdmissible(const SequenceSpec& spec) const;
-  absl::Status CanEverFit(const SequenceSpec& spec) const;
-
-  // The group with the most free pages of those that hold it now, or null.
-  Group* BestGroupFor(const Sequence& sequence) const;
-  // Moves requests from the head of the queue to groups while they fit.
-  void Place();
-  void Start(Group* group, std::unique_ptr<Sequence> sequence);
-  // A running sequence is done: its pages are free from the next plan on.
-  void Leave(Group* group, Running it);
-  void EndAll(const absl::Status& reason);
-
-  void Loop(Group* group);
-  void Deliver(Group* group, StepResult result);
-  void Lose(Group* group, const absl::Status& reason);
-
-  const EngineOptions options_;
-  const RequestRules rules_;
-  const Clock* const clock_;
-
-  // All below is guarded by it, and so is all of a Group but its `workers`.
-  mutable Monitor monitor_;
-  std::deque<std::unique_ptr<Sequence>> queue_;
-  // Lost groups stay until the end; their threads are joined then.
-  std::vector<std::unique_ptr<Group>> groups_;
-  Engine::Counters counters_;
-  uint64_t next_id_ = 1;
-  bool draining_ = false;
-  bool stopping_ = false;
+  GroupAtWork work;
+  bool found_over = false;  // by Tick, for the loop to deal with
+  const std::function<void(absl::Status)> on_lost;
+  std::thread loop;
 };
-
-absl::StatusOr<SequenceSpec> EngineImpl::MakeSpec(Request request) const {
-  H2O_RETURN_IF_ERROR(CheckUnencoded(request, rules_));
-  H2O_RETURN_IF_ERROR(EncodePrompt(rules_.tokenizer, &request));
-  return SpecOf(std::move(request), rules_);
-}
-
-absl::Status EngineImpl::CheckAdmissible(const SequenceSpec& spec) const {
-  if (draining_ || stopping_) {
-    return absl::UnavailableError("the server is shutting down");
-  }
-  return CanEverFit(spec);
-}
-
-absl::Status EngineImpl::CanEverFit(const SequenceSpec& spec) const {
-  absl::Status fits = NoGroupError();
-  const int64_t stored = MaxStoredTokens(
-      static_cast<int64_t>(spec.prompt.size()), spec.max_tokens);
-  for (const std::unique_ptr<Group>& group : groups_) {
-    if (group->lost || fits.ok()) continue;
-    fits = group->admission.CanEverFit(
-        group->admission.ChargeOf(spec.policy, stored));
-  }
-  return fits;
-}
-
-Group* EngineImpl::BestGroupFor(const Sequence& sequence) const {
-  Group* best = nullptr;
-  for (const std::unique_ptr<Group>& group : groups_) {
-    if (group->lost || !group->workers->status().ok() ||
-        static_cast<int>(group->running.size()) >= options_.max_sequences ||
-        !group->admission.Fits(group->admission.ChargeOf(
-            sequence.spec().policy, sequence.max_stored_tokens()))) {
-      continue;
-    }
-    if (best == nullptr ||
-        group->admission.FreePages() > best->admission.FreePages()) {
-      best = group.get();
-    }
-  }
-  return best;
-}
-
-void EngineImpl::Place() {
-  while (!queue_.empty()) {
-    Group* group = BestGroupFor(*queue_.front());
-    if (group == nullptr) return;
-    std::unique_ptr<Sequence> sequence = std::move(queue_.front());
-    queue_.pop_front();
-    Start(group, std::move(sequence));
-  }
-}
-
-void EngineImpl::Start(Group* group, std::unique_ptr<Sequence> sequence) {
-  const int64_t stored = sequence->max_stored_tokens();
-  PageCharge charge =
-      group->admission.ChargeOf(sequence->spec().policy, stored);
-  group->admission.Charge(charge);
-  counters_.peak_pages_held =
-      std::max(counters_.peak_pages_held, group->admission.HeldPages());
-  const auto bytes = [&](const PageCharge& pages) {
-    int64_t sum = 0;
-    for (int64_t n : pages) sum += n;
-    return sum * group->workers->info().geometry().PageBytes();
-  };
-  KvPolicy full;
-  full.slots = {SlotsFor(KvPolicyName::kFull, static_cast<int32_t>(stored))};
-  const int64_t kv_bytes = bytes(charge);
-  sequence->Start(std::move(charge), kv_bytes,
-                  bytes(group->admission.ChargeOf(full, stored)),
-                  clock_->Now());
-  group->scheduler.Admit(sequence->spec());
-  const uint64_t id = sequence->id();
-  group->running[id] = std::move(sequence);
-}
-
-void EngineImpl::Leave(Group* group, Running it) {
-  // Plans run in order, so whoever is admitted from now on gets these pages
-  // after the plan that retires their holder.
-  group->scheduler.Retire(it->first);
-  group->admission.Release(it->second->charge());
-  group->running.erase(it);
-  ++counters_.finished;
-}
-
-void EngineImpl::EndAll(const absl::Status& reason) {
-  const double now = clock_->Now();
-  for (const std::unique_ptr<Sequence>& sequence : queue_) {
-    sequence->Fail(reason, now);
-    ++counters_.finished;
-  }
-  queue_.clear();
-  for (const std::unique_ptr<Group>& group : groups_) {
-    while (!group->running.empty()) {
-      const Running it = group->running.begin();
-      it->second->Fail(reason, now);
-      Leave(group.get(), it);
-    }
-  }
-}
-
-void EngineImpl::Loop(Group* group) {
-  const auto ready = [&] {
-    return stopping_ || group->plans_in_flight > 0 ||
-           group->scheduler.HasWork() || group->found_over;
-  };
-  Monitor::Lock lock(monitor_);
-  while (true) {
-    lock.Await(ready);
-    if (stopping_) break;
-    absl::Status status;
-    if (group->found_over) status = group->workers->status();
-    if (status.ok() &&
-        group->plans_in_flight < WorkerGroup::kMaxPlansInFlight &&
-        group->scheduler.HasWork()) {
-      const StepPlan plan = group->scheduler.MakePlan();
-      ++group->plans_in_flight;
-      lock.Release();
-      status = group->workers->Submit(plan);
-      lock.Acquire();
-      // One more ahead before waiting, if there is anything to do in it.
-      if (status.ok()) {
-        if (group->plans_in_flight < WorkerGroup::kMaxPlansInFlight) continue;
-      }
-    }
-    if (status.ok()) {
-      lock.Release();
-      absl::StatusOr<StepResult> result = group->workers->Next();
-      lock.Acquire();
-      --group->plans_in_flight;
-      if (stopping_) break;
-      status = result.status();
-      if (status.ok()) Deliver(group, *std::move(result));
-    }
-    if (!status.ok()) {
-      Lose(group, status);
-      lock.Release();
-      if (group->on_lost) group->on_lost(status);
-      return;
-    }
-  }
-}
-
-void EngineImpl::Deliver(Group* group, StepResult result) {
-  const double now = clock_->Now();
-  group->scheduler.Observe(result);
-  ++counters_.steps;
-  counters_.slowest_layer_seconds =
-      std::max(counters_.slowest_layer_seconds, result.slowest_layer_seconds);
-  counters_.prefill_seconds += result.prefill_seconds;
-  counters_.decode_seconds += result.decode_seconds;
-  counters_.idle_seconds += result.idle_seconds;
-  if (group->last_result >= 0) {
-    ++counters_.intervals;
-    counters_.interval_seconds += now - group->last_result;
-    counters_.step_seconds += result.prefill_seconds + result.decode_seconds;
-  }
-  group->last_result = group->plans_in_flight > 0 ? now : -1;
-
-  // Of each sequence in the order of its positions, whatever rank said it.
-  std::stable_sort(result.trace.begin(), result.trace.end(),
-                   [](const HeadTrace& a, const HeadTrace& b) {
-                     return std::tie(a.sequence_id, a.pos, a.layer, a.head) <
-                            std::tie(b.sequence_id, b.pos, b.layer, b.head);
-                   });
-  for (const TokenResult& token : result.tokens) {
-    const auto it = group->running.find(token.sequence_id);
-    if (it == group->running.end()) continue;  // ended after the plan was made
-    Sequence& sequence = *it->second;
-    // What this token brought: prefill's traces have no position, and a
-    // sequence may have had its prefill and a first decode step in one plan.
-    const auto take = [&](auto& items, auto&& belongs) {
-      std::remove_reference_t<decltype(items)> taken;
-      for (auto& item : items) {
-        if (item.sequence_id == token.sequence_id && belongs(item)) {
-          taken.push_back(std::move(item));
-          item.sequence_id = 0;
-        }
-      }
-      return taken;
-    };
-    const int32_t pos = sequence.next_traced_position();
-    std::vector<HeadTrace> trace;
-    if (!result.trace.empty()) {
-      trace = take(result.trace,
-                   [pos](const HeadTrace& t) { return t.pos == pos; });
-    }
-    const int32_t last_logit = sequence.next_logit_position();
-    std::vector<LogitRows> logits;
-    if (!result.logits.empty()) {
-      logits = take(result.logits, [last_logit](const LogitRows& l) {
-        return l.first_position <= last_logit;
-      });
-    }
-    sequence.Accept(token, std::move(trace), std::move(logits), now);
-    if (sequence.state() == Sequence::State::kDone) Leave(group, it);
-  }
-  Place();
-}
-
-void EngineImpl::Lose(Group* group, const absl::Status& reason) {
-  group->lost = true;
-  const double now = clock_->Now();
-  while (!group->running.empty()) {
-    const Running it = group->running.begin();
-    it->second->Fail(reason, now);
-    Leave(group, it);
-  }
-  group->workers->Abort(reason);
-  // What nobody is left to run must not wait, or keep others waiting.
-  std::erase_if(queue_, [&](const std::unique_ptr<Sequence>& sequence) {
-    if (CanEverFit(sequence->spec()).ok()) return false;
-    sequence->Fail(reason, now);
-    ++counters_.finished;
-    return true;
-  });
-  Place();
-}
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
     const EngineOptions& options, const ModelConfig& config,
@@ -472,37 +65,373 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
                    "; it must be at least 1, or 0 for none");
   }
   H2O_RETURN_IF_ERROR(ValidateKvPolicyRequest(options.default_kv_policy));
-  // What the shortest request would be refused for, all would.
+  // A default that refuses the shortest request would refuse all.
   H2O_RETURN_IF_ERROR(ResolveKvPolicy(options.default_kv_policy,
                                       /*prompt_tokens=*/1, /*max_tokens=*/1,
                                       options.kv_budget_cap)
                           .status());
-  return std::unique_ptr<Engine>(new Engine(
-      std::make_unique<EngineImpl>(options, config, tokenizer, clock)));
+  return std::unique_ptr<Engine>(new Engine(options, config, tokenizer, clock));
 }
 
-Engine::Engine(std::unique_ptr<EngineImpl> impl) : impl_(std::move(impl)) {}
-Engine::~Engine() = default;
-void Engine::AddGroup(std::unique_ptr<WorkerGroup> group,
+Engine::Engine(const EngineOptions& options, const ModelConfig& config,
+               const Tokenizer* tokenizer, const Clock* clock)
+    : options_(options),
+      rules_({.config = config,
+              .tokenizer = tokenizer,
+              .default_kv_policy = options.default_kv_policy,
+              .kv_budget_cap = options.kv_budget_cap}),
+      clock_(clock) {}
+
+Engine::~Engine() {
+  std::vector<std::thread> threads;
+  std::unique_ptr<TextEncoder> encoder;
+  {
+    Monitor::Lock lock(monitor_);
+    stopping_ = true;
+    FailAll(ShutDownError());
+    for (const std::unique_ptr<Group>& group : groups_) {
+      group->work.workers().Abort(ShutDownError());
+    }
+    lock.Await([this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_) {
+      return num_loops_ == 0;
+    });
+    threads.swap(ended_loops_);
+    threads.push_back(std::move(deliverer_));
+    encoder = std::move(encoder_);
+  }
+  for (std::thread& thread : threads) {
+    if (thread.joinable()) thread.join();
+  }
+}
+
+void Engine::AddGroup(std::unique_ptr<WorkerGroup> workers,
                       std::function<void(absl::Status)> on_lost) {
-  impl_->AddGroup(std::move(group), std::move(on_lost));
+  Monitor::Lock lock(monitor_);
+  if (!deliverer_.joinable()) {
+    deliverer_ = std::thread([this] { DeliverOutbox(); });
+    if (rules_.tokenizer != nullptr) {
+      encoder_ = std::make_unique<TextEncoder>(
+          rules_.tokenizer, kEncoderThreads,
+          [this](uint64_t id, absl::StatusOr<Request> request) {
+            OnEncoded(id, std::move(request));
+          });
+    }
+  }
+  groups_.push_back(std::make_unique<Group>(next_group_++, std::move(workers),
+                                            options_, std::move(on_lost)));
+  Group* group = groups_.back().get();
+  ++num_loops_;
+  group->loop = std::thread([this, group] { Loop(group); });
+  Place();
 }
-int Engine::num_groups() const { return impl_->num_groups(); }
+
+int Engine::num_groups() const {
+  Monitor::Lock lock(monitor_);
+  return static_cast<int>(groups_.size());
+}
+
 absl::StatusOr<GroupInfo> Engine::group_info() const {
-  return impl_->group_info();
+  Monitor::Lock lock(monitor_);
+  if (groups_.empty()) return NoGroupError();
+  return groups_.front()->work.workers().info();
 }
+
 absl::Status Engine::Check(const Request& request) const {
-  return impl_->Check(request);
+  H2O_RETURN_IF_ERROR(CheckUnencoded(request, rules_));
+  Request encoded = request;
+  H2O_RETURN_IF_ERROR(EncodePrompt(rules_.tokenizer, &encoded));
+  H2O_ASSIGN_OR_RETURN(SequenceSpec spec, SpecOf(std::move(encoded), rules_));
+  Sequence sequence(0, request.has_text, {}, nullptr, nullptr, 0);
+  sequence.SetSpec(std::move(spec));
+  Monitor::Lock lock(monitor_);
+  H2O_RETURN_IF_ERROR(CheckOpen());
+  return CanEverFit(&sequence);
 }
+
 absl::StatusOr<uint64_t> Engine::Submit(Request request,
                                         EventCallback on_event) {
-  return impl_->Submit(std::move(request), std::move(on_event));
+  const bool has_text = request.has_text;
+  auto stream = std::make_shared<EventStream>(std::move(on_event));
+  std::vector<std::string> stops = request.stop;
+  absl::Status status = CheckUnencoded(request, rules_);
+  SequenceSpec spec;
+  if (status.ok() && !has_text) {
+    absl::StatusOr<SequenceSpec> made = SpecOf(std::move(request), rules_);
+    status = made.status();
+    if (made.ok()) spec = *std::move(made);
+  }
+
+  Monitor::Lock lock(monitor_);
+  auto sequence = std::make_unique<Sequence>(next_id_, has_text,
+                                             std::move(stops), rules_.tokenizer,
+                                             std::move(stream), clock_->Now());
+  status.Update(CheckOpen());
+  if (status.ok() && !has_text) {
+    sequence->SetSpec(std::move(spec));
+    status = CanEverFit(sequence.get());
+  }
+  if (status.ok() && static_cast<int>(queue_.size()) >= options_.max_queue) {
+    status = absl::ResourceExhaustedError(absl::StrCat(
+        "the queue is full: ", queue_.size(), " requests wait; try later"));
+  }
+  if (!status.ok()) {
+    ++counters_.refused;
+    return status;
+  }
+  const uint64_t id = next_id_++;
+  queue_.Push(std::move(sequence));
+  if (has_text) encoder_->Add(id, std::move(request));
+  Place();
+  return id;
 }
+
+void Engine::OnEncoded(uint64_t id, absl::StatusOr<Request> request) {
+  absl::StatusOr<SequenceSpec> spec =
+      request.ok() ? SpecOf(*std::move(request), rules_) : request.status();
+  Monitor::Lock lock(monitor_);
+  Sequence* const sequence = queue_.Find(id);
+  if (sequence == nullptr) return;  // cancelled meanwhile
+  absl::Status status = spec.status();
+  if (spec.ok()) {
+    sequence->SetSpec(*std::move(spec));
+    status = CanEverFit(sequence);
+  }
+  if (!status.ok()) {
+    ++counters_.refused;
+    const std::unique_ptr<Sequence> refused = queue_.Remove(id);
+    outbox_.Add(refused->events(), refused->Fail(status, clock_->Now()));
+  }
+  Place();
+}
+
 void Engine::Cancel(uint64_t id, absl::Status reason) {
-  impl_->Cancel(id, std::move(reason));
+  Monitor::Lock lock(monitor_);
+  if (const std::unique_ptr<Sequence> queued = queue_.Remove(id)) {
+    EndQueued(queued.get(), reason);
+  }
+  for (const std::unique_ptr<Group>& group : groups_) {
+    counters_.finished += group->work.Fail(id, reason, clock_->Now(), &outbox_);
+  }
+  Place();
 }
-void Engine::Tick() { impl_->Tick(); }
-void Engine::Drain(double grace_seconds) { impl_->Drain(grace_seconds); }
-Engine::Counters Engine::counters() const { return impl_->counters(); }
+
+void Engine::Tick() {
+  std::vector<std::thread> ended;
+  {
+    Monitor::Lock lock(monitor_);
+    for (const std::unique_ptr<Group>& group : groups_) {
+      group->found_over |= !group->work.workers().status().ok();
+    }
+    if (options_.max_queue_seconds > 0) ExpireQueued();
+    Place();
+    ended.swap(ended_loops_);
+  }
+  for (std::thread& thread : ended) thread.join();
+}
+
+void Engine::Drain(double grace_seconds) {
+  Monitor::Lock lock(monitor_);
+  draining_ = true;
+  lock.AwaitFor(grace_seconds, [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(
+                                   monitor_) { return Idle(); });
+  FailAll(ShutDownError());
+  lock.Await([this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_) {
+    return outbox_.empty() && delivering_ == 0;
+  });
+}
+
+Engine::Counters Engine::counters() const {
+  Monitor::Lock lock(monitor_);
+  Counters c = counters_;
+  c.queued = static_cast<int64_t>(queue_.size());
+  for (const std::unique_ptr<Group>& group : groups_) {
+    c.running += static_cast<int64_t>(group->work.num_running());
+    c.pages_held += group->work.admission().HeldPages();
+    c.pages_total += group->work.admission().TotalPages();
+  }
+  c.head_fits = NextToPlace().sequence != nullptr;
+  return c;
+}
+
+absl::Status Engine::CheckOpen() const {
+  if (draining_ || stopping_) return ShutDownError();
+  return groups_.empty() ? NoGroupError() : absl::OkStatus();
+}
+
+absl::Status Engine::CanEverFit(Sequence* sequence) const {
+  absl::Status fits = NoGroupError();
+  for (const std::unique_ptr<Group>& group : groups_) {
+    fits = group->work.CanEverFit(sequence);
+    if (fits.ok()) break;
+  }
+  return fits;
+}
+
+Engine::Group* Engine::BestGroupFor(Sequence* sequence) const {
+  Group* best = nullptr;
+  for (const std::unique_ptr<Group>& group : groups_) {
+    if (!group->work.workers().status().ok() || !group->work.Fits(sequence)) {
+      continue;
+    }
+    if (best == nullptr || group->work.admission().FreePages() >
+                               best->work.admission().FreePages()) {
+      best = group.get();
+    }
+  }
+  return best;
+}
+
+Engine::Placement Engine::NextToPlace() const {
+  Placement next;
+  next.sequence = queue_.Next(
+      [&](Sequence& s) ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_) {
+        next.group = BestGroupFor(&s);
+        return next.group != nullptr;
+      },
+      kMayPass);
+  return next;
+}
+
+void Engine::Place() {
+  for (Placement next = NextToPlace(); next.sequence != nullptr;
+       next = NextToPlace()) {
+    next.group->work.Start(queue_.Remove(next.sequence->id()), clock_->Now());
+    counters_.peak_pages_held = std::max(
+        counters_.peak_pages_held, next.group->work.admission().HeldPages());
+  }
+}
+
+void Engine::ExpireQueued() {
+  const double now = clock_->Now();
+  for (const std::unique_ptr<Sequence>& sequence :
+       queue_.RemoveExpired(options_.max_queue_seconds, now)) {
+    EndQueued(sequence.get(),
+              absl::ResourceExhaustedError(absl::StrCat(
+                  "the request waited ", sequence->queued_seconds(now),
+                  " s in the queue; the limit is ", options_.max_queue_seconds,
+                  " s")));
+  }
+}
+
+void Engine::EndQueued(Sequence* sequence, const absl::Status& reason) {
+  if (sequence->state() == Sequence::State::kEncoding) {
+    encoder_->Remove(sequence->id());
+  }
+  outbox_.Add(sequence->events(), sequence->Fail(reason, clock_->Now()));
+  ++counters_.finished;
+}
+
+void Engine::FailAll(const absl::Status& reason) {
+  for (const auto& sequence : queue_.RemoveIf([](Sequence&) { return true; })) {
+    EndQueued(sequence.get(), reason);
+  }
+  for (const std::unique_ptr<Group>& group : groups_) {
+    counters_.finished += group->work.FailAll(reason, clock_->Now(), &outbox_);
+  }
+}
+
+bool Engine::Idle() const {
+  return queue_.empty() &&
+         std::all_of(groups_.begin(), groups_.end(),
+                     [](const auto& g) { return g->work.num_running() == 0; });
+}
+
+absl::Status Engine::RunPlans(Group* group) {
+  GroupAtWork& work = group->work;
+  WorkerGroup& workers = work.workers();
+  Outbox outbox;
+  Monitor::Lock lock(monitor_);
+  while (true) {
+    lock.Await([&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_) {
+      return stopping_ || group->found_over || work.IsBusy();
+    });
+    if (stopping_) return absl::OkStatus();
+    if (group->found_over) return workers.status();
+    if (work.CanPlan()) {
+      const StepPlan plan = work.MakePlan();
+      lock.Release();
+      H2O_RETURN_IF_ERROR(workers.Submit(plan));
+      lock.Acquire();
+      // One more ahead before waiting, if there is anything to do in it.
+      if (work.HasRoomForPlan()) continue;
+    }
+    lock.Release();
+    H2O_ASSIGN_OR_RETURN(StepResult result, workers.Next());
+    lock.Acquire();
+    if (stopping_) return absl::OkStatus();
+    counters_.finished +=
+        work.Deliver(std::move(result), clock_->Now(), &counters_, &outbox);
+    Place();
+    ++delivering_;
+    lock.Release();
+    outbox.Deliver();
+    lock.Acquire();
+    --delivering_;
+  }
+}
+
+void Engine::Loop(Group* group) {
+  const absl::Status status = RunPlans(group);
+  Outbox outbox;
+  std::unique_ptr<Group> mine;
+  {
+    Monitor::Lock lock(monitor_);
+    mine = Remove(group);
+    if (!status.ok()) EndWithout(mine.get(), status, &outbox);
+    ++delivering_;
+  }
+  if (!status.ok()) {
+    mine->work.workers().Abort(status);
+    outbox.Deliver();
+    if (mine->on_lost) mine->on_lost(status);
+  }
+  std::thread self = std::move(mine->loop);
+  mine.reset();  // frees the workers, which may take long
+  Monitor::Lock lock(monitor_);
+  --delivering_;
+  --num_loops_;
+  ended_loops_.push_back(std::move(self));
+}
+
+std::unique_ptr<Engine::Group> Engine::Remove(Group* group) {
+  const auto it = std::find_if(groups_.begin(), groups_.end(),
+                               [&](const auto& g) { return g.get() == group; });
+  std::unique_ptr<Group> removed = std::move(*it);
+  groups_.erase(it);
+  return removed;
+}
+
+void Engine::EndWithout(Group* lost, const absl::Status& reason,
+                        Outbox* outbox) {
+  counters_.finished += lost->work.FailAll(reason, clock_->Now(), outbox);
+  // A request that no group is left to run must not wait for ever, or keep
+  // others waiting.
+  const auto cannot_run =
+      [this](Sequence& sequence) ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_) {
+        return sequence.state() == Sequence::State::kEncoding
+                   ? groups_.empty()
+                   : !CanEverFit(&sequence).ok();
+      };
+  for (const auto& sequence : queue_.RemoveIf(cannot_run)) {
+    EndQueued(sequence.get(), reason);
+  }
+  Place();
+}
+
+void Engine::DeliverOutbox() {
+  Monitor::Lock lock(monitor_);
+  while (true) {
+    lock.Await([this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_) {
+      return stopping_ || !outbox_.empty();
+    });
+    if (outbox_.empty()) return;
+    Outbox mine = std::exchange(outbox_, Outbox());
+    ++delivering_;
+    lock.Release();
+    mine.Deliver();
+    lock.Acquire();
+    --delivering_;
+  }
+}
 
 }  // namespace h2o

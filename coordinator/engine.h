@@ -1,94 +1,169 @@
 // The Engine is the coordinator without its doors: it owns the requests and
-// decides who runs.  Submit checks a request and queues it; placement moves the
-// head of the queue to the group with the most free KV pages that holds it; one
-// loop thread a group plans steps, runs one plan ahead, and streams.
+// decides which run.  Submit checks a request and queues it; a text is encoded
+// meanwhile.  Placement moves the head of the queue to the group that holds it
+// and has the most free KV pages.  One loop thread for each group plans steps,
+// runs one plan ahead and streams the tokens.
 //
-//   Submit -> queue -> Admission (pages on every rank) -> BatchScheduler
-//          -> StepPlan -> WorkerGroup -> StepResult -> Sequence -> events
+//   Submit -> RequestQueue (-> TextEncoder) -> Admission (pages on every rank)
+//          -> BatchScheduler -> StepPlan -> WorkerGroup -> StepResult
+//          -> Sequence -> EventStream -> callback
 //
-// Threads  every method may be called by any thread.  Events of one request
-//          come in order, one at a time, from the loop thread of its group (or
-//          from the caller of Cancel, Drain or Tick while it is queued); a
-//          callback must not block and must not call the Engine.
+// Threads  every method may be called by any thread.  No callback runs under
+//          the Engine's lock.  A request's events reach its callback in order,
+//          one at a time.  The loop thread of its group delivers them, so a
+//          callback that blocks delays the streams of its group, and nothing
+//          else.  A thread of the Engine's own delivers the last events of
+//          requests that are cancelled, expire or cannot be encoded.
+//          A callback may call every method but Drain and the destructor, which
+//          would wait for it.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <thread>
+#include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "api/engine_options.h"
 #include "api/request.h"
 #include "base/clock.h"
+#include "base/monitor.h"
+#include "coordinator/engine_counters.h"
+#include "coordinator/event_stream.h"
+#include "coordinator/request_queue.h"
+#include "coordinator/request_spec.h"
+#include "coordinator/text_encoder.h"
 #include "coordinator/worker_group.h"
 #include "model/model_config.h"
 #include "model/tokenizer.h"
 
 namespace h2o {
 
-class EngineImpl;
-
 class Engine {
  public:
+  using Counters = EngineCounters;
+
   // `tokenizer` may be null: then text prompts are refused and events carry no
-  // text.  `clock` and `tokenizer` must outlive the engine.
+  // text.  `clock` and `tokenizer` must outlive the engine.  No thread starts
+  // before the first AddGroup.
   // Errors: INVALID_ARGUMENT for options that cannot be.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(
       const EngineOptions& options, const ModelConfig& config,
       const Tokenizer* tokenizer, const Clock* clock);
+
+  // Ends all requests with UNAVAILABLE and delivers their last events.
   ~Engine();
 
-  // Adds a group; its loop thread starts at once.  `on_lost` is called once if
-  // the group fails, after all its streams were ended, from the loop thread.
+  // Adds a group; its loop thread starts at once.  If the group fails,
+  // `on_lost` is called once, from the loop thread, after all its streams have
+  // ended.
   void AddGroup(std::unique_ptr<WorkerGroup> group,
                 std::function<void(absl::Status)> on_lost);
-  int num_groups() const;  // alive
-  // Geometry and pools of a living group, or UNAVAILABLE.
+  int num_groups() const;  // that are not lost
+  // Geometry and pools of a group.  Errors: UNAVAILABLE if there is none.
   absl::StatusOr<GroupInfo> group_info() const;
 
-  // Whether Submit would take the request but for a full queue.
-  // Errors: as Submit.
+  // Validates like Submit, ignoring the queue's length, and encodes a text.
+  // Errors: all that Submit or the stream's last event would report.
   absl::Status Check(const Request& request) const;
 
   // Queues a request; returns its id.  Errors (and then no event comes):
   // INVALID_ARGUMENT for a bad value or a request that can never fit (with the
   // arithmetic), RESOURCE_EXHAUSTED if the queue is full, UNAVAILABLE if no
-  // group is ready or the engine drains.
+  // group is ready or the engine drains.  Errors of a text that show only when
+  // it is encoded come as the stream's last event.
   absl::StatusOr<uint64_t> Submit(Request request, EventCallback on_event);
 
   // Ends a request: its stream gets a last event with `reason`, its pages are
-  // free within two steps.  No effect if it has ended already.
+  // free within two steps.  The event may come after the return.  No effect if
+  // the request has ended already.
   void Cancel(uint64_t id, absl::Status reason);
 
-  // Ends queued requests that are older than max_queue_seconds, and notices
-  // groups that were lost while idle.  The owner calls it about ten times a
-  // second.
+  // Ends queued requests that are older than max_queue_seconds, notices groups
+  // that were lost while idle, and frees what lost groups leave behind.  The
+  // owner calls it about ten times a second.
   void Tick();
 
   // Refuses new requests; returns when none is left or after `grace_seconds`,
-  // whichever is first (then the rest end with UNAVAILABLE).
+  // whichever is first (then the rest end with UNAVAILABLE).  All events have
+  // been delivered when it returns.
   void Drain(double grace_seconds);
 
-  struct Counters {
-    int64_t queued = 0, running = 0, finished = 0, refused = 0;
-    int64_t pages_held = 0, pages_total = 0;  // over groups and ranks
-    int64_t peak_pages_held = 0;
-    int64_t steps = 0;       // results received
-    bool head_fits = false;  // the queue's head waits without a reason
-    double slowest_layer_seconds = 0;  // of any prefill so far
-    double prefill_seconds = 0;        // of the workers, summed
-    double decode_seconds = 0;         // likewise
-    double idle_seconds = 0;      // of devices between steps, see StepResult
-    double step_seconds = 0;      // both, of the steps counted below
-    double interval_seconds = 0;  // between results of busy loops, summed
-    int64_t intervals = 0;        // of these
-  };
   Counters counters() const;
 
  private:
-  explicit Engine(std::unique_ptr<EngineImpl> impl);
-  std::unique_ptr<EngineImpl> impl_;
+  struct Group;  // at work, with its thread
+  struct Placement {
+    Sequence* sequence = nullptr;  // in the queue; null: none can start now
+    Group* group = nullptr;
+  };
+
+  Engine(const EngineOptions& options, const ModelConfig& config,
+         const Tokenizer* tokenizer, const Clock* clock);
+
+  // Whether requests are taken at all.
+  absl::Status CheckOpen() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
+  // Whether any group could ever run the sequence.
+  absl::Status CanEverFit(Sequence* sequence) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
+  // The text of request `id` has become tokens, or cannot.
+  void OnEncoded(uint64_t id, absl::StatusOr<Request> request);
+
+  // The group with the most free pages of those that hold the sequence now, or
+  // null.
+  Group* BestGroupFor(Sequence* sequence) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
+  Placement NextToPlace() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
+  // Moves requests from the queue to groups while they fit.
+  void Place() ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
+
+  void ExpireQueued() ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
+  // Ends a request that was just taken out of the queue.
+  void EndQueued(Sequence* sequence, const absl::Status& reason)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
+  void FailAll(const absl::Status& reason)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
+  bool Idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
+
+  // The thread of a group.
+  void Loop(Group* group);
+  // Plans, waits and streams until the engine stops (OK) or the group is lost.
+  absl::Status RunPlans(Group* group);
+  std::unique_ptr<Group> Remove(Group* group)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
+  // Ends what a lost group ran, and the requests that only it could run.
+  void EndWithout(Group* lost, const absl::Status& reason, Outbox* outbox)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
+  // The thread that delivers outbox_.
+  void DeliverOutbox();
+
+  const EngineOptions options_;
+  const RequestRules rules_;
+  const Clock* const clock_;
+
+  mutable Monitor monitor_;
+  RequestQueue queue_ ABSL_GUARDED_BY(monitor_);
+  std::vector<std::unique_ptr<Group>> groups_ ABSL_GUARDED_BY(monitor_);
+  Counters counters_ ABSL_GUARDED_BY(monitor_);
+  uint64_t next_id_ ABSL_GUARDED_BY(monitor_) = 1;
+  uint64_t next_group_ ABSL_GUARDED_BY(monitor_) = 1;
+  bool draining_ ABSL_GUARDED_BY(monitor_) = false;
+  bool stopping_ ABSL_GUARDED_BY(monitor_) = false;
+
+  // Events that no loop delivers, and how many threads deliver now.
+  Outbox outbox_ ABSL_GUARDED_BY(monitor_);
+  int delivering_ ABSL_GUARDED_BY(monitor_) = 0;
+
+  // Threads of groups that have not ended yet, and those that have.
+  int num_loops_ ABSL_GUARDED_BY(monitor_) = 0;
+  std::vector<std::thread> ended_loops_ ABSL_GUARDED_BY(monitor_);
+
+  // From the first AddGroup on; no encoder without a tokenizer.
+  std::unique_ptr<TextEncoder> encoder_ ABSL_GUARDED_BY(monitor_);
+  std::thread deliverer_ ABSL_GUARDED_BY(monitor_);
 };
 
 }  // namespace h2o

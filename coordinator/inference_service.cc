@@ -1,3 +1,4 @@
+// The gRPC service behind InferenceService: one reactor for each stream.
 #include "coordinator/inference_service.h"
 
 #include <grpcpp/support/server_callback.h>
@@ -60,8 +61,7 @@ absl::StatusOr<Request> RequestOf(const v1::GenerateRequest& message,
 // One Generate call: events in, messages out.  Lives until both gRPC and the
 // engine are done with it.
 //
-// Threads  events come from the engine, reactions from gRPC; the lock is never
-//          held while the engine is called, because Cancel may call back.
+// Threads  events come from the engine's threads, reactions from gRPC's.
 class GenerateStream final
     : public grpc::ServerWriteReactor<v1::GenerateResponse> {
  public:

@@ -1,12 +1,14 @@
-// InferenceService is the public door: it checks requests, hands them to the
+// InferenceService is the public gRPC door: it translates requests for the
 // Engine and streams what comes back.
 //
-// A slow reader never holds up the engine: while one message is on its way the
-// next ones are merged into one, so a stream never holds more than its own
-// tokens and text.
+// A slow reader never delays the engine: while one message is on its way, the
+// events behind it are merged into the next (api/event_merger.h).
 //
-// Threads  gRPC's, and the engine's loops through their event callbacks.
-// Errors   absl's codes are gRPC's; see docs and proto/inference.proto.
+// Threads  gRPC's, and those of the engine that run event callbacks.
+// Errors   status codes of absl are those of gRPC: INVALID_ARGUMENT for a bad
+//          value, RESOURCE_EXHAUSTED for a full queue, UNAVAILABLE without a
+//          group of workers, UNIMPLEMENTED for `generated`, CANCELLED and
+//          DEADLINE_EXCEEDED as the client left or its deadline passed.
 #pragma once
 
 #include <functional>
@@ -25,7 +27,7 @@ struct InferenceServiceOptions {
   ModelConfig config;
   KvPolicyRequest default_kv_policy;
   std::string version;
-  // Says why no group is ready, for people; may be empty.
+  // Tells people why no group is ready.  May be null.
   std::function<std::string()> progress;
 };
 

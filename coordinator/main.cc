@@ -105,8 +105,41 @@ int WaitForSignal(const sigset_t& signals) {
   return signal > 0 ? signal : 0;
 }
 
-absl::Status Run(const CoordinatorFlags& flags, int events_fd,
-                 const sigset_t& signals) {
+// The coordinator at work.  Members are destroyed from the last to the first:
+// the server before what its services use.
+struct Coordinator {
+  std::unique_ptr<Tokenizer> tokenizer;  // may be null
+  SteadyClock clock;
+  std::unique_ptr<Engine> engine;
+  std::unique_ptr<RemoteWorkers> workers;
+  std::unique_ptr<InferenceService> inference;
+  std::unique_ptr<grpc::Server> server;
+  std::string address;  // where it listens
+
+  void SetServing(bool serving) {
+    for (const char* name : {"", "h2oserve.v1.Inference"}) {
+      server->GetHealthCheckService()->SetServingStatus(name, serving);
+    }
+  }
+  void Tick() {
+    engine->Tick();
+    workers->Tick();
+  }
+};
+
+absl::StatusOr<EngineOptions> EngineOptionsOf(const CoordinatorFlags& flags) {
+  EngineOptions options = flags.engine.options;
+  H2O_ASSIGN_OR_RETURN(const std::optional<KvPolicyRequest> policy,
+                       flags.policy.Request());
+  if (policy) options.default_kv_policy = *policy;
+  // Far from the deadline, because the time of a layer is an estimate.
+  options.longest_step_seconds = flags.step_deadline_ms / 1000.0 / 4;
+  return options;
+}
+
+// Loads what the coordinator needs, and listens.  `events` must outlive it.
+absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
+                                                  const Events* events) {
   absl::StatusOr<HostPort> where = ParseHostPort(flags.listen);
   if (!where.ok()) {
     return absl::InvalidArgumentError(
@@ -115,99 +148,72 @@ absl::Status Run(const CoordinatorFlags& flags, int events_fd,
   const ModelSpec& model = flags.model.spec;
   H2O_ASSIGN_OR_RETURN(const ModelConfig config, ConfigOf(model));
   H2O_RETURN_IF_ERROR(ValidateTensorParallel(config, flags.tp));
-  H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer,
-                       LoadTokenizer(model, config));
-  EngineOptions engine_options = flags.engine.options;
-  H2O_ASSIGN_OR_RETURN(const std::optional<KvPolicyRequest> policy,
-                       flags.policy.Request());
-  if (policy) engine_options.default_kv_policy = *policy;
-  // Far from the deadline: what a layer takes is an estimate.
-  engine_options.longest_step_seconds = flags.step_deadline_ms / 1000.0 / 4;
-
-  const SteadyClock clock;
+  H2O_ASSIGN_OR_RETURN(const EngineOptions options, EngineOptionsOf(flags));
+  auto c = std::make_unique<Coordinator>();
+  H2O_ASSIGN_OR_RETURN(c->tokenizer, LoadTokenizer(model, config));
   H2O_ASSIGN_OR_RETURN(
-      std::unique_ptr<Engine> engine,
-      Engine::Create(engine_options, config, tokenizer.get(), &clock));
-
-  const Events events(events_fd);
-  RemoteWorkers workers(
-      {.config = config,
-       .model = model,
-       .version = Version(),
-       .tp = flags.tp,
-       .groups = flags.groups,
-       .max_sequences = engine_options.max_sequences,
-       .step_deadline_seconds = flags.step_deadline_ms / 1000.0},
-      &clock,
-      {.on_ready =
-           [&](std::unique_ptr<WorkerGroup> group) {
-             engine->AddGroup(std::move(group), nullptr);
-           },
-       .on_over =
-           [&](int group, const absl::Status& reason) {
-             events.Write(
-                 absl::StrCat("over group ", group, ": ", reason.message()));
-           }});
-  InferenceService inference(
-      {.config = config,
-       .default_kv_policy = engine_options.default_kv_policy,
-       .version = Version(),
-       .progress = [&] { return workers.Progress(); }},
-      engine.get());
-
+      c->engine,
+      Engine::Create(options, config, c->tokenizer.get(), &c->clock));
+  Engine* const engine = c->engine.get();
+  c->workers = std::make_unique<RemoteWorkers>(
+      RemoteWorkersOptions{
+          .config = config,
+          .model = model,
+          .version = Version(),
+          .tp = flags.tp,
+          .groups = flags.groups,
+          .max_sequences = options.max_sequences,
+          .step_deadline_seconds = flags.step_deadline_ms / 1000.0},
+      &c->clock,
+      RemoteWorkers::Observers{
+          .on_ready =
+              [engine](std::unique_ptr<WorkerGroup> group) {
+                engine->AddGroup(std::move(group), nullptr);
+              },
+          .on_over =
+              [events](int group, const absl::Status& reason) {
+                events->Write(
+                    absl::StrCat("over group ", group, ": ", reason.message()));
+              }});
+  RemoteWorkers* const workers = c->workers.get();
+  c->inference = std::make_unique<InferenceService>(
+      InferenceServiceOptions{
+          .config = config,
+          .default_kv_policy = options.default_kv_policy,
+          .version = Version(),
+          .progress = [workers] { return workers->Progress(); }},
+      engine);
   H2O_ASSIGN_OR_RETURN(
-      std::unique_ptr<grpc::Server> server,
-      Listen(flags.listen, {inference.service(), workers.service()},
+      c->server,
+      Listen(flags.listen, {c->inference->service(), workers->service()},
              &where->port));
-  const auto set_serving = [&](bool serving) {
-    for (const char* name : {"", "h2oserve.v1.Inference"}) {
-      server->GetHealthCheckService()->SetServingStatus(name, serving);
-    }
-  };
-  set_serving(false);
-  const std::string address = where->ToString();
+  c->address = where->ToString();
+  c->SetServing(false);
   H2O_LOG() << "serves " << config.name << " on " << flags.groups
             << " group(s) of " << flags.tp << " worker(s)";
-  std::printf("listening on %s\n", address.c_str());
-  std::fflush(stdout);
-  events.Write(absl::StrCat("listening ", address));
+  return c;
+}
 
+// Serves until a signal comes, and returns it.
+int Serve(Coordinator* c, const Events& events, const sigset_t& signals) {
+  std::printf("listening on %s\n", c->address.c_str());
+  std::fflush(stdout);
+  events.Write(absl::StrCat("listening ", c->address));
   int num_ready = 0;
   int signal = 0;
   while (signal == 0) {
     signal = WaitForSignal(signals);
-    engine->Tick();
-    workers.Tick();
-    if (const int now_ready = workers.num_ready(); now_ready != num_ready) {
+    c->Tick();
+    if (const int now_ready = c->workers->num_ready(); now_ready != num_ready) {
       num_ready = now_ready;
-      set_serving(num_ready > 0);
+      c->SetServing(num_ready > 0);
       events.Write(absl::StrCat("ready ", num_ready));
     }
   }
+  return signal;
+}
 
-  const Engine::Counters open = engine->counters();
-  H2O_LOG() << (signal == SIGINT ? "SIGINT: " : "SIGTERM: ") << open.running
-            << " running and " << open.queued << " waiting requests have "
-            << flags.grace_seconds << " s to end; once more stops at once";
-  set_serving(false);
-  workers.Drain();
-  auto drained = std::async(std::launch::async,
-                            [&] { engine->Drain(flags.grace_seconds); });
-  while (drained.wait_for(std::chrono::seconds(0)) !=
-         std::future_status::ready) {
-    if (WaitForSignal(signals) != 0) {
-      std::fprintf(stderr, "h2oserve-coordinator: stopped at once\n");
-      std::_Exit(1);
-    }
-    engine->Tick();
-    workers.Tick();
-  }
-  const Engine::Counters all = engine->counters();
-  workers.Shutdown();
-  server->Shutdown(std::chrono::system_clock::now() + kFarewell);
-  server->Wait();
-  server.reset();  // before what its services use
-  engine.reset();
+void LogTotals(const Engine::Counters& all) {
   H2O_LOG() << "stopped after " << all.finished << " requests, " << all.refused
             << " refused; " << all.steps << " steps of "
             << 1e3 * (all.prefill_seconds + all.decode_seconds) /
@@ -217,6 +223,43 @@ absl::Status Run(const CoordinatorFlags& flags, int events_fd,
                    std::max<int64_t>(1, all.intervals)
             << " ms beside them; at most " << all.peak_pages_held
             << " KV pages held";
+}
+
+// Lets requests end within the grace time, then stops.  Another signal ends the
+// process at once.
+void Drain(Coordinator* c, double grace_seconds, const sigset_t& signals) {
+  c->SetServing(false);
+  c->workers->Drain();
+  auto drained =
+      std::async(std::launch::async, [&] { c->engine->Drain(grace_seconds); });
+  while (drained.wait_for(std::chrono::seconds(0)) !=
+         std::future_status::ready) {
+    if (WaitForSignal(signals) != 0) {
+      std::fprintf(stderr, "h2oserve-coordinator: stopped at once\n");
+      std::_Exit(1);
+    }
+    c->Tick();
+  }
+  const Engine::Counters all = c->engine->counters();
+  c->workers->Shutdown();
+  c->server->Shutdown(std::chrono::system_clock::now() + kFarewell);
+  c->server->Wait();
+  c->server.reset();  // before what its services use
+  c->engine.reset();
+  LogTotals(all);
+}
+
+absl::Status Run(const CoordinatorFlags& flags, int events_fd,
+                 const sigset_t& signals) {
+  const Events events(events_fd);
+  H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Coordinator> coordinator,
+                       Make(flags, &events));
+  const int signal = Serve(coordinator.get(), events, signals);
+  const Engine::Counters open = coordinator->engine->counters();
+  H2O_LOG() << (signal == SIGINT ? "SIGINT: " : "SIGTERM: ") << open.running
+            << " running and " << open.queued << " waiting requests have "
+            << flags.grace_seconds << " s to end; once more stops at once";
+  Drain(coordinator.get(), flags.grace_seconds, signals);
   return absl::OkStatus();
 }
 

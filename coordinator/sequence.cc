@@ -1,3 +1,4 @@
+// Turns tokens into events: text, stop strings, usage.
 #include "coordinator/sequence.h"
 
 #include <algorithm>
@@ -31,21 +32,39 @@ StopMatcher::Match StopMatcher::Push(std::string_view piece) {
   return match;
 }
 
-Sequence::Sequence(SequenceSpec spec, std::vector<std::string> stops,
-                   const Tokenizer* tokenizer, EventCallback on_event,
-                   double now)
-    : spec_(std::move(spec)),
-      on_event_(std::move(on_event)),
+Sequence::Sequence(uint64_t id, bool was_text, std::vector<std::string> stops,
+                   const Tokenizer* tokenizer,
+                   std::shared_ptr<EventStream> events, double now)
+    : id_(id),
+      was_text_(was_text),
+      events_(std::move(events)),
       decoder_(tokenizer ? std::make_unique<IncrementalDecoder>(tokenizer)
                          : nullptr),
       stops_(std::move(stops)),
       submitted_(now) {}
 
-void Sequence::Start(PageCharge charge, int64_t kv_bytes, int64_t kv_bytes_full,
-                     double now) {
-  H2O_CHECK(state_ == State::kQueued) << "sequence " << id();
+void Sequence::SetSpec(SequenceSpec spec) {
+  H2O_CHECK(state_ == State::kEncoding) << "sequence " << id_;
+  state_ = State::kQueued;
+  spec_ = std::move(spec);
+  spec_.id = id_;
+}
+
+const PageCharge& Sequence::ChargeIn(uint64_t group,
+                                     const Admission& admission) {
+  H2O_CHECK(state_ != State::kEncoding) << "sequence " << id_;
+  for (const auto& [number, charge] : charges_) {
+    if (number == group) return charge;
+  }
+  return charges_
+      .emplace_back(group,
+                    admission.ChargeOf(spec_.policy, max_stored_tokens()))
+      .second;
+}
+
+void Sequence::Start(int64_t kv_bytes, int64_t kv_bytes_full, double now) {
+  H2O_CHECK(state_ == State::kQueued) << "sequence " << id_;
   state_ = State::kRunning;
-  charge_ = std::move(charge);
   kv_bytes_ = kv_bytes;
   kv_bytes_full_ = kv_bytes_full;
   started_ = now;
@@ -61,9 +80,10 @@ std::string Sequence::TextOf(int32_t token, bool last, bool* stopped) {
   return std::move(match.text);
 }
 
-void Sequence::Accept(const TokenResult& token, std::vector<HeadTrace> trace,
-                      std::vector<LogitRows> logits, double now) {
-  H2O_CHECK(state_ == State::kRunning) << "sequence " << id();
+StreamEvent Sequence::Accept(const TokenResult& token,
+                             std::vector<HeadTrace> trace,
+                             std::vector<LogitRows> logits, double now) {
+  H2O_CHECK(state_ == State::kRunning) << "sequence " << id_;
   if (token.finish == FinishReason::kNonFinite) {
     return Fail(absl::InternalError(absl::StrCat(
                     "the model's logits at position ", next_logit_position(),
@@ -87,17 +107,17 @@ void Sequence::Accept(const TokenResult& token, std::vector<HeadTrace> trace,
     state_ = State::kDone;
     event.usage = MakeUsage(now);
   }
-  Emit(std::move(event));
+  return event;
 }
 
-void Sequence::Fail(absl::Status status, double now) {
-  if (state_ == State::kDone) return;
+StreamEvent Sequence::Fail(absl::Status status, double now) {
+  H2O_CHECK(state_ != State::kDone) << "sequence " << id_;
+  state_ = State::kDone;
   StreamEvent event;
   event.done = true;
   event.status = std::move(status);
   event.usage = MakeUsage(now);
-  state_ = State::kDone;
-  Emit(std::move(event));
+  return event;
 }
 
 Usage Sequence::MakeUsage(double now) const {
@@ -120,10 +140,6 @@ Usage Sequence::MakeUsage(double now) const {
   if (started_) usage.prefill_seconds = first_token_.value_or(now) - *started_;
   if (first_token_) usage.decode_seconds = now - *first_token_;
   return usage;
-}
-
-void Sequence::Emit(StreamEvent event) {
-  if (on_event_) on_event_(std::move(event));
 }
 
 }  // namespace h2o

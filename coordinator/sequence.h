@@ -1,5 +1,5 @@
-// A Sequence is one request's life: queued -> running -> done, with what it has
-// been given, what it has produced, and the stream it produces it for.
+// A Sequence is one request's life: encoding -> queued -> running -> done, with
+// what it was given, what it has produced and the stream of its events.
 //
 // Threads  not thread-safe; the Engine's lock.
 #pragma once
@@ -14,25 +14,27 @@
 
 #include "api/request.h"
 #include "coordinator/admission.h"
+#include "coordinator/event_stream.h"
+#include "kv/kv_geometry.h"
 #include "model/step.h"
 #include "model/tokenizer.h"
 
 namespace h2o {
 
-// Finds stop strings in a stream of text.  Text that may turn out to begin one
-// is held back until it is clear.
+// Finds stop strings in a stream of text.  Text that may begin a stop string is
+// held back until more text decides.
 class StopMatcher {
  public:
   explicit StopMatcher(std::vector<std::string> stops)
       : stops_(std::move(stops)) {}
 
   struct Match {
-    std::string text;  // may be shown now
+    std::string text;  // can be shown now
     bool stopped = false;
   };
   // REQUIRES: no earlier call stopped.
   Match Push(std::string_view piece);
-  // At the end of the text nothing can begin any more.
+  // The text that is held back, when no more will come.
   std::string Finish() { return std::exchange(held_, {}); }
 
  private:
@@ -42,13 +44,24 @@ class StopMatcher {
 
 class Sequence {
  public:
-  enum class State { kQueued, kRunning, kDone };
+  // kEncoding: the prompt is a text that is not yet tokens.
+  enum class State { kEncoding, kQueued, kRunning, kDone };
 
-  Sequence(SequenceSpec spec, std::vector<std::string> stops,
-           const Tokenizer* tokenizer, EventCallback on_event, double now);
+  // Begins as kEncoding.  `tokenizer` may be null: then events carry no text.
+  // `was_text` tells whether the request's prompt is a text.
+  Sequence(uint64_t id, bool was_text, std::vector<std::string> stops,
+           const Tokenizer* tokenizer, std::shared_ptr<EventStream> events,
+           double now);
 
-  uint64_t id() const { return spec_.id; }
+  uint64_t id() const { return id_; }
   State state() const { return state_; }
+  bool was_text() const { return was_text_; }
+  double queued_seconds(double now) const { return now - submitted_; }
+  const std::shared_ptr<EventStream>& events() const { return events_; }
+
+  // encoding -> queued.
+  void SetSpec(SequenceSpec spec);
+  // The rest up to Fail needs a spec.
   const SequenceSpec& spec() const { return spec_; }
   // The generated tokens that were streamed.
   const std::vector<int32_t>& tokens() const { return tokens_; }
@@ -56,15 +69,16 @@ class Sequence {
     return MaxStoredTokens(static_cast<int64_t>(spec_.prompt.size()),
                            spec_.max_tokens);
   }
-  double queued_seconds(double now) const { return now - submitted_; }
 
-  // queued -> running, with what its pages cost in bytes.
-  void Start(PageCharge charge, int64_t kv_bytes, int64_t kv_bytes_full,
-             double now);
-  const PageCharge& charge() const { return charge_; }
+  // What the sequence costs in a group; computed once for each group.
+  const PageCharge& ChargeIn(uint64_t group, const Admission& admission);
 
-  // What the next token's traces and last logits are marked with: prefill's
-  // traces have no position, a decode step's have that of its input.
+  // queued -> running, with the bytes of its pages, and of those that the
+  // policy `full` would take.
+  void Start(int64_t kv_bytes, int64_t kv_bytes_full, double now);
+
+  // The positions that mark what comes with the next token.  Prefill's traces
+  // have no position (-1); a decode step's traces have that of its input.
   int32_t next_traced_position() const {
     return tokens_.empty() ? -1 : next_logit_position();
   }
@@ -72,24 +86,26 @@ class Sequence {
     return static_cast<int32_t>(spec_.prompt.size()) + num_tokens() - 1;
   }
 
-  // One generated token, its traces and logits.  Emits an event; running ->
-  // done if it was the last, be it by a stop string.
-  void Accept(const TokenResult& token, std::vector<HeadTrace> trace,
-              std::vector<LogitRows> logits, double now);
+  // Takes one generated token with its traces and logits and returns the event
+  // for the client.  running -> done if it was the last token, also by a stop
+  // string.
+  StreamEvent Accept(const TokenResult& token, std::vector<HeadTrace> trace,
+                     std::vector<LogitRows> logits, double now);
 
-  // any -> done with an error; no effect if done.
-  void Fail(absl::Status status, double now);
+  // Any other state -> done; returns the last event, which carries the error.
+  StreamEvent Fail(absl::Status status, double now);
 
  private:
   int32_t num_tokens() const { return static_cast<int32_t>(tokens_.size()); }
   Usage MakeUsage(double now) const;
   std::string TextOf(int32_t token, bool last, bool* stopped);
-  void Emit(StreamEvent event);
 
-  const SequenceSpec spec_;
-  const EventCallback on_event_;
-  State state_ = State::kQueued;
-  PageCharge charge_;
+  const uint64_t id_;
+  const bool was_text_;
+  const std::shared_ptr<EventStream> events_;
+  State state_ = State::kEncoding;
+  SequenceSpec spec_;                                     // from kQueued on
+  std::vector<std::pair<uint64_t, PageCharge>> charges_;  // by group
   int64_t kv_bytes_ = 0, kv_bytes_full_ = 0;
   std::vector<int32_t> tokens_;                  // generated and streamed
   std::unique_ptr<IncrementalDecoder> decoder_;  // null: no tokenizer

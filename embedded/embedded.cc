@@ -1,6 +1,7 @@
 // Loads a model for one process and runs requests on it.
 #include "embedded/embedded.h"
 
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -58,6 +59,7 @@ absl::StatusOr<std::unique_ptr<Embedded>> Embedded::Create(
 absl::Status Embedded::Run(
     std::vector<Request> requests,
     const std::function<void(int, StreamEvent)>& on_event) {
+  std::mutex one_at_a_time;  // events of several requests may come at once
   Monitor monitor;
   absl::Status failure;
   size_t open = requests.size();
@@ -66,7 +68,10 @@ absl::Status Embedded::Run(
         engine_->Submit(std::move(requests[i]), [&, i](StreamEvent event) {
           const bool done = event.done;
           const absl::Status status = event.status;
-          on_event(static_cast<int>(i), std::move(event));
+          {
+            std::lock_guard lock(one_at_a_time);
+            on_event(static_cast<int>(i), std::move(event));
+          }
           if (!done) return;
           Monitor::Lock lock(monitor);
           failure.Update(status);

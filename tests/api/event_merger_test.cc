@@ -1,3 +1,4 @@
+// Tests that merged events lose nothing and that an error comes last.
 #include "api/event_merger.h"
 
 #include <gmock/gmock.h>

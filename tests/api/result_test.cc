@@ -1,3 +1,4 @@
+// Tests the JSON form of a result and the names of its ends.
 #include "api/result.h"
 
 #include <gtest/gtest.h>

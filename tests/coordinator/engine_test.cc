@@ -5,6 +5,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <filesystem>
+#include <iterator>
+#include <string>
 #include <thread>
 
 #include "tests/coordinator/fake_group.h"
@@ -26,6 +30,7 @@ class FakeClock final : public Clock {
 class Stream {
  public:
   EventCallback Callback() {
+    asked_ = true;
     return [this](StreamEvent event) {
       Monitor::Lock lock(monitor_);
       EXPECT_FALSE(done_) << "an event after the last";
@@ -47,6 +52,7 @@ class Stream {
     Monitor::Lock lock(monitor_);
     return done_;
   }
+  bool asked() const { return asked_; }
   std::vector<int32_t> tokens() {
     Monitor::Lock lock(monitor_);
     return tokens_;
@@ -57,20 +63,26 @@ class Stream {
   std::vector<int32_t> tokens_;
   StreamEvent last_;
   bool done_ = false;
+  std::atomic<bool> asked_ = false;
 };
 
 class EngineTest : public ::testing::Test {
  protected:
   void Start(EngineOptions options = {}, std::vector<int64_t> pages = {1000},
              int groups = 1) {
-    options_ = options;
-    engine_ = Engine::Create(options, TinyConfig(), nullptr, &clock_).value();
+    engine_ =
+        Engine::Create(options, config_, tokenizer_.get(), &clock_).value();
     for (int i = 0; i < groups; ++i) AddGroup(pages);
+  }
+  // For texts: call it before Start.
+  void UseTokenizer() {
+    config_.vocab_size = 8192;
+    tokenizer_ = Tokenizer::Load("models/opt-demo", 8192).value();
   }
   void AddGroup(std::vector<int64_t> pages) {
     states_.push_back(std::make_shared<FakeGroupState>());
     engine_->AddGroup(
-        std::make_unique<FakeGroup>(TinyConfig(), pages, states_.back()),
+        std::make_unique<FakeGroup>(config_, pages, states_.back()),
         [this](absl::Status status) {
           Monitor::Lock lock(monitor_);
           lost_.push_back(std::move(status));
@@ -93,8 +105,17 @@ class EngineTest : public ::testing::Test {
     return Submit(std::move(request), &stream).status();
   }
 
+  static Request AskText(std::string text) {
+    Request request;
+    request.has_text = true;
+    request.text = std::move(text);
+    request.max_tokens = 3;
+    return request;
+  }
+
   FakeClock clock_;
-  EngineOptions options_;
+  ModelConfig config_ = TinyConfig();
+  std::unique_ptr<Tokenizer> tokenizer_;
   Monitor monitor_;
   std::vector<absl::Status> lost_;
   std::vector<std::shared_ptr<FakeGroupState>> states_;
@@ -394,6 +415,207 @@ TEST_F(EngineTest, ManyThreadsSubmitAndCancel) {
   }
   EXPECT_EQ(engine_->counters().pages_held, 0);
   EXPECT_EQ(engine_->counters().finished, kThreads * kEach);
+}
+
+// A callback that blocks holds up the streams of its group, and nothing else.
+TEST_F(EngineTest, ABlockedCallbackStopsNobodyElse) {
+  Start({.max_queue_seconds = 10}, {100}, 2);
+  Monitor monitor;
+  bool entered = false, open = false;
+  std::vector<StreamEvent> events;
+  Request request = Ask(10, 5);
+  const uint64_t id = engine_
+                          ->Submit(request,
+                                   [&](StreamEvent event) {
+                                     Monitor::Lock lock(monitor);
+                                     entered = true;
+                                     lock.Await([&] { return open; });
+                                     events.push_back(std::move(event));
+                                   })
+                          .value();
+  {
+    Monitor::Lock lock(monitor);
+    ASSERT_TRUE(lock.AwaitFor(30, [&] { return entered; }));
+  }
+  // The other group has more free pages and goes on as ever.
+  Stream other, cancelled;
+  ASSERT_TRUE(Submit(Ask(10, 5), &other).ok());
+  EXPECT_TRUE(other.Wait().status.ok());
+  states_[1]->Allow(-(1 << 30));
+  engine_->Cancel(Submit(Ask(10, 5), &cancelled).value(),
+                  absl::CancelledError("left"));
+  EXPECT_TRUE(absl::IsCancelled(cancelled.Wait().status));
+  engine_->Cancel(id, absl::CancelledError("left"));
+  engine_->Cancel(id, absl::CancelledError("no effect"));
+  engine_->Tick();
+  EXPECT_EQ(engine_->counters().running, 0);
+  {
+    Monitor::Lock lock(monitor);
+    EXPECT_TRUE(events.empty());
+    open = true;
+  }
+  states_[1]->Allow(1 << 30);
+  engine_->Drain(30);  // returns when the last event was delivered
+  Monitor::Lock lock(monitor);
+  ASSERT_FALSE(events.empty());
+  for (size_t i = 0; i < events.size(); ++i) {
+    EXPECT_EQ(events[i].done, i + 1 == events.size());
+  }
+  EXPECT_EQ(events.back().status, absl::CancelledError("left"));
+}
+
+TEST_F(EngineTest, ACallbackMayCallTheEngine) {
+  Start();
+  Stream second;
+  Monitor monitor;
+  absl::Status last;
+  bool done = false;
+  std::atomic<uint64_t> id = 0;
+  states_[0]->Allow(-(1 << 30));
+  id = engine_
+           ->Submit(Ask(10, 50),
+                    [&](StreamEvent event) {
+                      if (event.done) {
+                        Monitor::Lock lock(monitor);
+                        last = event.status;
+                        done = true;
+                        return;
+                      }
+                      EXPECT_TRUE(engine_->Check(Ask(10, 5)).ok());
+                      EXPECT_EQ(engine_->num_groups(), 1);
+                      if (!second.asked()) {
+                        EXPECT_TRUE(Submit(Ask(10, 5), &second).ok());
+                      }
+                      engine_->Tick();
+                      engine_->Cancel(id, absl::CancelledError("by itself"));
+                    })
+           .value();
+  states_[0]->Allow(1 << 30);
+  EXPECT_TRUE(second.Wait().status.ok());
+  Monitor::Lock lock(monitor);
+  EXPECT_TRUE(lock.AwaitFor(30, [&] { return done; }));
+  EXPECT_EQ(last, absl::CancelledError("by itself"));
+}
+
+size_t NumThreads() {
+  return std::distance(std::filesystem::directory_iterator("/proc/self/task"),
+                       std::filesystem::directory_iterator());
+}
+
+TEST_F(EngineTest, LostGroupsLeaveNothingBehind) {
+  Start({}, {1000}, 1);
+  const size_t threads = NumThreads();
+  for (int i = 0; i < 100; ++i) {
+    AddGroup({2000});
+    states_.back()->Allow(-(1 << 30));
+    Stream stream;
+    ASSERT_TRUE(Submit(Ask(10, 5), &stream).ok());
+    states_.back()->Fail(absl::UnavailableError("rank 0 died"));
+    EXPECT_TRUE(absl::IsUnavailable(stream.Wait().status));
+  }
+  {
+    Monitor::Lock lock(monitor_);
+    EXPECT_TRUE(lock.AwaitFor(30, [&] { return lost_.size() == 100; }));
+  }
+  // The last loop has yet to end, but for what it said.
+  for (int i = 0; i < 3000 && NumThreads() > threads; ++i) {
+    engine_->Tick();
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_EQ(NumThreads(), threads);
+  for (size_t i = 1; i < states_.size(); ++i) {
+    EXPECT_EQ(states_[i].use_count(), 1) << "the group still lives";
+  }
+  EXPECT_EQ(engine_->num_groups(), 1);
+  Stream stream;
+  ASSERT_TRUE(Submit(Ask(10, 5), &stream).ok());
+  EXPECT_TRUE(stream.Wait().status.ok());
+}
+
+TEST_F(EngineTest, ATextRunsAsItsTokens) {
+  UseTokenizer();
+  Start();
+  Stream stream;
+  ASSERT_TRUE(Submit(AskText("The kernel"), &stream).ok());
+  const StreamEvent last = stream.Wait();
+  EXPECT_EQ(last.finish, FinishReason::kLength);
+  const std::vector<int32_t> tokens = tokenizer_->Encode("The kernel").value();
+  EXPECT_EQ(last.usage.prompt_tokens, static_cast<int>(tokens.size()));
+  EXPECT_EQ(states_[0]->Plans()[0].admit[0].prompt, tokens);
+}
+
+TEST_F(EngineTest, ErrorsOfATextComeAsItsLastEvent) {
+  UseTokenizer();
+  Start({}, {18});  // 32 slots
+  const auto expect = [&](Request request, const char* says) {
+    EXPECT_THAT(std::string(engine_->Check(request).message()),
+                HasSubstr(says));
+    Stream stream;
+    ASSERT_TRUE(Submit(request, &stream).ok());
+    const StreamEvent last = stream.Wait();
+    EXPECT_EQ(last.status, engine_->Check(request));
+    EXPECT_EQ(last.status.code(), absl::StatusCode::kInvalidArgument);
+  };
+  std::string text;
+  for (int i = 0; i < 300; ++i) text += "word ";
+  expect(AskText(text), "positions");
+  expect(AskText(text.substr(0, 400)), "pages");
+  EXPECT_EQ(engine_->counters().refused, 2);
+  EXPECT_EQ(engine_->counters().queued, 0);
+  // What can be told at once still is.
+  Request bad = AskText("a\xff");
+  EXPECT_THAT(std::string(Refusal(bad).message()), HasSubstr("UTF-8"));
+}
+
+// Long texts keep the encoder busy; behind them one is cancelled, one finds the
+// queue full, and tokens pass.
+TEST_F(EngineTest, ATextThatIsEncodedWaitsInTheQueue) {
+  UseTokenizer();
+  Start({.max_queue = 3});
+  std::string text;
+  for (int i = 0; i < 200'000; ++i) text += "word ";
+  Stream longs[2], cancelled, tokens;
+  for (Stream& s : longs) ASSERT_TRUE(Submit(AskText(text), &s).ok());
+  const uint64_t id = Submit(AskText("short"), &cancelled).value();
+  EXPECT_EQ(engine_->counters().queued, 3);
+  EXPECT_TRUE(absl::IsResourceExhausted(Refusal(AskText("one more"))));
+  engine_->Cancel(id, absl::CancelledError("left"));
+  EXPECT_TRUE(absl::IsCancelled(cancelled.Wait().status));
+  ASSERT_TRUE(Submit(Ask(10, 5), &tokens).ok());
+  EXPECT_TRUE(tokens.Wait().status.ok());
+  EXPECT_EQ(engine_->counters().queued, 2);
+  for (Stream& s : longs) {
+    EXPECT_EQ(s.Wait().status.code(), absl::StatusCode::kInvalidArgument);
+  }
+}
+
+TEST_F(EngineTest, TextsRunInTheOrderInWhichTheyCame) {
+  UseTokenizer();
+  Start({}, {18});  // one at a time
+  std::vector<Stream> streams(20);
+  for (size_t i = 0; i < streams.size(); ++i) {  // ever quicker to encode
+    ASSERT_TRUE(Submit(AskText(std::string(20 - i, 'a')), &streams[i]).ok());
+  }
+  for (Stream& s : streams) EXPECT_TRUE(s.Wait().status.ok());
+  std::vector<uint64_t> admitted;
+  for (const StepPlan& plan : states_[0]->Plans()) {
+    for (const SequenceSpec& spec : plan.admit) admitted.push_back(spec.id);
+  }
+  for (size_t i = 0; i < admitted.size(); ++i) EXPECT_EQ(admitted[i], i + 1);
+}
+
+TEST_F(EngineTest, ALostGroupEndsTextsThatNoneIsLeftToRun) {
+  UseTokenizer();
+  Start();
+  std::string text;
+  for (int i = 0; i < 200'000; ++i) text += "word ";
+  Stream longs[2], waiting;
+  for (Stream& s : longs) ASSERT_TRUE(Submit(AskText(text), &s).ok());
+  ASSERT_TRUE(Submit(AskText("short"), &waiting).ok());
+  states_[0]->Fail(absl::UnavailableError("rank 0 died"));
+  engine_->Tick();
+  EXPECT_EQ(waiting.Wait().status, absl::UnavailableError("rank 0 died"));
+  for (Stream& s : longs) EXPECT_TRUE(absl::IsUnavailable(s.Wait().status));
 }
 
 TEST(EngineOptions, RefusesWhatCannotBe) {

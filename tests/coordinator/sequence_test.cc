@@ -1,7 +1,11 @@
+// Tests stop strings, and the events and usage of one sequence.
 #include "coordinator/sequence.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include "tests/model/loaded_rank.h"
+#include "tests/model/small_config.h"
 
 namespace h2o {
 namespace {
@@ -63,21 +67,19 @@ SequenceSpec Spec() {
 }
 
 TEST(Sequence, UsageSaysWhatTheCacheHeld) {
-  std::vector<StreamEvent> events;
-  Sequence sequence(
-      Spec(), {}, nullptr,
-      [&](StreamEvent e) { events.push_back(std::move(e)); }, 5);
-  sequence.Start({12}, 1200, 2400, 6);
+  Sequence sequence(1, false, {}, nullptr, nullptr, 5);
+  sequence.SetSpec(Spec());
+  sequence.Start(1200, 2400, 6);
+  StreamEvent last;
   for (int i = 0; i < 10; ++i) {
-    sequence.Accept(
+    EXPECT_FALSE(last.done);
+    last = sequence.Accept(
         {1, 70 + i, i == 9 ? FinishReason::kLength : FinishReason::kNone}, {},
         {}, 7 + i);
   }
-  ASSERT_EQ(events.size(), 10u);
-  EXPECT_FALSE(events[8].done);
-  ASSERT_TRUE(events[9].done);
-  EXPECT_EQ(events[9].finish, FinishReason::kLength);
-  const Usage& usage = events[9].usage;
+  ASSERT_TRUE(last.done);
+  EXPECT_EQ(last.finish, FinishReason::kLength);
+  const Usage& usage = last.usage;
   EXPECT_EQ(usage.prompt_tokens, 50);
   EXPECT_EQ(usage.completion_tokens, 10);
   EXPECT_EQ(usage.kv_slots_held, 40);
@@ -90,10 +92,10 @@ TEST(Sequence, UsageSaysWhatTheCacheHeld) {
 }
 
 TEST(Sequence, KeepsTheTokensThatItStreamed) {
-  Sequence sequence(
-      Spec(), {}, nullptr, [](StreamEvent) {}, 0);
+  Sequence sequence(1, false, {}, nullptr, nullptr, 0);
+  sequence.SetSpec(Spec());
   EXPECT_TRUE(sequence.tokens().empty());
-  sequence.Start({12}, 1200, 2400, 1);
+  sequence.Start(1200, 2400, 1);
   for (int32_t token : {9, 4, 9}) {
     sequence.Accept({1, token, FinishReason::kNone}, {}, {}, 2);
   }
@@ -101,31 +103,45 @@ TEST(Sequence, KeepsTheTokensThatItStreamed) {
 }
 
 TEST(Sequence, LogitsThatAreNotFiniteEndItWithThePosition) {
-  std::vector<StreamEvent> events;
-  Sequence sequence(
-      Spec(), {}, nullptr,
-      [&](StreamEvent e) { events.push_back(std::move(e)); }, 0);
-  sequence.Start({12}, 1200, 2400, 1);
-  sequence.Accept({1, 70, FinishReason::kNone}, {}, {}, 2);
-  sequence.Accept({1, 0, FinishReason::kNonFinite}, {}, {}, 3);
-  ASSERT_EQ(events.size(), 2u);
-  EXPECT_TRUE(events[1].done);
-  EXPECT_TRUE(events[1].tokens.empty());
-  EXPECT_EQ(events[1].status.code(), absl::StatusCode::kInternal);
-  EXPECT_THAT(std::string(events[1].status.message()),
+  Sequence sequence(1, false, {}, nullptr, nullptr, 0);
+  sequence.SetSpec(Spec());
+  sequence.Start(1200, 2400, 1);
+  EXPECT_FALSE(sequence.Accept({1, 70, FinishReason::kNone}, {}, {}, 2).done);
+  const StreamEvent last =
+      sequence.Accept({1, 0, FinishReason::kNonFinite}, {}, {}, 3);
+  EXPECT_TRUE(last.done);
+  EXPECT_TRUE(last.tokens.empty());
+  EXPECT_EQ(last.status.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(std::string(last.status.message()),
               ::testing::HasSubstr("logits at position 50 are not finite"));
-  EXPECT_EQ(events[1].usage.completion_tokens, 1);
+  EXPECT_EQ(last.usage.completion_tokens, 1);
   EXPECT_EQ(sequence.state(), Sequence::State::kDone);
 }
 
-TEST(Sequence, FailsOnce) {
-  int events = 0;
-  Sequence sequence(
-      Spec(), {}, nullptr, [&](StreamEvent) { ++events; }, 0);
-  sequence.Fail(absl::CancelledError("gone"), 1);
-  sequence.Fail(absl::CancelledError("again"), 2);
-  EXPECT_EQ(events, 1);
-  EXPECT_EQ(sequence.state(), Sequence::State::kDone);
+TEST(Sequence, FailsBeforeAndAfterItsTextIsEncoded) {
+  Sequence encoding(1, true, {}, nullptr, nullptr, 0);
+  StreamEvent last = encoding.Fail(absl::CancelledError("gone"), 3);
+  EXPECT_TRUE(last.done);
+  EXPECT_EQ(last.status, absl::CancelledError("gone"));
+  EXPECT_EQ(last.usage.queue_seconds, 3);
+  EXPECT_EQ(encoding.state(), Sequence::State::kDone);
+
+  Sequence queued(2, false, {}, nullptr, nullptr, 0);
+  queued.SetSpec(Spec());
+  EXPECT_EQ(queued.spec().id, 2u);
+  last = queued.Fail(absl::CancelledError("gone"), 3);
+  EXPECT_EQ(last.usage.prompt_tokens, 50);
+}
+
+TEST(Sequence, ItsChargeIsComputedOnceForEachGroup) {
+  const RankInfo rank = LoadedRank(SmallConfig(), 1000);
+  const Admission admission(GroupInfo{.ranks = {rank, rank}});
+  Sequence sequence(1, false, {}, nullptr, nullptr, 0);
+  sequence.SetSpec(Spec());
+  const PageCharge* charge = &sequence.ChargeIn(1, admission);
+  EXPECT_EQ(*charge,
+            admission.ChargeOf(Spec().policy, sequence.max_stored_tokens()));
+  EXPECT_EQ(&sequence.ChargeIn(1, admission), charge);
 }
 
 }  // namespace

@@ -1,0 +1,163 @@
+// Runs sequences on one group: pages, plans, and the tokens that come back.
+#include "coordinator/group_at_work.h"
+
+#include <algorithm>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+namespace h2o {
+namespace {
+
+int64_t BytesOf(const PageCharge& charge, const GroupInfo& info) {
+  int64_t pages = 0;
+  for (int64_t n : charge) pages += n;
+  return pages * info.geometry().PageBytes();
+}
+
+// What the sequence would be charged if it kept every token.
+PageCharge FullCharge(const Sequence& sequence, const Admission& admission) {
+  const int64_t stored = sequence.max_stored_tokens();
+  KvPolicy full;
+  full.slots = {SlotsFor(KvPolicyName::kFull, static_cast<int32_t>(stored))};
+  return admission.ChargeOf(full, stored);
+}
+
+// By sequence and position, whichever rank reported them.
+void SortTraces(std::vector<HeadTrace>* traces) {
+  std::stable_sort(traces->begin(), traces->end(),
+                   [](const HeadTrace& a, const HeadTrace& b) {
+                     return std::tie(a.sequence_id, a.pos, a.layer, a.head) <
+                            std::tie(b.sequence_id, b.pos, b.layer, b.head);
+                   });
+}
+
+// Moves those out of `items` that belong to sequence `id` and to its token.
+template <typename Item, typename Belongs>
+std::vector<Item> TakeOf(uint64_t id, std::vector<Item>* items,
+                         Belongs&& belongs) {
+  std::vector<Item> taken;
+  for (Item& item : *items) {
+    if (item.sequence_id != id || !belongs(item)) continue;
+    taken.push_back(std::move(item));
+    item.sequence_id = 0;
+  }
+  return taken;
+}
+
+}  // namespace
+
+GroupAtWork::GroupAtWork(uint64_t number, std::unique_ptr<WorkerGroup> workers,
+                         const EngineOptions& options)
+    : number_(number),
+      workers_(std::move(workers)),
+      max_sequences_(options.max_sequences),
+      admission_(workers_->info()),
+      scheduler_(workers_->info().config().num_layers,
+                 options.stall_target_seconds, workers_->info().packed_tokens(),
+                 options.longest_step_seconds) {}
+
+absl::Status GroupAtWork::CanEverFit(Sequence* sequence) const {
+  return admission_.CanEverFit(sequence->ChargeIn(number_, admission_));
+}
+
+bool GroupAtWork::Fits(Sequence* sequence) const {
+  return static_cast<int>(running_.size()) < max_sequences_ &&
+         admission_.Fits(sequence->ChargeIn(number_, admission_));
+}
+
+void GroupAtWork::Start(std::unique_ptr<Sequence> sequence, double now) {
+  const PageCharge& charge = sequence->ChargeIn(number_, admission_);
+  admission_.Charge(charge);
+  sequence->Start(BytesOf(charge, workers_->info()),
+                  BytesOf(FullCharge(*sequence, admission_), workers_->info()),
+                  now);
+  scheduler_.Admit(sequence->spec());
+  const uint64_t id = sequence->id();
+  running_[id] = std::move(sequence);
+}
+
+void GroupAtWork::Leave(Running it) {
+  // Plans run in order: a sequence that is admitted from now on gets these
+  // pages after the plan that retires their holder.
+  scheduler_.Retire(it->first);
+  admission_.Release(it->second->ChargeIn(number_, admission_));
+  running_.erase(it);
+}
+
+bool GroupAtWork::Fail(uint64_t id, const absl::Status& reason, double now,
+                       Outbox* outbox) {
+  const Running it = running_.find(id);
+  if (it == running_.end()) return false;
+  outbox->Add(it->second->events(), it->second->Fail(reason, now));
+  Leave(it);
+  return true;
+}
+
+int64_t GroupAtWork::FailAll(const absl::Status& reason, double now,
+                             Outbox* outbox) {
+  const auto ended = static_cast<int64_t>(running_.size());
+  while (!running_.empty()) {
+    Fail(running_.begin()->first, reason, now, outbox);
+  }
+  return ended;
+}
+
+StepPlan GroupAtWork::MakePlan() {
+  ++plans_in_flight_;
+  return scheduler_.MakePlan();
+}
+
+int64_t GroupAtWork::Deliver(StepResult result, double now,
+                             EngineCounters* counters, Outbox* outbox) {
+  --plans_in_flight_;
+  scheduler_.Observe(result);
+  Account(result, now, counters);
+  SortTraces(&result.trace);
+  int64_t ended = 0;
+  for (const TokenResult& token : result.tokens) {
+    ended += Accept(token, &result, now, outbox);
+  }
+  return ended;
+}
+
+void GroupAtWork::Account(const StepResult& result, double now,
+                          EngineCounters* counters) {
+  ++counters->steps;
+  counters->slowest_layer_seconds =
+      std::max(counters->slowest_layer_seconds, result.slowest_layer_seconds);
+  counters->prefill_seconds += result.prefill_seconds;
+  counters->decode_seconds += result.decode_seconds;
+  counters->idle_seconds += result.idle_seconds;
+  if (last_result_ >= 0) {
+    ++counters->intervals;
+    counters->interval_seconds += now - last_result_;
+    counters->step_seconds += result.prefill_seconds + result.decode_seconds;
+  }
+  last_result_ = plans_in_flight_ > 0 ? now : -1;
+}
+
+bool GroupAtWork::Accept(const TokenResult& token, StepResult* result,
+                         double now, Outbox* outbox) {
+  const Running it = running_.find(token.sequence_id);
+  if (it == running_.end()) return false;  // ended after the plan was made
+  Sequence& sequence = *it->second;
+  // One plan may hold a sequence's prefill and its first decode step, so what
+  // comes with a token is told by its position.
+  const int32_t traced = sequence.next_traced_position();
+  const int32_t last_logit = sequence.next_logit_position();
+  std::vector<HeadTrace> trace =
+      TakeOf(token.sequence_id, &result->trace,
+             [traced](const HeadTrace& t) { return t.pos == traced; });
+  std::vector<LogitRows> logits = TakeOf(
+      token.sequence_id, &result->logits, [last_logit](const LogitRows& rows) {
+        return rows.first_position <= last_logit;
+      });
+  outbox->Add(sequence.events(),
+              sequence.Accept(token, std::move(trace), std::move(logits), now));
+  if (sequence.state() != Sequence::State::kDone) return false;
+  Leave(it);
+  return true;
+}
+
+}  // namespace h2o

@@ -1,0 +1,88 @@
+// A group of workers with all that its coordinator knows of it: the pages it
+// promised, the sequences it runs and the plans that are under way.
+//
+// Threads  not thread-safe; the Engine's lock.  Only the group's loop thread
+//          calls Submit and Next of its workers, and does so without the lock.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "api/engine_options.h"
+#include "coordinator/admission.h"
+#include "coordinator/batch_scheduler.h"
+#include "coordinator/engine_counters.h"
+#include "coordinator/event_stream.h"
+#include "coordinator/sequence.h"
+#include "coordinator/worker_group.h"
+
+namespace h2o {
+
+class GroupAtWork {
+ public:
+  // `number` tells the groups of one engine apart, also those that are gone.
+  GroupAtWork(uint64_t number, std::unique_ptr<WorkerGroup> workers,
+              const EngineOptions& options);
+
+  WorkerGroup& workers() { return *workers_; }
+  const WorkerGroup& workers() const { return *workers_; }
+  const Admission& admission() const { return admission_; }
+  size_t num_running() const { return running_.size(); }
+
+  // Whether the group could run the sequence if it ran nothing else.
+  // Errors: INVALID_ARGUMENT with the arithmetic of the rank that could not.
+  absl::Status CanEverFit(Sequence* sequence) const;
+
+  // Whether the sequence could start now: every rank has the pages free.
+  bool Fits(Sequence* sequence) const;
+
+  // Charges the pages and runs the sequence from the next plan on.
+  // REQUIRES: Fits.
+  void Start(std::unique_ptr<Sequence> sequence, double now);
+
+  // Ends one running sequence, or all of them, with an error; their pages are
+  // free from the next plan on.  Fail returns whether the sequence ran here,
+  // FailAll how many sequences it ended.
+  bool Fail(uint64_t id, const absl::Status& reason, double now,
+            Outbox* outbox);
+  int64_t FailAll(const absl::Status& reason, double now, Outbox* outbox);
+
+  // Whether there is anything to plan or to wait for.
+  bool IsBusy() const { return plans_in_flight_ > 0 || scheduler_.HasWork(); }
+  // Whether the workers take another plan now: plans run one ahead.
+  bool HasRoomForPlan() const {
+    return plans_in_flight_ < WorkerGroup::kMaxPlansInFlight;
+  }
+  bool CanPlan() const { return HasRoomForPlan() && scheduler_.HasWork(); }
+
+  // The next plan, for the workers.  REQUIRES: CanPlan().
+  StepPlan MakePlan();
+
+  // The oldest plan was answered: its times are counted and its tokens go to
+  // the outbox.  Returns how many sequences it ended.
+  int64_t Deliver(StepResult result, double now, EngineCounters* counters,
+                  Outbox* outbox);
+
+ private:
+  using Running = std::map<uint64_t, std::unique_ptr<Sequence>>::iterator;
+
+  // Adds the times of a result to `counters`.
+  void Account(const StepResult& result, double now, EngineCounters* counters);
+  // Gives one token to its sequence; returns whether that ended it.
+  bool Accept(const TokenResult& token, StepResult* result, double now,
+              Outbox* outbox);
+  void Leave(Running it);
+
+  const uint64_t number_;
+  const std::unique_ptr<WorkerGroup> workers_;
+  const int max_sequences_;
+  Admission admission_;
+  BatchScheduler scheduler_;
+  std::map<uint64_t, std::unique_ptr<Sequence>> running_;
+  int plans_in_flight_ = 0;
+  double last_result_ = -1;  // time of the last result while busy; -1: idle
+};
+
+}  // namespace h2o

@@ -1,0 +1,44 @@
+// The requests that wait for a group, in order of arrival.
+//
+// Threads  not thread-safe; the Engine's lock.
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "coordinator/sequence.h"
+
+namespace h2o {
+
+class RequestQueue {
+ public:
+  using Taken = std::vector<std::unique_ptr<Sequence>>;
+
+  size_t size() const { return waiting_.size(); }
+  bool empty() const { return waiting_.empty(); }
+
+  void Push(std::unique_ptr<Sequence> sequence);
+
+  // The next to be served: in order of arrival the first that `fits`, passing
+  // over at most `may_pass` that do not.  With 0 the first one that does not
+  // fit keeps all behind it waiting.  A text that is being encoded is passed
+  // over by token prompts for nothing, but by no other text.
+  Sequence* Next(absl::FunctionRef<bool(Sequence&)> fits, int may_pass) const;
+
+  // Null if it does not wait here.
+  Sequence* Find(uint64_t id) const;
+
+  // Null if it does not wait here.
+  std::unique_ptr<Sequence> Remove(uint64_t id);
+  Taken RemoveIf(absl::FunctionRef<bool(Sequence&)> goes);
+  // Those that have waited for longer than `max_seconds` at the time `now`.
+  Taken RemoveExpired(double max_seconds, double now);
+
+ private:
+  std::list<std::unique_ptr<Sequence>> waiting_;
+};
+
+}  // namespace h2o

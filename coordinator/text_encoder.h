@@ -1,0 +1,52 @@
+// Encodes text prompts on a few threads of its own, so that a long text delays
+// neither the caller nor the engine's loops.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "api/request.h"
+#include "base/monitor.h"
+#include "model/tokenizer.h"
+
+namespace h2o {
+
+// Threads  any thread may call the methods.
+class TextEncoder {
+ public:
+  // Receives the request `id` with its prompt as tokens, or why its text has
+  // none.  Called by the encoder's threads, several at once.
+  using Encoded = std::function<void(uint64_t id, absl::StatusOr<Request>)>;
+
+  // `tokenizer` must outlive the encoder.
+  TextEncoder(const Tokenizer* tokenizer, int num_threads, Encoded on_encoded);
+  // Texts that wait are dropped.
+  ~TextEncoder();
+
+  // Queues the text of `request`.  Texts begin to be encoded in this order.
+  void Add(uint64_t id, Request request);
+
+  // Drops the text if it still waits.
+  void Remove(uint64_t id);
+
+ private:
+  struct Job {
+    uint64_t id;
+    Request request;
+  };
+  void Run();
+
+  const Tokenizer* const tokenizer_;
+  const Encoded on_encoded_;
+  Monitor monitor_;
+  std::deque<Job> waiting_ ABSL_GUARDED_BY(monitor_);
+  bool stopping_ ABSL_GUARDED_BY(monitor_) = false;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace h2o

@@ -1,0 +1,99 @@
+// Tests that texts become tokens on the threads of the encoder.
+#include "coordinator/text_encoder.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "base/monitor.h"
+
+namespace h2o {
+namespace {
+
+const Tokenizer* Demo() {
+  static const Tokenizer* const demo =
+      Tokenizer::Load("models/opt-demo", 8192).value().release();
+  return demo;
+}
+
+Request Text(std::string text) {
+  Request request;
+  request.has_text = true;
+  request.text = std::move(text);
+  request.max_tokens = 3;
+  return request;
+}
+
+// What an encoder gave back; its threads wait here while `held`.
+struct Encoded {
+  Monitor monitor;  // guards what follows
+  std::map<uint64_t, absl::StatusOr<Request>> requests;
+  int waiting = 0;
+  bool held = false;
+
+  TextEncoder::Encoded Callback() {
+    return [this](uint64_t id, absl::StatusOr<Request> request) {
+      Monitor::Lock lock(monitor);
+      ++waiting;
+      lock.Await([this] { return !held; });
+      --waiting;
+      requests.emplace(id, std::move(request));
+    };
+  }
+  void Hold(bool hold) {
+    Monitor::Lock lock(monitor);
+    held = hold;
+  }
+  bool Await(const std::function<bool()>& condition) {
+    Monitor::Lock lock(monitor);
+    return lock.AwaitFor(30, condition);
+  }
+};
+
+TEST(TextEncoder, TurnsTextsIntoTokens) {
+  Encoded encoded;
+  TextEncoder encoder(Demo(), 2, encoded.Callback());
+  for (uint64_t id = 0; id < 50; ++id) {
+    encoder.Add(id, Text("number " + std::to_string(id)));
+  }
+  ASSERT_TRUE(encoded.Await([&] { return encoded.requests.size() == 50; }));
+  for (const auto& [id, request] : encoded.requests) {
+    ASSERT_TRUE(request.ok());
+    EXPECT_FALSE(request->has_text);
+    EXPECT_EQ(request->tokens,
+              Demo()->Encode("number " + std::to_string(id)).value());
+    EXPECT_EQ(request->max_tokens, 3);
+  }
+}
+
+TEST(TextEncoder, SaysWhyATextHasNoTokens) {
+  Encoded encoded;
+  TextEncoder encoder(Demo(), 1, encoded.Callback());
+  encoder.Add(7, Text("a\xff"));
+  ASSERT_TRUE(encoded.Await([&] { return encoded.requests.contains(7); }));
+  EXPECT_EQ(encoded.requests.at(7).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+TEST(TextEncoder, WhatWaitsCanBeRemovedAndIsDroppedAtTheEnd) {
+  Encoded encoded;
+  encoded.Hold(true);
+  auto encoder = std::make_unique<TextEncoder>(Demo(), 2, encoded.Callback());
+  for (uint64_t id = 0; id < 5; ++id) encoder->Add(id, Text("a"));
+  ASSERT_TRUE(encoded.Await([&] { return encoded.waiting == 2; }));
+  encoder->Remove(3);
+  encoder->Remove(0);   // too late
+  encoder->Remove(99);  // never there
+  encoded.Hold(false);
+  ASSERT_TRUE(encoded.Await([&] { return encoded.requests.size() == 4; }));
+  EXPECT_FALSE(encoded.requests.contains(3));
+  encoder.reset();
+  EXPECT_EQ(encoded.requests.size(), 4u);
+}
+
+}  // namespace
+}  // namespace h2o
