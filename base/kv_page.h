@@ -1,16 +1,21 @@
-// What a page of the KV cache looks like in memory.
+// How the KV cache stores the keys and values of a head, and what a page of
+// them looks like in memory.
 //
-// A page is kPageSlots slots of one layer and one head of one sequence:
+// A page is kPageSlots slots of one layer and one head of one sequence.  Its
+// parts lie one behind the other, so that a page is copied in few pieces:
 //
-//   keys       [kPageSlots, head_dim]  dtype
-//   values     [kPageSlots, head_dim]  dtype
-//   scores     [kPageSlots]            float32
-//   positions  [kPageSlots]            uint16
+//   keys       [kPageSlots, head_dim]  format.dtype
+//   values     [kPageSlots, head_dim]  format.dtype
+//   tail: scores     [kPageSlots]      float32
+//         positions  [kPageSlots]      uint16
 //
-// each run contiguous, so that a page moves as few bulk copies, and each page a
-// whole number of cache lines, so that no copy and no score that is written
-// touches a line of another page: unaligned pages cost 1.5 to 4 % of decode
-// attention on an H200.  Only kernels/ and kv/ may know this.
+// A page starts at a multiple of kLineBytes and is a whole number of lines, so
+// no two pages share a cache line: unaligned pages made decode attention 1.5 to
+// 4 % slower on an H200.  The number of a page is that of its first line, which
+// addresses pages of all sizes alike: 32 bits reach kMaxPoolBytes.
+//
+// Attention kernels and kv/ read and write pages.  All others ask only for
+// sizes (kv/kv_geometry.h).
 #pragma once
 
 #include <cstdint>
@@ -21,31 +26,39 @@ namespace h2o {
 
 inline constexpr int kPageSlots = 32;
 
-inline constexpr int kPageAlignment = 128;  // a cache line of a GPU, in bytes
+inline constexpr int kLineBytes = 128;  // a cache line of a GPU
+inline constexpr int64_t kMaxPoolBytes = int64_t{kLineBytes} << 32;
 
 // The positions of a sequence are stored in 16 bits.
 inline constexpr int kMaxPositions = 1 << 16;
 
 constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// How the keys and values of one head are stored.  Every head brings its format
+// to the kernels (kernels/kv_head.h), which have 4 bytes for it.
+struct KvFormat {
+  DType dtype = DType::kFloat32;  // of keys and of values
+
+  friend constexpr bool operator==(const KvFormat&, const KvFormat&) = default;
+};
+
+// Where the parts of a page lie, in bytes from its start.
 struct KvPageLayout {
   int head_dim = 0;
-  DType dtype = DType::kFloat32;  // of keys and values
+  KvFormat format;
 
-  constexpr int64_t RunBytes() const {  // of keys, and of values
-    return static_cast<int64_t>(kPageSlots) * head_dim * SizeOf(dtype);
+  constexpr int64_t RowBytes() const {  // of one key, and of one value
+    return int64_t{head_dim} * SizeOf(format.dtype);
   }
   constexpr int64_t KeysOffset() const { return 0; }
-  constexpr int64_t ValuesOffset() const { return RunBytes(); }
-  constexpr int64_t ScoresOffset() const { return 2 * RunBytes(); }
+  constexpr int64_t ValuesOffset() const { return kPageSlots * RowBytes(); }
+  constexpr int64_t ScoresOffset() const { return 2 * kPageSlots * RowBytes(); }
   constexpr int64_t PositionsOffset() const {
     return ScoresOffset() + kPageSlots * 4;
   }
-  constexpr int64_t UsedBytes() const {
-    return PositionsOffset() + kPageSlots * 2;
-  }
+  constexpr int64_t TailBytes() const { return kPageSlots * (4 + 2); }
   constexpr int64_t PageBytes() const {
-    return CeilDiv(UsedBytes(), kPageAlignment) * kPageAlignment;
+    return CeilDiv(ScoresOffset() + TailBytes(), kLineBytes) * kLineBytes;
   }
 
   friend bool operator==(const KvPageLayout&, const KvPageLayout&) = default;

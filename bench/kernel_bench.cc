@@ -272,11 +272,12 @@ class Bench {
     KvCacheOptions options;
     options.geometry = {options_.layers,
                         config_.qkv.kv_heads,
-                        {config_.qkv.head_dim, DType::kBFloat16}};
+                        config_.qkv.head_dim,
+                        {{DType::kBFloat16}}};
     options.heads = shard_.kv_heads;
     KvPolicy policy;
     policy.slots = {slots};
-    options.num_pages = sequences * options.geometry.PagesNeeded(
+    options.num_slabs = sequences * options.geometry.SlabsNeeded(
                                         policy, prompt + 64, shard_.kv_heads);
     options.max_sequences = sequences;
     options.max_positions = prompt + 64;

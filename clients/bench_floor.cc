@@ -19,6 +19,19 @@ double LinearParameters(const ModelConfig& config) {
   return config.num_layers * per_layer + rest;
 }
 
+// Bytes that a slot of all heads and layers costs a decode step: its key, its
+// value, and about 8 of its score and position.
+double SlotBytes(const KvGeometry& geometry) {
+  double bytes = 0;
+  for (int layer = 0; layer < geometry.num_layers; ++layer) {
+    for (int head = 0; head < geometry.num_heads; ++head) {
+      const KvFormat& format = geometry.FormatOf(layer, head);
+      bytes += 8.0 + 2 * KvPageLayout{geometry.head_dim, format}.RowBytes();
+    }
+  }
+  return bytes;
+}
+
 // Walks through the load: prompts share a prefill as far as they fit, and
 // sequences that run at once share a step.  Calls of_pack(prompts) for each
 // prefill and of_step(rows, slots held by each) for each decode step, and
@@ -71,13 +84,10 @@ BenchFloor ComputeFloor(const ModelConfig& config, const KvGeometry& geometry,
       static_cast<double>(config.hidden_size) *
       (static_cast<double>(config.qkv.query_columns()) + 2.0 * config.ffn_dim);
   const double length = load.prompt_len;
-  // Of queries and of keys, over all layers.
+  // Of queries, over all layers.
   const double query_width =
       static_cast<double>(config.qkv.query_columns()) * config.num_layers;
-  const double key_width =
-      static_cast<double>(config.qkv.kv_columns()) * config.num_layers;
-  const double slot_bytes = 2 * key_width * SizeOf(geometry.page.dtype) +
-                            8.0 * config.qkv.kv_heads * config.num_layers;
+  const double slot_bytes = SlotBytes(geometry);
   const auto of_pack = [&](int prompts) {
     // Only the last row of a prompt needs the head, and what is behind the last
     // attention; attention is causal, q k^T and p v, each half of length^2.

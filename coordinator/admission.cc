@@ -18,7 +18,7 @@ PageCharge Admission::ChargeOf(const KvPolicy& policy,
   const int size = static_cast<int>(num_pages_.size());
   PageCharge charge(size);
   for (int rank = 0; rank < size; ++rank) {
-    charge[rank] = geometry_.PagesNeeded(policy, max_stored_tokens,
+    charge[rank] = geometry_.SlabsNeeded(policy, max_stored_tokens,
                                          config_.Shard(rank, size).kv_heads);
   }
   return charge;
@@ -28,10 +28,10 @@ absl::Status Admission::CanEverFit(const PageCharge& charge) const {
   for (size_t rank = 0; rank < charge.size(); ++rank) {
     if (charge[rank] <= num_pages_[rank]) continue;
     return absl::InvalidArgumentError(absl::StrCat(
-        "the request can never fit: it needs ", charge[rank],
-        " KV pages on rank ", rank, " (", charge[rank] * geometry_.PageBytes(),
-        " bytes), whose pool has ", num_pages_[rank], " (",
-        num_pages_[rank] * geometry_.PageBytes(),
+        "the request can never fit: it needs ", charge[rank], " KV ",
+        geometry_.SlabsName(), " on rank ", rank, " (",
+        charge[rank] * geometry_.SlabBytes(), " bytes), whose pool has ",
+        num_pages_[rank], " (", num_pages_[rank] * geometry_.SlabBytes(),
         " bytes); ask for fewer tokens or a smaller kv budget"));
   }
   return absl::OkStatus();

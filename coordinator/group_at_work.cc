@@ -10,9 +10,9 @@ namespace h2o {
 namespace {
 
 int64_t BytesOf(const PageCharge& charge, const GroupInfo& info) {
-  int64_t pages = 0;
-  for (int64_t n : charge) pages += n;
-  return pages * info.geometry().PageBytes();
+  int64_t slabs = 0;
+  for (int64_t n : charge) slabs += n;
+  return slabs * info.geometry().SlabBytes();
 }
 
 // What the sequence would be charged if it kept every token.

@@ -141,8 +141,8 @@ void RemoteRanks::BecomeReady() {
   ready_ = true;
   const MemoryPlan memory = info_.memory();
   log.Add(absl::StrCat("group ", group_, " is ready: ", ranks_.size(),
-                       " ranks, ", pages, " KV pages of ",
-                       info_.geometry().PageBytes(), " B (",
+                       " ranks, ", pages, " KV ", info_.geometry().SlabsName(),
+                       " of ", info_.geometry().SlabBytes(), " B (",
                        memory.kv_pool >> 20, " MiB), workspace ",
                        memory.workspace >> 20, " MiB"));
 }

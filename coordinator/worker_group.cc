@@ -31,13 +31,17 @@ absl::Status CheckAlike(const RankInfo& rank0, const RankInfo& other) {
   }
   if (other.geometry != rank0.geometry) {
     const auto pages = [](const RankInfo& rank) {
-      return absl::StrCat(rank.geometry.PageBytes(), " bytes of ",
-                          std::string(Name(rank.geometry.page.dtype)));
+      const std::vector<KvFormat>& formats = rank.geometry.formats;
+      return absl::StrCat(rank.geometry.SlabBytes(), " bytes of ",
+                          formats.size() == 1
+                              ? std::string(Name(formats[0].dtype))
+                              : absl::StrCat(formats.size(), " formats"));
     };
-    return absl::FailedPreconditionError(absl::StrCat(
-        "its KV pages have ", pages(other), ", rank 0's have ", pages(rank0),
-        "; all ranks must keep keys and values "
-        "alike"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("its KV ", other.geometry.SlabsName(), " have ",
+                     pages(other), ", rank 0's have ", pages(rank0),
+                     "; all ranks must keep keys and values "
+                     "alike"));
   }
   return absl::OkStatus();
 }

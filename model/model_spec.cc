@@ -53,8 +53,8 @@ absl::StatusOr<DType> WeightDType(const ModelSpec& spec) {
 absl::StatusOr<KvGeometry> GeometryOf(const ModelConfig& config,
                                       const ModelSpec& spec) {
   H2O_ASSIGN_OR_RETURN(DType dtype, DTypeOr(spec.kv_dtype, "kv-dtype"));
-  return KvGeometry{config.num_layers, config.qkv.kv_heads,
-                    KvPageLayout{config.qkv.head_dim, dtype}};
+  return KvGeometry{
+      config.num_layers, config.qkv.kv_heads, config.qkv.head_dim, {{dtype}}};
 }
 
 }  // namespace h2o

@@ -279,18 +279,24 @@ absl::Status Check(const ModelConfig& config) {
 absl::Status Check(const RankInfo& info, const ModelConfig& config) {
   H2O_RETURN_IF_ERROR(Check(info.config));
   H2O_RETURN_IF_ERROR(CheckSameModel(config, info.config));
-  H2O_RETURN_IF_ERROR(
-      Known("kv_dtype", info.geometry.page.dtype, DType::kFloat16));
-  const KvGeometry right = {
-      .num_layers = config.num_layers,
-      .num_heads = config.qkv.kv_heads,
-      .page = {config.qkv.head_dim, info.geometry.page.dtype}};
+  const std::vector<KvFormat>& formats = info.geometry.formats;
+  for (const KvFormat& format : formats) {
+    H2O_RETURN_IF_ERROR(Known("kv_dtype", format.dtype, DType::kFloat16));
+  }
+  const KvGeometry right = {.num_layers = config.num_layers,
+                            .num_heads = config.qkv.kv_heads,
+                            .head_dim = config.qkv.head_dim,
+                            .formats = formats};
   if (info.geometry != right) {
     return Bad("KV pages are of ", info.geometry.num_layers, " layers, ",
                info.geometry.num_heads, " heads and head_dim ",
-               info.geometry.page.head_dim, "; the model has ",
-               right.num_layers, ", ", right.num_heads, " and ",
-               right.page.head_dim);
+               info.geometry.head_dim, "; the model has ", right.num_layers,
+               ", ", right.num_heads, " and ", right.head_dim);
+  }
+  const size_t all = static_cast<size_t>(right.num_layers) * right.num_heads;
+  if (formats.size() != 1 && formats.size() != all) {
+    return Bad("KV formats of ", formats.size(),
+               " heads; it must be 1, for all, or ", all);
   }
   H2O_RETURN_IF_ERROR(AtLeast("num_pages", info.num_pages, 1));
   H2O_RETURN_IF_ERROR(AtLeast("packed_tokens", info.packed_tokens, 0));

@@ -76,13 +76,13 @@ auto Fields(Is<ModelConfig> auto& s) {
                   activation, block, norm_epsilon, norm_affine, final_norm,
                   bias, tied_head, stop_tokens, checkpoint_dtype);
 }
-auto Fields(Is<KvPageLayout> auto& s) {
-  auto& [head_dim, dtype] = s;
-  return std::tie(head_dim, dtype);
+auto Fields(Is<KvFormat> auto& s) {
+  auto& [dtype] = s;
+  return std::tie(dtype);
 }
 auto Fields(Is<KvGeometry> auto& s) {
-  auto& [num_layers, num_heads, page] = s;
-  return std::tie(num_layers, num_heads, page);
+  auto& [num_layers, num_heads, head_dim, formats] = s;
+  return std::tie(num_layers, num_heads, head_dim, formats);
 }
 auto Fields(Is<MemoryPlan> auto& s) {
   auto& [weights, workspace, kv_pool] = s;

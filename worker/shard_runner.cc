@@ -53,7 +53,7 @@ class Runner final : public ShardRunner {
   absl::StatusOr<StepResult> Collect() override;
 
   const RankInfo& info() const override { return parts_->info; }
-  int64_t free_pages() const override { return parts_->cache->free_pages(); }
+  int64_t free_pages() const override { return parts_->cache->free_slabs(); }
   void Abort(absl::Status reason) override {
     aborted_.Set(reason);
     parts_->communicator->Abort(std::move(reason));
@@ -171,7 +171,7 @@ absl::Status Runner::Admit(const SequenceSpec& spec, StepInFlight* step) {
   }
   OpenSequence& sequence = open_.by_id[spec.id];
   sequence.spec = spec;
-  sequence.seat = parts_->cache->Slot(spec.id);
+  sequence.seat = parts_->cache->Seat(spec.id);
   UploadState(sequence);
   step->admitted.emplace_back(spec.id, sequence.prompt_length());
   return absl::OkStatus();

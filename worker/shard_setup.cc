@@ -122,57 +122,60 @@ absl::Status MakeWorkspace(ShardParts* parts) {
   return absl::OkStatus();
 }
 
-// One page for each head of each layer: the least that a sequence needs.
-int64_t SmallestPages(const KvCacheOptions& cache) {
-  return int64_t{cache.geometry.num_layers} * cache.heads.size();
+// The slabs of a sequence whose heads all store `slots` slots.
+int64_t SlabsOfSlots(const KvCacheOptions& cache, int64_t slots) {
+  KvPolicy full;
+  full.slots = {SlotsFor(KvPolicyName::kFull, static_cast<int32_t>(slots))};
+  return cache.geometry.SlabsNeeded(full, slots, cache.heads);
 }
 
-// The pages of a pool whose size the operator gave.
-absl::StatusOr<int64_t> PagesOfGivenPool(int64_t bytes,
+// The slabs of a pool whose size the operator gave.
+absl::StatusOr<int64_t> SlabsOfGivenPool(int64_t bytes,
                                          const KvCacheOptions& cache,
                                          int64_t free_bytes) {
-  const int64_t page_bytes = cache.geometry.PageBytes();
-  const int64_t smallest = SmallestPages(cache);
-  const int64_t pages = bytes / page_bytes;
-  if (pages < smallest) {
+  const int64_t slab_bytes = cache.geometry.SlabBytes();
+  const int64_t smallest = SlabsOfSlots(cache, 1);
+  const int64_t slabs = bytes / slab_bytes;
+  if (slabs < smallest) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "kv-pool-bytes ", bytes, " holds ", pages,
-        " pages; the smallest sequence needs ", smallest, " (",
-        cache.geometry.num_layers, " layers x ", cache.heads.size(),
-        " heads), ", smallest * page_bytes, " bytes"));
+        "kv-pool-bytes ", bytes, " holds ", slabs, " ",
+        cache.geometry.SlabsName(), "; the smallest sequence needs ", smallest,
+        " (", cache.geometry.num_layers, " layers x ", cache.heads.size(),
+        " heads), ", smallest * slab_bytes, " bytes"));
   }
   if (free_bytes > 0 && bytes > free_bytes) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "kv-pool-bytes ", bytes, " is more than the ", free_bytes,
         " bytes that are free once weights and workspace are taken"));
   }
-  return pages;
+  return slabs;
 }
 
-// The pages of a pool that takes its share of the free memory.
-absl::StatusOr<int64_t> PagesOfFreeMemory(const ShardOptions& options,
+// The slabs of a pool that takes its share of the free memory.
+absl::StatusOr<int64_t> SlabsOfFreeMemory(const ShardOptions& options,
                                           KvCacheOptions cache,
                                           int64_t free_bytes) {
-  const int64_t page_bytes = cache.geometry.PageBytes();
-  const int64_t smallest = SmallestPages(cache);
+  const int64_t slab_bytes = cache.geometry.SlabBytes();
+  const int64_t smallest = SlabsOfSlots(cache, 1);
   const int64_t most =
-      cache.max_sequences * smallest * CeilDiv(cache.max_positions, kPageSlots);
+      std::min(cache.max_sequences * SlabsOfSlots(cache, cache.max_positions),
+               kMaxPoolBytes / slab_bytes);
   double share = options.memory_share;
   if (share == 0) share = options.device.cuda ? 0.95 : 0.5;
   // The page tables lie beside the pool; assume the largest they can be.
-  cache.num_pages = most;
+  cache.num_slabs = most;
   const int64_t left =
       free_bytes - cache.max_sequences * KvCache::TableBytes(cache);
   const auto bytes =
       static_cast<int64_t>(static_cast<double>(std::max<int64_t>(left, 0)) *
                            share / options.local_ranks);
-  const int64_t pages = std::min(bytes / page_bytes, most);
-  if (pages < smallest) {
+  const int64_t slabs = std::min(bytes / slab_bytes, most);
+  if (slabs < smallest) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "no memory is left for a KV pool: ", bytes,
-        " bytes, and the smallest sequence needs ", smallest * page_bytes));
+        " bytes, and the smallest sequence needs ", smallest * slab_bytes));
   }
-  return pages;
+  return slabs;
 }
 
 absl::Status MakeCache(const ShardOptions& options, ShardParts* parts) {
@@ -184,15 +187,15 @@ absl::Status MakeCache(const ShardOptions& options, ShardParts* parts) {
   cache.max_positions = parts->config.max_positions;
   const int64_t free_bytes = parts->backend->FreeBytes();
   H2O_ASSIGN_OR_RETURN(
-      cache.num_pages,
+      cache.num_slabs,
       options.kv_pool_bytes > 0
-          ? PagesOfGivenPool(options.kv_pool_bytes, cache, free_bytes)
-          : PagesOfFreeMemory(options, cache, free_bytes));
+          ? SlabsOfGivenPool(options.kv_pool_bytes, cache, free_bytes)
+          : SlabsOfFreeMemory(options, cache, free_bytes));
   H2O_ASSIGN_OR_RETURN(parts->cache,
                        KvCache::Create(cache, parts->backend.get()));
   parts->info.geometry = cache.geometry;
-  parts->info.num_pages = cache.num_pages;
-  parts->info.memory.kv_pool = cache.num_pages * cache.geometry.PageBytes();
+  parts->info.num_pages = cache.num_slabs;
+  parts->info.memory.kv_pool = cache.num_slabs * cache.geometry.SlabBytes();
   parts->info.memory.workspace +=
       cache.max_sequences * KvCache::TableBytes(cache);
   return absl::OkStatus();

@@ -61,14 +61,15 @@ HWY_INLINE void PageDots(const float* HWY_RESTRICT q, const T* keys, int count,
 }
 
 template <class T>
-HWY_INLINE const T* Keys(const KvPool& pool, const KvHead& head, int page) {
-  return reinterpret_cast<const T*>(pool.Page(head.pages[page]) +
-                                    pool.layout.KeysOffset());
+HWY_INLINE const T* Keys(const KvPool& pool, const KvHead& head, int32_t slot) {
+  return reinterpret_cast<const T*>(pool.PageOf(head, slot) +
+                                    pool.Layout(head).KeysOffset());
 }
 template <class T>
-HWY_INLINE const T* Values(const KvPool& pool, const KvHead& head, int page) {
-  return reinterpret_cast<const T*>(pool.Page(head.pages[page]) +
-                                    pool.layout.ValuesOffset());
+HWY_INLINE const T* Values(const KvPool& pool, const KvHead& head,
+                           int32_t slot) {
+  return reinterpret_cast<const T*>(pool.PageOf(head, slot) +
+                                    pool.Layout(head).ValuesOffset());
 }
 
 // acc[kN] += p[i] * values[i] over the slots of all pages; columns from `j`.
@@ -78,15 +79,15 @@ HWY_INLINE void WeightedValues(const KvPool& pool, const KvHead& head,
                                int j, float* out) {
   const F32 d;
   const int lanes = static_cast<int>(hn::Lanes(d));
-  const int head_dim = pool.layout.head_dim;
+  const int head_dim = pool.head_dim;
   VF acc[kN];
   for (int u = 0; u < kN; ++u) acc[u] = hn::Zero(d);
   int32_t slot = 0;
   const T* next = slot < head.num_slots ? Values<T>(pool, head, 0) : nullptr;
-  for (int page = 0; slot < head.num_slots; ++page) {
+  while (slot < head.num_slots) {
     const T* v = next + j;
     const int32_t end = std::min(slot + kPageSlots, head.num_slots);
-    if (end < head.num_slots) next = Values<T>(pool, head, page + 1);
+    if (end < head.num_slots) next = Values<T>(pool, head, end);
     for (int i = 0; slot < end; ++slot, ++i, v += head_dim) {
       PrefetchRow(next + i * head_dim + j, kN * lanes);
       const VF w = hn::Set(d, p[slot]);
@@ -105,13 +106,13 @@ HWY_INLINE void WeightedValues(const KvPool& pool, const KvHead& head,
 template <class T>
 void Attend(const float* q, const float* k, const float* v, const KvPool& pool,
             const KvHead& head, float* p, float* out) {
-  const int head_dim = pool.layout.head_dim;
+  const int head_dim = pool.head_dim;
   const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
-  for (int page = 0; page * kPageSlots < head.num_slots; ++page) {
-    const int first = page * kPageSlots;
-    const int left = head.num_slots - first;
-    PageDots(q, Keys<T>(pool, head, page), std::min(kPageSlots, left), head_dim,
-             left > kPageSlots ? Keys<T>(pool, head, page + 1)
+  for (int32_t first = 0; first < head.num_slots; first += kPageSlots) {
+    const int32_t left = head.num_slots - first;
+    PageDots(q, Keys<T>(pool, head, first), std::min(kPageSlots, left),
+             head_dim,
+             left > kPageSlots ? Keys<T>(pool, head, first + kPageSlots)
                                : Values<T>(pool, head, 0),
              p + first);
   }
@@ -134,7 +135,7 @@ void Attend(const float* q, const float* k, const float* v, const KvPool& pool,
 
 void AttendImpl(const float* q, const float* k, const float* v,
                 const KvPool& pool, const KvHead& head, float* p, float* out) {
-  DispatchDType(pool.layout.dtype, [&](auto stored) {
+  DispatchDType(head.format.dtype, [&](auto stored) {
     Attend<decltype(stored)>(q, k, v, pool, head, p, out);
   });
 }
@@ -151,7 +152,7 @@ HWY_EXPORT(AttendImpl);
 
 void AddScores(const KvPool& pool, const KvHead& head, const float* p) {
   for (int32_t first = 0; first < head.num_slots; first += kPageSlots) {
-    float* scores = Scores(pool, pool.Page(head.pages[first / kPageSlots]));
+    float* scores = ScoreAt(pool, head, first);
     const int count = std::min(kPageSlots, head.num_slots - first);
     for (int i = 0; i < count; ++i) scores[i] += p[first + i];
   }
@@ -164,9 +165,8 @@ int32_t FindVictim(const KvPool& pool, const KvHead& head, int32_t position) {
   float least = 0;
   int32_t victim_position = 0;
   for (int32_t first = 0; first < head.num_slots; first += kPageSlots) {
-    std::byte* page = pool.Page(head.pages[first / kPageSlots]);
-    const float* scores = Scores(pool, page);
-    const uint16_t* positions = Positions(pool, page);
+    const float* scores = ScoreAt(pool, head, first);
+    const uint16_t* positions = PositionAt(pool, head, first);
     const int count = std::min(kPageSlots, head.num_slots - first);
     for (int i = 0; i < count; ++i) {
       const int32_t at = positions[i];
@@ -196,14 +196,13 @@ int32_t DecodeHead(const float* q, const float* k, const float* v,
     score = probabilities[head->num_slots];
   }
   if (head->num_slots < head->slots.Capacity()) {
-    WriteSlot(k, v, score, position, pool,
-              SlotAt(pool, *head, head->num_slots));
+    WriteSlot(k, v, score, position, pool, *head, head->num_slots);
     ++head->num_slots;
     return -1;
   }
-  const Slot victim = SlotAt(pool, *head, FindVictim(pool, *head, position));
-  const int32_t evicted = Positions(pool, victim.page)[victim.index];
-  WriteSlot(k, v, score, position, pool, victim);
+  const int32_t victim = FindVictim(pool, *head, position);
+  const int32_t evicted = *PositionAt(pool, *head, victim);
+  WriteSlot(k, v, score, position, pool, *head, victim);
   return evicted;
 }
 
@@ -216,7 +215,7 @@ int64_t DecodeScratchFloats(int64_t max_slots) {
 void DecodeAttention(Matrix qkv, const DecodeBatch& batch, int layer,
                      const KvPool& pool, Matrix out, int32_t* evicted,
                      Team* team) {
-  const int d = pool.layout.head_dim;
+  const int d = pool.head_dim;
   const int64_t num_heads = out.columns / d;
   team->ParallelFor(
       qkv.rows * num_heads, 1, [&](int64_t begin, int64_t end, int thread) {

@@ -149,8 +149,8 @@ void KeepPrompt(const Prompt& prompt, int64_t head, const KvPool& pool) {
   for (size_t i = 0; i < kept.size(); ++i) {
     const int64_t row = kept[i] * prompt.qkv.stride;
     WriteSlot(prompt.Keys(head) + row, prompt.Values(head) + row,
-              scored ? total[kept[i]] : 0.0f, kept[i], pool,
-              SlotAt(pool, stored, static_cast<int32_t>(i)));
+              scored ? total[kept[i]] : 0.0f, kept[i], pool, stored,
+              static_cast<int32_t>(i));
   }
   stored.num_slots = static_cast<int32_t>(kept.size());
 }

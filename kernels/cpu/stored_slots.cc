@@ -20,20 +20,20 @@ void StoreRow(const float* x, int n, DType dtype, std::byte* run, int index) {
 }  // namespace
 
 void WriteSlot(const float* k, const float* v, float score, int32_t position,
-               const KvPool& pool, Slot slot) {
-  const KvPageLayout& layout = pool.layout;
-  StoreRow(k, layout.head_dim, layout.dtype, slot.page + layout.KeysOffset(),
-           slot.index);
-  StoreRow(v, layout.head_dim, layout.dtype, slot.page + layout.ValuesOffset(),
-           slot.index);
-  Scores(pool, slot.page)[slot.index] = score;
-  Positions(pool, slot.page)[slot.index] = static_cast<uint16_t>(position);
+               const KvPool& pool, const KvHead& head, int32_t slot) {
+  const KvPageLayout layout = pool.Layout(head);
+  std::byte* const page = pool.PageOf(head, slot);
+  const int at = slot % kPageSlots;
+  StoreRow(k, pool.head_dim, head.format.dtype, page + layout.KeysOffset(), at);
+  StoreRow(v, pool.head_dim, head.format.dtype, page + layout.ValuesOffset(),
+           at);
+  *ScoreAt(pool, head, slot) = score;
+  *PositionAt(pool, head, slot) = static_cast<uint16_t>(position);
 }
 
 void CopyPositions(const KvPool& pool, const KvHead& head, uint16_t* out) {
   for (int32_t slot = 0; slot < head.num_slots; ++slot) {
-    const Slot at = SlotAt(pool, head, slot);
-    out[slot] = Positions(pool, at.page)[at.index];
+    out[slot] = *PositionAt(pool, head, slot);
   }
 }
 

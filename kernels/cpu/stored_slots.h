@@ -2,31 +2,30 @@
 // and write them.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
 #include "kernels/kv_head.h"
 
 namespace h2o::cpu {
 
-struct Slot {
-  std::byte* page;
-  int index;  // in the page
-};
+// The score of slot `slot`; those of the slots behind it in its page follow.
+inline float* ScoreAt(const KvPool& pool, const KvHead& head, int32_t slot) {
+  return reinterpret_cast<float*>(pool.PageOf(head, slot) +
+                                  pool.Layout(head).ScoresOffset()) +
+         slot % kPageSlots;
+}
+// The position of the token in slot `slot`; those behind it likewise.
+inline uint16_t* PositionAt(const KvPool& pool, const KvHead& head,
+                            int32_t slot) {
+  return reinterpret_cast<uint16_t*>(pool.PageOf(head, slot) +
+                                     pool.Layout(head).PositionsOffset()) +
+         slot % kPageSlots;
+}
 
-inline Slot SlotAt(const KvPool& pool, const KvHead& head, int32_t slot) {
-  return {pool.Page(head.pages[slot / kPageSlots]), slot % kPageSlots};
-}
-inline float* Scores(const KvPool& pool, std::byte* page) {
-  return reinterpret_cast<float*>(page + pool.layout.ScoresOffset());
-}
-inline uint16_t* Positions(const KvPool& pool, std::byte* page) {
-  return reinterpret_cast<uint16_t*>(page + pool.layout.PositionsOffset());
-}
-
-// Writes one token into `slot`: k, v [head_dim], rounded to the pool's dtype.
+// Writes one token into slot `slot`: k, v [head_dim], rounded to the head's
+// format.
 void WriteSlot(const float* k, const float* v, float score, int32_t position,
-               const KvPool& pool, Slot slot);
+               const KvPool& pool, const KvHead& head, int32_t slot);
 
 // out[i] = position of slot i.
 void CopyPositions(const KvPool& pool, const KvHead& head, uint16_t* out);

@@ -185,6 +185,7 @@ class CudaBackend final : public Backend {
     args.heads = prompts.heads;
     args.starts = prompts.device_starts;
     args.pool = pool;
+    args.dtype = qkv.dtype;
     args.rows = Int(qkv.rows);
     args.num_prompts = Int(prompts.size());
     for (int64_t p = 0; p < prompts.size(); ++p) {
@@ -210,6 +211,7 @@ class CudaBackend final : public Backend {
     args.positions = batch.positions;
     args.evicted = evicted;
     args.pool = pool;
+    args.dtype = qkv.dtype;
     args.rows = Int(qkv.rows);
     args.num_heads = Int(out.columns / options_.head_dim);
     args.layer = layer;

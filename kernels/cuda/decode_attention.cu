@@ -85,16 +85,15 @@ struct TileOf {
   static constexpr int kPasses = kStageSlots / kPassRows;
   static_assert(kPasses * kPassRows == kStageSlots);
 
-  static constexpr KvPageLayout kPage{kHeadDim, DType::kBFloat16};
+  static constexpr KvPageLayout kPage{kHeadDim, {DType::kBFloat16}};
   static constexpr int kRowBytes = kHeadDim * 2;
   static constexpr int kRunBytes = kPageSlots * kRowBytes;
   static constexpr int kRowsBytes = kStagePages * kRunBytes;
-  // Scores and positions of a page lie together.
-  static constexpr int kMarksBytes = kPage.UsedBytes() - kPage.ScoresOffset();
+  static constexpr int kTailBytes = kPage.TailBytes();
   static constexpr int kStageBytes =
-      kRowsBytes + (kScored ? kStagePages * kMarksBytes : 0);
-  static_assert(kPage.RunBytes() == kRunBytes && kPage.PageBytes() % 16 == 0);
-  static_assert(kPage.ScoresOffset() % 16 == 0 && kMarksBytes % 16 == 0);
+      kRowsBytes + (kScored ? kStagePages * kTailBytes : 0);
+  static_assert(kPage.ValuesOffset() == kRunBytes);
+  static_assert(kPage.ScoresOffset() % 16 == 0 && kTailBytes % 16 == 0);
   // The ring also takes the sums of all lanes in the end.
   static_assert(kPassRows * kHeadDim * 4 <= 2 * kStageBytes);
 };
@@ -233,7 +232,7 @@ class BlockOf {
     shared_ = reinterpret_cast<Shared*>(DynamicShared());
     ring_ = reinterpret_cast<std::byte*>(shared_ + 1);
     table_ =
-        reinterpret_cast<int32_t*>(ring_ + params.stages * Tile::kStageBytes);
+        reinterpret_cast<uint32_t*>(ring_ + params.stages * Tile::kStageBytes);
     weights_ =
         reinterpret_cast<float*>(table_ + args_.max_slots / kPageSlots + 1);
   }
@@ -283,7 +282,7 @@ class BlockOf {
     const int known = full_ ? pages : stored / kPageSlots + 1;
 #pragma unroll 1
     for (int i = threadIdx.x; i < known; i += kThreads) {
-      table_[i] = __ldcg(head_kv_.pages + i);
+      table_[i] = __ldcg(args_.pool.tables + head_kv_.table + i);
     }
     first_page_ = pages * rank_ >> params_.log2_split;
     const int end = pages * (rank_ + 1) >> params_.log2_split;
@@ -360,7 +359,7 @@ class BlockOf {
   // Copies stage i of the keys and then values into the ring.
   __device__ void Fill(int i, RingCursor* cursor) {
     const bool values = i >= stages_;
-    const bool marks = kScored && values && (sums_ || full_);
+    const bool tails = kScored && values && (sums_ || full_);
     const int stage = values ? i - stages_ : i;
     const int slots =
         min(Tile::kStageSlots, count_ - stage * Tile::kStageSlots);
@@ -369,8 +368,8 @@ class BlockOf {
         values ? Tile::kPage.ValuesOffset() : Tile::kPage.KeysOffset();
     uint64_t* full = &shared_->full[cursor->stage];
     std::byte* to = ring_ + cursor->stage * Tile::kStageBytes;
-    BeginCopies(full, slots * Tile::kRowBytes +
-                          (marks ? pages * Tile::kMarksBytes : 0));
+    BeginCopies(
+        full, slots * Tile::kRowBytes + (tails ? pages * Tile::kTailBytes : 0));
 #pragma unroll
     for (int j = 0; j < Tile::kStagePages; ++j) {
       if (j >= pages) break;
@@ -378,9 +377,9 @@ class BlockOf {
       const int used = min(kPageSlots, slots - j * kPageSlots);
       Copy(to + j * Tile::kRunBytes, page + run, used * Tile::kRowBytes, full,
            lane_);
-      if (marks) {
-        Copy(to + Tile::kRowsBytes + j * Tile::kMarksBytes,
-             page + Tile::kPage.ScoresOffset(), Tile::kMarksBytes, full, lane_);
+      if (tails) {
+        Copy(to + Tile::kRowsBytes + j * Tile::kTailBytes,
+             page + Tile::kPage.ScoresOffset(), Tile::kTailBytes, full, lane_);
       }
     }
     EndCopies(full);
@@ -391,22 +390,22 @@ class BlockOf {
   // the scores.  `victim` is the least so far among this lane's slots.
   __device__ void AddScores(int i, int stage, float inverse,
                             uint64_t* victim) const {
-    const std::byte* marks =
+    const std::byte* tail =
         ring_ + stage * Tile::kStageBytes + Tile::kRowsBytes;
     const int first_recent = position_ - head_kv_.slots.recent + 1;
 #pragma unroll
-    for (int j = 0; j < Tile::kStagePages; ++j, marks += Tile::kMarksBytes) {
+    for (int j = 0; j < Tile::kStagePages; ++j, tail += Tile::kTailBytes) {
       const int page = i * Tile::kStagePages + j;
       const int slot = page * kPageSlots + lane_;
       if (slot >= count_) continue;
       float score = 0;
       if (sums_) {
-        score = reinterpret_cast<const float*>(marks)[lane_] +
+        score = reinterpret_cast<const float*>(tail)[lane_] +
                 weights_[slot] * inverse;
         Scores(PageOf(page))[lane_] = score;
       }
       const int position = reinterpret_cast<const uint16_t*>(
-          marks + kPageSlots * sizeof(float))[lane_];
+          tail + kPageSlots * sizeof(float))[lane_];
       if (full_ && position >= head_kv_.slots.sinks &&
           position < first_recent) {
         *victim = min(*victim, VictimKey(score, position,
@@ -426,7 +425,7 @@ class BlockOf {
   __device__ void Store(uint4 token, float score, uint64_t victim) {
     if (full_ && victim == kNoVictim) __trap();  // a policy without a candidate
     const int slot = full_ ? VictimSlot(victim) : head_kv_.num_slots;
-    std::byte* page = Page(table_[slot / kPageSlots]);
+    std::byte* page = args_.pool.Page(table_[slot / kPageSlots]);
     const int at = slot % kPageSlots;
     if (lane_ < 2 * Tile::kRowChunks) {
       const bool value = lane_ >= Tile::kRowChunks;
@@ -732,12 +731,9 @@ class BlockOf {
     return std::bit_cast<KvHead>(Raw{__ldcg(p), __ldcg(p + 1)});
   }
 
-  __device__ std::byte* Page(int32_t page) const {
-    return args_.pool.data + page * Tile::kPage.PageBytes();
-  }
   // Page `page` of this block's.
   __device__ std::byte* PageOf(int page) const {
-    return Page(table_[first_page_ + page]);
+    return args_.pool.Page(table_[first_page_ + page]);
   }
   __device__ static float* Scores(std::byte* page) {
     return reinterpret_cast<float*>(page + Tile::kPage.ScoresOffset());
@@ -770,8 +766,8 @@ class BlockOf {
   const DecodeAttentionArgs& args_;
   Shared* shared_;
   std::byte* ring_;
-  int32_t* table_;  // the head's pages
-  float* weights_;  // [count_], and in rank 0 the token's own logit behind it
+  uint32_t* table_;  // the head's pages
+  float* weights_;   // [count_], and in rank 0 the token's own logit behind it
   int row_, head_, rank_;
   int32_t position_;
   KvHead head_kv_;  // as this launch found it
@@ -802,9 +798,9 @@ __global__ void StoredPositionsKernel(const KvHead* heads, const KvPool pool,
   const KvHead& head = heads[blockIdx.x];
   out += static_cast<int64_t>(blockIdx.x) * stride;
   for (int slot = threadIdx.x; slot < head.num_slots; slot += blockDim.x) {
-    const std::byte* page = pool.Page(head.pages[slot / kPageSlots]);
     out[slot] = reinterpret_cast<const uint16_t*>(
-        page + pool.layout.PositionsOffset())[slot % kPageSlots];
+        pool.PageOf(head, slot) +
+        pool.Layout(head).PositionsOffset())[slot % kPageSlots];
   }
 }
 
@@ -836,7 +832,7 @@ Device CurrentDevice() {
 template <class Block>
 int BytesBesideRing(int slots, int pages) {
   return sizeof(typename Block::Shared) +
-         (slots / kPageSlots + 1) * sizeof(int32_t) +
+         (slots / kPageSlots + 1) * sizeof(uint32_t) +
          (pages * kPageSlots + 1) * sizeof(float);
 }
 
@@ -930,9 +926,9 @@ cudaError_t DecodeAttentionAs(const DecodeAttentionArgs& args,
                               const DecodeAttentionShape& shape,
                               cudaStream_t stream) {
   if (args.rows == 0 || args.num_heads == 0) return cudaSuccess;
-  return DispatchFormat(args.pool.layout.dtype, [&](auto format) {
+  return DispatchFormat(args.dtype, [&](auto format) {
     return DispatchHeadDim(
-        args.pool.layout.head_dim, cudaErrorInvalidValue, [&]<int kHeadDim>() {
+        args.pool.head_dim, cudaErrorInvalidValue, [&]<int kHeadDim>() {
           return LaunchDim<decltype(format), kHeadDim>(args, shape, stream);
         });
   });

@@ -49,6 +49,7 @@ struct DecodeAttentionArgs {
   const int32_t* positions = nullptr;  // [rows]; -1: out is zero, no more
   int32_t* evicted = nullptr;  // [rows, num_heads]: position given up, or -1
   KvPool pool;
+  DType dtype = DType::kBFloat16;  // of qkv, out and the pages of every head
   int rows = 0;
   int num_heads = 0;
   int layer = 0;
@@ -71,6 +72,7 @@ struct PrefillAttentionArgs {
   KvHead* const* heads = nullptr;
   const int32_t* starts = nullptr;  // [num_prompts + 1], on the device
   KvPool pool;
+  DType dtype = DType::kBFloat16;  // of qkv, out and the pages of every head
   int rows = 0;  // of all prompts
   int num_prompts = 0;
   int max_length = 0;  // of any prompt

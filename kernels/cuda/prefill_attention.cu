@@ -661,7 +661,8 @@ __global__ void __launch_bounds__(kThreads)
   if (args.heads[prompt] == nullptr) return;  // nobody keeps it
   KvHead* head = args.heads[prompt] + args.layer * args.num_heads + h;
   const KvSlots slots = head->slots;
-  const int32_t* pages = head->pages;
+  const uint32_t* pages = args.pool.tables + head->table;
+  constexpr KvPageLayout kPage{kDim, {DType::kBFloat16}};  // of 16 bits
   const float* scores =
       args.scored && slots.score_rule == ScoreRule::kSum
           ? args.scores + static_cast<int64_t>(h) * args.rows + begin
@@ -703,19 +704,17 @@ __global__ void __launch_bounds__(kThreads)
       const int chunk = i % kChunks, is_value = i / kChunks % 2;
       const int slot = first + i / (2 * kChunks);
       std::byte* page = args.pool.Page(pages[slot / kPageSlots]);
-      *reinterpret_cast<uint4*>(page +
-                                (is_value ? args.pool.layout.ValuesOffset()
-                                          : args.pool.layout.KeysOffset()) +
-                                slot % kPageSlots * kDim * 2 + chunk * 16) =
-          data[n];
+      *reinterpret_cast<uint4*>(
+          page + (is_value ? kPage.ValuesOffset() : kPage.KeysOffset()) +
+          slot % kPageSlots * kDim * 2 + chunk * 16) = data[n];
     }
   }
   for (int slot = first + threadIdx.x; slot < last; slot += kThreads) {
     std::byte* page = args.pool.Page(pages[slot / kPageSlots]);
     const int position = position_of(slot), at = slot % kPageSlots;
-    reinterpret_cast<float*>(page + args.pool.layout.ScoresOffset())[at] =
+    reinterpret_cast<float*>(page + kPage.ScoresOffset())[at] =
         scores ? scores[position] : 0;
-    reinterpret_cast<uint16_t*>(page + args.pool.layout.PositionsOffset())[at] =
+    reinterpret_cast<uint16_t*>(page + kPage.PositionsOffset())[at] =
         static_cast<uint16_t>(position);
   }
   if (blockIdx.z == 0 && threadIdx.x == 0) head->num_slots = stored;
@@ -768,9 +767,9 @@ cudaError_t LaunchAll(const PrefillAttentionArgs& args, cudaStream_t stream) {
 cudaError_t PrefillAttention(const PrefillAttentionArgs& args,
                              cudaStream_t stream) {
   if (args.num_prompts == 0 || args.max_length == 0) return cudaSuccess;
-  return DispatchFormat(args.pool.layout.dtype, [&](auto format) {
+  return DispatchFormat(args.dtype, [&](auto format) {
     return DispatchHeadDim(
-        args.pool.layout.head_dim, cudaErrorInvalidValue, [&]<int kDim>() {
+        args.pool.head_dim, cudaErrorInvalidValue, [&]<int kDim>() {
           return LaunchAll<decltype(format), kDim>(args, stream);
         });
   });

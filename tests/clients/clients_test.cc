@@ -181,7 +181,7 @@ TEST(ReadWeightBytes, LeavesOutEveryRanksPositions) {
 }
 
 TEST(ComputeFloor, CountsBytesAndOperations) {
-  const KvGeometry geometry{2, 1, {10, DType::kFloat32}};
+  const KvGeometry geometry{2, 1, 10, {{DType::kFloat32}}};
   const BenchFloor memory = ComputeFloor(FloorConfig(), geometry,
                                          {5, 3, 4, 6, 4, 0, 1e6}, {1e6, 1e30});
   // Slots: 5, then 6 of capacity 6; (2*10*4 + 8) * 2 bytes each.
@@ -197,7 +197,7 @@ TEST(ComputeFloor, CountsBytesAndOperations) {
 }
 
 TEST(ComputeFloor, PackedPromptsShareTheReadingOfWeights) {
-  const KvGeometry geometry{2, 1, {10, DType::kFloat32}};
+  const KvGeometry geometry{2, 1, 10, {{DType::kFloat32}}};
   const auto prefill = [&](int sequences_at_once, int64_t packed_tokens) {
     return ComputeFloor(FloorConfig(), geometry,
                         {5, 3, 7, 6, sequences_at_once, packed_tokens, 1e6},

@@ -3,6 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
+#include <random>
+
+#include "kernels/cpu/cpu_backend.h"
+#include "kv/kv_cache.h"
 #include "tests/model/loaded_rank.h"
 #include "tests/worker/tiny_model.h"
 
@@ -54,6 +59,91 @@ TEST(Admission, WhatCanNeverFitIsRefusedWithTheArithmetic) {
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(status.message(), HasSubstr("needs 6 KV pages on rank 3"));
   EXPECT_THAT(status.message(), HasSubstr("has 5"));
+}
+
+// A group of 4 ranks whose heads differ in the sizes of their pages.  Sequences
+// of random lengths and budgets come and go in any order; between two plans the
+// coordinator frees and charges as it happens, while the ranks close before
+// they open.  What admission admits every rank can open, and what it refuses
+// some rank cannot.
+TEST(Admission, IsExactForPagesOfSeveralSizes) {
+  constexpr int kRanks = 4, kPositions = 300, kMaxSequences = 500;
+  GroupInfo info = Info({20, 20, 10, 12});
+  std::mt19937 random(1);
+  KvGeometry geometry = info.geometry();
+  geometry.formats.clear();
+  for (int i = 0; i < geometry.num_layers * geometry.num_heads; ++i) {
+    geometry.formats.push_back(
+        {random() % 2 == 0 ? DType::kFloat32 : DType::kBFloat16});
+  }
+  for (RankInfo& rank : info.ranks) rank.geometry = geometry;
+  Admission admission(info);
+  CpuBackendOptions device_options;
+  device_options.head_dim = geometry.head_dim;
+  device_options.max_inputs = 16;
+  const auto device = NewCpuBackend(device_options).value();
+  std::vector<std::unique_ptr<KvCache>> caches;
+  for (int rank = 0; rank < kRanks; ++rank) {
+    caches.push_back(
+        KvCache::Create({geometry, info.config().Shard(rank, kRanks).kv_heads,
+                         info.ranks[rank].num_pages, kMaxSequences, kPositions},
+                        device.get())
+            .value());
+  }
+  struct Sequence {
+    KvPolicy policy;
+    int64_t stored = 0;
+    PageCharge charge;
+  };
+  std::map<uint64_t, Sequence> running;
+  uint64_t next_id = 1;
+  int admitted = 0, refused = 0;
+  for (int plan = 0; plan < 2000; ++plan) {
+    std::vector<uint64_t> retire;
+    std::map<uint64_t, Sequence> admit;
+    for (int event = 0; event < 4; ++event) {
+      if (random() % 3 == 0 && !running.empty()) {
+        const auto it = std::next(running.begin(), random() % running.size());
+        admission.Release(it->second.charge);
+        retire.push_back(it->first);
+        running.erase(it);
+        continue;
+      }
+      Sequence sequence;
+      sequence.stored = 1 + static_cast<int64_t>(random() % kPositions);
+      for (size_t i = 0; i < geometry.formats.size(); ++i) {
+        sequence.policy.slots.push_back(
+            SlotsFor(KvPolicyName::kH2o, 1 + random() % kPositions));
+      }
+      if (random() % 2 == 0) sequence.policy.slots.resize(1);
+      sequence.charge = admission.ChargeOf(sequence.policy, sequence.stored);
+      if (!admission.Fits(sequence.charge)) {
+        ++refused;
+        continue;
+      }
+      admission.Charge(sequence.charge);
+      admit[next_id++] = std::move(sequence);
+    }
+    for (int rank = 0; rank < kRanks; ++rank) {
+      for (uint64_t id : retire) caches[rank]->Close(id);
+      for (const auto& [id, sequence] : admit) {
+        ASSERT_TRUE(
+            caches[rank]->Open(id, sequence.policy, sequence.stored).ok())
+            << "sequence " << id << " on rank " << rank;
+      }
+    }
+    admitted += static_cast<int>(admit.size());
+    running.merge(admit);
+    // The ledger is what the ranks have.
+    const PageCharge any = admission.ChargeOf(H2o(1 + random() % 300), 300);
+    bool fits = true;
+    for (int rank = 0; rank < kRanks; ++rank) {
+      fits = fits && any[rank] <= caches[rank]->free_slabs();
+    }
+    ASSERT_EQ(admission.Fits(any), fits);
+  }
+  EXPECT_GT(admitted, 1000);
+  EXPECT_GT(refused, 1000);
 }
 
 }  // namespace

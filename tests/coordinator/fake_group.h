@@ -104,7 +104,7 @@ class FakeGroup final : public WorkerGroup {
       EXPECT_FALSE(open_.contains(spec.id));
       Open& open = open_[spec.id];
       open.spec = spec;
-      open.pages = info_.geometry().PagesNeeded(
+      open.pages = info_.geometry().SlabsNeeded(
           spec.policy, MaxStoredTokens(spec.prompt.size(), spec.max_tokens),
           {0, info_.config().qkv.kv_heads});
       state_->held_pages += open.pages;

@@ -256,7 +256,7 @@ TEST_F(RemoteWorkersTest, FormsAGroupAndRunsSteps) {
   EXPECT_EQ(group->info().tp(), 2);
   EXPECT_EQ(group->info().ranks[1].num_pages, 100);
   EXPECT_EQ(group->info().memory().kv_pool,
-            200 * group->info().geometry().PageBytes());
+            200 * group->info().geometry().SlabBytes());
   std::set<int> ranks;
   for (const auto& fake : fakes_) {
     const Assignment assignment = *fake->assignment();

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/stored_slots.h"
 #include "kv/kv_cache.h"
 #include "tests/kernels/each_target.h"
 
@@ -91,38 +92,49 @@ std::unique_ptr<Backend> MakeBackend(int threads, int heads, int head_dim) {
 struct Case {
   int head_dim, prompt, steps;
   KvSlots slots;
-  DType kv = DType::kFloat32;
+  std::vector<KvFormat> formats = {{DType::kFloat32}};  // of both, or of each
 };
+
+std::string NamesOf(const std::vector<KvFormat>& formats) {
+  std::string names;
+  for (const KvFormat& f : formats)
+    names += std::string(" ") + std::string(Name(f.dtype));
+  return names;
+}
+
+// x, but for bits that one of `formats` would lose.
+float Stored(float x, const std::vector<KvFormat>& formats) {
+  for (const KvFormat& f : formats) {
+    x = f.dtype == DType::kFloat16 ? FromFloat16(ToFloat16(x))
+                                   : FromBFloat16(ToBFloat16(x));
+  }
+  return x;
+}
 
 // Two heads of one layer and sequence, through the backend and the reference.
 void RunCase(const Case& c, int threads) {
   SCOPED_TRACE(::testing::Message()
                << "d " << c.head_dim << " prompt " << c.prompt << " C "
-               << c.slots.Capacity() << " kv " << Name(c.kv));
+               << c.slots.Capacity() << " kv" << NamesOf(c.formats));
   constexpr int kHeads = 2;
   const int width = kHeads * c.head_dim, length = c.prompt + c.steps;
   std::mt19937 random(c.head_dim + c.prompt);
   std::normal_distribution<float> normal;
   std::vector<float> qkv(length * 3 * width);
-  for (float& x : qkv) {
-    x = normal(random);
-    // What 16 bits hold exactly, so that storing loses nothing.
-    x = c.kv == DType::kFloat16 ? FromFloat16(ToFloat16(x))
-                                : FromBFloat16(ToBFloat16(x));
-  }
+  for (float& x : qkv) x = Stored(normal(random), c.formats);
   const auto row = [&](int t) { return qkv.data() + t * 3 * width; };
 
   const auto backend = MakeBackend(threads, kHeads, c.head_dim);
-  const auto cache =
-      KvCache::Create(
-          {{1, kHeads, {c.head_dim, c.kv}}, {0, kHeads}, 200, 1, 1024},
-          backend.get())
-          .value();
+  const KvGeometry geometry{1, kHeads, c.head_dim, c.formats};
   KvPolicy policy;
   policy.slots = {c.slots};
+  const int64_t slabs = geometry.SlabsNeeded(policy, length, {0, kHeads});
+  const auto cache =
+      KvCache::Create({geometry, {0, kHeads}, slabs, 1, 1024}, backend.get())
+          .value();
   ASSERT_TRUE(cache->Open(1, policy, length).ok());
   // Poison: nothing may be read that was not written.
-  std::fill_n(cache->pool().data, 200 * cache->geometry().PageBytes(),
+  std::fill_n(cache->pool().data, slabs * geometry.SlabBytes(),
               std::byte{0xff});
 
   std::vector<ReferenceHead> reference(kHeads,
@@ -148,13 +160,8 @@ void RunCase(const Case& c, int threads) {
         << "after token " << t << " head " << h;
     if (c.slots.score_rule == ScoreRule::kNone) return;
     for (int slot = 0; slot < heads[h].num_slots; ++slot) {
-      const std::byte* page =
-          cache->pool().Page(heads[h].pages[slot / kPageSlots]);
-      const int at = slot % kPageSlots;
-      const int position = reinterpret_cast<const uint16_t*>(
-          page + cache->pool().layout.PositionsOffset())[at];
-      const float score = reinterpret_cast<const float*>(
-          page + cache->pool().layout.ScoresOffset())[at];
+      const int position = *cpu::PositionAt(cache->pool(), heads[h], slot);
+      const float score = *cpu::ScoreAt(cache->pool(), heads[h], slot);
       ASSERT_NEAR(score, reference[h].score(position),
                   1e-5 * reference[h].score(position) + 1e-6);
     }
@@ -214,11 +221,24 @@ TEST_P(Attention, EqualsFloat64) {
   RunCase({64, 70, 80, {0, 19, 20, 19, ScoreRule::kSum}}, 1);  // FlexGen's
 }
 
+constexpr KvFormat kFloat32{DType::kFloat32}, kBFloat16{DType::kBFloat16},
+    kFloat16{DType::kFloat16};
+
 TEST_P(Attention, SixteenBitCaches) {
-  for (DType kv : {DType::kBFloat16, DType::kFloat16}) {
+  for (const KvFormat& format : {kBFloat16, kFloat16}) {
     for (int d : {64, 80}) {
-      RunCase({d, 60, 50, SlotsFor(KvPolicyName::kH2o, 40), kv}, 1);
+      RunCase({d, 60, 50, SlotsFor(KvPolicyName::kH2o, 40), {format}}, 1);
     }
+  }
+}
+
+// Heads of one launch may differ in their formats, and so in their pages.
+TEST_P(Attention, FormatsMayDifferPerHead) {
+  const KvSlots slots = SlotsFor(KvPolicyName::kH2o, 70);
+  for (int threads : {1, 2}) {
+    RunCase({64, 90, 50, slots, {kFloat32, kBFloat16}}, threads);
+    RunCase({80, 90, 50, slots, {kFloat16, kFloat32}}, threads);
+    RunCase({64, 90, 50, slots, {kBFloat16, kFloat16}}, threads);
   }
 }
 
@@ -237,7 +257,7 @@ TEST(PrefillAttention, ScoresConserveMassAndIgnoreThreads) {
     const auto backend = MakeBackend(threads, kHeads, kDim);
     const auto cache =
         KvCache::Create(
-            {{1, kHeads, {kDim, DType::kFloat32}}, {0, kHeads}, 100, 1, 1024},
+            {{1, kHeads, kDim, {{DType::kFloat32}}}, {0, kHeads}, 100, 1, 1024},
             backend.get())
             .value();
     KvPolicy policy;
@@ -254,10 +274,7 @@ TEST(PrefillAttention, ScoresConserveMassAndIgnoreThreads) {
     for (int h = 0; h < kHeads; ++h) {
       double sum = 0;
       for (int slot = 0; slot < kLength; ++slot) {
-        const std::byte* page =
-            cache->pool().Page(heads[h].pages[slot / kPageSlots]);
-        all.push_back(reinterpret_cast<const float*>(
-            page + cache->pool().layout.ScoresOffset())[slot % kPageSlots]);
+        all.push_back(*cpu::ScoreAt(cache->pool(), heads[h], slot));
         sum += all.back();
       }
       EXPECT_NEAR(sum, kLength, 1e-2);

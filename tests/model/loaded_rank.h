@@ -13,12 +13,13 @@ inline RankInfo LoadedRank(const ModelConfig& config, int64_t num_pages) {
   info.config = config;
   info.geometry = {config.num_layers,
                    config.qkv.kv_heads,
-                   {config.qkv.head_dim, DType::kFloat32}};
+                   config.qkv.head_dim,
+                   {{DType::kFloat32}}};
   info.num_pages = num_pages;
   info.fingerprint = "f1";
   info.memory = {.weights = 1,
                  .workspace = 1,
-                 .kv_pool = num_pages * info.geometry.PageBytes()};
+                 .kv_pool = num_pages * info.geometry.SlabBytes()};
   return info;
 }
 

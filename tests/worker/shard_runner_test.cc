@@ -73,7 +73,7 @@ class Ranks {
   // The first `count` tokens that a rank's device keeps of an open sequence.
   std::vector<int32_t> TokensOnDevice(int rank, uint64_t id, int count) const {
     const ShardParts& parts = *parts_[rank];
-    const int32_t* tokens = parts.TokensAt(parts.cache->Slot(id));
+    const int32_t* tokens = parts.TokensAt(parts.cache->Seat(id));
     return {tokens, tokens + count};
   }
 

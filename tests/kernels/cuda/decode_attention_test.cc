@@ -164,7 +164,7 @@ class Batch {
         dtype_(dtype),
         rows_(std::move(rows)),
         num_heads_(static_cast<int>(rows_[0].heads.size())),
-        layout_{head_dim, dtype},
+        layout_{head_dim, {dtype}},
         random_(head_dim * 7 + static_cast<int>(dtype)) {
     MakeReference();
     MakePages(max_steps);
@@ -194,7 +194,8 @@ class Batch {
     args.heads = row_heads_->data();
     args.positions = device_positions.data();
     args.evicted = evicted.data();
-    args.pool = {reinterpret_cast<std::byte*>(pool_->data()), layout_};
+    args.pool = pool();
+    args.dtype = dtype_;
     args.rows = count;
     args.num_heads = num_heads_;
     args.layer = kLayer;
@@ -266,7 +267,7 @@ class Batch {
     return heads_->data() + (row * kLayers + kLayer) * num_heads_;
   }
   KvPool pool() const {
-    return {reinterpret_cast<std::byte*>(pool_->data()), layout_};
+    return {reinterpret_cast<std::byte*>(pool_->data()), tables_->data(), d_};
   }
 
  private:
@@ -321,25 +322,24 @@ class Batch {
     std::vector<int32_t> order(of_pool);
     std::iota(order.begin(), order.end(), 0);
     std::shuffle(order.begin(), order.end(), random_);
-    std::vector<int32_t> tables;
-    std::vector<size_t> starts;
+    std::vector<uint32_t> tables, starts;
     for (auto& pages : pages_) {
-      starts.push_back(tables.size());
+      starts.push_back(static_cast<uint32_t>(tables.size()));
       for (int32_t& page : pages) {
         page = order.back();
         order.pop_back();
-        tables.push_back(page);
+        tables.push_back(page * layout_.PageBytes() / kLineBytes);
       }
     }
-    tables_ = std::make_unique<DeviceArray<int32_t>>(tables);
+    tables_ = std::make_unique<DeviceArray<uint32_t>>(tables);
     std::vector<uint8_t> pool(of_pool * layout_.PageBytes(), 0xff);
     std::vector<KvHead> heads(rows_.size() * kLayers * num_heads_);
     for (size_t i = 0; i < references_.size(); ++i) {
       for (int slot = 0; slot < Stored(i); ++slot) {
         PutToken(i, slot, references_[i].stored[slot], pool.data());
       }
-      heads[HeadIndex(i)] = {tables_->data() + starts[i],
-                             references_[i].slots(), Stored(i)};
+      heads[HeadIndex(i)] = {starts[i], layout_.format, references_[i].slots(),
+                             Stored(i)};
     }
     pool_ = std::make_unique<DeviceArray<uint8_t>>(pool);
     heads_ = std::make_unique<DeviceArray<KvHead>>(heads);
@@ -420,7 +420,7 @@ class Batch {
   std::vector<ReferenceHead> references_;    // [rows][heads], of kLayer
   std::vector<std::vector<int32_t>> pages_;  // likewise
   int qkv_stride_ = 0, out_stride_ = 0;
-  std::unique_ptr<DeviceArray<int32_t>> tables_;
+  std::unique_ptr<DeviceArray<uint32_t>> tables_;
   std::unique_ptr<DeviceArray<uint8_t>> pool_;
   std::unique_ptr<DeviceArray<KvHead>> heads_;
   std::unique_ptr<DeviceArray<KvHead*>> row_heads_;
@@ -560,7 +560,7 @@ TEST_P(DecodeAttentionInShapes, TwiceTheSame) {
 // filled before that one is done, q, k and v are read after.
 TEST_P(DecodeAttentionTest, BehindAKernelInAGraph) {
   const Launcher in_graph = [](const DecodeAttentionArgs& args) {
-    const int columns = 3 * args.num_heads * args.pool.layout.head_dim;
+    const int columns = 3 * args.num_heads * args.pool.head_dim;
     std::vector<int32_t> rows(args.rows);
     std::iota(rows.begin(), rows.end(), 0);
     const DeviceArray<int32_t> rows_of(rows);
@@ -569,8 +569,8 @@ TEST_P(DecodeAttentionTest, BehindAKernelInAGraph) {
     late.qkv = qkv.data();
     Recording([&](cudaStream_t stream) {
       CheckCuda(GatherRows(args.qkv, args.qkv_stride, rows_of.data(), args.rows,
-                           columns, args.pool.layout.dtype, qkv.data(),
-                           args.qkv_stride, stream));
+                           columns, args.dtype, qkv.data(), args.qkv_stride,
+                           stream));
       CheckCuda(DecodeAttention(late, stream));
     }).Replay();
     return cudaSuccess;
@@ -645,7 +645,8 @@ TEST(DecodeAttention, TakesHeadsOfAsManySlotsAsItTells) {
   for (int head_dim : kCudaHeadDims) {
     for (DType dtype : {DType::kBFloat16, DType::kFloat16}) {
       DecodeAttentionArgs args;
-      args.pool.layout = {head_dim, dtype};
+      args.pool.head_dim = head_dim;
+      args.dtype = dtype;
       args.positions = positions.data();
       args.heads = heads.data();
       args.out = out.data();

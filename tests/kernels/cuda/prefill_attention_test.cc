@@ -125,7 +125,7 @@ Prefill::Prefill(const Case& the_case) : c(the_case) {
                   &qkv[(begin(p) + t) * stride]);
     }
   }
-  layout = {c.head_dim, c.dtype};
+  layout = {c.head_dim, {c.dtype}};
 
   // Page tables over a shuffled pool with a few pages that nobody owns.
   const int prompts = static_cast<int>(c.lengths.size());
@@ -137,27 +137,31 @@ Prefill::Prefill(const Case& the_case) : c(the_case) {
       num_pages += static_cast<int>(pages);
     }
   }
-  std::vector<int32_t> shuffled(num_pages), flat;
+  std::vector<int32_t> shuffled(num_pages);
   std::iota(shuffled.begin(), shuffled.end(), 0);
   std::shuffle(shuffled.begin(), shuffled.end(), std::mt19937(7));
   auto next = shuffled.begin();
+  std::vector<uint32_t> numbers;  // all tables, as the kernels read them
   for (std::vector<int32_t>& table : tables) {
     std::copy_n(next, table.size(), table.begin());
     next += table.size();
-    flat.insert(flat.end(), table.begin(), table.end());
+    for (int32_t page : table) {
+      numbers.push_back(page * layout.PageBytes() / kLineBytes);
+    }
   }
 
-  const DeviceArray<int32_t> pages(flat);
+  const DeviceArray<uint32_t> device_tables(numbers);
   // Heads of other layers are not to be looked at.
-  heads_before.assign(prompts * kLayers * num_heads,
-                      {nullptr, {1, 2, 3, 3, ScoreRule::kSum}, -7});
-  const int32_t* at = pages.data();
+  heads_before.assign(
+      prompts * kLayers * num_heads,
+      {0xffffffff, layout.format, {1, 2, 3, 3, ScoreRule::kSum}, -7});
+  uint32_t at = 0;
   for (int p = 0; p < prompts; ++p) {
     const Policies policies = c.policies(c.lengths[p]);
     for (int h = 0; h < num_heads; ++h) {
-      heads_before[(p * kLayers + kLayer) * num_heads + h] = {at, policies[h],
-                                                              0};
-      at += tables[p * num_heads + h].size();
+      heads_before[(p * kLayers + kLayer) * num_heads + h] = {at, layout.format,
+                                                              policies[h], 0};
+      at += static_cast<uint32_t>(tables[p * num_heads + h].size());
     }
   }
   const DeviceArray<KvHead> device_heads(heads_before);
@@ -180,7 +184,9 @@ Prefill::Prefill(const Case& the_case) : c(the_case) {
   args.out_stride = out_stride;
   args.heads = device_pointers.data();
   args.starts = device_starts.data();
-  args.pool = {reinterpret_cast<std::byte*>(device_pool.data()), layout};
+  args.pool = {reinterpret_cast<std::byte*>(device_pool.data()),
+               device_tables.data(), c.head_dim};
+  args.dtype = c.dtype;
   args.rows = rows;
   args.num_prompts = prompts;
   args.max_length =
