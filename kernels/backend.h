@@ -1,19 +1,19 @@
-// Backend: the arithmetic of one rank on one device, behind a handful of
-// operations, with a CPU and a CUDA twin.
+// A Backend is the arithmetic of one rank on one device.  It has two twins, one
+// for CPUs and one for CUDA.
 //
-// All pointers are to memory of the device, all operations are enqueued on its
-// queue in order (on CPUs: done on return).  Row strides of matrices are
-// multiples of kRowAlignment elements; the columns behind the last one are zero
-// and stay so, which lets kernels read whole vectors.  Weights are stored as
-// the checkpoint or --dtype says.  Residuals, scores and logits are float32;
-// activations between them are of formats().activations.
+// All pointers are to memory of the device.  Operations are enqueued on its
+// queue in order; on CPUs they are done on return.  Row strides of matrices are
+// multiples of kRowAlignment elements.  Columns behind the last one are zero
+// and stay zero, so that kernels can read whole vectors.  Weights have the
+// format of the checkpoint or of --dtype.  Residuals, scores and logits are
+// float32; activations between them are of formats().activations.
 //
-// Weights, biases and norms' parameters are from before the last Synchronize:
-// operations may read them ahead of their turn.
+// Operations may read weights, biases and parameters of norms before earlier
+// operations are done.  So these must be written before a Synchronize.
 //
 // Threads  one owner, the step thread of the rank.  An operation may use
 //          threads of its own.
-// Errors   operations cannot fail: what could is checked when things are made.
+// Errors   operations cannot fail.  Sizes are checked when a backend is made.
 #pragma once
 
 #include <cstdint>
@@ -86,22 +86,22 @@ struct LayerNormWeights {
   float epsilon = 1e-5f;          // added to the variance
 };
 
-// What is to be added to a residual: a matrix, or with `peers` this rank's part
-// of one, peers->Addend(turn), the whole being the sum over all ranks.  The
-// part may be written over.
+// The matrix to add to a residual.  With `peers`, `mine` is only this rank's
+// addend, peers->Addend(turn), and the sum over all ranks is added; the addend
+// may be overwritten.
 struct Delta {
   Matrix mine;
   const PeerSums* peers = nullptr;
   int turn = 0;
-  SumWay way = SumWay::kAllReduce;  // another with peers; the same on all ranks
+  SumWay way = SumWay::kAllReduce;  // never this with peers; alike on all ranks
 };
 
 // Prompts side by side: prompt p is rows [starts[p], starts[p + 1]).
 struct PromptBatch {
   absl::Span<const int32_t> starts;        // [n + 1], on the host
   const int32_t* device_starts = nullptr;  // the same, on the device
-  // [n]: [layers][heads of this rank]; null: nobody keeps the prompt, and what
-  // is computed of it is of no use.
+  // [n]: [layers][heads of this rank].  Null: the sequence is gone, and nobody
+  // reads its rows.
   KvHead* const* heads = nullptr;
   bool scored = true;  // whether any head has a score rule
 
@@ -116,12 +116,12 @@ struct DecodeBatch {
   bool scored = true;  // whether any head has a score rule or evicts
 };
 
-// What a backend computes in.
+// The number formats of a backend, and what it can do.
 struct Formats {
   DType activations = DType::kFloat32;
   DType biases = DType::kFloat32;
-  // Whether a prefill may hold several prompts: on a device that is idle with
-  // one, they share the reading of the weights.
+  // Whether one prefill should process several prompts (packed prefill).  GPUs
+  // are not busy with one short prompt; several share each read of the weights.
   bool packs_prompts = false;
   // Whether AddNorm sums over ranks that map each other's memory.
   bool sums_peers = false;
@@ -188,9 +188,10 @@ class Backend : public Device {
 
   // Logits that are not finite.  A row that holds a NaN or +Infinity, in any
   // rank's columns, has no token: ArgMax and PickBest yield kNoToken, Sample
-  // leaves it, and Advance ends its sequence with kNonFinite.  Other rows of the
-  // batch are not touched by it, and all ranks decide alike.  -Infinity is less
-  // than any number; a row of nothing else gets its first token, drawn or not.
+  // leaves it, and Advance ends its sequence with kNonFinite.  Other rows of
+  // the batch are not touched by it, and all ranks decide alike.  -Infinity is
+  // less than any number; a row of nothing else gets its first token, drawn or
+  // not.
 
   // The greatest logit of each row; of equal ones the lowest column.
   // Column c stands for token first_token + c.

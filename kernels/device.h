@@ -1,10 +1,11 @@
-// A Device is memory and one queue of work: what a rank asks of a machine
-// before it computes anything.  The CPU's does everything at once; a GPU's
-// queues it, and the host meets it at marks.
+// A Device is the memory of a CPU or GPU and one queue of work on it.  A CPU
+// does the work at once.  A GPU does it later: the host waits for marks (CUDA
+// events) in the queue.
 //
 // Threads  one owner, the step thread of the rank.
-// Errors   Allocate and the calls that wait can fail; what is queued cannot.  A
-//          device that failed says so at the next wait, and is of no use after.
+// Errors   Allocate and the calls that wait can fail.  Calls that enqueue work
+//          cannot: the next wait reports a device that failed, and every wait
+//          after it does.
 #pragma once
 
 #include <cstddef>
@@ -18,13 +19,13 @@
 
 namespace h2o {
 
-// The queue's handle, for libraries that enqueue by themselves (NCCL); null on
-// CPUs, where things are done when the call returns.
+// The queue's handle (a CUDA stream), for libraries that enqueue by themselves
+// (NCCL).  Null on CPUs.
 struct Stream {
   void* handle = nullptr;
 };
 
-// Memory that was taken once and is owned: zeroed, aligned to 64 bytes.
+// Memory with one owner: zeroed, aligned to 64 bytes.
 class Buffer {
  public:
   using Release = void (*)(std::byte* data, int64_t bytes);
@@ -59,17 +60,18 @@ class Device {
   virtual absl::StatusOr<Buffer> Allocate(int64_t bytes) = 0;
   // Memory of the host to which Download is quick.  Errors: likewise.
   virtual absl::StatusOr<Buffer> AllocateStaging(int64_t bytes) = 0;
-  // What could still be allocated, about, and what the device took for itself.
+  // About how much could still be allocated, and how much the device took for
+  // its own scratch memory.
   virtual int64_t FreeBytes() const = 0;
   virtual int64_t OwnBytes() const = 0;
 
-  // Enqueues a copy to the device of the `bytes` that `fill` writes, at once
-  // and in the calling thread, to the host memory it is given. REQUIRES: bytes
-  // <= kMaxUploadBytes.
+  // Enqueues a copy to the device.  `fill` writes the `bytes` to host memory
+  // that it is given; it runs before this returns, in the calling thread.
+  // REQUIRES: bytes <= kMaxUploadBytes.
   static constexpr int64_t kMaxUploadBytes = 32 << 20;
   virtual void UploadFrom(int64_t bytes, void* device,
                           absl::FunctionRef<void(std::byte* host)> fill) = 0;
-  // The same of what `host` holds, of any size.
+  // Enqueues a copy of `host`, which may be changed on return.  Any size.
   void Upload(const void* host, int64_t bytes, void* device);
   template <class T>
   void UploadAll(const std::vector<T>& values, T* device) {
@@ -83,20 +85,21 @@ class Device {
                         int64_t to_stride_bytes, int64_t row_bytes,
                         int64_t rows) = 0;
 
-  // A mark in the queue.  At most kMaxMarks of them are kept.
+  // Puts a mark into the queue.  The last kMaxMarks of them are kept.
   static constexpr int64_t kMaxMarks = 4096;
   virtual int64_t Mark() = 0;
-  // Whether the queue has passed it (or the device has failed).
+  // Whether the work before the mark is done, or the device has failed.
   virtual bool Reached(int64_t mark) = 0;
   virtual absl::Status Wait(int64_t mark) = 0;
   // REQUIRES: both are reached.
   virtual double SecondsBetween(int64_t earlier, int64_t later) = 0;
-  // Waits for all that is enqueued.
+  // Waits for all work that is enqueued.
   virtual absl::Status Synchronize() = 0;
 
-  // Enqueues what `work` enqueues.  A device may record it the second time and
-  // replay the record from then on, so calls with the same key must enqueue the
-  // same operations on the same memory.
+  // Enqueues the operations that `work` enqueues.  A GPU records them at the
+  // second call with a key (as a CUDA graph) and replays the recording from
+  // then on: `work` of one key must enqueue the same operations on the same
+  // memory.
   virtual absl::Status Replay(uint64_t key,
                               absl::FunctionRef<absl::Status()> work) = 0;
   // The number of rows, at least `rows`, for which decode steps are recorded.

@@ -1,4 +1,4 @@
-// What a machine can do, measured: the ceilings beside which figures stand.
+// Measured limits of a machine, which benchmarks print beside their figures.
 #pragma once
 
 namespace h2o {

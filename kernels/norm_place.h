@@ -1,4 +1,4 @@
-// Where a layer normalises: what the fused addition and LayerNorm gives.
+// Whether a norm stands before or after a half of a layer.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,4 @@
-// The ceilings of the machine at hand, measured: what a benchmark's figure is
-// printed beside.
+// Measures the limits of this CPU, which benchmarks print beside their figures.
 #pragma once
 
 #include "kernels/machine_rates.h"

@@ -1,5 +1,5 @@
-// The CUDA twin of Backend: own kernels for attention and everything small,
-// cuBLASLt for matrix products, decode steps as CUDA graphs.
+// The CUDA twin of Backend.  Large matrix products are cuBLASLt's, all other
+// kernels are our own.  Decode steps run as CUDA graphs.
 #pragma once
 
 #include <cstdint>
@@ -19,19 +19,19 @@ struct CudaBackendOptions {
   int64_t max_heads = 0;           // likewise
   int head_dim = 0;
   int64_t max_slots = 0;         // of a head
-  int64_t hidden_size = 0;       // columns of what is normalised
-  int64_t embed_dim = 0;         // and of what is embedded
-  std::string cache_directory;   // of choices that outlive us; empty: none do
-  bool search_products = false;  // at length, a product's kernel: for tuning
+  int64_t hidden_size = 0;       // columns of AddNorm
+  int64_t embed_dim = 0;         // columns of Embed
+  std::string cache_directory;   // of choices of kernels; empty: none are kept
+  bool search_products = false;  // for tuning: seconds a product's shape
 };
 
-// Asked in a process of its own: this one may still fork ranks, which CUDA
-// would not survive.  Errors: FAILED_PRECONDITION if this build has no CUDA or
-// the machine no such GPU.
+// Asks CUDA in a child process, because this process may still fork ranks and
+// CUDA does not survive a fork.  Errors: FAILED_PRECONDITION if this build has
+// no CUDA or the machine no such GPU.
 absl::Status CheckGpu(int ordinal);
 
-// The ceilings of a GPU, measured in a process of its own: it takes 8 GiB of
-// the GPU for some seconds.  Errors: those of CheckGpu.
+// Measures the limits of a GPU in a child process, with 8 GiB of its memory, in
+// some seconds.  Errors: those of CheckGpu.
 absl::StatusOr<MachineRates> MeasureGpuRates(int ordinal);
 
 // Errors: those of CheckGpu, INVALID_ARGUMENT for a dtype or size that the

@@ -1,12 +1,13 @@
-// Matrix products: of few rows by a kernel of our own (StreamedProduct), else
-// through cuBLASLt, with a choice of its kernels measured on the spot.
+// Matrix products on a GPU.  Products of few rows run our own kernel
+// (StreamedProduct); the others run the fastest of cuBLASLt's kernels.
 //
-// The first product of a shape times cuBLASLt's guesses, on its own operands
-// and in its own stream, and keeps the fastest; shapes of many rows share a
-// choice (ChoiceRows).  Choices are kept in a file, one a kind of GPU and
-// version of cuBLASLt, so that the next process makes none (product_choices.h).
-// One that searches, for `h2oserve tune`, takes seconds a shape and overrules
-// what was not searched for (product_search.h).
+// The first product of a shape times the kernels that cuBLASLt proposes, on its
+// own operands and in its own stream, and keeps the fastest.  Shapes of many
+// rows share a choice (ChoiceRows).  Choices are written to a file for each
+// kind of GPU and version of cuBLASLt, so that the next process need not
+// measure (product_choices.h).  `h2oserve tune` searches more kernels, for
+// seconds a shape, and replaces choices that were not searched for
+// (product_search.h).
 //
 // Threads  one owner.
 #pragma once
@@ -28,22 +29,21 @@ namespace h2o::cuda {
 
 class LinearProducts {
  public:
-  // `directory`: of the file of choices; empty: none is kept.  A file that
-  // cannot be read or written is done without, but for who searches: then Run
-  // says FAILED_PRECONDITION.
+  // `directory` holds the file of choices; empty: there is none.  A file that
+  // cannot be read or written is ignored, unless `searches`: then Run returns
+  // FAILED_PRECONDITION.
   static absl::StatusOr<std::unique_ptr<LinearProducts>> Create(
       const std::string& directory, bool searches);
   ~LinearProducts();
 
-  // y = x W^T, plus bias, and ReLU of that, as asked.  x and weights of one
-  // 16-bit type; y of that type or float32; the bias, null: none, of y's type.
-  // The weights must not be what a kernel in front writes.  All products of an
-  // object are of one stream, since they share memory.  Sums are rounded
-  // once, but cuBLASLt's kernels may do so before they add the bias, too.
-  // Not GELU: that is a kernel of our own, since cuBLASLt has only the
-  // approximation by tanh.
-  // While `stream` captures, nothing is timed: an unknown shape takes
-  // cuBLASLt's first guess, this once.
+  // y = x W^T + bias, then ReLU if `relu`.  x and weights are of one 16-bit
+  // type; y is of that type or float32; a bias is of y's type, null is none.
+  // REQUIRES: no kernel still in `stream` writes the weights.  All products of
+  // an object run in one stream, because they share memory.
+  // Sums are rounded once, but cuBLASLt's kernels may round a second time
+  // before they add the bias.  GELU is another kernel, since cuBLASLt has only
+  // the approximation by tanh. While `stream` captures a graph, nothing is
+  // timed: an unknown shape takes cuBLASLt's first proposal, this once.
   absl::Status Run(Matrix x, const StoredMatrix& weight, const void* bias,
                    bool relu, Matrix y, cudaStream_t stream);
 

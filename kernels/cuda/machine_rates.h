@@ -1,4 +1,4 @@
-// What a GPU can do, measured: the ceilings beside which figures stand.
+// Measures the limits of a GPU, which benchmarks print beside their figures.
 #pragma once
 
 namespace h2o::cuda {

@@ -1,9 +1,10 @@
-// Which of cuBLASLt's kernels a product should take, found by measuring.
+// Finds the fastest of cuBLASLt's kernels for a product by measuring.
 //
-// cuBLASLt guesses a few.  Its guesses are good to a few percent of the best
-// kernel it has, which for a model's layer is worth looking for: tile, cluster,
-// split of the inputs and an option without a name make some hundreds of
-// thousands of combinations, of which a few thousand are kernels.
+// cuBLASLt proposes a few kernels (heuristics).  The best of them is within a
+// few percent of its fastest kernel, and a model's layers are worth these
+// percent.  Tile, cluster, split of the inputs and an option without a name
+// make hundreds of thousands of combinations; a few thousand of them are
+// kernels.
 #pragma once
 
 #include <cublasLt.h>
@@ -14,9 +15,9 @@
 namespace h2o::cuda {
 
 enum class SearchEffort {
-  kGuess,   // cuBLASLt's first guess: no time is taken
-  kQuick,   // its guesses, each timed: milliseconds
-  kSearch,  // all tiles, then all of the best tiles' combinations: seconds
+  kGuess,   // cuBLASLt's first proposal, without timing
+  kQuick,   // all its proposals, each timed: milliseconds
+  kSearch,  // all tiles, then all combinations of the best tiles: seconds
 };
 
 // Runs the product, on its own operands and in `stream`; nothing is timed by
