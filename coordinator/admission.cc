@@ -1,3 +1,4 @@
+// The ledger of KV memory promised on each rank of a group.
 #include "coordinator/admission.h"
 
 #include <algorithm>

@@ -1,3 +1,5 @@
+// Tests admission: the charge of each rank, and yes if and only if every rank has
+// the memory free.
 #include "coordinator/admission.h"
 
 #include <gmock/gmock.h>

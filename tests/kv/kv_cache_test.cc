@@ -1,3 +1,5 @@
+// Tests the KV cache: opening takes what the formula says, closing gives it back,
+// nothing is shared.
 #include "kv/kv_cache.h"
 
 #include <gtest/gtest.h>

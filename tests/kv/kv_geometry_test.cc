@@ -1,3 +1,4 @@
+// Tests the formula of KV memory.
 #include "kv/kv_geometry.h"
 
 #include <gtest/gtest.h>
