@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what building, running and testing needs, from Debian 12 or Ubuntu
 # 24.04; with --clang also clang 19 and clang-tidy 19 (a quarter of a gigabyte).
-# Does nothing, and asks for nothing, if it is all there.
+# Does nothing, and needs no root, if all of it is installed.
 set -euo pipefail
 
 packages=(
