@@ -160,7 +160,7 @@ absl::StatusOr<RankNews> ProgressOf(std::string_view body) {
 }
 
 absl::StatusOr<RankNews> FailureOf(std::string_view body) {
-  absl::StatusCode code;
+  absl::StatusCode code = absl::StatusCode::kUnknown;
   std::string text;
   H2O_RETURN_IF_ERROR(ReadBytes(body, code, text));
   return RankFailure{absl::Status(code, text)};
