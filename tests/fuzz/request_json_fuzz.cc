@@ -1,0 +1,40 @@
+// Fuzzes the JSON form of a request: a line of an input file, or an HTTP body.
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "api/check_request.h"
+#include "api/request_json.h"
+#include "base/check.h"
+
+namespace h2o {
+namespace {
+
+// What CheckRequest lets through, the Engine may rely on.
+void ExpectSound(const Request& request) {
+  H2O_CHECK(request.has_text || !request.tokens.empty());
+  for (int32_t id : request.tokens) H2O_CHECK(id >= 0) << id;
+  H2O_CHECK(request.max_tokens.value_or(1) > 0);
+  H2O_CHECK(std::isfinite(request.sampling.temperature));
+  H2O_CHECK(request.sampling.temperature >= 0 && request.sampling.top_k >= 0);
+  H2O_CHECK(request.sampling.top_p >= 0 && request.sampling.top_p <= 1);
+  H2O_CHECK(request.stop.size() <= kMaxStopStrings);
+}
+
+void Run(std::string_view text) {
+  const auto request = RequestFromJson(text, Request{});
+  if (!request.ok()) {
+    H2O_CHECK(!request.status().message().empty());
+    return;
+  }
+  if (CheckRequest(*request).ok()) ExpectSound(*request);
+}
+
+}  // namespace
+}  // namespace h2o
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  h2o::Run({reinterpret_cast<const char*>(data), size});
+  return 0;
+}
