@@ -99,7 +99,7 @@ absl::Status RunGenerate(const GenerateFlags& flags) {
   const bool bar_shown = flags.json && requests.size() > 1;
   ProgressBar bar("generating");
   size_t done = 0;
-  const auto on_event = [&](int i, StreamEvent event) {
+  const auto on_event = [&](int i, const StreamEvent& event) {
     trace.Write(i, event.trace);
     printer.Add(i, event);
     done += event.done;

@@ -52,7 +52,7 @@ absl::StatusOr<Request> TeacherForced(std::vector<int32_t> tokens, int prefill,
   request.tokens = std::move(tokens);
   request.max_tokens = total - prefill + 1;
   request.ignore_eos = true;
-  request.kv_policy = std::move(policy);
+  request.kv_policy = policy;
   request.logits = true;
   return request;
 }
@@ -70,7 +70,8 @@ template <typename Fn>
 absl::Status RunForced(Embedded* embedded, std::vector<Request> requests,
                        TraceFile* trace, const Fn& fn) {
   const int64_t vocabulary = embedded->config().vocab_size;
-  return embedded->Run(std::move(requests), [&](int i, StreamEvent event) {
+  return embedded->Run(std::move(requests), [&](int i,
+                                                const StreamEvent& event) {
     trace->Write(i, event.trace);
     for (const LogitRows& part : event.logits) {
       const int64_t rows = static_cast<int64_t>(part.rows.size()) / vocabulary;

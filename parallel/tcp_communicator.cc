@@ -236,7 +236,7 @@ class TcpCommunicator final : public Communicator {
       absl::StrAppend(&message, ", which still waited for ",
                       mesh_.NamesOf(awaited));
     }
-    return Fail(absl::UnavailableError(std::move(message)));
+    return Fail(absl::UnavailableError(message));
   }
 
   // Moves what can be moved to and from rank k without waiting.
