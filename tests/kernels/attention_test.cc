@@ -97,8 +97,7 @@ struct Case {
 
 std::string NamesOf(const std::vector<KvFormat>& formats) {
   std::string names;
-  for (const KvFormat& f : formats)
-    names += std::string(" ") + std::string(Name(f.dtype));
+  for (const KvFormat& f : formats) names.append(" ").append(Name(f.dtype));
   return names;
 }
 
