@@ -43,7 +43,7 @@ struct Header {
 };
 
 struct Frame {
-  Kind kind;
+  Kind kind = Kind::kPlan;
   std::string body;
 };
 
@@ -98,7 +98,7 @@ absl::Status Receive(int fd, size_t before, char* to, size_t bytes) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<Frame> ReceiveFrame(int fd) {
+absl::Status ReceiveFrame(int fd, Frame* frame) {
   Header header;
   H2O_RETURN_IF_ERROR(
       Receive(fd, 0, reinterpret_cast<char*>(&header), sizeof(header)));
@@ -109,15 +109,15 @@ absl::StatusOr<Frame> ReceiveFrame(int fd) {
   }
   // Memory is taken piece by piece, as the bytes come.
   constexpr uint64_t kPiece = 64 << 20;
-  Frame frame = {header.kind, ""};
-  while (frame.body.size() < header.bytes) {
-    const size_t begin = frame.body.size();
-    frame.body.resize(begin + std::min(header.bytes - begin, kPiece));
-    H2O_RETURN_IF_ERROR(Receive(fd, sizeof(header) + begin,
-                                frame.body.data() + begin,
-                                frame.body.size() - begin));
+  frame->kind = header.kind;
+  std::string& body = frame->body;
+  while (body.size() < header.bytes) {
+    const size_t begin = body.size();
+    body.resize(begin + std::min(header.bytes - begin, kPiece));
+    H2O_RETURN_IF_ERROR(Receive(fd, sizeof(header) + begin, body.data() + begin,
+                                body.size() - begin));
   }
-  return frame;
+  return absl::OkStatus();
 }
 
 absl::Status WrongKind(Kind kind) {
@@ -179,7 +179,8 @@ absl::Status WritePlan(int fd, std::string_view plan) {
 }
 
 absl::StatusOr<StepPlan> ReadPlan(int fd, const ModelConfig& config) {
-  H2O_ASSIGN_OR_RETURN(const Frame frame, ReceiveFrame(fd));
+  Frame frame;
+  H2O_RETURN_IF_ERROR(ReceiveFrame(fd, &frame));
   if (frame.kind != Kind::kPlan) return WrongKind(frame.kind);
   return DecodePlan(frame.body, config);
 }
@@ -191,7 +192,8 @@ absl::Status WriteNews(int fd, const RankNews& news) {
 }
 
 absl::StatusOr<RankNews> ReadNews(int fd, const ModelConfig& config) {
-  H2O_ASSIGN_OR_RETURN(const Frame frame, ReceiveFrame(fd));
+  Frame frame;
+  H2O_RETURN_IF_ERROR(ReceiveFrame(fd, &frame));
   switch (frame.kind) {
     case Kind::kProgress:
       return ProgressOf(frame.body);
