@@ -207,7 +207,7 @@ def test_a_worker_of_another_version_or_build_is_refused(system, stubs, field, v
 def test_worker_messages_out_of_order_are_refused(system, stubs):
     coordinator, workers, client = system.group()
     pb = stubs.worker_pb
-    for message in (pb.WorkerMessage(ready=pb.Ready(num_pages=1)), pb.WorkerMessage(result=pb.StepResult(step=1)),
+    for message in (pb.WorkerMessage(ready=b"\x01"), pb.WorkerMessage(result=b""),
                     pb.WorkerMessage(), pb.WorkerMessage(hello=pb.Hello()),
                     pb.WorkerMessage(failed=pb.Failed(code=99, text="x" * 10000))):
         _, error = join_as(stubs, client, message)
