@@ -2,8 +2,8 @@
 // guards becomes true (Hoare, "Monitors: an operating system structuring
 // concept", CACM 1974).
 //
-// Whoever lets the monitor go evaluates the conditions that threads wait for
-// and wakes those whose condition holds: no change can be forgotten to be
+// The thread that releases the monitor evaluates the conditions that others
+// wait for and wakes those whose condition holds.  So every change is
 // announced, and no thread wakes in vain.  A condition is therefore evaluated
 // by any thread, always with the monitor held.  It should be cheap and must not
 // change anything.

@@ -1,7 +1,7 @@
 // Admission: the ledger of KV pages promised on every rank of one group.
 //
 // A request is charged, before it runs, all the pages it can ever hold
-// (kv_geometry.h), so whoever is admitted is never preempted and nothing runs
+// (kv_geometry.h), so an admitted request is never preempted and nothing runs
 // out of memory.  This is the only place that says yes.
 //
 // Threads  not thread-safe; the Engine's lock.
@@ -15,7 +15,7 @@
 
 namespace h2o {
 
-// Pages of one sequence on each rank.
+// Slabs of one sequence on each rank; a slab is a page where all have one size.
 using PageCharge = std::vector<int64_t>;
 
 class Admission {

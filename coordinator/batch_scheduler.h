@@ -4,7 +4,7 @@
 // A plan decodes one token of every sequence whose prompt is done, and gives
 // prefill, in order of arrival, as many whole layers as fit the stall target; a
 // running stream therefore waits at most one slice, and the result is exactly
-// the unsliced prefill.  With nobody decoding there is no one to stall, and a
+// the unsliced prefill.  When no sequence is decoding nothing is stalled, and a
 // prompt runs whole, unless that takes longer than any step should.  Where the
 // group packs prompts, those that wait together go in one pass and share the
 // reading of the weights.

@@ -1,7 +1,7 @@
 // The results of a group's plans, by rank.  Ranks answer plans in order, each
 // in its own time; a plan is done when all ranks have answered it.
 //
-// Threads  not thread-safe: whoever owns it guards it.
+// Threads  not thread-safe: its owner guards it.
 #pragma once
 
 #include <deque>

@@ -9,7 +9,7 @@
 // it where it is.  Both ways every rank adds up all addends in the order of
 // ranks, so all have the same bits.  Shared: each pulls its share of the
 // columns alone and hands on the sum (an all-reduce in two shots), so all have
-// the bits of whoever added up.
+// the bits of the rank that added up.
 //
 // Block r of one rank waits for block r of the others, and first for their
 // block 0, which tells.  Blocks start in their order, so the first of those
