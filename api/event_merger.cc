@@ -39,8 +39,7 @@ void EventMerger::Add(StreamEvent event) {
 StreamEvent EventMerger::Take() {
   H2O_CHECK(!empty());
   std::optional<StreamEvent>& next = merged_ ? merged_ : error_;
-  StreamEvent taken = *std::move(next);
-  next.reset();
+  StreamEvent taken = *std::exchange(next, std::nullopt);
   return taken;
 }
 

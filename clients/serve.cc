@@ -69,7 +69,7 @@ std::vector<std::string> AsGiven(
 absl::StatusOr<std::filesystem::path> FindPrograms() {
   std::error_code error;
   const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
-  const std::filesystem::path folder = self.parent_path();
+  std::filesystem::path folder = self.parent_path();
   for (const char* program : {"h2oserve-coordinator", "h2oserve-worker"}) {
     if (!std::filesystem::exists(folder / program, error)) {
       return absl::NotFoundError(

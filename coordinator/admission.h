@@ -16,34 +16,34 @@
 namespace h2o {
 
 // Slabs of one sequence on each rank; a slab is a page where all have one size.
-using PageCharge = std::vector<int64_t>;
+using SlabCharge = std::vector<int64_t>;
 
 class Admission {
  public:
   explicit Admission(const GroupInfo& info);
 
-  PageCharge ChargeOf(const KvPolicy& policy, int64_t max_stored_tokens) const;
+  SlabCharge ChargeOf(const KvPolicy& policy, int64_t max_stored_tokens) const;
 
   // Whether an empty group could hold it.  Errors: INVALID_ARGUMENT with the
   // arithmetic of the rank that could not.
-  absl::Status CanEverFit(const PageCharge& charge) const;
+  absl::Status CanEverFit(const SlabCharge& charge) const;
 
   // True if and only if every rank has the pages free now.
-  bool Fits(const PageCharge& charge) const;
+  bool Fits(const SlabCharge& charge) const;
 
   // REQUIRES: Fits(charge).
-  void Charge(const PageCharge& charge);
-  void Release(const PageCharge& charge);
+  void Charge(const SlabCharge& charge);
+  void Release(const SlabCharge& charge);
 
   // Free pages of the tightest rank: what placement compares groups by.
-  int64_t FreePages() const;
-  int64_t HeldPages() const;   // over all ranks
-  int64_t TotalPages() const;  // likewise
+  int64_t FreeSlabs() const;
+  int64_t HeldSlabs() const;   // over all ranks
+  int64_t TotalSlabs() const;  // likewise
 
  private:
   const KvGeometry geometry_;
   const ModelConfig config_;
-  std::vector<int64_t> num_pages_;
+  std::vector<int64_t> num_slabs_;
   std::vector<int64_t> held_;
 };
 

@@ -11,10 +11,10 @@
 namespace h2o {
 
 void BatchScheduler::Admit(SequenceSpec spec) {
-  Sequence sequence;
-  sequence.prompt_tokens = static_cast<int32_t>(spec.prompt.size());
-  sequence.max_tokens = spec.max_tokens;
-  H2O_CHECK(sequences_.emplace(spec.id, sequence).second)
+  Progress progress;
+  progress.prompt_tokens = static_cast<int32_t>(spec.prompt.size());
+  progress.max_tokens = spec.max_tokens;
+  H2O_CHECK(sequences_.emplace(spec.id, progress).second)
       << "sequence " << spec.id << " is admitted twice";
   to_prefill_.push_back(spec.id);
   admitted_.push_back(std::move(spec));
@@ -46,7 +46,7 @@ StepPlan BatchScheduler::MakePlan() {
   plan.decode = to_decode_;
   for (uint64_t id : plan.decode) ++sequences_.at(id).planned_tokens;
   std::erase_if(to_decode_, [this](uint64_t id) {
-    const Sequence& s = sequences_.at(id);
+    const Progress& s = sequences_.at(id);
     return s.planned_tokens >= s.max_tokens;
   });
   return plan;
@@ -96,7 +96,7 @@ void BatchScheduler::FillPack() {
 
 void BatchScheduler::EndPack() {
   for (uint64_t id : pack_.ids) {
-    Sequence& s = sequences_.at(id);
+    Progress& s = sequences_.at(id);
     s.planned_tokens = 1;
     if (s.max_tokens > 1) to_decode_.push_back(id);
   }

@@ -52,7 +52,7 @@ class BatchScheduler {
   void Observe(const StepResult& result);
 
  private:
-  struct Sequence {
+  struct Progress {
     int32_t prompt_tokens = 0;
     int32_t max_tokens = 0;
     int32_t planned_tokens = 0;  // the first comes with the last layer
@@ -80,7 +80,7 @@ class BatchScheduler {
   Pack pack_;                           // empty: none is under way
   std::deque<uint64_t> to_prefill_;     // behind it, in order of arrival
   std::vector<uint64_t> to_decode_;     // prompt done, tokens left to plan
-  std::unordered_map<uint64_t, Sequence> sequences_;
+  std::unordered_map<uint64_t, Progress> sequences_;
 
   // Plans that are not answered yet: tokens of their largest pack.
   std::deque<int32_t> unanswered_;

@@ -27,9 +27,10 @@ absl::Status ShutDownError() {
 
 }  // namespace
 
-struct Engine::Group {
-  Group(uint64_t number, std::unique_ptr<WorkerGroup> workers,
-        const EngineOptions& options, std::function<void(absl::Status)> on_lost)
+struct Engine::LiveGroup {
+  LiveGroup(uint64_t number, std::unique_ptr<WorkerGroup> workers,
+            const EngineOptions& options,
+            std::function<void(absl::Status)> on_lost)
       : work(number, std::move(workers), options),
         on_lost(std::move(on_lost)) {}
 
@@ -89,7 +90,7 @@ Engine::~Engine() {
     Monitor::Lock lock(monitor_);
     stopping_ = true;
     FailAll(ShutDownError());
-    for (const std::unique_ptr<Group>& group : groups_) {
+    for (const std::unique_ptr<LiveGroup>& group : groups_) {
       group->work.workers().Abort(ShutDownError());
     }
     lock.Await([this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_) {
@@ -117,9 +118,9 @@ void Engine::AddGroup(std::unique_ptr<WorkerGroup> workers,
           });
     }
   }
-  groups_.push_back(std::make_unique<Group>(next_group_++, std::move(workers),
-                                            options_, std::move(on_lost)));
-  Group* group = groups_.back().get();
+  groups_.push_back(std::make_unique<LiveGroup>(
+      next_group_++, std::move(workers), options_, std::move(on_lost)));
+  LiveGroup* group = groups_.back().get();
   ++num_loops_;
   group->loop = std::thread([this, group] { Loop(group); });
   Place();
@@ -155,7 +156,10 @@ absl::StatusOr<uint64_t> Engine::Submit(Request request,
   std::vector<std::string> stops = request.stop;
   absl::Status status = CheckUnencoded(request, rules_);
   SequenceSpec spec;
-  if (status.ok() && !has_text) {
+  std::optional<Request> to_encode;
+  if (has_text) {
+    to_encode = std::move(request);
+  } else if (status.ok()) {
     absl::StatusOr<SequenceSpec> made = SpecOf(std::move(request), rules_);
     status = made.status();
     if (made.ok()) spec = *std::move(made);
@@ -180,7 +184,7 @@ absl::StatusOr<uint64_t> Engine::Submit(Request request,
   }
   const uint64_t id = next_id_++;
   queue_.Push(std::move(sequence));
-  if (has_text) encoder_->Add(id, std::move(request));
+  if (to_encode) encoder_->Add(id, *std::move(to_encode));
   Place();
   return id;
 }
@@ -209,7 +213,7 @@ void Engine::Cancel(uint64_t id, absl::Status reason) {
   if (const std::unique_ptr<Sequence> queued = queue_.Remove(id)) {
     EndQueued(queued.get(), reason);
   }
-  for (const std::unique_ptr<Group>& group : groups_) {
+  for (const std::unique_ptr<LiveGroup>& group : groups_) {
     counters_.finished += group->work.Fail(id, reason, clock_->Now(), &outbox_);
   }
   Place();
@@ -219,7 +223,7 @@ void Engine::Tick() {
   std::vector<std::thread> ended;
   {
     Monitor::Lock lock(monitor_);
-    for (const std::unique_ptr<Group>& group : groups_) {
+    for (const std::unique_ptr<LiveGroup>& group : groups_) {
       group->found_over |= !group->work.workers().status().ok();
     }
     if (options_.max_queue_seconds > 0) ExpireQueued();
@@ -244,10 +248,10 @@ Engine::Counters Engine::counters() const {
   Monitor::Lock lock(monitor_);
   Counters c = counters_;
   c.queued = static_cast<int64_t>(queue_.size());
-  for (const std::unique_ptr<Group>& group : groups_) {
+  for (const std::unique_ptr<LiveGroup>& group : groups_) {
     c.running += static_cast<int64_t>(group->work.num_running());
-    c.pages_held += group->work.admission().HeldPages();
-    c.pages_total += group->work.admission().TotalPages();
+    c.slabs_held += group->work.admission().HeldSlabs();
+    c.slabs_total += group->work.admission().TotalSlabs();
   }
   c.head_fits = NextToPlace().sequence != nullptr;
   return c;
@@ -260,21 +264,21 @@ absl::Status Engine::CheckOpen() const {
 
 absl::Status Engine::CanEverFit(Sequence* sequence) const {
   absl::Status fits = NoGroupError();
-  for (const std::unique_ptr<Group>& group : groups_) {
+  for (const std::unique_ptr<LiveGroup>& group : groups_) {
     fits = group->work.CanEverFit(sequence);
     if (fits.ok()) break;
   }
   return fits;
 }
 
-Engine::Group* Engine::BestGroupFor(Sequence* sequence) const {
-  Group* best = nullptr;
-  for (const std::unique_ptr<Group>& group : groups_) {
+Engine::LiveGroup* Engine::BestGroupFor(Sequence* sequence) const {
+  LiveGroup* best = nullptr;
+  for (const std::unique_ptr<LiveGroup>& group : groups_) {
     if (!group->work.workers().status().ok() || !group->work.Fits(sequence)) {
       continue;
     }
-    if (best == nullptr || group->work.admission().FreePages() >
-                               best->work.admission().FreePages()) {
+    if (best == nullptr || group->work.admission().FreeSlabs() >
+                               best->work.admission().FreeSlabs()) {
       best = group.get();
     }
   }
@@ -296,8 +300,8 @@ void Engine::Place() {
   for (Placement next = NextToPlace(); next.sequence != nullptr;
        next = NextToPlace()) {
     next.group->work.Start(queue_.Remove(next.sequence->id()), clock_->Now());
-    counters_.peak_pages_held = std::max(
-        counters_.peak_pages_held, next.group->work.admission().HeldPages());
+    counters_.peak_slabs_held = std::max(
+        counters_.peak_slabs_held, next.group->work.admission().HeldSlabs());
   }
 }
 
@@ -325,7 +329,7 @@ void Engine::FailAll(const absl::Status& reason) {
   for (const auto& sequence : queue_.RemoveIf([](Sequence&) { return true; })) {
     EndQueued(sequence.get(), reason);
   }
-  for (const std::unique_ptr<Group>& group : groups_) {
+  for (const std::unique_ptr<LiveGroup>& group : groups_) {
     counters_.finished += group->work.FailAll(reason, clock_->Now(), &outbox_);
   }
 }
@@ -336,7 +340,7 @@ bool Engine::Idle() const {
                      [](const auto& g) { return g->work.num_running() == 0; });
 }
 
-absl::Status Engine::RunPlans(Group* group) {
+absl::Status Engine::RunPlans(LiveGroup* group) {
   GroupAtWork& work = group->work;
   WorkerGroup& workers = work.workers();
   Outbox outbox;
@@ -370,10 +374,10 @@ absl::Status Engine::RunPlans(Group* group) {
   }
 }
 
-void Engine::Loop(Group* group) {
+void Engine::Loop(LiveGroup* group) {
   const absl::Status status = RunPlans(group);
   Outbox outbox;
-  std::unique_ptr<Group> mine;
+  std::unique_ptr<LiveGroup> mine;
   {
     Monitor::Lock lock(monitor_);
     mine = Remove(group);
@@ -393,15 +397,15 @@ void Engine::Loop(Group* group) {
   ended_loops_.push_back(std::move(self));
 }
 
-std::unique_ptr<Engine::Group> Engine::Remove(Group* group) {
+std::unique_ptr<Engine::LiveGroup> Engine::Remove(LiveGroup* group) {
   const auto it = std::find_if(groups_.begin(), groups_.end(),
                                [&](const auto& g) { return g.get() == group; });
-  std::unique_ptr<Group> removed = std::move(*it);
+  std::unique_ptr<LiveGroup> removed = std::move(*it);
   groups_.erase(it);
   return removed;
 }
 
-void Engine::EndWithout(Group* lost, const absl::Status& reason,
+void Engine::EndWithout(LiveGroup* lost, const absl::Status& reason,
                         Outbox* outbox) {
   counters_.finished += lost->work.FailAll(reason, clock_->Now(), outbox);
   // A request that no group is left to run must not wait for ever, or keep

@@ -60,7 +60,7 @@ class Engine {
   // Adds a group; its loop thread starts at once.  If the group fails,
   // `on_lost` is called once, from the loop thread, after all its streams have
   // ended.
-  void AddGroup(std::unique_ptr<WorkerGroup> group,
+  void AddGroup(std::unique_ptr<WorkerGroup> workers,
                 std::function<void(absl::Status)> on_lost);
   int num_groups() const;  // that are not lost
   // Geometry and pools of a group.  Errors: UNAVAILABLE if there is none.
@@ -95,10 +95,10 @@ class Engine {
   Counters counters() const;
 
  private:
-  struct Group;  // at work, with its thread
+  struct LiveGroup;  // at work, with its thread
   struct Placement {
     Sequence* sequence = nullptr;  // in the queue; null: none can start now
-    Group* group = nullptr;
+    LiveGroup* group = nullptr;
   };
 
   Engine(const EngineOptions& options, const ModelConfig& config,
@@ -114,7 +114,7 @@ class Engine {
 
   // The group with the most free pages of those that hold the sequence now, or
   // null.
-  Group* BestGroupFor(Sequence* sequence) const
+  LiveGroup* BestGroupFor(Sequence* sequence) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
   Placement NextToPlace() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
   // Moves requests from the queue to groups while they fit.
@@ -129,13 +129,13 @@ class Engine {
   bool Idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
 
   // The thread of a group.
-  void Loop(Group* group);
+  void Loop(LiveGroup* group);
   // Plans, waits and streams until the engine stops (OK) or the group is lost.
-  absl::Status RunPlans(Group* group);
-  std::unique_ptr<Group> Remove(Group* group)
+  absl::Status RunPlans(LiveGroup* group);
+  std::unique_ptr<LiveGroup> Remove(LiveGroup* group)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
   // Ends what a lost group ran, and the requests that only it could run.
-  void EndWithout(Group* lost, const absl::Status& reason, Outbox* outbox)
+  void EndWithout(LiveGroup* lost, const absl::Status& reason, Outbox* outbox)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
   // The thread that delivers outbox_.
   void DeliverOutbox();
@@ -146,7 +146,7 @@ class Engine {
 
   mutable Monitor monitor_;
   RequestQueue queue_ ABSL_GUARDED_BY(monitor_);
-  std::vector<std::unique_ptr<Group>> groups_ ABSL_GUARDED_BY(monitor_);
+  std::vector<std::unique_ptr<LiveGroup>> groups_ ABSL_GUARDED_BY(monitor_);
   Counters counters_ ABSL_GUARDED_BY(monitor_);
   uint64_t next_id_ ABSL_GUARDED_BY(monitor_) = 1;
   uint64_t next_group_ ABSL_GUARDED_BY(monitor_) = 1;

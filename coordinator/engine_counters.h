@@ -7,8 +7,8 @@ namespace h2o {
 
 struct EngineCounters {
   int64_t queued = 0, running = 0, finished = 0, refused = 0;
-  int64_t pages_held = 0, pages_total = 0;  // over living groups and ranks
-  int64_t peak_pages_held = 0;              // of one group
+  int64_t slabs_held = 0, slabs_total = 0;  // over living groups and ranks
+  int64_t peak_slabs_held = 0;              // of one group
   int64_t steps = 0;                        // results received
   bool head_fits = false;  // the queue's head waits although a group holds it
   double slowest_layer_seconds = 0;  // of any prefill so far

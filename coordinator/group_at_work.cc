@@ -9,14 +9,14 @@
 namespace h2o {
 namespace {
 
-int64_t BytesOf(const PageCharge& charge, const GroupInfo& info) {
+int64_t BytesOf(const SlabCharge& charge, const GroupInfo& info) {
   int64_t slabs = 0;
   for (int64_t n : charge) slabs += n;
   return slabs * info.geometry().SlabBytes();
 }
 
 // What the sequence would be charged if it kept every token.
-PageCharge FullCharge(const Sequence& sequence, const Admission& admission) {
+SlabCharge FullCharge(const Sequence& sequence, const Admission& admission) {
   const int64_t stored = sequence.max_stored_tokens();
   KvPolicy full;
   full.slots = {SlotsFor(KvPolicyName::kFull, static_cast<int32_t>(stored))};
@@ -39,8 +39,7 @@ std::vector<Item> TakeOf(uint64_t id, std::vector<Item>* items,
   std::vector<Item> taken;
   for (Item& item : *items) {
     if (item.sequence_id != id || !belongs(item)) continue;
-    taken.push_back(std::move(item));
-    item.sequence_id = 0;
+    taken.push_back(std::exchange(item, Item{}));
   }
   return taken;
 }
@@ -67,7 +66,7 @@ bool GroupAtWork::Fits(Sequence* sequence) const {
 }
 
 void GroupAtWork::Start(std::unique_ptr<Sequence> sequence, double now) {
-  const PageCharge& charge = sequence->ChargeIn(number_, admission_);
+  const SlabCharge& charge = sequence->ChargeIn(number_, admission_);
   admission_.Charge(charge);
   sequence->Start(BytesOf(charge, workers_->info()),
                   BytesOf(FullCharge(*sequence, admission_), workers_->info()),

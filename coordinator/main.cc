@@ -221,7 +221,7 @@ void LogTotals(const Engine::Counters& all) {
             << " ms in the workers, "
             << 1e3 * std::max(0.0, all.interval_seconds - all.step_seconds) /
                    std::max<int64_t>(1, all.intervals)
-            << " ms beside them; at most " << all.peak_pages_held
+            << " ms beside them; at most " << all.peak_slabs_held
             << " KV pages held";
 }
 

@@ -136,7 +136,7 @@ void RemoteRanks::BecomeReady() {
   int64_t pages = 0;
   for (const std::optional<RankInfo>& rank : loaded_) {
     info_.ranks.push_back(*rank);
-    pages += rank->num_pages;
+    pages += rank->num_slabs;
   }
   ready_ = true;
   const MemoryPlan memory = info_.memory();
@@ -226,7 +226,7 @@ absl::StatusOr<StepResult> RemoteRanks::Next() {
     if (!state_.sent.empty() && results_.Complete()) break;
     if (!status_.ok()) return status_;
     const double now = clock_->Now();
-    const absl::Status reason = CheckStep(state_, deadlines_, now);
+    absl::Status reason = CheckStep(state_, deadlines_, now);
     if (!reason.ok()) {
       lock.unlock();
       End(reason);

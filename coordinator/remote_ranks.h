@@ -56,8 +56,8 @@ class RemoteRanks final : public std::enable_shared_from_this<RemoteRanks> {
   void SendAssignments(LogLines* log);
   // What the workers' messages say.
   void OnProgress(int rank, float fraction);
-  void OnReady(int rank, const std::string& info);
-  void OnResult(int rank, const std::string& result);
+  void OnReady(int rank, const std::string& bytes);
+  void OnResult(int rank, const std::string& bytes);
   void OnFailed(int rank, const absl::Status& failure);
   void OnLeaving(int rank);
   void OnEnd(int rank);  // of the rank's stream

@@ -50,7 +50,7 @@ void Sequence::SetSpec(SequenceSpec spec) {
   spec_.id = id_;
 }
 
-const PageCharge& Sequence::ChargeIn(uint64_t group,
+const SlabCharge& Sequence::ChargeIn(uint64_t group,
                                      const Admission& admission) {
   H2O_CHECK(state_ != State::kEncoding) << "sequence " << id_;
   for (const auto& [number, charge] : charges_) {

@@ -71,7 +71,7 @@ class Sequence {
   }
 
   // What the sequence costs in a group; computed once for each group.
-  const PageCharge& ChargeIn(uint64_t group, const Admission& admission);
+  const SlabCharge& ChargeIn(uint64_t group, const Admission& admission);
 
   // queued -> running, with the bytes of its pages, and of those that the
   // policy `full` would take.
@@ -105,7 +105,7 @@ class Sequence {
   const std::shared_ptr<EventStream> events_;
   State state_ = State::kEncoding;
   SequenceSpec spec_;                                     // from kQueued on
-  std::vector<std::pair<uint64_t, PageCharge>> charges_;  // by group
+  std::vector<std::pair<uint64_t, SlabCharge>> charges_;  // by group
   int64_t kv_bytes_ = 0, kv_bytes_full_ = 0;
   std::vector<int32_t> tokens_;                  // generated and streamed
   std::unique_ptr<IncrementalDecoder> decoder_;  // null: no tokenizer

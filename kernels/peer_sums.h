@@ -24,8 +24,8 @@ struct PeerMemory {
 
 // Sums over ranks of matrices of up to max_rows rows.  Each rank's memory
 // holds, in this order: flags by which ranks learn that addends are ready;
-// marks by which they learn that a share of a row has come; an inbox for the
-// rows that peers push; two addends for peers to pull, or to share.
+// row flags by which they learn that a share of a row has come; an inbox for
+// the rows that peers push; two addends for peers to pull, or to share.
 //
 // A group's sums alternate between the two addends.  A rank that has finished a
 // sum knows that its peers have finished the one before.  So it may write its
@@ -34,12 +34,12 @@ struct PeerSums {
   static constexpr int kPushRows = 32;
   static constexpr int64_t kControlBytes = 2048;
   // Of a row: a number from each rank.
-  static constexpr int64_t kMarkBytes = PeerMemory::kMaxRanks * 4;
+  static constexpr int64_t kRowFlagBytes = PeerMemory::kMaxRanks * 4;
 
   PeerMemory memory;
   int64_t max_rows = 0;
   int64_t row_bytes = 0;
-  int64_t marks_at = 0;
+  int64_t row_flags_at = 0;
   int64_t inbox_at = 0;
   int64_t addend_at[2] = {};
   int64_t bytes = 0;  // of each rank
@@ -60,8 +60,9 @@ struct PeerSums {
     PeerSums sums;
     sums.max_rows = max_rows;
     sums.row_bytes = row_bytes;
-    sums.marks_at = kControlBytes;
-    sums.inbox_at = sums.marks_at + CeilDiv(max_rows * kMarkBytes, 128) * 128;
+    sums.row_flags_at = kControlBytes;
+    sums.inbox_at =
+        sums.row_flags_at + CeilDiv(max_rows * kRowFlagBytes, 128) * 128;
     sums.addend_at[0] =
         sums.inbox_at + 2 * ranks * kPushRows * InboxRowBytes(row_bytes);
     sums.addend_at[1] = sums.addend_at[0] + max_rows * row_bytes;

@@ -73,20 +73,20 @@ absl::Status KvCache::Open(uint64_t id, const KvPolicy& policy,
   }
   H2O_CHECK(max_stored_tokens <= options_.max_positions)
       << max_stored_tokens << " tokens of " << options_.max_positions;
-  Sequence& sequence = sequences_[id];
-  sequence.seat = free_seats_.back();
+  Holding& holding = sequences_[id];
+  holding.seat = free_seats_.back();
   free_seats_.pop_back();
   // In ascending order, as they are read.
-  sequence.slabs.assign(free_slabs_.rbegin(), free_slabs_.rbegin() + needed);
+  holding.slabs.assign(free_slabs_.rbegin(), free_slabs_.rbegin() + needed);
   free_slabs_.resize(free_slabs_.size() - needed);
-  UploadTables(sequence, policy, max_stored_tokens);
+  UploadTables(holding, policy, max_stored_tokens);
   return absl::OkStatus();
 }
 
-void KvCache::UploadTables(const Sequence& sequence, const KvPolicy& policy,
+void KvCache::UploadTables(const Holding& holding, const KvPolicy& policy,
                            int64_t max_stored_tokens) {
   const KvGeometry& geometry = options_.geometry;
-  KvHead* const to = HeadsOf(sequence.seat);
+  KvHead* const to = HeadsOf(holding.seat);
   uint32_t* const table = reinterpret_cast<uint32_t*>(to + NumHeads(options_));
   const int64_t first = table - tables_.As<uint32_t>();
   std::vector<KvHead> heads;
@@ -104,7 +104,7 @@ void KvCache::UploadTables(const Sequence& sequence, const KvPolicy& policy,
       for (int64_t n = PagesOfHead(slots.Capacity(), max_stored_tokens); n > 0;
            --n) {
         const int64_t in_slab = fill.Add(page_bytes);
-        const int64_t slab = sequence.slabs[fill.slabs() - 1];
+        const int64_t slab = holding.slabs[fill.slabs() - 1];
         pages.push_back(
             static_cast<uint32_t>((slab * slab_bytes_ + in_slab) / kLineBytes));
       }

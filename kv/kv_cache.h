@@ -69,16 +69,16 @@ class KvCache {
   }
 
  private:
-  struct Sequence {
+  struct Holding {
     int seat = 0;
     std::vector<int32_t> slabs;
   };
 
-  KvCache(const KvCacheOptions& options, Device* device, Buffer pages,
+  KvCache(const KvCacheOptions& options, Device* device, Buffer memory,
           Buffer tables);
   KvHead* HeadsOf(int seat) const;
   // Writes the heads and page tables of a sequence.
-  void UploadTables(const Sequence& sequence, const KvPolicy& policy,
+  void UploadTables(const Holding& holding, const KvPolicy& policy,
                     int64_t max_stored_tokens);
 
   const KvCacheOptions options_;
@@ -89,7 +89,7 @@ class KvCache {
   const KvPool pool_;
   std::vector<int32_t> free_slabs_;  // a stack
   std::vector<int> free_seats_;      // likewise
-  std::unordered_map<uint64_t, Sequence> sequences_;
+  std::unordered_map<uint64_t, Holding> sequences_;
 };
 
 }  // namespace h2o

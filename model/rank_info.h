@@ -35,7 +35,7 @@ struct SumTimes {
 struct RankInfo {
   ModelConfig config;   // as this rank reads it
   KvGeometry geometry;  // of the pages of its KV pool
-  int64_t num_pages = 0;
+  int64_t num_slabs = 0;
   // Tokens of several prompts that one prefill may hold; 0: one prompt each.
   int64_t packed_tokens = 0;
   // Equal for all ranks that hold the same model in the same formats.

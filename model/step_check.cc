@@ -298,7 +298,7 @@ absl::Status Check(const RankInfo& info, const ModelConfig& config) {
     return Bad("KV formats of ", formats.size(),
                " heads; it must be 1, for all, or ", all);
   }
-  H2O_RETURN_IF_ERROR(AtLeast("num_pages", info.num_pages, 1));
+  H2O_RETURN_IF_ERROR(AtLeast("num_slabs", info.num_slabs, 1));
   H2O_RETURN_IF_ERROR(AtLeast("packed_tokens", info.packed_tokens, 0));
   H2O_RETURN_IF_ERROR(AtLeast("weights", info.memory.weights, 0));
   H2O_RETURN_IF_ERROR(AtLeast("workspace", info.memory.workspace, 0));

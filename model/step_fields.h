@@ -93,9 +93,9 @@ auto Fields(Is<SumTimes> auto& s) {
   return std::tie(rows, seconds);
 }
 auto Fields(Is<RankInfo> auto& s) {
-  auto& [config, geometry, num_pages, packed_tokens, fingerprint, memory,
+  auto& [config, geometry, num_slabs, packed_tokens, fingerprint, memory,
          sums] = s;
-  return std::tie(config, geometry, num_pages, packed_tokens, fingerprint,
+  return std::tie(config, geometry, num_slabs, packed_tokens, fingerprint,
                   memory, sums);
 }
 

@@ -199,8 +199,8 @@ class Former {
         " s to connect to ", absl::StrJoin(parts, "; ")));
   }
 
-  void Retry(Dial* dial, std::string problem) {
-    dial->problem = std::move(problem);
+  void Retry(Dial* dial, const std::string& problem) {
+    dial->problem = problem;
     dial->fd.Close();
     dial->state = Dial::kIdle;
     dial->next = Now() + kRetrySeconds;

@@ -53,7 +53,7 @@ class Runner final : public ShardRunner {
   absl::StatusOr<StepResult> Collect() override;
 
   const RankInfo& info() const override { return parts_->info; }
-  int64_t free_pages() const override { return parts_->cache->free_slabs(); }
+  int64_t free_slabs() const override { return parts_->cache->free_slabs(); }
   void Abort(absl::Status reason) override {
     aborted_.Set(reason);
     parts_->communicator->Abort(std::move(reason));

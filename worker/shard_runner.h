@@ -39,7 +39,7 @@ class ShardRunner : public PlanRunner {
   // Launch and Collect.
   absl::StatusOr<StepResult> Run(const StepPlan& plan);
 
-  virtual int64_t free_pages() const = 0;
+  virtual int64_t free_slabs() const = 0;
   // Ends the group's operations: running ones and later ones fail with
   // `reason`. Any thread.
   virtual void Abort(absl::Status reason) = 0;

@@ -3,6 +3,7 @@
 #include "worker/shard_setup.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -194,7 +195,7 @@ absl::Status MakeCache(const ShardOptions& options, ShardParts* parts) {
   H2O_ASSIGN_OR_RETURN(parts->cache,
                        KvCache::Create(cache, parts->backend.get()));
   parts->info.geometry = cache.geometry;
-  parts->info.num_pages = cache.num_slabs;
+  parts->info.num_slabs = cache.num_slabs;
   parts->info.memory.kv_pool = cache.num_slabs * cache.geometry.SlabBytes();
   parts->info.memory.workspace +=
       cache.max_sequences * KvCache::TableBytes(cache);
@@ -209,7 +210,7 @@ struct StageTimes {
 void LogGpuSetup(const ShardOptions& options, const ShardParts& parts,
                  const StageTimes& at) {
   const auto gigabytes = [](int64_t bytes) {
-    return static_cast<double>(bytes / 10'000'000) / 100;
+    return std::floor(static_cast<double>(bytes) / 1e7) / 100;
   };
   const MemoryPlan& plan = parts.info.memory;
   H2O_LOG() << "rank " << options.rank << " took " << at.weights - at.device

@@ -310,7 +310,7 @@ absl::Status ServeWorker(const WorkerServiceOptions& options,
       wire::Workers::NewStub(channel);
   CoordinatorStream stream(stub.get(), options.on_stuck);
   stream.Write(HelloMessage(options, mesh_address));
-  const absl::Status own = Session(&stream, load, control).Serve();
+  absl::Status own = Session(&stream, load, control).Serve();
   control->serving = false;
   const absl::Status verdict = stream.End();
   // If this worker only complained about another rank, the coordinator's reason

@@ -35,9 +35,9 @@ double BestSeconds(absl::FunctionRef<void()> run) {
 
 }  // namespace
 
-MachineRates MeasureMachineRates(int wanted_threads) {
-  ThreadPool pool(wanted_threads);
-  const int num_threads = pool.num_threads();
+MachineRates MeasureMachineRates(int num_threads) {
+  ThreadPool pool(num_threads);
+  num_threads = pool.num_threads();
   MachineRates rates;
 
   // One row times a matrix is a pure stream of reads.

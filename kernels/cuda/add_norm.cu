@@ -138,21 +138,21 @@ __device__ __forceinline__ uint4* InboxSlot(const PeerSums& sums, int owner,
 
 // Of row `row` of this rank's sums: the last one of which the share of rank
 // `from` has come.
-__device__ __forceinline__ uint32_t* Mark(const PeerSums& sums, int owner,
-                                          int row, int from) {
+__device__ __forceinline__ uint32_t* RowFlag(const PeerSums& sums, int owner,
+                                             int row, int from) {
   return reinterpret_cast<uint32_t*>(sums.memory.of_rank[owner] +
-                                     sums.marks_at +
-                                     row * PeerSums::kMarkBytes) +
+                                     sums.row_flags_at +
+                                     row * PeerSums::kRowFlagBytes) +
          from;
 }
 
 // Before numbers begin anew, rows that no sum used for long must not look as if
 // they were of this lap.
-__device__ void ClearMarks(const PeerSums& sums, int rows) {
+__device__ void ClearRowFlags(const PeerSums& sums, int rows) {
   const int from = threadIdx.x;
   if (from >= sums.memory.size) return;
   for (int row = blockIdx.x; row < sums.max_rows; row += rows) {
-    *Mark(sums, sums.memory.rank, row, from) = 0;
+    *RowFlag(sums, sums.memory.rank, row, from) = 0;
   }
 }
 __device__ void ClearInbox(const PeerSums& sums, uint32_t epoch, int rows) {
@@ -287,7 +287,7 @@ __device__ __forceinline__ void AddUpShare(const PeerSums& sums, int turn,
   }
 }
 
-// Shares are marked row by row.
+// A row's share is announced by its row flags.
 template <int kMostRanks, class T>
 __device__ __forceinline__ void HandOnShare(const PeerSums& sums, int turn,
                                             uint32_t epoch, int row,
@@ -297,7 +297,7 @@ __device__ __forceinline__ void HandOnShare(const PeerSums& sums, int turn,
   AddUpShare<kMostRanks, T>(sums, turn, row, columns);
   __syncthreads();
   EachPeer(memory, [&](int peer) {
-    StoreRelease(Mark(sums, peer, row, memory.rank), epoch);
+    StoreRelease(RowFlag(sums, peer, row, memory.rank), epoch);
   });
 }
 
@@ -308,8 +308,8 @@ __device__ __forceinline__ void AddShares(const PeerSums& sums, int turn,
                                           const Each& each) {
   const PeerMemory& memory = sums.memory;
   AwaitPeers(
-      memory, [&](int peer) { return Mark(sums, memory.rank, row, peer); },
-      [&](uint32_t mark) { return mark == epoch; });
+      memory, [&](int peer) { return RowFlag(sums, memory.rank, row, peer); },
+      [&](uint32_t flag) { return flag == epoch; });
   const T* const whole = AddendRow<T>(sums, memory.rank, turn, row);
   Packed sum[kVectors];
   each([&](int v, int column) { sum[v] = LoadPacked(whole + column); });
@@ -484,7 +484,7 @@ __global__ void __launch_bounds__(Layout::kThreads, Layout::kBlocks)
       // of the waiting.
       __syncthreads();
       ClearInbox(peers, epoch, a.rows);
-      ClearMarks(peers, a.rows);
+      ClearRowFlags(peers, a.rows);
     }
     EndSum(peers.memory, a.rows, epoch);
   }

@@ -102,7 +102,7 @@ TEST(RequestFromJson, NamesTheKeyAndTheValue) {
                 "generated"));
 }
 
-absl::Status Set(const std::string& name, std::vector<std::string> texts,
+absl::Status Set(const std::string& name, const std::vector<std::string>& texts,
                  Request* request) {
   for (const RequestFlag& flag : FlagsOfRequests()) {
     if (flag.flag == name) return SetFromFlag(flag, texts, request);

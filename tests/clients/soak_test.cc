@@ -88,7 +88,7 @@ TEST(Soak, TwoHundredRequestsOfEightTimesTheLoadThatFits) {
       const Engine::Counters c = embedded->engine().counters();
       ++looks;
       idle_heads += c.head_fits;
-      EXPECT_LE(c.pages_held, c.pages_total);
+      EXPECT_LE(c.slabs_held, c.slabs_total);
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
   });
@@ -99,9 +99,9 @@ TEST(Soak, TwoHundredRequestsOfEightTimesTheLoadThatFits) {
   const Engine::Counters counters = embedded->engine().counters();
   EXPECT_EQ(counters.finished, kRequests);
   EXPECT_EQ(counters.refused, 0);
-  EXPECT_EQ(counters.pages_held, 0);
-  EXPECT_LE(counters.peak_pages_held, counters.pages_total);
-  EXPECT_GT(counters.peak_pages_held, counters.pages_total * 3 / 4)
+  EXPECT_EQ(counters.slabs_held, 0);
+  EXPECT_LE(counters.peak_slabs_held, counters.slabs_total);
+  EXPECT_GT(counters.peak_slabs_held, counters.slabs_total * 3 / 4)
       << "the pool was never short: no soak";
   EXPECT_GT(looks, 10);
   EXPECT_EQ(idle_heads, 0) << "the head of the queue waited without a reason";
@@ -133,11 +133,12 @@ TEST(Soak, AShortQueueRefusesTheRest) {
   for (Request& request : MakeRequests()) {
     request.max_tokens = 60;
     request.ignore_eos = true;
-    const auto id = embedded->engine().Submit(request, [&](StreamEvent event) {
-      if (!event.done) return;
-      EXPECT_TRUE(event.status.ok()) << event.status;
-      ++finished;
-    });
+    const auto id =
+        embedded->engine().Submit(request, [&](const StreamEvent& event) {
+          if (!event.done) return;
+          EXPECT_TRUE(event.status.ok()) << event.status;
+          ++finished;
+        });
     if (id.ok()) {
       ++taken;
     } else {

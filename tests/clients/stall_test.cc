@@ -76,21 +76,22 @@ Gaps Measure(double target) {
     request.tokens = {2, 100 + i, 200 + i};
     request.max_tokens = 1000;
     request.ignore_eos = true;
-    const auto id = embedded->engine().Submit(request, [&, i](StreamEvent e) {
-      Monitor::Lock lock(monitor);
-      const double now = clock.Now();
-      if (!e.tokens.empty()) {
-        if (last[i] < 0) {
-          ++streaming;
-        } else if (long_running && !long_done) {
-          gaps.push_back(now - last[i]);
-        } else if (!long_running && streaming == kStreams) {
-          quiet.push_back(now - last[i]);
-        }
-        last[i] = now;
-      }
-      done += e.done;
-    });
+    const auto id =
+        embedded->engine().Submit(request, [&, i](const StreamEvent& e) {
+          Monitor::Lock lock(monitor);
+          const double now = clock.Now();
+          if (!e.tokens.empty()) {
+            if (last[i] < 0) {
+              ++streaming;
+            } else if (long_running && !long_done) {
+              gaps.push_back(now - last[i]);
+            } else if (!long_running && streaming == kStreams) {
+              quiet.push_back(now - last[i]);
+            }
+            last[i] = now;
+          }
+          done += e.done;
+        });
     H2O_CHECK(id.ok()) << id.status();
   }
   {
@@ -100,7 +101,7 @@ Gaps Measure(double target) {
   }
   const int64_t steps = embedded->engine().counters().steps;
   const auto id =
-      embedded->engine().Submit(LongPrompt(), [&](StreamEvent event) {
+      embedded->engine().Submit(LongPrompt(), [&](const StreamEvent& event) {
         Monitor::Lock lock(monitor);
         result.answer.Add(event);
         long_done = event.done;
@@ -131,7 +132,8 @@ TEST(LayerSlicedPrefill, StreamsWaitNoLongerThanASlice) {
     for (int i = 0; i < 2; ++i) {  // the first touches the memory
       whole = {};
       const absl::Status ran = embedded->Run(
-          {LongPrompt()}, [&](int, StreamEvent event) { whole.Add(event); });
+          {LongPrompt()},
+          [&](int, const StreamEvent& event) { whole.Add(event); });
       ASSERT_TRUE(ran.ok()) << ran;
     }
     prefill_seconds = embedded->engine().counters().prefill_seconds / 2;

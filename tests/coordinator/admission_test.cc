@@ -1,5 +1,5 @@
-// Tests admission: the charge of each rank, and yes if and only if every rank has
-// the memory free.
+// Tests admission: the charge of each rank, and yes if and only if every rank
+// has the memory free.
 #include "coordinator/admission.h"
 
 #include <gmock/gmock.h>
@@ -40,17 +40,17 @@ TEST(Admission, ChargesEachRankItsHeads) {
 
 TEST(Admission, SaysYesIfAndOnlyIfEveryRankHasThePages) {
   Admission admission(Info({24, 30, 12, 11}));
-  const PageCharge charge = admission.ChargeOf(H2o(40), 500);
+  const SlabCharge charge = admission.ChargeOf(H2o(40), 500);
   EXPECT_TRUE(admission.CanEverFit(charge).ok());
   ASSERT_TRUE(admission.Fits(charge));
   admission.Charge(charge);
-  EXPECT_EQ(admission.HeldPages(), 36);
-  EXPECT_EQ(admission.FreePages(), 5);
+  EXPECT_EQ(admission.HeldSlabs(), 36);
+  EXPECT_EQ(admission.FreeSlabs(), 5);
   // Three ranks have room for a second one, the last has not.
   EXPECT_FALSE(admission.Fits(charge));
   EXPECT_TRUE(admission.Fits(admission.ChargeOf(H2o(32), 500)));
   admission.Release(charge);
-  EXPECT_EQ(admission.HeldPages(), 0);
+  EXPECT_EQ(admission.HeldSlabs(), 0);
   EXPECT_TRUE(admission.Fits(charge));
 }
 
@@ -88,14 +88,14 @@ TEST(Admission, IsExactForPagesOfSeveralSizes) {
   for (int rank = 0; rank < kRanks; ++rank) {
     caches.push_back(
         KvCache::Create({geometry, info.config().Shard(rank, kRanks).kv_heads,
-                         info.ranks[rank].num_pages, kMaxSequences, kPositions},
+                         info.ranks[rank].num_slabs, kMaxSequences, kPositions},
                         device.get())
             .value());
   }
   struct Sequence {
     KvPolicy policy;
     int64_t stored = 0;
-    PageCharge charge;
+    SlabCharge charge;
   };
   std::map<uint64_t, Sequence> running;
   uint64_t next_id = 1;
@@ -137,7 +137,7 @@ TEST(Admission, IsExactForPagesOfSeveralSizes) {
     admitted += static_cast<int>(admit.size());
     running.merge(admit);
     // The ledger is what the ranks have.
-    const PageCharge any = admission.ChargeOf(H2o(1 + random() % 300), 300);
+    const SlabCharge any = admission.ChargeOf(H2o(1 + random() % 300), 300);
     bool fits = true;
     for (int rank = 0; rank < kRanks; ++rank) {
       fits = fits && any[rank] <= caches[rank]->free_slabs();

@@ -68,8 +68,8 @@ class Stream {
 
 class EngineTest : public ::testing::Test {
  protected:
-  void Start(EngineOptions options = {}, std::vector<int64_t> pages = {1000},
-             int groups = 1) {
+  void Start(EngineOptions options = {},
+             const std::vector<int64_t>& pages = {1000}, int groups = 1) {
     engine_ =
         Engine::Create(options, config_, tokenizer_.get(), &clock_).value();
     for (int i = 0; i < groups; ++i) AddGroup(pages);
@@ -79,7 +79,7 @@ class EngineTest : public ::testing::Test {
     config_.vocab_size = 8192;
     tokenizer_ = Tokenizer::Load("models/opt-demo", 8192).value();
   }
-  void AddGroup(std::vector<int64_t> pages) {
+  void AddGroup(const std::vector<int64_t>& pages) {
     states_.push_back(std::make_shared<FakeGroupState>());
     engine_->AddGroup(
         std::make_unique<FakeGroup>(config_, pages, states_.back()),
@@ -134,7 +134,7 @@ TEST_F(EngineTest, StreamsEveryTokenInOrder) {
 
 TEST_F(EngineTest, RefusesBadRequestsWithTheValue) {
   Start();
-  const auto expect = [&](Request request, const char* what) {
+  const auto expect = [&](const Request& request, const char* what) {
     const absl::Status status = Refusal(std::move(request));
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
     EXPECT_THAT(status.message(), HasSubstr(what));
@@ -195,9 +195,9 @@ TEST_F(EngineTest, WhatDoesNotFitNowWaitsAndThenRuns) {
     EXPECT_EQ(s.tokens().size(), 5u);
   }
   const Engine::Counters counters = engine_->counters();
-  EXPECT_LE(counters.peak_pages_held, 40);
+  EXPECT_LE(counters.peak_slabs_held, 40);
   Monitor::Lock lock(states_[0]->monitor);
-  EXPECT_LE(states_[0]->peak_pages, 40);
+  EXPECT_LE(states_[0]->peak_slabs, 40);
   // Nobody was sent away to come back: everyone was admitted once.
   std::vector<uint64_t> admitted;
   for (const StepPlan& plan : states_[0]->plans) {
@@ -413,7 +413,7 @@ TEST_F(EngineTest, ManyThreadsSubmitAndCancel) {
     const StreamEvent last = s.Wait();
     EXPECT_TRUE(last.status.ok() || absl::IsCancelled(last.status));
   }
-  EXPECT_EQ(engine_->counters().pages_held, 0);
+  EXPECT_EQ(engine_->counters().slabs_held, 0);
   EXPECT_EQ(engine_->counters().finished, kThreads * kEach);
 }
 
@@ -474,7 +474,7 @@ TEST_F(EngineTest, ACallbackMayCallTheEngine) {
   states_[0]->Allow(-(1 << 30));
   id = engine_
            ->Submit(Ask(10, 50),
-                    [&](StreamEvent event) {
+                    [&](const StreamEvent& event) {
                       if (event.done) {
                         Monitor::Lock lock(monitor);
                         last = event.status;
@@ -547,7 +547,7 @@ TEST_F(EngineTest, ATextRunsAsItsTokens) {
 TEST_F(EngineTest, ErrorsOfATextComeAsItsLastEvent) {
   UseTokenizer();
   Start({}, {18});  // 32 slots
-  const auto expect = [&](Request request, const char* says) {
+  const auto expect = [&](const Request& request, const char* says) {
     EXPECT_THAT(std::string(engine_->Check(request).message()),
                 HasSubstr(says));
     Stream stream;

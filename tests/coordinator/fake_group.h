@@ -19,8 +19,8 @@ namespace h2o {
 struct FakeGroupState {
   Monitor monitor;  // guards what follows
   std::vector<StepPlan> plans;
-  int64_t held_pages = 0;
-  int64_t peak_pages = 0;
+  int64_t held_slabs = 0;
+  int64_t peak_slabs = 0;
   int allowed_steps = 1 << 30;  // Next waits for more
   absl::Status failure;
   double slowest_layer_seconds = 0;
@@ -41,10 +41,10 @@ struct FakeGroupState {
 
 class FakeGroup final : public WorkerGroup {
  public:
-  FakeGroup(const ModelConfig& config, const std::vector<int64_t>& num_pages,
+  FakeGroup(const ModelConfig& config, const std::vector<int64_t>& num_slabs,
             std::shared_ptr<FakeGroupState> state)
       : state_(std::move(state)) {
-    for (int64_t n : num_pages) info_.ranks.push_back(LoadedRank(config, n));
+    for (int64_t n : num_slabs) info_.ranks.push_back(LoadedRank(config, n));
   }
 
   const GroupInfo& info() const override { return info_; }
@@ -97,7 +97,7 @@ class FakeGroup final : public WorkerGroup {
         plan.prefill.empty() ? 0 : state_->slowest_layer_seconds;
     for (uint64_t id : plan.retire) {
       EXPECT_TRUE(open_.contains(id)) << id;
-      state_->held_pages -= open_[id].pages;
+      state_->held_slabs -= open_[id].pages;
       open_.erase(id);
     }
     for (const SequenceSpec& spec : plan.admit) {
@@ -107,12 +107,12 @@ class FakeGroup final : public WorkerGroup {
       open.pages = info_.geometry().SlabsNeeded(
           spec.policy, MaxStoredTokens(spec.prompt.size(), spec.max_tokens),
           {0, info_.config().qkv.kv_heads});
-      state_->held_pages += open.pages;
+      state_->held_slabs += open.pages;
     }
-    state_->peak_pages = std::max(state_->peak_pages, state_->held_pages);
+    state_->peak_slabs = std::max(state_->peak_slabs, state_->held_slabs);
     int64_t total = 0;
-    for (const RankInfo& rank : info_.ranks) total += rank.num_pages;
-    EXPECT_LE(state_->held_pages, total) << "out of memory";
+    for (const RankInfo& rank : info_.ranks) total += rank.num_slabs;
+    EXPECT_LE(state_->held_slabs, total) << "out of memory";
     for (const PrefillSlice& slice : plan.prefill) {
       for (uint64_t id : slice.sequence_ids) {
         Open& open = open_.at(id);

@@ -187,7 +187,7 @@ class InferenceServiceTest : public ::testing::Test {
     for (int i = 0; i < 500; ++i) {
       const Engine::Counters counters = engine_->counters();
       if (counters.running == 0 && counters.queued == 0 &&
-          counters.pages_held == 0) {
+          counters.slabs_held == 0) {
         return true;
       }
       std::this_thread::sleep_for(10ms);

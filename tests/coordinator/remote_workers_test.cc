@@ -117,7 +117,7 @@ class FakeWorker {
           }
           progress(0.5);
           if (script_.on_load) {
-            const absl::Status status = script_.on_load(assignment);
+            absl::Status status = script_.on_load(assignment);
             if (!status.ok()) return status;
           }
           return std::make_shared<ScriptRunner>(
@@ -254,7 +254,7 @@ TEST_F(RemoteWorkersTest, FormsAGroupAndRunsSteps) {
   ASSERT_NE(group, nullptr);
   EXPECT_EQ(workers_->num_ready(), 1);
   EXPECT_EQ(group->info().tp(), 2);
-  EXPECT_EQ(group->info().ranks[1].num_pages, 100);
+  EXPECT_EQ(group->info().ranks[1].num_slabs, 100);
   EXPECT_EQ(group->info().memory().kv_pool,
             200 * group->info().geometry().SlabBytes());
   std::set<int> ranks;
@@ -321,9 +321,9 @@ TEST_F(RemoteWorkersTest, StrangersAreRefusedAndNothingElseIsTouched) {
   script.info.fingerprint = "f2";
   EXPECT_THAT(refused(script), AllOf(HasSubstr("f1"), HasSubstr("f2")));
   script = {};
-  script.info.num_pages = 0;
+  script.info.num_slabs = 0;
   EXPECT_THAT(refused(script, absl::StatusCode::kInvalidArgument),
-              HasSubstr("num_pages is 0"));
+              HasSubstr("num_slabs is 0"));
 
   ASSERT_TRUE(group->Submit(PlanOf(1)).ok());
   EXPECT_TRUE(group->Next().ok());

@@ -138,7 +138,7 @@ TEST(Sequence, ItsChargeIsComputedOnceForEachGroup) {
   const Admission admission(GroupInfo{.ranks = {rank, rank}});
   Sequence sequence(1, false, {}, nullptr, nullptr, 0);
   sequence.SetSpec(Spec());
-  const PageCharge* charge = &sequence.ChargeIn(1, admission);
+  const SlabCharge* charge = &sequence.ChargeIn(1, admission);
   EXPECT_EQ(*charge,
             admission.ChargeOf(Spec().policy, sequence.max_stored_tokens()));
   EXPECT_EQ(&sequence.ChargeIn(1, admission), charge);

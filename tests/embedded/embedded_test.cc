@@ -31,7 +31,7 @@ TEST(EmbeddedRun, IsOkIfAllRequestsAre) {
   const auto embedded = Embedded::Create(OneAtATime(), nullptr).value();
   std::vector<int> tokens(3);
   const absl::Status ran =
-      embedded->Run(Prompts(3, 4), [&](int i, StreamEvent event) {
+      embedded->Run(Prompts(3, 4), [&](int i, const StreamEvent& event) {
         tokens[i] += static_cast<int>(event.tokens.size());
       });
   EXPECT_TRUE(ran.ok()) << ran;
@@ -45,7 +45,7 @@ TEST(EmbeddedRun, TellsThatARequestFailed) {
   const auto embedded = Embedded::Create(options, nullptr).value();
   absl::Status last;
   const absl::Status ran =
-      embedded->Run(Prompts(2, 100), [&](int i, StreamEvent event) {
+      embedded->Run(Prompts(2, 100), [&](int i, const StreamEvent& event) {
         if (i == 1 && event.done) last = event.status;
       });
   EXPECT_EQ(last.code(), absl::StatusCode::kResourceExhausted) << last;

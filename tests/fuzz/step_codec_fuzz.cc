@@ -30,13 +30,16 @@ int Run(std::string_view input) {
   const std::string_view bytes = input.substr(1);
   switch (input[0]) {
     case 'p':
-      ThereAndBack(bytes, [](auto b) { return DecodePlan(b, *config); });
+      ThereAndBack(bytes,
+                   [](std::string_view b) { return DecodePlan(b, *config); });
       return 0;
     case 'r':
-      ThereAndBack(bytes, [](auto b) { return DecodeResult(b, *config); });
+      ThereAndBack(bytes,
+                   [](std::string_view b) { return DecodeResult(b, *config); });
       return 0;
     case 'i':
-      ThereAndBack(bytes, [](auto b) { return DecodeRankInfo(b, *config); });
+      ThereAndBack(
+          bytes, [](std::string_view b) { return DecodeRankInfo(b, *config); });
       return 0;
     case 'c':
       ThereAndBack(bytes, DecodeModelConfig);

@@ -154,7 +154,7 @@ TEST(StepCodec, GarbledResultsAreRefused) {
 
 TEST(StepCodec, GarbledRanksAndModelsAreRefused) {
   const std::pair<const char*, std::function<void(RankInfo*)>> bad[] = {
-      {"num_pages is 0", [](auto* i) { i->num_pages = 0; }},
+      {"num_slabs is 0", [](auto* i) { i->num_slabs = 0; }},
       {"packed_tokens is -1", [](auto* i) { i->packed_tokens = -1; }},
       {"workspace is -1", [](auto* i) { i->memory.workspace = -1; }},
       {"kv_dtype is 3",

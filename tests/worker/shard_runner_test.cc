@@ -25,8 +25,8 @@ using ::testing::HasSubstr;
 // Ranks of one group, each stepped by a thread of its own.
 class Ranks {
  public:
-  explicit Ranks(int size, ModelConfig config = TinyConfig(), int threads = 1,
-                 int64_t pool_bytes = 4 << 20) {
+  explicit Ranks(int size, const ModelConfig& config = TinyConfig(),
+                 int threads = 1, int64_t pool_bytes = 4 << 20) {
     auto communicators = MakeThreadCommunicators(size, 60);
     for (int rank = 0; rank < size; ++rank) {
       ShardOptions options;
@@ -101,7 +101,8 @@ struct Generated {
 };
 
 // Generates the sequences together; prefill in slices of `layers`.
-std::vector<Generated> Generate(Ranks* ranks, std::vector<SequenceSpec> specs,
+std::vector<Generated> Generate(Ranks* ranks,
+                                const std::vector<SequenceSpec>& specs,
                                 int layers = 3) {
   std::map<uint64_t, Generated> out;
   const auto collect = [&](const StepResult& result) {
@@ -302,7 +303,7 @@ TEST(ShardRunner, StopsAtAnyStopTokenUnlessTold) {
 
 TEST(ShardRunner, ARetiredPrefillLeavesNothingBehind) {
   Ranks ranks(1);
-  const int64_t free = ranks.runner(0).free_pages();
+  const int64_t free = ranks.runner(0).free_slabs();
   StepPlan plan;
   plan.admit = {Spec(1, 50, 5, 20), Spec(2, 50, 5, 20)};
   plan.prefill = {{{1}, 0, 2}};
@@ -314,7 +315,7 @@ TEST(ShardRunner, ARetiredPrefillLeavesNothingBehind) {
   StepPlan last;
   last.retire = {2};
   ranks.Step(last);
-  EXPECT_EQ(ranks.runner(0).free_pages(), free);
+  EXPECT_EQ(ranks.runner(0).free_slabs(), free);
 }
 
 // The middle one of three prompts in a pack is retired between two slices; the
@@ -351,7 +352,7 @@ TEST(ShardRunner, APackOutlivesOneOfItsPrompts) {
 }
 
 TEST(ShardRunner, RefusesPlansThatDoNotFollow) {
-  const auto refuse = [](StepPlan plan, const char* what) {
+  const auto refuse = [](const StepPlan& plan, const char* what) {
     Ranks ranks(1);
     StepPlan first;
     first.step = 1;

@@ -89,7 +89,7 @@ std::unique_ptr<ShardRunner> MakeRunner(
 }
 
 int64_t UsedPages(const ShardRunner& runner) {
-  return runner.info().num_pages - runner.free_pages();
+  return runner.info().num_slabs - runner.free_slabs();
 }
 
 // Shards of one GPU, each with a thread of its own while it is at work.

@@ -321,9 +321,9 @@ TEST_P(PeerSumsTest, EveryRankHasTheSumAndItsNorm) {
   }
 }
 
-// Numbers of sums begin anew after 2^32 of them, and what an inbox or a mark
-// held of the lap before is not taken for new, whatever the sums at the seam
-// are.
+// Numbers of sums begin anew after 2^32 of them, and what an inbox or a row
+// flag held of the lap before is not taken for new, whatever the sums at the
+// seam are.
 TEST_P(PeerSumsTest, NumbersOfSumsBeginAnew) {
   const Sum pull = Pull(MostRows()), share = Share(MostRows());
   for (const std::vector<Sum>& at_the_seam :
