@@ -98,11 +98,11 @@ class EngineTest : public ::testing::Test {
     return request;
   }
   absl::StatusOr<uint64_t> Submit(Request request, Stream* stream) {
-    return engine_->Submit(std::move(request), stream->Callback());
+    return engine_->Submit(request, stream->Callback());
   }
   absl::Status Refusal(Request request) {
     Stream stream;
-    return Submit(std::move(request), &stream).status();
+    return Submit(request, &stream).status();
   }
 
   static Request AskText(std::string text) {
@@ -135,7 +135,7 @@ TEST_F(EngineTest, StreamsEveryTokenInOrder) {
 TEST_F(EngineTest, RefusesBadRequestsWithTheValue) {
   Start();
   const auto expect = [&](const Request& request, const char* what) {
-    const absl::Status status = Refusal(std::move(request));
+    const absl::Status status = Refusal(request);
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
     EXPECT_THAT(status.message(), HasSubstr(what));
   };

@@ -5,8 +5,8 @@
 #include <string_view>
 
 #include "base/check.h"
-#include "model/model_config.h"
 #include "model/step_codec.h"
+#include "tests/model/sample_steps.h"
 
 namespace h2o {
 namespace {
@@ -24,22 +24,21 @@ void ThereAndBack(std::string_view bytes, Decode&& decode) {
 }
 
 int Run(std::string_view input) {
-  static const auto config = ReadModelConfig("models/opt-demo");
-  H2O_CHECK(config.ok()) << config.status().ToString();
+  static const ModelConfig config = SampleConfig();
   if (input.empty()) return -1;  // not for the corpus
   const std::string_view bytes = input.substr(1);
   switch (input[0]) {
     case 'p':
       ThereAndBack(bytes,
-                   [](std::string_view b) { return DecodePlan(b, *config); });
+                   [](std::string_view b) { return DecodePlan(b, config); });
       return 0;
     case 'r':
       ThereAndBack(bytes,
-                   [](std::string_view b) { return DecodeResult(b, *config); });
+                   [](std::string_view b) { return DecodeResult(b, config); });
       return 0;
     case 'i':
       ThereAndBack(
-          bytes, [](std::string_view b) { return DecodeRankInfo(b, *config); });
+          bytes, [](std::string_view b) { return DecodeRankInfo(b, config); });
       return 0;
     case 'c':
       ThereAndBack(bytes, DecodeModelConfig);

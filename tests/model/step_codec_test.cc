@@ -5,7 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
+#include <fstream>
 #include <functional>
+#include <iterator>
 #include <limits>
 #include <random>
 #include <string>
@@ -47,6 +50,42 @@ TEST(StepCodec, StructsComeBackAsTheyWere) {
                           .dtype = "bf16",
                           .kv_dtype = "fp16"};
   EXPECT_EQ(DecodeModelSpec(Encode(spec)).value(), spec);
+}
+
+std::string ReadAll(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// The seeds of tests/fuzz/step_codec_fuzz.cc are structs in today's layout: a
+// letter that names the struct, and its bytes.  After a change of the layout,
+// H2O_WRITE_SEEDS=1 step_codec_test makes them anew.
+TEST(StepCodec, FuzzSeedsAreOfThisLayout) {
+  StepPlan first_plan;
+  first_plan.step = 1;
+  StepResult first_result;
+  first_result.step = 1;
+  RankInfo without_sums = SampleRank();
+  without_sums.sums.clear();
+  const ModelSpec spec = {.model = "opt-125m", .dtype = "bf16"};
+  const std::pair<const char*, std::string> seeds[] = {
+      {"plan", "p" + Encode(SamplePlan())},
+      {"plan_empty", "p" + Encode(first_plan)},
+      {"result", "r" + Encode(SampleResult())},
+      {"result_empty", "r" + Encode(first_result)},
+      {"info", "i" + Encode(without_sums)},
+      {"info_sums", "i" + Encode(SampleRank())},
+      {"config", "c" + Encode(SampleConfig())},
+      {"spec", "s" + Encode(spec)},
+  };
+  for (const auto& [name, bytes] : seeds) {
+    const std::string path =
+        std::string("tests/fuzz/corpus/step_codec/") + name;
+    if (std::getenv("H2O_WRITE_SEEDS") != nullptr) {
+      std::ofstream(path, std::ios::binary) << bytes;
+    }
+    EXPECT_EQ(ReadAll(path), bytes) << path;
+  }
 }
 
 TEST(StepCodec, EmptyVectorsComeBackEmpty) {
