@@ -1,23 +1,21 @@
-// H2O_CHECK: our own faults.  A broken invariant prints where and why, and ends
+// H2O_CHECK: our own faults.  A broken invariant logs where and why, and ends
 // the process.  The world's faults (files, peers, requests) are absl::Status.
 #pragma once
 
-#include <cstdio>
-#include <cstdlib>
 #include <sstream>
 #include <string>
 
 namespace h2o::internal {
+
+// Logs `message` and aborts.
+[[noreturn]] void AbortWith(const std::string& message);
 
 class CheckFailure {
  public:
   CheckFailure(const char* file, int line, const char* condition) {
     message_ << file << ":" << line << ": check failed: " << condition << " ";
   }
-  [[noreturn]] ~CheckFailure() {
-    std::fprintf(stderr, "%s\n", message_.str().c_str());
-    std::abort();
-  }
+  [[noreturn]] ~CheckFailure() { AbortWith(message_.str()); }
   std::ostream& stream() { return message_; }
 
  private:

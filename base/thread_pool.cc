@@ -40,8 +40,9 @@ ThreadPool::ThreadPool(int num_threads) {
       threads_.emplace_back([this, i] { WorkerLoop(i); });
     } catch (const std::system_error& error) {
       // A limit on processes: slower, but no reason to end.
-      H2O_LOG() << "the system grants " << i << " of " << num_threads
-                << " threads: " << error.what();
+      H2O_LOG(LogLevel::kWarning)
+          << "the system grants " << i << " of " << num_threads
+          << " threads: " << error.what();
       break;
     }
   }

@@ -9,6 +9,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 
@@ -78,6 +81,22 @@ absl::Status Start(const std::filesystem::path& program,
   child->pid = pid;
   child->log = LineReader(std::move(log));
   return absl::OkStatus();
+}
+
+std::optional<std::string> LastWordsIn(const std::string& line,
+                                       const std::string& program) {
+  const std::string mark = program + ": ";
+  if (absl::StartsWith(line, mark)) return line.substr(mark.size());
+  if (!absl::StrContains(line, "\"fatal\"")) return std::nullopt;
+  using Json = nlohmann::json;
+  const Json parsed =
+      Json::parse(line, /*cb=*/nullptr, /*allow_exceptions=*/false);
+  if (!parsed.is_object() || !parsed.contains("level") ||
+      parsed["level"] != "fatal" || !parsed.contains("message") ||
+      !parsed["message"].is_string()) {
+    return std::nullopt;
+  }
+  return parsed["message"].get<std::string>();
 }
 
 bool EndedBadly(int status) {

@@ -46,6 +46,10 @@ absl::Status Start(const std::filesystem::path& program,
                    const std::vector<std::string>& arguments, int events,
                    Child* child);
 
+// Why `program` ends, if `line` of its log says so, as text or as JSON.
+std::optional<std::string> LastWordsIn(const std::string& line,
+                                       const std::string& program);
+
 // Whether a process that was asked to stop ended otherwise: SIGTERM is right,
 // because it may come before a process listens to it.
 bool EndedBadly(int status);

@@ -2,20 +2,21 @@
 #include "clients/commands.h"
 
 #include <cstdio>
-#include <iostream>
+
+#include "base/log.h"
+#include "flags/exit_code.h"
 
 namespace h2o {
 
 int ExitCodeOf(const absl::Status& status) {
   if (status.ok()) {
     // With a full disk printf itself reports no error.
-    if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return 0;
-    std::cerr << "h2oserve: the results could not all be written to standard "
-                 "output\n";
-    return 1;
+    if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return kDone;
+    LogWhyItEnds("the results could not all be written to standard output");
+    return kFault;
   }
-  std::cerr << "h2oserve: " << status.message() << '\n';
-  return 1;
+  LogWhyItEnds(std::string(status.message()));
+  return ExitCodeFor(status);
 }
 
 }  // namespace h2o

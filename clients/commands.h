@@ -19,8 +19,9 @@ void AddTuneCommand(CLI::App* app, int* exit_code);
 void AddServeCommand(CLI::App* app, int* exit_code);
 void AddCallCommand(CLI::App* app, int* exit_code);
 
-// 0, or 1 after one line on stderr that says what was wrong; also if what was
-// printed could not be written.
+// The exit code (flags/exit_code.h); if it is not 0, after one line on stderr
+// that says what was wrong.  That what was printed could not be written is a
+// fault.
 int ExitCodeOf(const absl::Status& status);
 
 }  // namespace h2o

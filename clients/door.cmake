@@ -2,6 +2,7 @@
 h2o_library(h2o_clients_door
   SRCS call.cc child_process.cc serve.cc
   DEPS h2o_clients
-  PRIVATE_DEPS h2o_channel h2o_proto h2o_proto_stubs CLI11::CLI11 Threads::Threads)
+  PRIVATE_DEPS h2o_channel h2o_proto h2o_proto_stubs CLI11::CLI11
+    nlohmann_json::nlohmann_json Threads::Threads)
 target_link_libraries(h2oserve PRIVATE h2o_clients_door)
 target_compile_definitions(h2oserve PRIVATE H2O_WITH_GRPC)

@@ -4,11 +4,11 @@
 #include <CLI/CLI.hpp>
 
 #include "clients/commands.h"
-#include "flags/bus_error.h"
 #include "flags/flags.h"
+#include "flags/process.h"
 
 int main(int argc, char** argv) {
-  h2o::ReportBusErrors();
+  h2o::PrepareProcess();
   CLI::App app(
       "Serves OPT models, keeping in memory only the keys and values that "
       "matter (H2O).",

@@ -27,6 +27,7 @@
 #include "absl/strings/str_join.h"
 #include "base/clock.h"
 #include "base/host_port.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "clients/child_process.h"
 #include "clients/commands.h"
@@ -72,7 +73,7 @@ absl::StatusOr<std::filesystem::path> FindPrograms() {
   std::filesystem::path folder = self.parent_path();
   for (const char* program : {"h2oserve-coordinator", "h2oserve-worker"}) {
     if (!std::filesystem::exists(folder / program, error)) {
-      return absl::NotFoundError(
+      return absl::FailedPreconditionError(
           absl::StrCat(program, " is not in ", folder.string(),
                        ", beside h2oserve; build it with -DH2O_WITH_GRPC=ON"));
     }
@@ -217,15 +218,14 @@ class Supervisor {
     return absl::OkStatus();
   }
 
-  // Copies log lines to stderr.  The line that says why a program ends is kept
-  // and printed once, at the end.
-  void PassOn(Child* child) {
-    for (const std::string& line : child->log.Read()) {
-      const std::string mark = child->program + ": ";
-      if (absl::StartsWith(line, mark)) {
-        child->last_words = line.substr(mark.size());
+  // Passes log lines on.  The line that says why a program ends is kept and
+  // logged once, at the end.
+  static void PassOn(Child* child) {
+    for (std::string& line : child->log.Read()) {
+      if (std::optional<std::string> why = LastWordsIn(line, child->program)) {
+        child->last_words = *std::move(why);
       } else {
-        std::fprintf(stderr, "%s\n", line.c_str());
+        LogAsItIs(std::move(line));
       }
     }
   }
@@ -397,6 +397,7 @@ void AddServeCommand(CLI::App* app, int* exit_code) {
   const size_t between = options().size();
   AddShardFlags(command, &flags->shard);
   AddTransportFlag(command, &flags->tcp_only);
+  AddLogFlag(command);
   const std::vector<const CLI::Option*> all = options();
   flags->for_coordinator.assign(all.begin() + before, all.begin() + between);
   for (const CLI::Option* option :
@@ -406,6 +407,7 @@ void AddServeCommand(CLI::App* app, int* exit_code) {
       flags->for_workers.push_back(option);
     }
   }
+  flags->for_coordinator.push_back(command->get_option("--log-format"));
   command
       ->add_option("--workers", flags->workers,
                    "Worker processes; 0: --tp times --groups")

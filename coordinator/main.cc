@@ -1,6 +1,5 @@
 // h2oserve-coordinator: the engine behind two gRPC doors on one port, the
 // public one for clients and the one where workers dial in.
-#include <grpc/support/log.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/server.h>
@@ -15,7 +14,6 @@
 #include <deque>
 #include <future>
 #include <memory>
-#include <mutex>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -26,11 +24,15 @@
 #include "coordinator/engine.h"
 #include "coordinator/inference_service.h"
 #include "coordinator/remote_workers.h"
+#include "flags/exit_code.h"
 #include "flags/flags.h"
+#include "flags/process.h"
 #include "flags/version.h"
 #include "model/model_spec.h"
 #include "model/tokenizer.h"
 #include "proto/channel.h"
+#include "proto/grpc_log.h"
+#include "proto/listen_check.h"
 
 namespace h2o {
 namespace {
@@ -56,18 +58,6 @@ class Events {
   const int fd_;  // -1: nobody listens
 };
 
-// gRPC says why it cannot listen only in its log.
-std::string& LastGrpcError() {
-  static std::string text;
-  return text;
-}
-void KeepGrpcError(gpr_log_func_args* args) {
-  static std::mutex mutex;
-  if (args->severity != GPR_LOG_SEVERITY_ERROR) return;
-  std::lock_guard lock(mutex);
-  LastGrpcError() = args->message;
-}
-
 absl::StatusOr<std::unique_ptr<grpc::Server>> Listen(
     const std::string& listen, const std::vector<grpc::Service*>& services,
     int* port) {
@@ -79,9 +69,7 @@ absl::StatusOr<std::unique_ptr<grpc::Server>> Listen(
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr || *port == 0) {
     return absl::UnavailableError(
-        absl::StrCat("cannot listen on ", listen, "; ",
-                     LastGrpcError().empty() ? "is another server there?"
-                                             : LastGrpcError()));
+        absl::StrCat("cannot listen on ", listen, "; the log says why"));
   }
   return server;
 }
@@ -145,6 +133,7 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
     return absl::InvalidArgumentError(
         absl::StrCat("--listen: ", where.status().message()));
   }
+  H2O_RETURN_IF_ERROR(CheckCanListen(*where));
   const ModelSpec& model = flags.model.spec;
   H2O_ASSIGN_OR_RETURN(const ModelConfig config, ConfigOf(model));
   H2O_RETURN_IF_ERROR(ValidateTensorParallel(config, flags.tp));
@@ -235,8 +224,8 @@ void Drain(Coordinator* c, double grace_seconds, const sigset_t& signals) {
   while (drained.wait_for(std::chrono::seconds(0)) !=
          std::future_status::ready) {
     if (WaitForSignal(signals) != 0) {
-      std::fprintf(stderr, "h2oserve-coordinator: stopped at once\n");
-      std::_Exit(1);
+      LogWhyItEnds("stopped at once");
+      std::_Exit(kFault);
     }
     c->Tick();
   }
@@ -270,23 +259,23 @@ int Main(int argc, char** argv) {
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  signal(SIGPIPE, SIG_IGN);
-  if (getenv("GRPC_VERBOSITY") == nullptr) gpr_set_log_function(KeepGrpcError);
+  PrepareProcess();
+  LogForGrpc();
 
   CLI::App app(
       "Takes requests, plans steps and streams answers; workers dial in",
       "h2oserve-coordinator");
   CoordinatorFlags flags;
   AddCoordinatorFlags(&app, &flags);
+  AddLogFlag(&app);
   int events_fd = -1;
   app.add_option("--events-fd", events_fd)->group("");  // for `serve`
   if (std::optional<int> code = ParseCommandLine(&app, argc, argv))
     return *code;
 
   const absl::Status status = Run(flags, events_fd, signals);
-  if (status.ok()) return 0;
-  std::fprintf(stderr, "h2oserve-coordinator: %s\n", status.ToString().c_str());
-  return 1;
+  if (!status.ok()) LogWhyItEnds(status.ToString());
+  return ExitCodeFor(status);
 }
 
 }  // namespace

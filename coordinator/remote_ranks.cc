@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/entropy.h"
+#include "base/log.h"
 #include "model/step_codec.h"
 
 namespace h2o {
@@ -60,7 +61,7 @@ absl::Status RemoteRanks::status() const {
   return status_;
 }
 
-void RemoteRanks::SendAssignments(LogLines* log) {
+void RemoteRanks::SendAssignments() {
   wire::Assign assign;
   assign.set_group(group_);
   assign.set_size(static_cast<int>(ranks_.size()));
@@ -78,15 +79,13 @@ void RemoteRanks::SendAssignments(LogLines* log) {
     *message->mutable_assign() = assign;
     message->mutable_assign()->set_rank(static_cast<int>(r));
     ranks_[r].stream->Send(std::move(message));
-    log->Add(
-        absl::StrCat("group ", group_, ": ", state_.ranks[r].name, " loads"));
+    H2O_LOG() << "group " << group_ << ": " << state_.ranks[r].name << " loads";
   }
 }
 
 // ---- What the workers say
 
 void RemoteRanks::OnProgress(int rank, float fraction) {
-  LogLines log;
   std::lock_guard lock(mutex_);
   RankState& state = state_.ranks[rank];
   Logged& logged = logged_[rank];
@@ -97,9 +96,8 @@ void RemoteRanks::OnProgress(int rank, float fraction) {
     return;
   }
   logged = {state.heard, fraction};
-  log.Add(absl::StrCat("group ", group_, ": ", state.name, " has loaded ",
-                       static_cast<int>(std::clamp(fraction, 0.f, 1.f) * 100),
-                       "%"));
+  H2O_LOG() << "group " << group_ << ": " << state.name << " has loaded "
+            << static_cast<int>(std::clamp(fraction, 0.f, 1.f) * 100) << "%";
 }
 
 void RemoteRanks::OnReady(int rank, const std::string& bytes) {
@@ -131,7 +129,6 @@ void RemoteRanks::OnReady(int rank, const std::string& bytes) {
 }
 
 void RemoteRanks::BecomeReady() {
-  LogLines log;
   std::lock_guard lock(mutex_);
   int64_t pages = 0;
   for (const std::optional<RankInfo>& rank : loaded_) {
@@ -140,11 +137,11 @@ void RemoteRanks::BecomeReady() {
   }
   ready_ = true;
   const MemoryPlan memory = info_.memory();
-  log.Add(absl::StrCat("group ", group_, " is ready: ", ranks_.size(),
-                       " ranks, ", pages, " KV ", info_.geometry().SlabsName(),
-                       " of ", info_.geometry().SlabBytes(), " B (",
-                       memory.kv_pool >> 20, " MiB), workspace ",
-                       memory.workspace >> 20, " MiB"));
+  H2O_LOG() << "group " << group_ << " is ready: " << ranks_.size()
+            << " ranks, " << pages << " KV " << info_.geometry().SlabsName()
+            << " of " << info_.geometry().SlabBytes() << " B ("
+            << (memory.kv_pool >> 20) << " MiB), workspace "
+            << (memory.workspace >> 20) << " MiB";
 }
 
 void RemoteRanks::OnResult(int rank, const std::string& bytes) {
@@ -180,11 +177,10 @@ void RemoteRanks::OnFailed(int rank, const absl::Status& failure) {
 }
 
 void RemoteRanks::OnLeaving(int rank) {
-  LogLines log;
   std::lock_guard lock(mutex_);
   state_.ranks[rank].leaving = clock_->Now();
-  log.Add(absl::StrCat("group ", group_, ": ", state_.ranks[rank].name,
-                       " was told to stop"));
+  H2O_LOG() << "group " << group_ << ": " << state_.ranks[rank].name
+            << " was told to stop";
 }
 
 void RemoteRanks::OnEnd(int rank) {

@@ -12,7 +12,6 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/clock.h"
-#include "base/log.h"
 #include "coordinator/blame.h"
 #include "coordinator/rank_results.h"
 #include "coordinator/remote_workers.h"
@@ -53,7 +52,7 @@ class RemoteRanks final : public std::enable_shared_from_this<RemoteRanks> {
   const std::string& fingerprint() const { return info_.ranks[0].fingerprint; }
 
   // Tells every worker its rank.
-  void SendAssignments(LogLines* log);
+  void SendAssignments();
   // What the workers' messages say.
   void OnProgress(int rank, float fraction);
   void OnReady(int rank, const std::string& bytes);

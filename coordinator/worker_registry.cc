@@ -45,7 +45,8 @@ WorkerRegistry::WorkerRegistry(const RemoteWorkersOptions& options,
     : options_(options),
       clock_(clock),
       observers_(std::move(observers)),
-      wire_id_(WireId()) {}
+      wire_id_(WireId()),
+      refusals_(clock) {}
 
 // ---- Messages
 
@@ -94,7 +95,6 @@ void WorkerRegistry::OnMessage(WorkerStream* stream,
 }
 
 void WorkerRegistry::OnHello(WorkerStream* stream, const wire::Hello& hello) {
-  LogLines log;
   std::lock_guard lock(mutex_);
   const auto worker = Find(stream);
   if (worker == workers_.end()) return;  // it has been closed
@@ -102,17 +102,18 @@ void WorkerRegistry::OnHello(WorkerStream* stream, const wire::Hello& hello) {
       worker->hello ? absl::FailedPreconditionError("a second Hello")
                     : CheckHello(hello);
   if (!status.ok()) {
-    log.Add(absl::StrCat(NameOf(hello), " is refused: ", status.message()));
+    refusals_.Add(
+        LogLevel::kWarning, "",
+        absl::StrCat(NameOf(hello), " is refused: ", status.message()));
     return stream->Close(status);
   }
   worker->hello = hello;
   std::rotate(worker, worker + 1, workers_.end());
-  log.Add(absl::StrCat(NameOf(hello), " dialed in"));
-  FormGroups(&log);
+  H2O_LOG() << NameOf(hello) << " dialed in";
+  FormGroups();
 }
 
 void WorkerRegistry::OnEnd(WorkerStream* stream) {
-  LogLines log;
   Worker left;
   {
     std::lock_guard lock(mutex_);
@@ -121,8 +122,8 @@ void WorkerRegistry::OnEnd(WorkerStream* stream) {
     left = std::move(*worker);
     workers_.erase(worker);
     if (left.waits() && !shut_down_) {
-      log.Add(absl::StrCat("worker ", left.hello->mesh_address(),
-                           " left before it had a group"));
+      H2O_LOG(LogLevel::kWarning) << "worker " << left.hello->mesh_address()
+                                  << " left before it had a group";
     }
   }
   if (left.ranks != nullptr) left.ranks->OnEnd(left.rank);
@@ -151,17 +152,16 @@ void WorkerRegistry::OnRanksReady(std::shared_ptr<RemoteRanks> ranks) {
 void WorkerRegistry::OnRanksOver(std::shared_ptr<RemoteRanks> ranks,
                                  const absl::Status& reason) {
   {
-    LogLines log;
-    log.Add(
-        absl::StrCat("group ", ranks->group(), " is over: ", reason.message()));
+    H2O_LOG(LogLevel::kWarning)
+        << "group " << ranks->group() << " is over: " << reason.message();
     std::lock_guard lock(mutex_);
     std::erase(groups_, ranks);
-    FormGroups(&log);
+    FormGroups();
   }
   observers_.on_over(ranks->group(), reason);
 }
 
-void WorkerRegistry::FormGroups(LogLines* log) {
+void WorkerRegistry::FormGroups() {
   while (!shut_down_ && static_cast<int>(groups_.size()) < options_.groups) {
     const std::vector<Worker*> members = TakeMembers();
     if (members.empty()) return;
@@ -176,7 +176,7 @@ void WorkerRegistry::FormGroups(LogLines* log) {
       members[r]->rank = static_cast<int>(r);
     }
     groups_.push_back(group);
-    group->SendAssignments(log);
+    group->SendAssignments();
   }
 }
 
@@ -282,10 +282,15 @@ void WorkerRegistry::Tick() {
     std::lock_guard lock(mutex_);
     groups = groups_;
     draining = draining_;
-    for (const Worker& worker : workers_) {
-      if (!worker.hello && clock_->Now() - worker.opened > kHelloSeconds) {
-        worker.stream->Close(absl::DeadlineExceededError(
-            absl::StrCat("no Hello within ", kHelloSeconds, " s")));
+    for (Worker& worker : workers_) {
+      if (!worker.hello && !worker.refused &&
+          clock_->Now() - worker.opened > kHelloSeconds) {
+        worker.refused = true;
+        const std::string why =
+            absl::StrCat("no Hello within ", kHelloSeconds, " s");
+        refusals_.Add(LogLevel::kWarning, "",
+                      absl::StrCat("a stranger is refused: ", why));
+        worker.stream->Close(absl::DeadlineExceededError(why));
       }
     }
   }

@@ -10,7 +10,7 @@
 
 #include "absl/status/status.h"
 #include "base/clock.h"
-#include "base/log.h"
+#include "base/limited_log.h"
 #include "coordinator/remote_ranks.h"
 #include "coordinator/remote_workers.h"
 #include "coordinator/worker_stream.h"
@@ -57,6 +57,7 @@ class WorkerRegistry final
   struct Worker {
     std::shared_ptr<WorkerStream> stream;
     double opened = 0;
+    bool refused = false;                          // its stream is being closed
     std::optional<h2oserve::worker::Hello> hello;  // once it is accepted
     std::shared_ptr<RemoteRanks> ranks;            // once it is a rank of them
     int rank = 0;
@@ -71,7 +72,7 @@ class WorkerRegistry final
   absl::Status CheckHello(const h2oserve::worker::Hello& hello) const;
   // The build that all workers have; empty while there are none.
   std::string BuildOfOthers() const;
-  void FormGroups(LogLines* log);
+  void FormGroups();
   std::vector<Worker*> TakeMembers();
   int FreeNumber() const;
 
@@ -79,6 +80,7 @@ class WorkerRegistry final
   const Clock* const clock_;
   const RemoteWorkers::Observers observers_;
   const std::string wire_id_;
+  LimitedLog refusals_;
 
   mutable std::mutex mutex_;  // guards what follows
   bool draining_ = false;

@@ -7,7 +7,6 @@
 #include <CLI/CLI.hpp>
 #include <cmath>
 #include <cstdio>
-#include <iostream>
 #include <limits>
 #include <thread>
 
@@ -16,6 +15,8 @@
 #include "base/cgroup.h"
 #include "base/device_name.h"
 #include "base/kv_page.h"
+#include "base/log.h"
+#include "flags/exit_code.h"
 #include "flags/version.h"
 
 namespace h2o {
@@ -293,6 +294,17 @@ void AddTransportFlag(CLI::App* app, bool* tcp_only) {
       ->default_str("auto");
 }
 
+void AddLogFlag(CLI::App* app) {
+  app->add_option_function<std::string>(
+         "--log-format",
+         [](const std::string& text) {
+           SetLogFormat(text == "json" ? LogFormat::kJson : LogFormat::kText);
+         },
+         "Lines on stderr: text, or json with one object a line")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->default_str("text");
+}
+
 void AddCoordinatorFlags(CLI::App* app, CoordinatorFlags* flags) {
   AddModelFlags(app, &flags->model);
   app->add_option("--tp", flags->tp,
@@ -348,9 +360,8 @@ std::optional<int> ParseCommandLine(CLI::App* app, int argc, char** argv) {
     for (char& c : line) {
       if (c == '\n') c = ' ';
     }
-    std::cerr << app->get_name() << ": " << line << " (see " << app->get_name()
-              << " --help)\n";
-    return 1;
+    LogWhyItEnds(absl::StrCat(line, " (see ", app->get_name(), " --help)"));
+    return kBadInput;
   }
   return std::nullopt;
 }

@@ -83,6 +83,10 @@ void AddShardFlags(CLI::App* app, ShardFlags* flags);
 // --transport auto|tcp, between the ranks of several processes.
 void AddTransportFlag(CLI::App* app, bool* tcp_only);
 
+// --log-format text|json, which takes effect at once.  For programs that run
+// long.
+void AddLogFlag(CLI::App* app);
+
 // --tp, --groups, --listen, --step-deadline-ms, --grace; with the bundles of
 // model, policy and engine, all flags of a coordinator.
 struct CoordinatorFlags {
@@ -102,7 +106,7 @@ void AddCoordinatorFlags(CLI::App* app, CoordinatorFlags* flags);
 int AvailableCores();
 
 // Parses the command line.  Returns nothing on success, else the program's exit
-// code: 0 after --help and --version, 1 after an error line on stderr.
+// code: 0 after --help and --version, 2 after an error line on stderr.
 std::optional<int> ParseCommandLine(CLI::App* app, int argc, char** argv);
 
 }  // namespace h2o

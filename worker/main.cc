@@ -7,7 +7,6 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cstdio>
 #include <memory>
 #include <optional>
 #include <string>
@@ -17,14 +16,17 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/host_port.h"
+#include "base/log.h"
 #include "base/status_macros.h"
-#include "flags/bus_error.h"
+#include "flags/exit_code.h"
 #include "flags/flags.h"
+#include "flags/process.h"
 #include "flags/version.h"
 #include "kernels/find_device.h"
 #include "model/model_spec.h"
 #include "parallel/host_communicator.h"
 #include "parallel/rank_communicator.h"
+#include "proto/grpc_log.h"
 #include "worker/shard_runner.h"
 #include "worker/worker_service.h"
 
@@ -148,10 +150,6 @@ absl::StatusOr<std::shared_ptr<PlanRunner>> Load(
                              std::move(progress));
 }
 
-void PrintError(const absl::Status& status) {
-  std::fprintf(stderr, "h2oserve-worker: %s\n", status.ToString().c_str());
-}
-
 // A worker that serves asks the coordinator before it leaves; one that does
 // not serve yet, or is told twice, just goes.
 void HandleSignals(const sigset_t* signals, WorkerControl* control) {
@@ -160,8 +158,8 @@ void HandleSignals(const sigset_t* signals, WorkerControl* control) {
   if (!control->serving) std::_Exit(0);
   control->leave = true;
   sigwait(signals, &signal);
-  std::fprintf(stderr, "h2oserve-worker: stopped at once\n");
-  std::_Exit(1);
+  LogWhyItEnds("stopped at once");
+  std::_Exit(kFault);
 }
 
 absl::Status Run(const WorkerFlags& flags, WorkerControl* control) {
@@ -193,8 +191,8 @@ absl::Status Run(const WorkerFlags& flags, WorkerControl* control) {
     options.config = *std::move(config);
   }
   options.on_stuck = [](const absl::Status& reason) {
-    PrintError(reason);
-    std::_Exit(1);
+    LogWhyItEnds(reason.ToString());
+    std::_Exit(kFault);
   };
   const SteadyClock clock;
   return ServeWorker(
@@ -213,23 +211,23 @@ int Main(int argc, char** argv) {
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  signal(SIGPIPE, SIG_IGN);
-  ReportBusErrors();
+  PrepareProcess();
+  LogForGrpc();
 
   CLI::App app(
       "One rank of a model: connects to a coordinator and runs its steps",
       "h2oserve-worker");
   WorkerFlags flags;
   AddWorkerFlags(&app, &flags);
+  AddLogFlag(&app);
   if (std::optional<int> code = ParseCommandLine(&app, argc, argv))
     return *code;
 
   static WorkerControl control;
   std::thread(HandleSignals, &signals, &control).detach();
   const absl::Status status = Run(flags, &control);
-  if (status.ok()) return 0;
-  PrintError(status);
-  return 1;
+  if (!status.ok()) LogWhyItEnds(status.ToString());
+  return ExitCodeFor(status);
 }
 
 }  // namespace

@@ -1,9 +1,6 @@
 // The command line's parts: input lines, results, traces, .npy files.
-#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <cstdio>
@@ -16,7 +13,6 @@
 #include "clients/input.h"
 #include "clients/npy_file.h"
 #include "clients/trace.h"
-#include "flags/bus_error.h"
 
 namespace h2o {
 namespace {
@@ -265,25 +261,6 @@ TEST(Quantile, OfFewValues) {
   EXPECT_EQ(Quantile({3}, 0.99), 3);
   EXPECT_EQ(Quantile({4, 1, 3, 2}, 0), 1);
   EXPECT_EQ(Quantile({4, 1, 3, 2}, 1), 4);
-}
-
-// Reads a mapped file behind its new end.
-int ReadWhatIsGone(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDWR);
-  const volatile char* data =
-      static_cast<char*>(mmap(nullptr, 1 << 16, PROT_READ, MAP_SHARED, fd, 0));
-  if (ftruncate(fd, 0) != 0) return 0;
-  return data[1 << 15];
-}
-
-TEST(ReportBusErrors, OneLineAndOne) {
-  const std::string path = WriteFile("mapped", std::string(1 << 16, 'x'));
-  EXPECT_EXIT(
-      {
-        ReportBusErrors();
-        _exit(ReadWhatIsGone(path));
-      },
-      ::testing::ExitedWithCode(1), "DATA_LOSS: a file of the model shrank");
 }
 
 }  // namespace

@@ -69,7 +69,7 @@ def test_input_lines_run_together_and_come_in_order(shared, generate, tmp_path):
 def test_a_bad_line_is_named_before_anything_runs(shared, tmp_path, line, says):
     path = tmp_path / "in.jsonl"
     path.write_text('{"prompt": "fine"}\n\n' + line + "\n")
-    run = call(shared, "--input", path, expect=1)
+    run = call(shared, "--input", path, expect=2)
     assert not run.stdout
     assert len(run.stderr.splitlines()) == 1
     assert f"{path}:3: " in run.stderr and says in run.stderr, run.stderr
@@ -78,21 +78,21 @@ def test_a_bad_line_is_named_before_anything_runs(shared, tmp_path, line, says):
 def test_bytes_that_are_not_utf8(shared, tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_bytes(b'{"prompt": "a\xff"}\n')
-    assert f"{path}:1: " in call(shared, "--input", path, expect=1).stderr
+    assert f"{path}:1: " in call(shared, "--input", path, expect=2).stderr
     run = subprocess.run([BIN / "h2oserve", "call", "--server", shared.address, "--prompt", b"a\xff"],
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE)
-    assert run.returncode == 1 and b"not UTF-8: byte 0xff at offset 1" in run.stderr
+    assert run.returncode == 2 and b"not UTF-8: byte 0xff at offset 1" in run.stderr
     assert not run.stdout and len(run.stderr.splitlines()) == 1
 
 
 def test_a_missing_or_empty_file(shared, tmp_path):
-    assert "no/such" in call(shared, "--input", "/no/such/file", expect=1).stderr
+    assert "no/such" in call(shared, "--input", "/no/such/file", expect=2).stderr
     (tmp_path / "empty").write_text("\n")
-    assert "no prompts" in call(shared, "--input", tmp_path / "empty", expect=1).stderr
+    assert "no prompts" in call(shared, "--input", tmp_path / "empty", expect=2).stderr
 
 
 def test_errors_of_the_server_are_one_line(shared):
-    run = call(shared, "--tokens", "2 99999", "--json", expect=1)
+    run = call(shared, "--tokens", "2 99999", "--json", expect=2)
     (result,) = map(json.loads, run.stdout.splitlines())
     assert result["finish_reason"] == "error" and result["tokens"] == []
     assert len(run.stderr.splitlines()) == 1
@@ -107,11 +107,11 @@ def test_no_server():
 
 
 def test_no_prompt_and_unknown_flags(shared):
-    assert "--prompt" in call(shared, expect=1).stderr
-    run = call(shared, "--prompt", "a", "--no-such-flag", expect=1)
+    assert "--prompt" in call(shared, expect=2).stderr
+    run = call(shared, "--prompt", "a", "--no-such-flag", expect=2)
     assert "--no-such-flag" in run.stderr and len(run.stderr.splitlines()) == 1
-    assert "generate" in call(shared, "--prompt", "a", "--trace", "t.jsonl", expect=1).stderr
-    assert "'x'" in call(shared, "--tokens", "2 x", expect=1).stderr
+    assert "generate" in call(shared, "--prompt", "a", "--trace", "t.jsonl", expect=2).stderr
+    assert "'x'" in call(shared, "--tokens", "2 x", expect=2).stderr
 
 
 def test_a_deadline(shared):

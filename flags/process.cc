@@ -1,0 +1,74 @@
+// Turns signals and exceptions that would end a program without a word into an
+// error message and exit status 1.
+#include "flags/process.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <new>
+#include <system_error>
+
+#include "base/log.h"
+
+namespace h2o {
+namespace {
+
+// When memory is short several threads fail at once; the first one says so.
+[[noreturn]] void EndWith(const char* text) {
+  static std::atomic_flag said;
+  if (said.test_and_set()) {
+    while (true) pause();
+  }
+  LogInDistress(text);
+  _exit(1);
+}
+
+void OnBusError(int) {
+  EndWith(
+      "DATA_LOSS: a file of the model shrank, or could not be read, while it "
+      "was loaded");
+}
+
+// An exception that nothing catches, in any thread.
+[[noreturn]] void OnTerminate() {
+  char text[256] = "an exception of unknown kind";
+  try {
+    if (const std::exception_ptr thrown = std::current_exception()) {
+      std::rethrow_exception(thrown);
+    }
+  } catch (const std::bad_alloc&) {
+    EndWith(
+        "RESOURCE_EXHAUSTED: the system grants no more memory (ulimit -v, the "
+        "control group's limit)");
+  } catch (const std::system_error& error) {
+    std::snprintf(text, sizeof(text),
+                  "RESOURCE_EXHAUSTED: the system grants no more threads, or "
+                  "another resource: %s (ulimit -u, ulimit -v, the control "
+                  "group's limits)",
+                  error.what());
+    EndWith(text);
+  } catch (const std::exception& error) {
+    std::snprintf(text, sizeof(text), "%s", error.what());
+  } catch (...) {
+  }
+  LogInDistress(text);
+  std::abort();  // a fault of ours
+}
+
+}  // namespace
+
+void PrepareProcess() {
+  SetLogFormat(LogFormat::kText);  // makes the log while there is memory
+  struct sigaction action = {};
+  action.sa_handler = OnBusError;
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGBUS, &action, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  std::set_terminate(OnTerminate);
+}
+
+}  // namespace h2o

@@ -1,0 +1,75 @@
+"""The log: nobody waits for its reader, lines are text or JSON, and what is refused or lost is in it."""
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import time
+
+import grpc
+
+from conftest import BIN, MODEL, PATIENCE, Client, until
+
+
+@contextlib.contextmanager
+def started_unread(name, *arguments):
+    """A program whose stderr is a pipe that is full and that nobody reads."""
+    unread, full = os.pipe()
+    fcntl.fcntl(full, 1031, 4096)  # F_SETPIPE_SZ
+    os.write(full, b"x" * 4096)
+    process = subprocess.Popen([BIN / name, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                               stderr=full, text=True, start_new_session=True)
+    os.close(full)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+        process.wait(PATIENCE)
+        process.stdout.close()
+        os.close(unread)
+
+
+def test_nothing_waits_for_a_log_that_nobody_reads(system, stubs):
+    with started_unread("h2oserve-coordinator", "--model", MODEL, "--listen", "127.0.0.1:0") as coordinator:
+        address = coordinator.stdout.readline().split()[-1]
+        client = Client(stubs, address)
+        strangers = [client.channel.stream_stream("/h2oserve.worker.Workers/Join")(iter([b"\x0a\x00"]), timeout=PATIENCE)
+                     for _ in range(200)]  # each a Hello that is refused
+        for stranger in strangers:
+            assert stranger.code() != grpc.StatusCode.OK
+        worker = system.start("h2oserve-worker", "--coordinator", address, "--device", "cpu", "--threads", 1,
+                              "--kv-pool-bytes", 16 << 20)
+        until(lambda: client.health() == "SERVING", "the group is ready")
+        assert client.generate([2], max_tokens=3).code == grpc.StatusCode.OK
+        start = time.monotonic()
+        coordinator.send_signal(signal.SIGTERM)
+        assert coordinator.wait(PATIENCE) == 0
+        assert time.monotonic() - start < 8
+        worker.wait()
+
+
+def test_serve_waits_for_no_reader_either(stubs):
+    with started_unread("h2oserve", "serve", "--model", MODEL, "--listen", "127.0.0.1:0", "--kv-pool-bytes", 16 << 20,
+                        "--threads", 1) as serve:
+        client = Client(stubs, serve.stdout.readline().split()[-1])
+        assert client.generate([2], max_tokens=3).code == grpc.StatusCode.OK
+        serve.send_signal(signal.SIGTERM)
+        assert serve.wait(PATIENCE) == 0
+
+
+def test_json_lines(system):
+    serve = system.serve("--log-format", "json", tp=1)
+    client = system.client(serve)
+    assert client.generate([2], max_tokens=3).code == grpc.StatusCode.OK
+    (worker,) = serve.workers()
+    os.kill(worker, signal.SIGKILL)
+    assert serve.wait(15) == 1
+    lines = [json.loads(line) for line in serve.lines["stderr"]]
+    for line in lines:
+        assert line["level"] in ("info", "warning", "error", "fatal") and line["pid"] > 0 and line["message"], line
+        assert line["time"].endswith("Z") and line["program"].startswith("h2oserve"), line
+    assert {line["program"] for line in lines} == {"h2oserve", "h2oserve-coordinator", "h2oserve-worker"}
+    assert [line["level"] for line in lines].count("fatal") == 1
+    assert lines[-1]["level"] == "fatal" and f"pid {worker})" in lines[-1]["message"], lines[-1]
