@@ -19,6 +19,14 @@ void UseOneMathThread() {
   static_cast<void>(kOnce);
 }
 
+// Whether BFloat16Tiles does the products of few rows.  AMX is faster and
+// oneDNN's, but from version 3 on the order of its sums depends on the number
+// of rows (seen with 3.1): a row would change with the others of its batch.
+bool UsesTiles(dnnl::cpu_isa isa) {
+  return isa == dnnl::cpu_isa::avx512_core_bf16 ||
+         (isa == dnnl::cpu_isa::avx512_core_amx && DNNL_VERSION_MAJOR >= 3);
+}
+
 }  // namespace
 
 void Sgemm(bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a,
@@ -33,9 +41,7 @@ void Sgemm(bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a,
 struct BFloat16Product::Impl {
   dnnl::engine engine{dnnl::engine::kind::cpu, 0};
   dnnl::stream stream{engine};
-  // AMX is oneDNN's.
-  const bool has_tiles =
-      dnnl::get_effective_cpu_isa() == dnnl::cpu_isa::avx512_core_bf16;
+  const bool has_tiles = UsesTiles(dnnl::get_effective_cpu_isa());
   const Buffer tile_scratch =
       has_tiles
           ? Buffer::AllocateHost(kTileProductScratch * sizeof(uint32_t)).value()
