@@ -141,9 +141,9 @@ std::string LayoutOf() {
   return byte_codec::Layout(byte_codec::Type<T>());
 }
 
-// Reads what a ByteWriter wrote.  Any bytes are safe to read: memory is taken
-// only for elements whose bytes are there, and what does not fit is left as it
-// was, which Whole reports at the end.
+// Reads what a ByteWriter wrote.  Malformed bytes are safe to read: memory is
+// allocated only for elements whose bytes are there, and after a value that is
+// cut off nothing more is read.  Whole() then returns false.
 class ByteReader {
  public:
   explicit ByteReader(std::string_view bytes) : rest_(bytes) {}

@@ -79,15 +79,16 @@ void LimitByVersion2(const std::string& group, CgroupLimits* limits) {
   LimitCores(NumberIn(cpu, 0), NumberIn(cpu, 1), limits);
 }
 
-// Of other controllers a group has none of these files.
+// A group of another controller has none of these files and limits nothing.
 void LimitByVersion1(const std::string& group, CgroupLimits* limits) {
   LimitMemory(group, kMemory1, limits);
   LimitCores(NumberIn(absl::StrCat(group, "/cpu.cfs_quota_us")),
              NumberIn(absl::StrCat(group, "/cpu.cfs_period_us")), limits);
 }
 
-// Limits by `path` below `mount` and by all that it lies in, the mount itself
-// at last: within a container that is the container's group, whatever the path.
+// Applies the limits of the group at `path` below `mount` and of all its
+// parents, up to the mount itself.  In a container the mount is the container's
+// own group, whatever `path` says.
 void LimitByGroupAndParents(const std::string& mount, std::string path,
                             void (*limit)(const std::string& group,
                                           CgroupLimits*),

@@ -1,5 +1,6 @@
-// H2O_CHECK: our own faults.  A broken invariant logs where and why, and ends
-// the process.  The world's faults (files, peers, requests) are absl::Status.
+// H2O_CHECK is for bugs of this program: a broken invariant logs where and why,
+// and ends the process.  Faults from outside (files, peers, requests) are
+// absl::Status.
 #pragma once
 
 #include <sstream>

@@ -1,4 +1,5 @@
-// Time is injected: what waits or measures takes a Clock, tests move their own.
+// Code that waits or measures time takes a Clock as an argument.  A test passes
+// a clock that it moves itself.
 #pragma once
 
 #include <chrono>

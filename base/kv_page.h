@@ -34,8 +34,8 @@ inline constexpr int kMaxPositions = 1 << 16;
 
 constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// How the keys and values of one head are stored.  Every head brings its format
-// to the kernels (kernels/kv_head.h), which have 4 bytes for it.
+// How the keys and values of one head are stored.  At most 4 bytes, because
+// every KvHead that the kernels read holds one (kernels/kv_head.h).
 struct KvFormat {
   DType dtype = DType::kFloat32;  // of keys and of values
 

@@ -23,9 +23,9 @@ constexpr double kDefaultPercent = 20;
 
 bool InRange(double percent) { return percent > 0 && percent <= 100; }
 
-// floor(prompt * percent / 100), the percentage rounded to thousandths first so
-// that 14.5 means 14.5 and not its nearest double; at least the page that is
-// paid for anyway.
+// floor(prompt * percent / 100), but at least one page, the smallest unit of
+// memory.  The percentage is rounded to thousandths first, so that 14.5 means
+// 14.5 and not its nearest double.
 int32_t ShareOf(double percent, int32_t prompt_tokens) {
   const int64_t thousandths = std::llround(percent * 1000);
   const int64_t share = prompt_tokens * thousandths / 100'000;
@@ -260,7 +260,8 @@ std::vector<int32_t> SelectKept(const KvSlots& slots,
   const int32_t num_heavy =
       slots.Capacity() - slots.sinks - slots.prefill_recent;
   const auto begin = kept.begin() + slots.sinks;
-  // A broken model's NaN counts as the greatest: sorting needs an order of all.
+  // A NaN (of a broken model) counts as the greatest score, because sorting
+  // needs a total order.
   const auto score = [&](int32_t i) {
     return std::isnan(scores[i]) ? std::numeric_limits<float>::infinity()
                                  : scores[i];

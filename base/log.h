@@ -6,10 +6,9 @@
 // A line carries its time, its level, the program with its process id and, if
 // it is about one request, the id of that.
 //
-// Nobody waits for the log, also not where nobody reads stderr: lines are
-// queued and a thread writes them (log_writer.h).  If the queue is full they
-// are dropped, and the log says how many.  So logging is allowed while a lock
-// is held.
+// Logging never blocks, even if stderr is not read: lines are queued, and a
+// thread writes them (log_writer.h).  If the queue is full, lines are dropped,
+// and the log says how many.  So logging is allowed while a lock is held.
 //
 // Threads  any.  Lines of several threads never mix.
 #pragma once

@@ -1,5 +1,5 @@
-// Writes lines to a file descriptor from a thread of its own, so that those who
-// add lines never wait for whoever reads them.
+// Writes lines to a file descriptor from a thread of its own, so that threads
+// that add lines never wait for the reader.
 //
 // Threads  every method but the destructor by any thread.
 #pragma once

@@ -70,8 +70,9 @@ class ABSL_LOCKABLE Monitor {
     std::condition_variable changed;
   };
 
-  // Enters a waiter while it lives.  The monitor is held at both ends; between
-  // them the waiter lets it go, so others learn of what it changed before.
+  // Registers a waiter for as long as this object lives.  The waiter is about
+  // to release the monitor, so the constructor first wakes the threads whose
+  // conditions hold now.
   struct Waiting {
     Waiting(Monitor* monitor, Condition condition)
         : monitor(monitor), waiter{.condition = condition} {

@@ -39,7 +39,7 @@ ThreadPool::ThreadPool(int num_threads) {
     try {
       threads_.emplace_back([this, i] { WorkerLoop(i); });
     } catch (const std::system_error& error) {
-      // A limit on processes: slower, but no reason to end.
+      // The process limit is reached.  Fewer threads are slower, but they work.
       H2O_LOG(LogLevel::kWarning)
           << "the system grants " << i << " of " << num_threads
           << " threads: " << error.what();

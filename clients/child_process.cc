@@ -61,8 +61,8 @@ absl::Status Start(const std::filesystem::path& program,
     return absl::InternalError(absl::StrCat("fork: ", strerror(errno)));
   }
   if (pid == 0) {
-    // Ctrl-C in the terminal is for the parent alone, which tells us in order;
-    // and however it ends, we end too.
+    // Ctrl-C in the terminal reaches the parent alone, which stops its children
+    // in order.  When the parent ends, in whatever way, this process is killed.
     setpgid(0, 0);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) _exit(127);

@@ -50,8 +50,8 @@ absl::Status Start(const std::filesystem::path& program,
 std::optional<std::string> LastWordsIn(const std::string& line,
                                        const std::string& program);
 
-// Whether a process that was asked to stop ended otherwise: SIGTERM is right,
-// because it may come before a process listens to it.
+// Whether a process that was asked to stop failed instead.  Death by SIGTERM is
+// no failure: the signal may come before the process handles it.
 bool EndedBadly(int status);
 
 // "worker 1 (pid 12) was killed by signal 9 (Killed)".  REQUIRES: it has ended.

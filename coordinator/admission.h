@@ -2,7 +2,7 @@
 //
 // A request is charged, before it runs, all the pages it can ever hold
 // (kv_geometry.h), so an admitted request is never preempted and nothing runs
-// out of memory.  This is the only place that says yes.
+// out of memory.  No other code grants KV memory.
 //
 // Threads  not thread-safe; the Engine's lock.
 #pragma once

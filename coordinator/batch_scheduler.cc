@@ -1,5 +1,5 @@
-// Makes step plans: who decodes, and which layers of which prompts are
-// prefilled.
+// Makes step plans: which sequences decode, and which layers of which prompts
+// are prefilled.
 #include "coordinator/batch_scheduler.h"
 
 #include <algorithm>
@@ -26,7 +26,8 @@ void BatchScheduler::Retire(uint64_t id) {
   std::erase(pack_.ids, id);
   if (pack_.ids.empty()) pack_ = {};
   std::erase(to_decode_, id);
-  // Whoever leaves before the workers heard of it never existed for them.
+  // The workers learn of a sequence from the plan that admits it.  A sequence
+  // that ends before that plan is dropped and needs no retirement.
   const size_t before = admitted_.size();
   std::erase_if(admitted_, [id](const SequenceSpec& s) { return s.id == id; });
   if (admitted_.size() == before) retired_.push_back(id);
@@ -66,7 +67,8 @@ void BatchScheduler::PlanPrefill(bool anyone_decodes, StepPlan* plan) {
       const double fit =
           known ? std::max(seconds_left, 0.0) / layer_seconds : 0;
       if (fit < layers) layers = static_cast<int>(fit);
-      // Even a layer longer than the target has to run some time.
+      // At least one layer, even if it takes longer than the target: otherwise
+      // the prefill would never advance.
       if (layers == 0 && plan->prefill.empty()) layers = 1;
       if (layers == 0) break;
       seconds_left -= layers * layer_seconds;
@@ -77,7 +79,7 @@ void BatchScheduler::PlanPrefill(bool anyone_decodes, StepPlan* plan) {
     most_tokens = std::max(most_tokens, pack_.tokens);
     if (pack_.planned_layers < num_layers_) break;
     EndPack();
-    // From here on someone waits for the next token.
+    // The pack's sequences decode now; more prefill in this plan delays them.
     if (!anyone_decodes) break;
   }
   unanswered_.push_back(most_tokens);
@@ -105,8 +107,9 @@ void BatchScheduler::EndPack() {
 
 double BatchScheduler::EstimateLayerSeconds(int32_t tokens) const {
   if (layer_tokens_ == 0) return 0;
-  // Linear layers grow with the prompt, attention with its square: between
-  // prompts of different lengths this errs on the careful side.
+  // Time grows linearly with the prompt in linear layers, with its square in
+  // attention.  This scales linearly to shorter prompts and with the square to
+  // longer ones, so the estimate is rather too high than too low.
   const double ratio = static_cast<double>(tokens) / layer_tokens_;
   return layer_seconds_ * ratio * std::max(ratio, 1.0);
 }

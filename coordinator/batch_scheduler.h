@@ -1,13 +1,13 @@
-// The BatchScheduler turns who is admitted into step plans: continuous batching
-// with prefill sliced by layers.
+// The BatchScheduler makes step plans from the admitted sequences: continuous
+// batching with prefill sliced by layers.
 //
-// A plan decodes one token of every sequence whose prompt is done, and gives
-// prefill, in order of arrival, as many whole layers as fit the stall target; a
-// running stream therefore waits at most one slice, and the result is exactly
-// the unsliced prefill.  When no sequence is decoding nothing is stalled, and a
-// prompt runs whole, unless that takes longer than any step should.  Where the
-// group packs prompts, those that wait together go in one pass and share the
-// reading of the weights.
+// A plan decodes one token of every sequence whose prompt is done.  It also
+// prefills, in order of arrival, as many whole layers as fit the stall target.
+// So a running stream waits at most one slice.  The result of a sliced prefill
+// is exactly that of an unsliced one.  When no sequence is decoding, a prompt
+// runs whole, unless that takes longer than the longest step allowed.  If the
+// group packs prompts (packed prefill), prompts that wait together run in one
+// pass, and the weights are read once for all of them.
 //
 // Pure: no clock, no lock, no network; the same calls give the same plans.
 // Threads  not thread-safe; the Engine's lock.
@@ -25,8 +25,8 @@ namespace h2o {
 
 class BatchScheduler {
  public:
-  // `packed_tokens`: see GroupInfo.  Prefill without streams that wait takes at
-  // most `longest_step_seconds` a plan, or one layer.
+  // `packed_tokens`: see GroupInfo.  While no sequence is decoding, a plan's
+  // prefill takes at most `longest_step_seconds`, or one layer.
   BatchScheduler(
       int num_layers, double stall_target_seconds, int64_t packed_tokens = 0,
       double longest_step_seconds = std::numeric_limits<double>::infinity())

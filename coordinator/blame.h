@@ -1,10 +1,10 @@
 // Which rank is to blame when a group cannot go on.  Pure functions of what the
 // coordinator knows of each rank.
 //
-// A rank that fails says why.  UNAVAILABLE is its complaint about another rank
-// that does not answer, and the one that complains seldom knows why.  So while
-// a rank is left that may be the cause, a complaint waits: that rank's stream
-// is about to break, or it is silent until the step deadline.
+// A rank that fails reports why.  The code UNAVAILABLE is a complaint: another
+// rank does not answer.  The complaining rank seldom knows the cause.  So a
+// complaint waits as long as another rank may be the cause: that rank's stream
+// may be about to break, or it may stay silent until the step deadline.
 //
 // Units    seconds; points in time are those of one clock.
 // Errors   each function returns OK if the group may go on, or UNAVAILABLE

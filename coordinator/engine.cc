@@ -14,8 +14,8 @@ namespace {
 
 constexpr int kEncoderThreads = 2;
 
-// How many waiting requests that do not fit may be passed over by one that
-// does.  With none, requests are served in order of arrival.
+// A request that fits may overtake this many waiting requests that do not.  0:
+// requests are served in order of arrival.
 constexpr int kMayPass = 0;
 
 absl::Status NoGroupError() {
@@ -408,8 +408,8 @@ std::unique_ptr<Engine::LiveGroup> Engine::Remove(LiveGroup* group) {
 void Engine::EndWithout(LiveGroup* lost, const absl::Status& reason,
                         Outbox* outbox) {
   counters_.finished += lost->work.FailAll(reason, clock_->Now(), outbox);
-  // A request that no group is left to run must not wait for ever, or keep
-  // others waiting.
+  // Requests that no remaining group can run end here.  Otherwise they would
+  // wait for ever and block the queue.
   const auto cannot_run =
       [this](Sequence& sequence) ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_) {
         return sequence.state() == Sequence::State::kEncoding

@@ -1,4 +1,4 @@
-// The way of events from the Engine to a client's callback.  Events are added
+// Carries events from the Engine to a client's callback.  Events are added
 // under the Engine's lock, which fixes their order, and delivered without it.
 #pragma once
 
@@ -20,8 +20,8 @@ class EventStream {
  public:
   explicit EventStream(EventCallback on_event);
 
-  // Adds an event and never calls the client.  Returns whether the caller must
-  // see to it that Deliver() runs; otherwise another thread does already.
+  // Adds an event; does not call the callback.  Returns true if the caller must
+  // make sure that Deliver() runs, false if another thread already does.
   bool Add(StreamEvent event);
 
   // Calls the callback with all events there are, also with those that others

@@ -141,8 +141,8 @@ bool GroupAtWork::Accept(const TokenResult& token, StepResult* result,
   const Running it = running_.find(token.sequence_id);
   if (it == running_.end()) return false;  // ended after the plan was made
   Sequence& sequence = *it->second;
-  // One plan may hold a sequence's prefill and its first decode step, so what
-  // comes with a token is told by its position.
+  // One plan may hold a sequence's prefill and its first decode step.  So
+  // traces and logits are matched to a token by their positions.
   const int32_t traced = sequence.next_traced_position();
   const int32_t last_logit = sequence.next_logit_position();
   std::vector<HeadTrace> trace =

@@ -39,7 +39,8 @@ namespace {
 
 constexpr int kTickMs = 50;
 
-// After the last request has ended its last messages may still be on their way.
+// Time for the last messages to reach their clients, after the last request has
+// ended.
 constexpr auto kFarewell = std::chrono::seconds(2);
 
 // What happens to groups, as lines for the supervisor that started this
@@ -50,7 +51,7 @@ class Events {
   void Write(const std::string& line) const {
     if (fd_ < 0) return;
     const std::string text = line + "\n";
-    // A supervisor that is gone reads nothing; there is no one to tell.
+    // A write fails only if the supervisor is gone; then no report is needed.
     [[maybe_unused]] const ssize_t n = write(fd_, text.data(), text.size());
   }
 

@@ -13,10 +13,11 @@ struct WaitingWorker {
   std::string host_id;
 };
 
-// `tp` workers with the same kind of device: of one host if any host has as
-// many, the longest waiting first; none if there are too few.  `waiting`: the
-// longest waiting first.  Returns indices into it in the order of ranks, in
-// which workers of one host are neighbours.
+// Chooses `tp` workers with the same kind of device, or none if there are too
+// few.  All are of one host if a host has enough of them.  Workers that have
+// waited longer are preferred; `waiting` lists them first.  Returns indices
+// into `waiting` in the order of ranks; workers of one host have adjacent
+// ranks.
 std::vector<int> ChooseMembers(absl::Span<const WaitingWorker> waiting, int tp);
 
 }  // namespace h2o

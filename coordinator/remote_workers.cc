@@ -1,4 +1,5 @@
-// Where workers dial in; what is done for them is in worker_registry.h.
+// Forwards the calls of RemoteWorkers to the WorkerRegistry, which does the
+// work.
 #include "coordinator/remote_workers.h"
 
 #include <utility>

@@ -22,10 +22,11 @@ class RequestQueue {
 
   void Push(std::unique_ptr<Sequence> sequence);
 
-  // The next to be served: in order of arrival the first that `fits`, passing
-  // over at most `may_pass` that do not.  With 0 the first one that does not
-  // fit keeps all behind it waiting.  A text that is being encoded is passed
-  // over by token prompts for nothing, but by no other text.
+  // The request to serve next: the first in order of arrival that `fits`.  It
+  // may overtake at most `may_pass` requests that do not fit; with 0, a request
+  // that does not fit blocks all behind it.  A text that is still being encoded
+  // blocks only other texts; token prompts overtake it, and that is not
+  // counted.
   Sequence* Next(absl::FunctionRef<bool(Sequence&)> fits, int may_pass) const;
 
   // Null if it does not wait here.

@@ -16,7 +16,7 @@
 
 namespace h2o {
 
-// What requests are held against.
+// The model and the operator's limits that requests are checked against.
 struct RequestRules {
   ModelConfig config;
   const Tokenizer* tokenizer = nullptr;  // null: no texts, no stop strings

@@ -77,8 +77,9 @@ class Sequence {
   // policy `full` would take.
   void Start(int64_t kv_bytes, int64_t kv_bytes_full, double now);
 
-  // The positions that mark what comes with the next token.  Prefill's traces
-  // have no position (-1); a decode step's traces have that of its input.
+  // The positions of the traces and of the last logits that belong to the next
+  // token.  Traces of a prefill have position -1, those of a decode step the
+  // position of its input.
   int32_t next_traced_position() const {
     return tokens_.empty() ? -1 : next_logit_position();
   }

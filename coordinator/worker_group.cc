@@ -1,4 +1,4 @@
-// What follows from the facts of a group's ranks.
+// Adds up the memory of a group's ranks, and checks that the ranks are alike.
 #include "coordinator/worker_group.h"
 
 #include <string>

@@ -249,8 +249,8 @@ absl::StatusOr<Times> ReadTimes(const ForkedRanks& ranks, size_t rank) {
                                                why.message()));
 }
 
-// Rank 0's message once all ranks have sent theirs, or the first failure: a
-// rank whose peer has failed may wait for it for ever.
+// Returns rank 0's message once all ranks have sent theirs.  Returns the first
+// failure at once, because the failed rank's peers may wait for ever.
 absl::StatusOr<Times> Await(const ForkedRanks& ranks, double patience_seconds) {
   std::vector<pollfd> silent;
   for (const UniqueFd& socket : ranks.sockets()) {

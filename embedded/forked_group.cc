@@ -1,4 +1,4 @@
-// A rank's life in its process, and the group as the parent sees it.
+// The main loop of a rank's process, and the group as the parent sees it.
 #include "embedded/forked_group.h"
 
 #include <poll.h>
@@ -116,9 +116,9 @@ std::string HowItEnded(pid_t pid) {
 
 }  // namespace
 
-// Each rank's news is read by a thread of its own.  Plans are written by the
-// caller's thread.  A write may wait while the rank writes a large result,
-// which the reader takes in, so the two ends never wait for each other.
+// One thread for each rank reads its messages; the caller's thread writes
+// plans.  Such a write may block while the rank writes a large result.  The
+// reader thread takes that result in, so the two ends cannot deadlock.
 struct ForkedGroup::Impl {
   const ModelConfig config;
   GroupInfo info;  // constant once the ranks are loaded
@@ -220,8 +220,8 @@ void ForkedGroup::Impl::Read(int rank) {
     ++over;
   } else {
     ++over;
-    // A complaint about another rank: that rank may just have died, which its
-    // own reader finds out soon.
+    // UNAVAILABLE is a complaint about another rank.  That rank may have died;
+    // its own reader will find out soon.
     const auto known = [&] {
       return stopping || !failure.ok() || over == tp();
     };

@@ -149,9 +149,9 @@ class Backend : public Device {
   // x[i] = delta[i] + table row positions[i] (row 0 for negative ones).
   virtual void AddPositions(Matrix delta, const int32_t* positions,
                             const StoredMatrix& table, Matrix x) = 0;
-  // x += delta + bias; then `place` says what is normalized, and how it reaches
-  // `out`.  Without `delta`, nothing is added; without `out`, only x is
-  // written.  With peers, all ranks call alike, and turns alternate.
+  // x += delta + bias; then x and `out` become what `place` says.  Without
+  // `delta`, nothing is added; without `out`, only x is written.  With peers,
+  // all ranks must make the same calls, and `turn` must alternate.
   virtual void AddNorm(Matrix x, const Delta& delta, const void* bias,
                        NormPlace place, const LayerNormWeights& weights,
                        Matrix out) = 0;
@@ -188,10 +188,9 @@ class Backend : public Device {
 
   // Logits that are not finite.  A row that holds a NaN or +Infinity, in any
   // rank's columns, has no token: ArgMax and PickBest yield kNoToken, Sample
-  // leaves it, and Advance ends its sequence with kNonFinite.  Other rows of
-  // the batch are not touched by it, and all ranks decide alike.  -Infinity is
-  // less than any number; a row of nothing else gets its first token, drawn or
-  // not.
+  // leaves it, and Advance ends its sequence with kNonFinite.  All ranks decide
+  // alike, and other rows of the batch are not affected.  -Infinity is less
+  // than any number.  A row of -Infinity alone gets token 0, greedy or sampled.
 
   // The greatest logit of each row; of equal ones the lowest column.
   // Column c stands for token first_token + c.

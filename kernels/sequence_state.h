@@ -49,7 +49,7 @@ struct RowResult {
 // The rules that both twins run, a row at a time.
 
 // The better of two ranks' best logits, `a` being of the lower rank, which owns
-// the lower tokens.  No token of one rank is no token for the row.
+// the lower tokens.  If either is kNoToken, so is the result.
 H2O_HOST_DEVICE inline BestLogit BetterOf(const BestLogit& a,
                                           const BestLogit& b) {
   if (a.token == kNoToken) return a;

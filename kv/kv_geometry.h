@@ -8,10 +8,10 @@
 // be opened if and only if SlabsNeeded are free, whatever was opened and closed
 // before.
 //
-// If all pages have one size, a slab is a page and nothing is wasted.  Else a
-// slab is as large as kSlabPages of the largest pages: what a page does not
-// fill at the end of a slab is less than 1 part in kSlabPages, and beyond that
-// a sequence leaves at most a part of its last slab empty.
+// If all pages have one size, a slab is a page and nothing is wasted.
+// Otherwise a slab is as large as kSlabPages of the largest pages.  Then the
+// gaps at the ends of slabs waste less than 1 part in kSlabPages, and a
+// sequence leaves part of its last slab empty.
 #pragma once
 
 #include <algorithm>
@@ -81,7 +81,7 @@ struct KvGeometry {
   int64_t LargestPageBytes() const;
 
   int64_t SlabBytes() const;
-  // What people read of slabs as: "pages", if each is one, else "slabs".
+  // The word for slabs in messages: "pages" if a slab is a page, else "slabs".
   const char* SlabsName() const;
 
   // Slabs that one sequence costs the owner of `heads`.

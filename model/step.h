@@ -99,8 +99,8 @@ struct StepResult {
   double decode_seconds = 0;
   // The slowest single layer of this step's prefill slices.
   double slowest_layer_seconds = 0;
-  // The device did nothing for so long before this step although its plan was
-  // there; 0 where the plan came later than that.
+  // How long the device was idle between the step before and this one; 0 if
+  // this step was launched only after the step before had ended.
   double idle_seconds = 0;
 
   friend bool operator==(const StepResult&, const StepResult&) = default;

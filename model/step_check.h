@@ -1,5 +1,4 @@
-// Whether values that came from outside can be: of models, ranks, plans and
-// results.
+// Checks values that came from outside: models, ranks, plans and results.
 //
 // Errors   INVALID_ARGUMENT naming the field, its value and what would be
 //          right.

@@ -2,8 +2,8 @@
 // pipes of forked ranks and on the wire.  A new field of a struct costs its
 // line in step_fields.h and, if it can hold a wrong value, a check.
 //
-// Decoding trusts nothing: every value is checked here, against the model that
-// both ends agreed on, so nothing behind it meets a value that cannot be.
+// Decoding checks every value against the model that both ends agreed on.  So
+// the code that uses a decoded struct never meets an impossible value.
 //
 // Errors   DATA_LOSS for bytes that do not hold the struct; INVALID_ARGUMENT
 //          naming a field, its value and what would be right;

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Checks that every room includes only lower floors.
+"""Checks that every room includes only lower levels.
 
 A room is a folder of the repository (docs/design.md).  A file may include
-headers of its own room and of the rooms that the table FLOORS names for it.
+headers of its own room and of the rooms that the table LEVELS names for it.
 Doors (programs and their gRPC services) may include more than the core of the
 same folder.
 """
@@ -12,7 +12,7 @@ import sys
 
 # Room -> what it may include beside itself.  A header of another room can be
 # named alone.
-FLOORS = {
+LEVELS = {
     "base": [],
     "kernels": ["base"],
     "parallel": ["base", "kernels/device.h", "kernels/peer_sums.h",
@@ -62,12 +62,12 @@ def problems(root):
             continue
         name = path.relative_to(root).as_posix()
         room = name.split("/")[0]
-        if room not in FLOORS:
+        if room not in LEVELS:
             continue
-        allowed = [room] + FLOORS[room] + DOORS.get(name, [])
+        allowed = [room] + LEVELS[room] + DOORS.get(name, [])
         for bracket, included in INCLUDE.findall(path.read_text()):
             other = included.split("/")[0]
-            if other in FLOORS and "/" in included:
+            if other in LEVELS and "/" in included:
                 if other not in allowed and included not in allowed:
                     yield f"{name} includes {included}: {room}/ may include {', '.join(allowed)}"
             for pattern, owners in OWNED:

@@ -150,8 +150,8 @@ absl::StatusOr<std::shared_ptr<PlanRunner>> Load(
                              std::move(progress));
 }
 
-// A worker that serves asks the coordinator before it leaves; one that does
-// not serve yet, or is told twice, just goes.
+// At the first signal, a serving worker asks the coordinator to let it go; a
+// worker that does not serve yet exits.  A second signal ends it at once.
 void HandleSignals(const sigset_t* signals, WorkerControl* control) {
   int signal = 0;
   sigwait(signals, &signal);

@@ -1,9 +1,9 @@
 // What tests and the parity proof ask of a step beside its tokens: logits of
 // every position, and which tokens each head keeps or evicts.  Large and rare.
 //
-// All reports wait for the device, and do so before they copy: a copy to host
-// memory that is not pinned waits inside the driver, and meanwhile nothing that
-// other ranks of the process enqueue gets through.
+// All reports wait for the device before they copy.  A copy to pageable host
+// memory waits inside the driver, and meanwhile the driver blocks work that
+// other ranks of the process enqueue.
 //
 // Threads  one owner, the step thread.
 // Errors   the device's and the communicator's.

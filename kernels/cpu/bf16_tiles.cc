@@ -16,16 +16,17 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
-// Compiled for these whatever the rest is compiled for; the caller asks first.
+// Uses these instruction sets even if the build targets an older CPU.  The
+// caller must check that the CPU has them.
 HWY_PUSH_ATTRIBUTES("avx512f,avx512vl,avx512bw,avx512dq,avx512bf16")
 namespace h2o::cpu {
 namespace {
 
 // A block is 64 rows of `a` by 1,536 of its columns, packed in the order in
 // which the loop reads them: pairs of columns, each for 16 rows a vector.  It
-// stays in the second-level cache while all outputs pass by.  An output is a
-// row of `b`: a pair of its elements, broadcast, meets all rows of the block.
-// So sums run along columns and no vector is ever added up across; sums of 16
+// stays in the L2 cache for all outputs.  An output is a row of `b`: each pair
+// of its elements is broadcast and multiplied with all rows of the block.  So a
+// lane sums for one row, and nothing is added across lanes.  The sums of 16
 // outputs by 16 rows are transposed once, at the end.
 constexpr int64_t kLanes = 16;
 constexpr int kMaxVectors = 4;  // of rows, in a block

@@ -1,6 +1,7 @@
 // Products of some tens of rows through the AVX-512 BF16 units, with weights as
-// they are stored.  oneDNN packs the weights anew at each call, which at so few
-// rows takes a third of the time; here the rows are packed, and they are few.
+// they are stored.  oneDNN packs the weights at each call, which takes a third
+// of the time at so few rows.  This kernel packs the rows instead of the
+// weights.
 #pragma once
 
 #include <cstdint>

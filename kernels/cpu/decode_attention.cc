@@ -22,9 +22,9 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 constexpr int kMaxVectors = 4;  // of one pass over the values
 
-// Asks for `count` elements that are read a page later: the hardware looks
-// ahead no further than 4 KB, and pages lie anywhere.  Into the second level,
-// which takes more requests at a time than the first.
+// Prefetches `count` elements that are read a page later.  The hardware does
+// not prefetch beyond 4 KB, and pages may lie anywhere.  Prefetches go to the
+// L2 cache, which takes more requests at a time than L1.
 template <class T>
 HWY_INLINE void PrefetchRow(const T* p, int count) {
   for (int i = 0; i < count; i += 64 / int{sizeof(T)}) {

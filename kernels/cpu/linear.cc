@@ -76,8 +76,8 @@ void LinearProducts::Run(Matrix x, const LinearWeights& weights,
 
 void LinearProducts::RunFewRows(Matrix x, const LinearWeights& weights,
                                 Epilogue epilogue, Matrix y, Team* team) const {
-  // Whole register tiles, four slices a thread: a thread that was held up does
-  // fewer of them.
+  // A slice is whole register tiles.  There are four slices a thread, so that a
+  // slow thread can take fewer of them.
   const int64_t slice =
       CeilDiv(weights.weight.rows, 4 * 4 * team->num_threads()) * 4;
   team->ParallelFor(weights.weight.rows, slice,
@@ -93,7 +93,8 @@ void LinearProducts::RunFloat32(Matrix x, const LinearWeights& weights,
       std::min(WidenedRows(), SliceOf(w.rows, team->num_threads()));
   team->ParallelFor(w.rows, slice, [&](int64_t begin, int64_t end, int thread) {
     float* widened = team->OfThread(thread);
-    // A team of one gets all outputs at once: cut again.
+    // With one thread ParallelFor passes all outputs in one call: cut them
+    // here.
     for (int64_t n = begin; n < end; n += slice) {
       const int64_t last = std::min(n + slice, end);
       const float* rows = static_cast<const float*>(w.Row(n));

@@ -1,7 +1,7 @@
 // The threads of a CPU backend and the memory that its operations work in.
 //
-// One operation runs at a time.  It may use all the memory and finds there what
-// the operation before it left.
+// One operation runs at a time.  It may use all the memory, whose contents are
+// undefined when it starts.
 //
 // Threads  one owner, the step thread of the rank, as of a Backend.
 #pragma once

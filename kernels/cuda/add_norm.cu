@@ -1,19 +1,22 @@
-// What ends each half of a layer: the residual grows by a delta, the next half
-// reads it normalised.  Of several GPUs each has a part of the delta; the
-// kernel itself adds the parts of the others, in the way that the caller says
-// (SumWay).
+// Ends each half of a layer: adds a delta to the residual and normalises the
+// result for the next half.  With several GPUs, each has one addend of the
+// delta.  The kernel itself sums over the ranks, in the way that the caller
+// names (SumWay):
 //
-// Pushed: a rank writes its addend into its peers' inboxes, number and epoch
-// side by side, so that what has come shows by itself (the protocol that NCCL
-// calls LL).  Pulled: a rank says that its addend is there, and its peers read
-// it where it is.  Both ways every rank adds up all addends in the order of
-// ranks, so all have the same bits.  Shared: each pulls its share of the
-// columns alone and hands on the sum (an all-reduce in two shots), so all have
-// the bits of the rank that added up.
+//   push   Each rank writes its addend into its peers' inboxes, with the epoch
+//          beside each 4 bytes, so that readers see what has arrived (the LL
+//          protocol of NCCL).
+//   pull   Each rank sets a flag when its addend is complete; its peers then
+//          read the addend in place.
+//   share  Each rank pulls and sums its share of the columns, and writes that
+//          sum to all ranks (a two-shot all-reduce).
 //
-// Block r of one rank waits for block r of the others, and first for their
-// block 0, which tells.  Blocks start in their order, so the first of those
-// that are not done has all it waits for.
+// With push and pull every rank adds all addends in rank order, so all ranks
+// have the same bits.  With share a sum is computed once and copied.
+//
+// Block r of a rank waits for block r of its peers, and before that for their
+// block 0, which sets the flag.  Blocks start in order, so the lowest block
+// that is not done can always go on: there is no deadlock.
 #include <cstdint>
 #include <type_traits>
 
@@ -73,8 +76,8 @@ __device__ __forceinline__ PeerControl* ControlOf(const PeerMemory& memory,
   return reinterpret_cast<PeerControl*>(memory.of_rank[rank]);
 }
 
-// Sums are numbered, and never 0: that is what an inbox holds at first.  After
-// the last number comes 2, since sums in turn are odd and even.
+// Sums are numbered by epochs, from 1 on, because inboxes are zero at first.
+// After the last epoch comes 2, so that odd and even epochs keep alternating.
 constexpr uint32_t kLastEpoch = 0xffffffff;
 __device__ __forceinline__ uint32_t ThisEpoch(const PeerMemory& memory) {
   const uint32_t last = LoadVolatile(&ControlOf(memory, memory.rank)->epoch);
@@ -92,8 +95,8 @@ __device__ __forceinline__ void EndSum(const PeerMemory& memory, int blocks,
   }
 }
 
-// Whether to stop waiting, asked over and over: the word is the host's, and
-// far away.
+// Whether to stop waiting.  The abort word is in host memory and slow to read,
+// so only every kGlance-th call reads it.
 __device__ __forceinline__ bool GivenUp(const PeerMemory& memory,
                                         uint32_t* times) {
   constexpr uint32_t kGlance = 4096;
@@ -123,7 +126,8 @@ __device__ __forceinline__ void AwaitPeers(const PeerMemory& memory,
   __syncthreads();
 }
 
-// Of each sum's row from rank `from`, 4 columns and their epoch, twice.
+// Where rank `owner` receives 4 columns of a row from rank `from`: two words of
+// 2 columns each, both followed by the epoch.
 __device__ __forceinline__ uint4* InboxSlot(const PeerSums& sums, int owner,
                                             int from, uint32_t epoch, int row,
                                             int column) {
@@ -136,8 +140,8 @@ __device__ __forceinline__ uint4* InboxSlot(const PeerSums& sums, int owner,
          column / kVector;
 }
 
-// Of row `row` of this rank's sums: the last one of which the share of rank
-// `from` has come.
+// The epoch of the last sum for which rank `owner` has received rank `from`'s
+// share of row `row`.
 __device__ __forceinline__ uint32_t* RowFlag(const PeerSums& sums, int owner,
                                              int row, int from) {
   return reinterpret_cast<uint32_t*>(sums.memory.of_rank[owner] +
@@ -146,8 +150,8 @@ __device__ __forceinline__ uint32_t* RowFlag(const PeerSums& sums, int owner,
          from;
 }
 
-// Before numbers begin anew, rows that no sum used for long must not look as if
-// they were of this lap.
+// Clears the flags before epochs start again: a row that was not used for long
+// must not look up to date.
 __device__ void ClearRowFlags(const PeerSums& sums, int rows) {
   const int from = threadIdx.x;
   if (from >= sums.memory.size) return;
@@ -166,8 +170,8 @@ __device__ void ClearInbox(const PeerSums& sums, uint32_t epoch, int rows) {
   }
 }
 
-// Adds the addends of all ranks to vector v of the row, of which `own` is this
-// rank's, to x[v].  `each` calls with every v and its column.
+// Pushes this rank's addend `own` to its peers, and adds the addends of all
+// ranks to x.  each(fn) calls fn(v, column) for every vector v of the thread.
 template <int kMostRanks, class T, int kVectors, class Each>
 __device__ __forceinline__ void PushAndAdd(const PeerSums& sums, uint32_t epoch,
                                            int row, const Packed* own,
@@ -209,9 +213,9 @@ __device__ __forceinline__ void PushAndAdd(const PeerSums& sums, uint32_t epoch,
   });
 }
 
-// Tells the peers that this rank's addend is there.  Sums that are pushed need
-// no telling, but now and then tell as well: half the numbers later the last
-// one told would look like one to come.
+// Tells the peers that this rank's addend is complete.  Pushed sums do not need
+// that, but do it every kToldEvery epochs: epochs are compared by their signed
+// difference, so a flag that is 2^31 epochs old would look like a future one.
 constexpr uint32_t kToldEvery = 1u << 29;
 __device__ __forceinline__ void TellReady(const PeerMemory& memory,
                                           uint32_t epoch) {
@@ -287,7 +291,7 @@ __device__ __forceinline__ void AddUpShare(const PeerSums& sums, int turn,
   }
 }
 
-// A row's share is announced by its row flags.
+// Sums this rank's share of a row, and sets the row's flags at the peers.
 template <int kMostRanks, class T>
 __device__ __forceinline__ void HandOnShare(const PeerSums& sums, int turn,
                                             uint32_t epoch, int row,
@@ -366,10 +370,10 @@ constexpr int kMostColumns = kVector* Layout::kVectors* Layout::kThreads;
 // One block a row, which it keeps in registers: thread t has the vectors t,
 // t + threads, ...  Mean and variance are two sums over those registers.
 //
-// The parameters come from far away, but depend on no kernel and are asked for
-// while the one before still runs: held ones wait in registers, others in the
-// L2 cache.  Loops that load store nothing, so that all their loads are on the
-// way at once.
+// The parameters (bias and norm) are written by no kernel, so they are loaded
+// while the kernel before still runs: held ones into registers, others into the
+// L2 cache.  A loop that loads does not store, so that all its loads are in
+// flight at once.
 template <class T, class Layout, SumWay kWay, int kMostRanks>
 __global__ void __launch_bounds__(Layout::kThreads, Layout::kBlocks)
     AddNormKernel(const __grid_constant__ AddNormArgs a,
@@ -499,7 +503,8 @@ cudaError_t LaunchAddNorm(const AddNormArgs& args, cudaStream_t stream) {
       stream, args, 1.0f / static_cast<float>(args.columns));
 }
 
-// Of more than `kFewRanks` ranks the kernel for as many as there may be.
+// Up to kFewRanks ranks have a kernel of their own; more ranks use the kernel
+// for kMaxRanks.
 template <class T, class Layout, SumWay kWay, int kFewRanks>
 cudaError_t LaunchSum(const AddNormArgs& args, cudaStream_t stream) {
   return args.peers.memory.size <= kFewRanks

@@ -3,13 +3,14 @@
 // in one launch.
 //
 // A block works on one head of one row; of a few long heads a cluster of
-// blocks each takes a run of the pages.  The story of a block:
+// blocks each takes a run of the pages.  The steps of a block:
 //
 //   1. The producer, a warp of its own, copies the pages into a ring of stages
 //      in shared memory: the keys of all slots, then the values of all slots
-//      with their scores and positions.  It starts before the kernels before
-//      this one are done: the product writes q, k and v and no more, the norm
-//      in front of that what the product reads (AllowNext, ptx.cuh).
+//      with their scores and positions.  It starts while the kernels in front
+//      still run.  That is safe because they do not write the cache: the
+//      product writes only q, k and v, and the norm in front of it only what
+//      the product reads (AllowNext, ptx.cuh).
 //   2. The consumers, all other warps, hold q in registers and share the rows
 //      of each stage.  Their dot products, and that of the token itself, are
 //      put into shared memory as `weights`.
@@ -23,10 +24,10 @@
 //   5. When every row has been used the producer writes the token over the
 //      victim, or into the next free slot.
 //
-// Every consumer arrives at the mbarriers for itself.  One lane of each warp,
-// behind __syncwarp, would do and be no quicker, but racecheck would not see
-// the others' order; nor does it when a warp waits at a named barrier while
-// the rest use another, so the producer waits at mbarriers alone until the end.
+// Every consumer thread arrives at the mbarriers.  One lane of each warp,
+// behind __syncwarp, would be enough and no faster, but racecheck cannot follow
+// that.  Nor can it follow a warp that waits at a named barrier while others
+// use another one.  So the producer waits only at mbarriers until the end.
 //
 // Sums are float32 and in an order that depends on the shape of the launch
 // alone.  Logits are in units of log2: q is scaled by log2(e) / sqrt(head_dim).
@@ -151,8 +152,8 @@ __device__ __forceinline__ float WarpMax(float x) {
   return FromOrderedBits(__reduce_max_sync(kAllLanes, OrderedBits(x)));
 }
 
-// Candidates order by score, of equal ones the larger position first.  The
-// rest of the key tells who it is.
+// The candidate with the smallest key is the victim.  Keys order by score, then
+// by position, the larger one first.  The low 16 bits are the slot.
 __device__ __forceinline__ uint64_t VictimKey(float score, int position,
                                               int slot) {
   return static_cast<uint64_t>(OrderedBits(score)) << 32 |
@@ -310,7 +311,7 @@ class BlockOf {
       ClusterWait();    // the other blocks run
       ClusterArrive();  // the consumers tell the sums, the producer has none
     }
-    // What takes the place of keys.
+    // The fills that reuse a stage of the ring which held keys.
     for (; fill < min(fills, stages_ + params_.stages); ++fill) {
       Refill(fill, &cursor);
     }
@@ -631,7 +632,7 @@ class BlockOf {
     ClusterArrive();
   }
 
-  // What a weight of this block is to be multiplied with to be a probability.
+  // The factor that turns a weight of this block into a probability.
   // REQUIRES: in a cluster, all blocks have told their totals.
   __device__ float Inverse(const Total& total) const {
     if constexpr (!kClustered) return 1.0f / total.sum;

@@ -122,8 +122,9 @@ struct AddNormArgs {
   int rows = 0;
   int columns = 0;
   DType dtype = DType::kBFloat16;
-  // But for kAllReduce, delta is this rank's part, its addend of `turn`, and
-  // the whole is the sum of all, which kShare writes over the parts.
+  // With a way other than kAllReduce, delta is this rank's addend of `turn`,
+  // and the sum over all ranks is added.  kShare writes that sum over the
+  // addends.
   PeerSums peers;
   int turn = 0;
   SumWay way = SumWay::kAllReduce;  // the same on every rank

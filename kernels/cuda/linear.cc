@@ -122,8 +122,9 @@ absl::Status LinearProducts::Run(Matrix x, const StoredMatrix& weight,
     shape.rows = ChoiceRows(x.rows);
     it = chosen_.find(shape);
   }
-  // What other rows chose may not do for these, and a file may say anything:
-  // then these choose anew, for themselves.
+  // A kernel chosen for another number of rows may not support this one, and
+  // the file may hold anything.  If the kernel fails, choose one for these
+  // rows.
   const bool known = it != chosen_.end() && (it->second.searched || !searches_);
   if (known) {
     const auto algo = std::bit_cast<cublasLtMatmulAlgo_t>(it->second.algo);

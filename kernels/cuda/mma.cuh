@@ -120,9 +120,9 @@ __device__ __forceinline__ float Exp2(float x) {
 
 // ---- products of a warp group -----------------------------------------------
 //
-// They run beside the program: FenceProducts, products, CommitProducts, then
-// WaitForProducts and Settle of what they wrote, before anyone touches the
-// registers or overwrites the shared memory they use.
+// They are asynchronous.  Call FenceProducts, the products, CommitProducts,
+// then WaitForProducts and Settle of what they wrote.  Only then may a thread
+// touch the registers or overwrite the shared memory that they use.
 
 // How 16-byte chunks of shared memory are permuted: chunk number ^= row number,
 // both counted from addresses.
@@ -141,8 +141,8 @@ __device__ __forceinline__ uint64_t OperandAt(uint32_t shared, Swizzle swizzle,
          static_cast<uint64_t>(swizzle) << 62;
 }
 
-// What threads wrote to shared memory (copies they waited for included) becomes
-// visible to the tensor cores: each writer, before the barrier.
+// Makes this thread's writes to shared memory, and the copies it has waited
+// for, visible to the tensor cores.  Every writer calls it before the barrier.
 __device__ __forceinline__ void ShowToTensorCores() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }

@@ -251,8 +251,8 @@ __device__ __forceinline__ void GroupAddValues(
   Settle(o);
 }
 
-// On the diagonal: forgets what `hidden` of a row and a column of the group's
-// 64 rows and the tile's 64.
+// The causal mask of a tile on the diagonal: sets s to -infinity wherever
+// hidden(row, column), for 64 rows of the group and 64 columns of the tile.
 template <class Hidden>
 __device__ __forceinline__ void MaskDiagonal(float (&s)[kFragments][4],
                                              Hidden hidden) {
@@ -287,8 +287,8 @@ struct Rows {
   float sum[2] = {0, 0};  // of exp((q . k - greatest) * scale), this lane's
 };
 
-// Takes in one more tile: s becomes probabilities relative to the new greatest,
-// as A fragments in p; what o holds is scaled to it.
+// One step of the online softmax.  s becomes probabilities relative to the new
+// maximum, as A fragments in p; o is rescaled to that maximum.
 template <class T, int kDim>
 __device__ __forceinline__ void Soften(float (&s)[kFragments][4], Rows* rows,
                                        float (&o)[kDim / 8][4],
@@ -599,9 +599,9 @@ __device__ __forceinline__ uint32_t SumBefore(uint32_t x, uint32_t* sums,
 // C to kept[0, C), ascending.  scores: null if all are alike.  `keys` is for
 // `length` numbers.
 //
-// Scores are not negative, so their bits, as integers, have their order.  What
-// is kept in any case gets the greatest key of all, and the C greatest keys
-// stay: those over a threshold, and the oldest of those equal to it.  The
+// Scores are not negative, so their bits order as integers.  Sinks and recent
+// tokens get the greatest key of all.  The C tokens with the greatest keys are
+// kept: all over a threshold, and the oldest of those equal to it.  The
 // threshold, the greatest key that C keys reach, is found bit by bit.
 __device__ void SelectKept(const KvSlots& slots, const float* scores,
                            int length, uint32_t* keys, uint16_t* kept) {

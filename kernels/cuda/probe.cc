@@ -1,5 +1,5 @@
-// What is asked of GPUs before anything runs on them, each time in a process of
-// its own: a process that has touched CUDA cannot fork ranks any more.
+// Asks CUDA about GPUs before anything runs on them.  Each question is asked in
+// a child process, because a process that has touched CUDA cannot fork ranks.
 #include <cuda_runtime_api.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -45,8 +45,8 @@ std::optional<Answer> InChild(Ask&& ask) {
 }  // namespace
 
 absl::Status CheckGpu(int ordinal) {
-  // Once: ranks ask again when they have initialised CUDA, and know it from the
-  // process that forked them.
+  // Asked once.  Forked ranks inherit the answer and so need not ask when they
+  // have initialised CUDA.
   static const GpuCount gpus = [] {
     const auto ask = [] {
       GpuCount g;
@@ -55,7 +55,8 @@ absl::Status CheckGpu(int ordinal) {
     };
     const GpuCount told =
         InChild<GpuCount>(ask).value_or(GpuCount{0, cudaErrorUnknown});
-    // What a child of a process says that has itself initialised CUDA.
+    // A child gets this error if its parent (this process) has initialised
+    // CUDA.  Then this process may ask directly.
     return told.error == cudaErrorInitializationError ? ask() : told;
   }();
   if (gpus.error == cudaSuccess && ordinal < gpus.count) {

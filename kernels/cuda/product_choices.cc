@@ -17,8 +17,8 @@
 namespace h2o::cuda {
 namespace {
 
-// Held by who changes files of the directory of `path`.  Where directories
-// cannot be locked nobody waits.
+// Locks the directory of `path` while a process changes its files.  If the
+// directory cannot be locked, processes do not wait for each other.
 class DirectoryLock {
  public:
   explicit DirectoryLock(const std::string& path)
@@ -45,7 +45,7 @@ std::string LineOf(const ProductShape& shape, const ProductChoice& choice) {
   return line.str();
 }
 
-// Beside it first, then in its place.
+// Writes a temporary file and renames it to `path`, so readers see whole files.
 bool Write(const ProductChoices& choices, const std::string& path) {
   std::string beside = path + ".XXXXXX";
   const int fd = mkstemp(beside.data());

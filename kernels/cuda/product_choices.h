@@ -47,8 +47,9 @@ constexpr int64_t ChoiceRows(int64_t rows) {
 // left out; a file that is not there has none.
 ProductChoices ReadProductChoices(const std::string& path);
 
-// Adds a choice to the file, or puts it in an old one's place.  One that was
-// searched for gives way only to another such, or if the new one `overrules`.
+// Adds a choice to the file or replaces an old one of the same shape.  A
+// searched choice is replaced only by another searched one, or by one that
+// `overrules`.
 // Processes take turns; readers see the old file or the new one.  False: it
 // could not be written.
 bool KeepProductChoice(const ProductShape& shape, const ProductChoice& choice,

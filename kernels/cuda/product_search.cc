@@ -19,9 +19,9 @@ namespace {
 constexpr int kGuesses = 48;
 constexpr int kTimedRounds = 3, kTimedRuns = 2;
 
-// Of a search: tiles of which all combinations are tried, and candidates that
-// meet in the end.  They take turns, each for as long as a GPU needs to come to
-// the clock that its power allows; the first turns only warm it.
+// A search tries all combinations of the kTiles best tiles and then compares
+// kFinalists.  These take turns, each long enough for the GPU's clock to settle
+// under its power cap.  The first round only warms the GPU up.
 constexpr size_t kTiles = 12;
 constexpr int kSearchRuns = 2;
 constexpr size_t kFinalists = 8;
@@ -120,8 +120,8 @@ class Search {
   absl::StatusOr<std::vector<Candidate>> Guess();
   // Sorts by time; those that do not run go.
   absl::Status Time(int runs, std::vector<Candidate>* candidates);
-  // Replaces guesses, which are timed, by the fastest of what varying them
-  // gives; Compare then sorts these by how long they take for long.
+  // Replaces the timed guesses by their fastest variants.  Compare then sorts
+  // these by longer measurements.
   absl::Status Vary(std::vector<Candidate>* guesses);
   absl::Status Compare(std::vector<Candidate>* finalists);
 

@@ -1,8 +1,9 @@
 // The instructions that C++ has no words for, one named function each.
 //
-// sm_90 is the target.  What older devices lack has a stand-in of the same
-// name (a ring filled by cp.async instead of bulk copies, no dependent launch);
-// what has none, the cluster, ends the kernel and is not launched there.
+// The target is sm_90.  What older devices lack has a substitute of the same
+// name (a ring filled by cp.async instead of bulk copies, no dependent launch).
+// Clusters have none: on older devices their functions trap, and no kernel with
+// clusters is launched.
 #pragma once
 
 #include <cstdint>
@@ -248,8 +249,8 @@ __device__ __forceinline__ void StoreVolatile(uint4* p, uint4 x) {
   asm volatile("st.volatile.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(p),
                "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w));
 }
-// Whoever acquires what was released sees what was written before, on any
-// device.
+// Release and acquire across devices: a thread that acquires a released value
+// also sees what was written before the release.
 __device__ __forceinline__ void StoreRelease(uint32_t* p, uint32_t x) {
   asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(p), "r"(x)
                : "memory");
@@ -288,13 +289,13 @@ __device__ __forceinline__ void WaitForPrevious() {
 }
 // Lets the next kernel's blocks start.
 //
-// Most kernels call it behind their own WaitForPrevious.  Then, while the next
-// one runs, all kernels before this one are complete, and the next one may
-// touch what those wrote before it waits itself.  StreamedProduct calls it
-// first thing: while the next kernel runs, the one before the product may still
-// run, too.  So attention, which reads ahead of its wait, stands behind a
-// product that stands behind AddNorm, and relies on the latter's order of the
-// two.
+// Most kernels call it after their own WaitForPrevious.  Then all kernels
+// before this one are complete when the next one starts, so the next one may
+// touch what they wrote even before its own wait.  StreamedProduct calls it
+// first thing: the kernel before the product may still run beside the one after
+// it.  Attention reads the cache before its own wait.  It follows a product,
+// which follows AddNorm, and relies on AddNorm to wait before it calls
+// AllowNext.
 __device__ __forceinline__ void AllowNext() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

@@ -1,5 +1,5 @@
-// Where somebody stands in a ring of stages in shared memory, whose barriers
-// have a phase a round (ptx.cuh).
+// A position in a ring of stages in shared memory.  The barriers of a stage
+// complete one phase in each round (ptx.cuh).
 #pragma once
 
 #include <cstdint>

@@ -114,7 +114,7 @@ cudaError_t Embed(const int32_t* tokens, int rows, int first_token,
 cudaError_t GatherRows(const void* x, int64_t x_stride, const int32_t* rows_of,
                        int count, int columns, DType dtype, void* out,
                        int64_t out_stride, cudaStream_t stream) {
-  // A copy knows no numbers: those of 32 bits are two of 16.
+  // A copy ignores the format: a number of 32 bits is copied as two of 16.
   if (dtype == DType::kFloat32) {
     return GatherRows(x, 2 * x_stride, rows_of, count, 2 * columns,
                       DType::kFloat16, out, 2 * out_stride, stream);

@@ -1,11 +1,10 @@
 // y = x W^T of few rows: a stream of weights.
 //
-// Such a product takes as long as its weights take to be read.  What a
-// library's kernel adds to that is its beginning and its end, once a product.
-// Here a block starts while the kernel in front still runs, fills its ring with
-// weights, which no kernel writes, and only then waits for x.  It lets the next
-// kernel start before it waits itself: what others may make of that, AllowNext
-// says (ptx.cuh).
+// Such a product takes as long as reading its weights.  A library's kernel adds
+// its start and its end to that, at every product.  Here a block starts while
+// the kernel in front still runs and fills its ring with weights, which no
+// kernel writes.  Only then it waits for x.  It lets the next kernel start
+// before its own wait; AllowNext (ptx.cuh) says what that means for others.
 //
 //   slice  64 inputs of a matrix: rows of 128 bytes, the widest swizzle
 //   piece  of W, 128 outputs and one or two slices: what a stage of the ring
@@ -14,11 +13,11 @@
 //   share  the run of pieces that one thread block multiplies
 //
 // Shares are equal, in the order of tiles, then inputs ("stream-K",
-// https://arxiv.org/abs/2301.03598), so several may meet in a tile: the one
-// that has its first inputs adds up all, in order, and writes y.  Where there
-// are so few tiles that two thread blocks can have one, they are a cluster, and
-// each writes half of it.  The order of a sum depends on the shape of W, the
-// device, and whether there are more than 64 rows.
+// https://arxiv.org/abs/2301.03598), so several may meet in a tile.  The share
+// with the tile's first inputs adds up all of them, in order, and writes y.  If
+// there are so few tiles that two thread blocks can work on each, the two are a
+// cluster, and each writes half.  The order of a sum depends on the shape of W,
+// the device, and whether there are more than 64 rows.
 #include <cuda.h>
 #include <cudaTypedefs.h>
 
@@ -86,8 +85,9 @@ struct Work {
     return static_cast<int>(int64_t{pieces} * s / gridDim.x);
   }
 };
-// Who adds up partials waits for the shares that follow its own, which are of
-// thread blocks that started before it.  Pairs start together.
+// A block that adds up partials waits for the shares behind its own.  So shares
+// are numbered against the order of blocks: those blocks started before it.
+// Pairs start together.
 template <class S>
 __device__ __forceinline__ int MyShare() {
   return S::kPaired ? blockIdx.x : gridDim.x - 1 - blockIdx.x;
@@ -344,7 +344,8 @@ __device__ void ConsumeShare(const Ring<S>& ring, const Work& work) {
   }
 }
 
-// Half of a tile's inputs: what the other of the pair is to write, it gets.
+// Multiplies half of a tile's inputs.  Each block of a pair sends its partner
+// the sums of the outputs that the partner writes.
 template <class T, class S>
 __device__ void ConsumeHalf(const Ring<S>& ring, const Work& work) {
   const int half = blockIdx.x % 2, group = threadIdx.x / kGroupThreads;

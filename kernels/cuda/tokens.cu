@@ -327,7 +327,7 @@ __device__ int32_t Draw(const float* row, int vocabulary,
   const auto kept = [&](float logit, uint32_t key, int id) {
     return cut.Keeps(key, id) ? weights(logit) : 0;
   };
-  // Tokens of one key have one weight: which of them is a division.
+  // Tokens with equal keys have equal weights, so a division finds the token.
   const auto tie_at = [&](const Stop& stop) {
     return TieAt(row, vocabulary, stop.at,
                  stop.rest / weights(LogitOf(stop.at)), shared);
@@ -341,7 +341,8 @@ __device__ int32_t Draw(const float* row, int vocabulary,
   if (!(sampling.top_p > 0 && sampling.top_p < 1)) {
     return WalkInOrder(row, vocabulary, kept, drawn, shared);
   }
-  // The last token kept is the one whose sum reaches top_p: passes one less.
+  // The last token kept is the one at which the sum reaches top_p.  A walk
+  // stops where the sum passes its target, so the target is one less.
   const double top_p = sampling.top_p;
   const auto reaching = [top_p](uint64_t total) {
     const double sum = ceil(top_p * static_cast<double>(total));
