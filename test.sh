@@ -26,6 +26,7 @@ build_and_test() {
 }
 
 test_release() {
+  tools/install_dependencies.sh --torch
   build_and_test release
   H2O_BIN=build/release/bin /usr/bin/python3 -m pytest -q -rs tests
 }

@@ -5,10 +5,15 @@ Reads SOURCE: pytorch_model.bin, or pytorch_model.bin.index.json and the files
 it names.  Writes to OUTPUT: model-00001-of-0000N.safetensors, their index, and
 copies of the config and tokenizer files.  Tensors are mapped and written one at
 a time, so the script needs the memory of the largest tensor, however large the
-model is.  Pickled code is never run (weights_only).
+model is.  (torch before 2.1 cannot map files; it needs the memory of the largest
+file.)  Pickled code is never run (weights_only).
 
-A tied lm_head.weight is left out, because it repeats the embedding.  At the end
-every tensor is read back and compared with its source.
+Names lose the prefixes that training wrappers put in front (module.,
+_orig_mod., ...).  What comes out is the model that config.json describes: every
+tensor that it needs is there, has the right shape and holds finite numbers, and
+there is no other.  A tied lm_head.weight is left out if it repeats the
+embedding, and kept if it differs.  At the end every tensor is read back and
+compared with its source.
 """
 
 import argparse
@@ -26,6 +31,15 @@ COPIED = (
     "config.json generation_config.json tokenizer_config.json special_tokens_map.json added_tokens.json "
     "tokenizer.json vocab.json merges.txt LICENSE LICENSE.md README.md"
 ).split()
+
+EMBEDDING = "decoder.embed_tokens.weight"
+HEAD = "lm_head.weight"
+# What wrappers put in front of a model's names: torch.nn.DataParallel and DeepSpeed, torch.compile, FSDP, Lightning, PEFT.
+WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_forward_module.", "base_model.", "model.")
+# In files of fairseq, and not weights.
+IGNORED = ("decoder.version",)
+# Where training programs keep the weights in what they save.
+STATES = ("state_dict", "model_state_dict", "model", "module")
 
 
 class ConversionError(Exception):
@@ -57,7 +71,7 @@ def progress(items, what, total_bytes, size_of):
 def read_json(path):
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConversionError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise ConversionError(f"{path} must hold a JSON object")
@@ -88,24 +102,100 @@ def source_files(source):
     raise ConversionError(f"no pytorch_model.bin and no {index.name} in {source}")
 
 
-def load(torch, path):
-    """The tensors of a .bin file, memory-mapped if its format allows."""
+# ---- What the config asks for
+
+
+def tensors_of(path):
+    """The shapes that the config at `path` asks for, by name without "model.", and whether it ties the head."""
+    config = read_json(path)
+
+    def number(key, default=None):
+        value = config.get(key)
+        value = default if value is None else value
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConversionError(f'{path}: "{key}" is {value!r}; it must be a number from 1 on')
+        return value
+
+    def flag(key, default):
+        value = config.get(key)
+        value = default if value is None else value
+        if not isinstance(value, bool):
+            raise ConversionError(f'{path}: "{key}" is {value!r}; it must be true or false')
+        return value
+
+    hidden, vocabulary = number("hidden_size"), number("vocab_size")
+    ffn, embed = number("ffn_dim", 3072), number("word_embed_proj_dim", hidden)
+    bias, affine = flag("enable_bias", True), flag("layer_norm_elementwise_affine", True)
+    shapes = {
+        EMBEDDING: [vocabulary, embed],
+        "decoder.embed_positions.weight": [number("max_position_embeddings", 2048) + 2, hidden],
+    }
+    if embed != hidden:
+        shapes["decoder.project_in.weight"] = [hidden, embed]
+        shapes["decoder.project_out.weight"] = [embed, hidden]
+
+    def add(name, shape, with_bias):
+        shapes[f"{name}.weight"] = shape
+        if with_bias:
+            shapes[f"{name}.bias"] = shape[:1]
+
+    def add_norm(name):
+        if affine:
+            add(name, [hidden], True)
+
+    if flag("do_layer_norm_before", True) and not flag("_remove_final_layer_norm", False):
+        add_norm("decoder.final_layer_norm")
+    for i in range(number("num_hidden_layers")):
+        layer = f"decoder.layers.{i}"
+        for projection in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            add(f"{layer}.self_attn.{projection}", [hidden, hidden], bias)
+        add(f"{layer}.fc1", [ffn, hidden], bias)
+        add(f"{layer}.fc2", [hidden, ffn], bias)
+        add_norm(f"{layer}.self_attn_layer_norm")
+        add_norm(f"{layer}.final_layer_norm")
+    return shapes, flag("tie_word_embeddings", True)
+
+
+# ---- What the files hold
+
+
+def torch_load(torch, path):
+    """torch.load, mapped where torch and the file allow."""
     try:
-        try:
-            state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        except RuntimeError as error:
-            if "mmap" not in str(error):
-                raise
-            # Files written before torch 1.6 cannot be mapped.
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load documents no exception type
-        reason = str(error).strip().splitlines()
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except TypeError as error:  # torch before 2.1
+        if "mmap" not in str(error):
+            raise
+    except RuntimeError as error:  # a file written before torch 1.6
+        if "mmap" not in str(error):
+            raise
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load(torch, path):
+    """The tensors of a .bin file, by name."""
+    try:
+        state = torch_load(torch, path)
+    except (MemoryError, TypeError, AttributeError) as error:  # no fault of the file
         raise ConversionError(
-            f"{path} cannot be read: {reason[0] if reason else type(error).__name__}; "
-            "it must be a complete file of tensors written by torch.save"
+            f"torch {torch.__version__} cannot read {path}: {type(error).__name__}: {error}; try a newer one"
         ) from None
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
+    except Exception as error:  # torch.load documents no exception type
+        # torch puts advice in front of the reason.
+        reason = str(error).split("WeightsUnpickler error: ")[-1].strip().splitlines()
+        reason = reason[0] if reason else type(error).__name__
+        if re.search("nsupported (class|global)", reason, re.IGNORECASE):
+            raise ConversionError(
+                f"{path} holds more than tensors ({reason}); save the model's state_dict alone"
+            ) from None
+        raise ConversionError(
+            f"{path} cannot be read: {reason}; it must be a complete file of tensors written by torch.save"
+        ) from None
+    while isinstance(state, dict):
+        inner = next((state[key] for key in STATES if isinstance(state.get(key), dict)), None)
+        if inner is None:
+            break
+        state = inner
     if not isinstance(state, dict):
         raise ConversionError(f"{path} holds a {type(state).__name__}; it must hold a dictionary of tensors")
     for name, tensor in state.items():
@@ -115,7 +205,19 @@ def load(torch, path):
 
 
 def canonical(name):
-    return name.removeprefix("model.")
+    """`name` without what stands in front of the names of a model."""
+    while not name.startswith(("decoder.", HEAD)):
+        prefix = next((p for p in WRAPPERS if name.startswith(p)), None)
+        if prefix is None:
+            break
+        name = name[len(prefix):]
+    return name
+
+
+def written(name):
+    """The name under which a tensor is written: as Hugging Face spells it, or without "model." as the source."""
+    short = canonical(name)
+    return f"model.{short}" if name.endswith(f"model.{short}") and short != HEAD else short
 
 
 class Plan:
@@ -123,70 +225,111 @@ class Plan:
 
     def __init__(self, torch, source, dtype, max_shard_bytes):
         self.torch = torch
-        names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
         self.files = source_files(source)
-        self.shards = [[]]  # lists of (file, name, dtype, dtype's name, shape, bytes)
-        tied = read_json(source / "config.json").get("tie_word_embeddings", True)
-        seen, embedding, head = {}, None, None
-        shard_bytes = 0
+        self.shards = [[]]  # lists of (file, name, dtype, dtype's name, shape, bytes, written name)
+        shapes, tied = tensors_of(source / "config.json")
+        found = self.find(shapes)
+        self.note = self.resolve_head(found, shapes, tied)
+        self.check(found, shapes, source)
+        self.cut(found, dtype, max_shard_bytes)
+        self.total_bytes = sum(entry[5] for shard in self.shards for entry in shard)
+
+    def find(self, shapes):
+        """(file, name there, shape, dtype) of every tensor, by canonical name."""
+        found = {}
         for file, expected in self.files.items():
-            state = load(torch, file)
+            state = self.state(file)
             if missing := sorted((expected or set()) - set(state)):
                 raise ConversionError(f"{file} has no tensor {missing[0]!r}, which the index says it has")
             for name in sorted(state):
-                tensor = state[name]
-                if re.fullmatch(r"(model\.)?decoder\.version", name):
-                    continue  # a counter of fairseq, not a weight
-                if tensor.dtype not in names:
-                    raise ConversionError(f"{file}: {name!r} is {tensor.dtype}; only floating-point weights are known")
-                if canonical(name) in seen:
-                    raise ConversionError(f"{name!r} of {file} is also in {seen[canonical(name)]}")
-                seen[canonical(name)] = file
-                if canonical(name) == "decoder.embed_tokens.weight":
-                    embedding = (file, name)
-                if name == "lm_head.weight" and tied:
-                    head = (file, name)
+                short = canonical(name)
+                if short in IGNORED:
                     continue
-                to = dtype or tensor.dtype
-                num_bytes = tensor.numel() * to.itemsize
-                if self.shards[-1] and shard_bytes + num_bytes > max_shard_bytes:
-                    self.shards.append([])
-                    shard_bytes = 0
-                shard_bytes += num_bytes
-                self.shards[-1].append((file, name, to, names[to], list(tensor.shape), num_bytes))
-        if not self.shards[0]:
-            raise ConversionError(f"{source} has no tensors")
-        self.total_bytes = sum(entry[5] for shard in self.shards for entry in shard)
-        if head and not embedding:
-            raise ConversionError(
-                "lm_head.weight is there without an embedding, which is decoder.embed_tokens.weight in OPT"
-            )
-        if head and not torch.equal(self.tensor(*head), self.tensor(*embedding)):
-            raise ConversionError(
-                "lm_head.weight differs from the embedding although config.json ties them; "
-                'set "tie_word_embeddings" to false there to keep it'
-            )
-        self.dropped_head = head is not None
+                if short not in shapes and short != HEAD:
+                    raise ConversionError(f"{file}: config.json does not ask for the tensor {name!r}")
+                if short in found:
+                    raise ConversionError(f"{name!r} of {file} is also in {found[short][0]}, as {found[short][1]!r}")
+                found[short] = (file, name, list(state[name].shape), state[name].dtype)
+        if not found:
+            raise ConversionError(f"{next(iter(self.files)).parent} has no tensors")
+        return found
+
+    def resolve_head(self, found, shapes, tied):
+        """Decides what the head is, as the engine does; what there is to say of it."""
+        if not tied:
+            shapes[HEAD] = shapes[EMBEDDING]
+            return ""
+        if HEAD not in found:
+            return ""
+        if EMBEDDING not in found:
+            # A tied model that was saved under the other name.
+            found[EMBEDDING] = found.pop(HEAD)
+            return " (the tied lm_head.weight is the embedding)"
+        if self.torch.equal(self.tensor(*found[HEAD][:2]), self.tensor(*found[EMBEDDING][:2])):
+            del found[HEAD]
+            return " (tied lm_head.weight left out)"
+        shapes[HEAD] = shapes[EMBEDDING]
+        return " (lm_head.weight differs from the embedding, to which config.json ties it; both are kept and used)"
+
+    def check(self, found, shapes, source):
+        for name in shapes:
+            if name not in found:
+                raise ConversionError(
+                    f"{source} has no tensor {name!r}, which its config.json asks for"
+                    f" (it has {len(found)} of {len(shapes)})"
+                )
+        for name, (file, stored, shape, dtype) in found.items():
+            if shape != shapes[name]:
+                raise ConversionError(f"{file}: {stored!r} has the shape {shape}; config.json asks for {shapes[name]}")
+            if dtype not in self.names():
+                raise ConversionError(f"{file}: {stored!r} is {dtype}; only floating-point weights are known")
+
+    def names(self):
+        torch = self.torch
+        return {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+    def cut(self, found, dtype, max_shard_bytes):
+        prefix = "model." if any(written(name).startswith("model.") for _, name, _, _ in found.values()) else ""
+        shard_bytes = 0
+        for short, (file, name, shape, stored) in sorted(found.items(), key=lambda item: item[1][:2]):
+            to = dtype or stored
+            num_bytes = math.prod(shape) * self.torch.empty(0, dtype=to).element_size()
+            if self.shards[-1] and shard_bytes + num_bytes > max_shard_bytes:
+                self.shards.append([])
+                shard_bytes = 0
+            shard_bytes += num_bytes
+            # A head that is the embedding takes its name.
+            out = written(name) if short == canonical(name) else prefix + short
+            self.shards[-1].append((file, name, to, self.names()[to], shape, num_bytes, out))
 
     _loaded = (None, None)
 
-    def tensor(self, file, name):
-        # One file is mapped at a time; entries come sorted by file.
+    def state(self, file):
+        # One file is held at a time; entries come sorted by file.
         if self._loaded[0] != file:
+            self._loaded = (None, None)
             self._loaded = (file, load(self.torch, file))
-        return self._loaded[1][name]
+        return self._loaded[1]
+
+    def tensor(self, file, name):
+        return self.state(file)[name].detach()
 
     def bytes_of(self, entry):
         """The bytes of a tensor, in its stored dtype."""
         file, name, dtype = entry[:3]
-        tensor = self.tensor(file, name).to(dtype).contiguous()
+        source = self.tensor(file, name)
+        tensor = source.to(dtype).contiguous()
+        if not bool(self.torch.isfinite(tensor).all()):
+            if bool(self.torch.isfinite(source).all()):
+                raise ConversionError(f"{file}: {name!r} holds numbers too large for {entry[3]}; use another --dtype")
+            raise ConversionError(f"{file}: {name!r} holds NaN or infinity; no weight of a model that works is that")
         # As bytes, because numpy has no bfloat16. A scalar has no view.
         return memoryview(tensor.reshape(-1).view(self.torch.uint8).numpy())
 
 
 def write_shard(plan, path, shard, count):
     header, offset = {"__metadata__": {"format": "pt"}}, 0
-    for _, name, _, dtype, shape, num_bytes in shard:
+    for _, _, _, dtype, shape, num_bytes, name in shard:
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + num_bytes]}
         offset += num_bytes
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -204,9 +347,8 @@ def verify(plan, path, shard, count):
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
         data = 8 + length
-        end = data
         for entry in shard:
-            _, name, _, dtype, shape, num_bytes = entry
+            _, _, _, dtype, shape, num_bytes, name = entry
             stored = header.get(name)
             if not stored or stored["dtype"] != dtype or stored["shape"] != shape:
                 raise ConversionError(f"{path}: {name!r} was not written as it should be")
@@ -266,7 +408,7 @@ def convert(source, output, dtype_name, max_shard_bytes):
         # The config and the files must agree.
         config = read_json(output / "config.json")
         config.pop("dtype", None)
-        config["torch_dtype"] = str(dtype).removeprefix("torch.")
+        config["torch_dtype"] = str(dtype).split(".")[-1]
         (output / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     number = len(plan.shards)
@@ -283,12 +425,12 @@ def convert(source, output, dtype_name, max_shard_bytes):
         raise
     for path, name in zip(partial, names):
         os.replace(path, output / name)
-    weight_map = {entry[1]: name for name, shard in zip(names, plan.shards) for entry in shard}
+    weight_map = {entry[6]: name for name, shard in zip(names, plan.shards) for entry in shard}
     index = {"metadata": {"total_size": plan.total_bytes}, "weight_map": dict(sorted(weight_map.items()))}
     (output / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     print(
         f"{output}: {len(weight_map)} tensors, {plan.total_bytes:,} bytes in {number} file{'s' * (number > 1)}, verified"
-        + (" (tied lm_head.weight left out)" if plan.dropped_head else "")
+        + plan.note
     )
 
 

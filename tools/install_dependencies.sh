@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
 # Installs what building, running and testing needs, from Debian 12 or Ubuntu
-# 24.04; with --clang also clang 19 and clang-tidy 19 (a quarter of a gigabyte).
+# 24.04; with --clang also clang 19 and clang-tidy 19 (a quarter of a gigabyte),
+# with --torch also torch, which reads .bin checkpoints (50 MB to download).
 # Does nothing, and needs no root, if all of it is installed.
 set -euo pipefail
 
 packages=(
   build-essential ccache clang-format cmake mold ninja-build pkg-config
   libopenblas0-pthread libabsl-dev libcli11-dev libdnnl-dev libgmock-dev libgrpc++-dev libgtest-dev
-  libhwy-dev libpcre2-dev libprotobuf-dev librandom123-dev nlohmann-json3-dev
+  libhwy-dev libpcre2-dev libprotobuf-dev librandom123-dev libxxhash-dev nlohmann-json3-dev
   ocl-icd-opencl-dev protobuf-compiler protobuf-compiler-grpc
   python3 python3-grpcio python3-numpy python3-protobuf python3-pytest
 )
 if [ "${1:-}" = --clang ]; then
   packages+=(clang-19 clang-tidy-19 libclang-rt-19-dev)
+elif [ "${1:-}" = --torch ]; then
+  packages+=(python3-torch)
 fi
 
 missing=()

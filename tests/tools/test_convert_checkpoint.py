@@ -1,9 +1,13 @@
 """tools/convert_checkpoint.py: what comes out, and what it says of bad input."""
 
+import contextlib
+import importlib.util
+import io
 import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -13,10 +17,27 @@ TOOL = pathlib.Path(__file__).resolve().parents[2] / "tools" / "convert_checkpoi
 NUMPY = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
+def load_tool():
+    spec = importlib.util.spec_from_file_location("convert_checkpoint", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+CONVERTER = load_tool()
+
+
 def run(*arguments):
-    return subprocess.run(
-        [sys.executable, str(TOOL), *map(str, arguments)], capture_output=True, text=True, timeout=120
-    )
+    """What the program says and how it ends, without the seconds of a new process that imports torch."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            CONVERTER.main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+            if not isinstance(end.code, int):
+                print(end.code, file=err)
+    return types.SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 def fails(*arguments):
@@ -29,24 +50,43 @@ def fails(*arguments):
     return line
 
 
+CONFIG = {
+    "model_type": "opt", "torch_dtype": "float16", "vocab_size": 32, "hidden_size": 8, "num_attention_heads": 2,
+    "num_hidden_layers": 1, "ffn_dim": 16, "max_position_embeddings": 16, "layer_norm_elementwise_affine": False,
+}  # fmt: skip
+NUM_TENSORS = 14
+
+
 def weights(prefix="model.", dtype=torch.float16):
     generator = torch.Generator().manual_seed(1)
 
     def new(*shape):
         return torch.randn(*shape, generator=generator).to(dtype)
 
-    return {
+    layer = f"{prefix}decoder.layers.0"
+    state = {
         f"{prefix}decoder.embed_tokens.weight": new(32, 8),
         f"{prefix}decoder.embed_positions.weight": new(18, 8),
-        f"{prefix}decoder.layers.0.fc1.weight": new(16, 8),
-        f"{prefix}decoder.layers.0.fc1.bias": new(16),
-        f"{prefix}decoder.layers.0.fc2.weight": new(16, 8).t(),  # not contiguous
+        f"{layer}.fc1.weight": new(16, 8),
+        f"{layer}.fc1.bias": new(16),
+        f"{layer}.fc2.weight": new(16, 8).t(),  # not contiguous
+        f"{layer}.fc2.bias": new(8),
     }
+    for name in "qkv":
+        state[f"{layer}.self_attn.{name}_proj.weight"] = new(8, 8)
+        state[f"{layer}.self_attn.{name}_proj.bias"] = new(8)
+    state[f"{layer}.self_attn.out_proj.weight"] = new(8, 8)
+    state[f"{layer}.self_attn.out_proj.bias"] = new(8)
+    return state
+
+
+def renamed(state, wrap):
+    return {wrap(name): tensor for name, tensor in state.items()}
 
 
 def make(directory, state, config=None, **options):
     directory.mkdir(exist_ok=True)
-    config = {"model_type": "opt", "torch_dtype": "float16", **(config or {})}
+    config = {**CONFIG, **(config or {})}
     (directory / "config.json").write_text(json.dumps(config))
     (directory / "vocab.json").write_text('{"</s>":2}')
     (directory / "merges.txt").write_text("#version: 0.2\n")
@@ -101,7 +141,7 @@ def test_keeps_every_tensor(tmp_path, prefix, dtype):
     state = weights(prefix, dtype)
     result = run(make(tmp_path / "in", state), tmp_path / "out")
     assert result.returncode == 0, result.stderr
-    assert "5 tensors" in result.stdout and "verified" in result.stdout
+    assert f"{NUM_TENSORS} tensors" in result.stdout and "verified" in result.stdout
     assert same(read(tmp_path / "out"), state)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"config.json", "vocab.json", "merges.txt"} <= names
@@ -116,8 +156,9 @@ def test_reads_shards_and_writes_shards(tmp_path):
     assert result.returncode == 0, result.stderr
     assert same(read(tmp_path / "out"), state)
     files = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
-    assert len(files) == 4  # 512 B, then 288, 256 + 32 and 256
-    assert files[0] == "model-00001-of-00004.safetensors"
+    # 288 bytes, 512, 32 + 256, 16 + 256, four projections of 128 + 16 two by two
+    assert len(files) == 6
+    assert files[0] == "model-00001-of-00006.safetensors"
 
 
 def test_other_libraries_read_it(tmp_path):
@@ -155,10 +196,119 @@ def test_drops_the_tied_head(tmp_path):
 def test_keeps_an_untied_head(tmp_path):
     state = {**weights(), "lm_head.weight": torch.ones(32, 8, dtype=torch.float16)}
     source = make(tmp_path / "in", state)
-    assert "lm_head.weight differs from the embedding" in fails(source, tmp_path / "out")
+    result = run(source, tmp_path / "tied")
+    # As transformers 5 and the engine do: the stored head counts.
+    assert result.returncode == 0 and "differs from the embedding" in result.stdout, result.stderr
+    assert same(read(tmp_path / "tied"), state)
     make(source, state, {"tie_word_embeddings": False})
     assert run(source, tmp_path / "out").returncode == 0
     assert same(read(tmp_path / "out"), state)
+
+
+@pytest.mark.parametrize("prefix", ["model.", ""])
+def test_a_tied_head_alone_is_the_embedding(tmp_path, prefix):
+    state = weights(prefix)
+    other = dict(state)
+    other["lm_head.weight"] = other.pop(f"{prefix}decoder.embed_tokens.weight")
+    result = run(make(tmp_path / "in", other), tmp_path / "out")
+    assert result.returncode == 0 and "is the embedding" in result.stdout, result.stderr
+    assert same(read(tmp_path / "out"), state)
+    make(tmp_path / "in", other, {"tie_word_embeddings": False})
+    assert "no tensor 'decoder.embed_tokens.weight'" in fails(tmp_path / "in", tmp_path / "untied")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_forward_module.", "model.", "base_model.model."])
+def test_strips_the_prefixes_of_wrappers(tmp_path, prefix):
+    state = {**weights(), "lm_head.weight": weights()["model.decoder.embed_tokens.weight"]}
+    result = run(make(tmp_path / "in", renamed(state, lambda name: prefix + name)), tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert same(read(tmp_path / "out"), weights())
+
+
+def test_reads_what_training_programs_save(tmp_path):
+    for key in ("state_dict", "model_state_dict", "model", "module"):
+        source = make(tmp_path / key, {"epoch": 3, key: weights()})
+        assert run(source, tmp_path / f"{key}-out").returncode == 0
+        assert same(read(tmp_path / f"{key}-out"), weights())
+
+
+def test_names_what_the_config_asks_for_and_the_file_lacks(tmp_path):
+    state = weights()
+    for name in state:
+        source = make(tmp_path / "in", {n: t for n, t in state.items() if n != name})
+        assert name.removeprefix("model.") in fails(source, tmp_path / "out")
+    source = make(tmp_path / "in", state, {"num_hidden_layers": 2})
+    assert "no tensor 'decoder.layers.1.self_attn.q_proj.weight'" in fails(source, tmp_path / "out")
+    assert not list(tmp_path.glob("out/*.safetensors*"))
+
+
+def test_names_what_the_config_does_not_ask_for(tmp_path):
+    state = weights()
+    source = make(tmp_path / "in", state, {"enable_bias": False})
+    assert "does not ask for the tensor 'model.decoder.layers.0.fc1.bias'" in fails(source, tmp_path / "out")
+    source = make(tmp_path / "in", {**state, "wrapper.decoder.x": torch.ones(2)})
+    assert "does not ask for the tensor 'wrapper.decoder.x'" in fails(source, tmp_path / "out")
+    # Known to be harmless.
+    source = make(tmp_path / "in", {**state, "model.decoder.version": torch.tensor([3.0])})
+    assert run(source, tmp_path / "out").returncode == 0
+    assert same(read(tmp_path / "out"), state)
+
+
+def test_names_a_wrong_shape(tmp_path):
+    source = make(tmp_path / "in", weights(), {"ffn_dim": 17})
+    line = fails(source, tmp_path / "out")
+    assert "'model.decoder.layers.0.fc1.bias' has the shape [16]" in line and "[17]" in line
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_names_weights_that_are_not_finite(tmp_path, value):
+    state = weights()
+    state["model.decoder.layers.0.fc1.weight"][3, 2] = value
+    line = fails(make(tmp_path / "in", state), tmp_path / "out")
+    assert "'model.decoder.layers.0.fc1.weight' holds NaN or infinity" in line
+    assert not list(tmp_path.glob("out/*.safetensors*"))
+
+
+def test_names_numbers_too_large_for_a_dtype(tmp_path):
+    state = weights(dtype=torch.float32)
+    state["model.decoder.layers.0.fc1.weight"][3, 2] = 70000
+    source = make(tmp_path / "in", state)
+    assert "too large for F16" in fails(source, tmp_path / "out", "--dtype", "fp16")
+    assert run(source, tmp_path / "out", "--dtype", "bf16").returncode == 0
+
+
+def test_keeps_trained_parameters(tmp_path):
+    state = {name: torch.nn.Parameter(tensor) for name, tensor in weights().items()}
+    assert run(make(tmp_path / "in", state), tmp_path / "out").returncode == 0
+    assert same(read(tmp_path / "out"), weights())
+
+
+def test_never_blames_a_good_file(tmp_path, monkeypatch):
+    """What an old torch cannot do is not the file's fault."""
+    source = make(tmp_path / "in", weights())
+    torch_load = torch.load
+
+    def without_mmap(*arguments, **options):
+        if "mmap" in options:
+            raise TypeError("Unpickler.__init__() got an unexpected keyword argument 'mmap'")
+        return torch_load(*arguments, **options)
+
+    monkeypatch.setattr(torch, "load", without_mmap)
+    assert run(source, tmp_path / "out").returncode == 0
+
+    def old(*arguments, **options):
+        raise TypeError("load() got an unexpected keyword argument 'weights_only'")
+
+    monkeypatch.setattr(torch, "load", old)
+    line = fails(source, tmp_path / "other")
+    assert "cannot read" in line and torch.__version__ in line and "complete file" not in line
+
+
+def test_config_as_python_writes_it(tmp_path):
+    source = make(tmp_path / "in", weights(), {"layerdrop": float("nan"), "init_std": float("inf")})
+    assert run(source, tmp_path / "out", "--dtype", "bf16").returncode == 0
+    (source / "config.json").write_text("[" * 100_000)
+    assert "is not JSON" in fails(source, tmp_path / "other")
 
 
 def test_says_what_is_missing(tmp_path):
@@ -187,11 +337,12 @@ def test_says_what_is_torn_or_malformed(tmp_path):
     assert "holds a list" in fails(source, out)
     torch.save({"a": 3}, source / "pytorch_model.bin")
     assert "'a' is a int" in fails(source, out)
-    torch.save({"a": torch.zeros(2, dtype=torch.int64)}, source / "pytorch_model.bin")
-    assert "'a' is torch.int64" in fails(source, out)
+    name = "model.decoder.layers.0.fc1.bias"
+    torch.save({**weights(), name: torch.zeros(16, dtype=torch.int64)}, source / "pytorch_model.bin")
+    assert f"'{name}' is torch.int64" in fails(source, out)
     torch.save({}, source / "pytorch_model.bin")
     assert "no tensors" in fails(source, out)
-    torch.save({"decoder.x": torch.zeros(2), "model.decoder.x": torch.zeros(2)}, source / "pytorch_model.bin")
+    torch.save({**weights(), name.removeprefix("model."): torch.zeros(16)}, source / "pytorch_model.bin")
     assert "is also in" in fails(source, out)
     (source / "config.json").write_text("{")
     assert "is not JSON" in fails(source, out)
@@ -210,6 +361,7 @@ def test_runs_no_pickled_code(tmp_path):
     result = run(source, tmp_path / "out")
     assert result.returncode == 1
     assert "this code must not run" not in result.stdout
+    assert "more than tensors" in result.stderr
 
 
 def test_refuses_bad_indexes(tmp_path):
@@ -231,6 +383,12 @@ def test_overwrites_nothing(tmp_path):
     assert "other than the source" in fails(source, source)
     assert run(source, tmp_path / "out").returncode == 0
     assert "has safetensors files already" in fails(source, tmp_path / "out")
+
+
+def test_runs_as_a_program(tmp_path):
+    result = subprocess.run([sys.executable, TOOL, make(tmp_path / "in", weights()), tmp_path / "out"],
+                            capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0 and "verified" in result.stdout, result.stderr
 
 
 def test_help_and_bad_options(tmp_path):
