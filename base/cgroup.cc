@@ -3,11 +3,14 @@
 
 #include <algorithm>
 #include <fstream>
+#include <istream>
 #include <optional>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -53,15 +56,22 @@ int64_t ValueOf(const std::vector<std::string>& words, std::string_view key) {
   return value;
 }
 
-void LimitMemory(const std::string& group, const MemoryFiles& files,
+// One group: its folder, and what is charged to processes in it.
+struct Group {
+  std::string folder;
+  int64_t charged = 0;
+};
+
+void LimitMemory(const Group& of, const MemoryFiles& files,
                  CgroupLimits* limits) {
+  const std::string& group = of.folder;
   const auto limit = NumberIn(absl::StrCat(group, "/", files.limit));
   const auto usage = NumberIn(absl::StrCat(group, "/", files.usage));
   if (!limit || !usage) return;
   const auto stat = WordsOf(absl::StrCat(group, "/memory.stat"));
   const int64_t cached =
       ValueOf(stat, files.inactive) + ValueOf(stat, files.active);
-  const int64_t used = std::max<int64_t>(*usage - cached, 0);
+  const int64_t used = std::max<int64_t>(*usage - cached, 0) + of.charged;
   limits->memory_left =
       std::min(limits->memory_left, std::max<int64_t>(*limit - used, 0));
 }
@@ -73,50 +83,81 @@ void LimitCores(std::optional<int64_t> quota, std::optional<int64_t> period,
                                               static_cast<double>(*period));
 }
 
-void LimitByVersion2(const std::string& group, CgroupLimits* limits) {
+void LimitByVersion2(const Group& group, CgroupLimits* limits) {
   LimitMemory(group, kMemory2, limits);
-  const std::string cpu = absl::StrCat(group, "/cpu.max");
+  const std::string cpu = absl::StrCat(group.folder, "/cpu.max");
   LimitCores(NumberIn(cpu, 0), NumberIn(cpu, 1), limits);
 }
 
 // A group of another controller has none of these files and limits nothing.
-void LimitByVersion1(const std::string& group, CgroupLimits* limits) {
+void LimitByVersion1(const Group& group, CgroupLimits* limits) {
   LimitMemory(group, kMemory1, limits);
-  LimitCores(NumberIn(absl::StrCat(group, "/cpu.cfs_quota_us")),
-             NumberIn(absl::StrCat(group, "/cpu.cfs_period_us")), limits);
+  LimitCores(NumberIn(absl::StrCat(group.folder, "/cpu.cfs_quota_us")),
+             NumberIn(absl::StrCat(group.folder, "/cpu.cfs_period_us")),
+             limits);
 }
 
-// Applies the limits of the group at `path` below `mount` and of all its
-// parents, up to the mount itself.  In a container the mount is the container's
-// own group, whatever `path` says.
-void LimitByGroupAndParents(const std::string& mount, std::string path,
-                            void (*limit)(const std::string& group,
-                                          CgroupLimits*),
-                            CgroupLimits* limits) {
-  while (!path.empty() && path != "/") {
-    limit(absl::StrCat(mount, path), limits);
-    path.resize(path.rfind('/'));
+// A process's group in one hierarchy, as /proc/PID/cgroup has it: "0::/path" in
+// version 2, "4:cpu,cpuacct:/path" in version 1.
+struct Membership {
+  std::string controllers;  // empty: version 2
+  std::string path;
+};
+std::vector<Membership> MembershipsOf(std::istream& text) {
+  std::vector<Membership> all;
+  for (std::string line; std::getline(text, line);) {
+    const std::vector<std::string> parts =
+        absl::StrSplit(line, absl::MaxSplits(':', 2));
+    if (parts.size() == 3 && parts[2].starts_with('/')) {
+      all.push_back({parts[1], parts[2] == "/" ? "" : parts[2]});
+    }
   }
-  limit(mount, limits);
+  return all;
+}
+
+// Bytes of the charges whose processes are in the group or below it.
+int64_t ChargedIn(const Membership& group,
+                  const std::vector<MemoryCharge>& charges) {
+  int64_t bytes = 0;
+  for (const MemoryCharge& charge : charges) {
+    std::istringstream text(charge.cgroups);
+    for (const Membership& of : MembershipsOf(text)) {
+      if (of.controllers == group.controllers &&
+          absl::StartsWith(of.path + "/", group.path + "/")) {
+        bytes += charge.bytes;
+      }
+    }
+  }
+  return bytes;
+}
+
+// Applies the limits of `group` below `mount` and of all its parents, up to the
+// mount itself.  In a container the mount is the container's own group, whatever
+// the path says.
+void LimitByGroupAndParents(const std::string& mount, Membership group,
+                            const std::vector<MemoryCharge>& charges,
+                            CgroupLimits* limits) {
+  const auto limit =
+      group.controllers.empty() ? LimitByVersion2 : LimitByVersion1;
+  while (true) {
+    limit({mount + group.path, ChargedIn(group, charges)}, limits);
+    if (group.path.empty()) return;
+    group.path.resize(group.path.rfind('/'));
+  }
 }
 
 }  // namespace
 
-CgroupLimits ReadCgroupLimits(const std::string& groups,
+CgroupLimits ReadCgroupLimits(const std::vector<MemoryCharge>& charges,
+                              const std::string& groups,
                               const std::string& root) {
   CgroupLimits limits;
   std::ifstream file(groups);
-  for (std::string line; std::getline(file, line);) {
-    // "0::/path" in version 2, "4:cpu,cpuacct:/path" in version 1.
-    const std::vector<std::string> parts =
-        absl::StrSplit(line, absl::MaxSplits(':', 2));
-    if (parts.size() != 3 || !parts[2].starts_with('/')) continue;
-    if (parts[1].empty()) {
-      LimitByGroupAndParents(root, parts[2], LimitByVersion2, &limits);
-    } else {
-      LimitByGroupAndParents(absl::StrCat(root, "/", parts[1]), parts[2],
-                             LimitByVersion1, &limits);
-    }
+  for (const Membership& group : MembershipsOf(file)) {
+    LimitByGroupAndParents(group.controllers.empty()
+                               ? root
+                               : absl::StrCat(root, "/", group.controllers),
+                           group, charges, &limits);
   }
   return limits;
 }

@@ -6,8 +6,16 @@
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <vector>
 
 namespace h2o {
+
+// Memory that a process has claimed and not touched, so that no group counts it
+// yet.
+struct MemoryCharge {
+  std::string cgroups;  // the text of the process's /proc/PID/cgroup
+  int64_t bytes = 0;
+};
 
 struct CgroupLimits {
   // Bytes that may still be allocated; the file cache counts as free.
@@ -17,9 +25,11 @@ struct CgroupLimits {
 };
 
 // The tightest limits of this process's group and of its parent groups.  A
-// limit that cannot be read is ignored.  `groups` is the file that names the
-// process's groups; `root` is where the cgroup file system is mounted.
-CgroupLimits ReadCgroupLimits(const std::string& groups = "/proc/self/cgroup",
+// limit that cannot be read is ignored.  A charge counts in the groups in which
+// its process is.  `groups` is the file that names our groups; `root` is where
+// the cgroup file system is mounted.
+CgroupLimits ReadCgroupLimits(const std::vector<MemoryCharge>& charges = {},
+                              const std::string& groups = "/proc/self/cgroup",
                               const std::string& root = "/sys/fs/cgroup");
 
 }  // namespace h2o

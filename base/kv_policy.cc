@@ -18,9 +18,6 @@ constexpr KvPolicyName kAllPolicies[] = {
     KvPolicyName::kFull, KvPolicyName::kH2o, KvPolicyName::kRecent,
     KvPolicyName::kSink};
 
-// What `h2o`, `recent` and `sink` keep when no budget is named.
-constexpr double kDefaultPercent = 20;
-
 bool InRange(double percent) { return percent > 0 && percent <= 100; }
 
 // floor(prompt * percent / 100), but at least one page, the smallest unit of
@@ -30,6 +27,17 @@ int32_t ShareOf(double percent, int32_t prompt_tokens) {
   const int64_t thousandths = std::llround(percent * 1000);
   const int64_t share = prompt_tokens * thousandths / 100'000;
   return static_cast<int32_t>(std::max<int64_t>(share, kPageSlots));
+}
+
+// 0.2 is what other programs call 20 %.
+std::string HintForFraction(std::string_view text) {
+  double fraction = 0;
+  if (!absl::SimpleAtod(std::string(text), &fraction) || fraction >= 1 ||
+      std::llround(fraction * 100'000) < 1) {
+    return "";
+  }
+  return absl::StrCat("; did you mean ", std::llround(fraction * 100'000) / 1e3,
+                      "%?");
 }
 
 std::optional<int32_t> RequestedCapacity(const KvPolicyRequest& request,
@@ -62,7 +70,7 @@ absl::StatusOr<KvSlots> ResolveH2oSlots(const KvPolicyRequest& request,
   } else {
     slots = SlotsFor(
         KvPolicyName::kH2o,
-        capacity ? *capacity : ShareOf(kDefaultPercent, prompt_tokens));
+        capacity ? *capacity : ShareOf(kDefaultKvBudgetPercent, prompt_tokens));
   }
   if (request.flexgen_prefill) {
     if (slots.recent != slots.heavy + 1 || slots.heavy < 1) {
@@ -121,7 +129,8 @@ absl::Status ParseKvBudget(std::string_view text, KvPolicyRequest* request) {
       absl::StrCat("kv budget '", absl::string_view(text.data(), text.size()),
                    "' is neither a number of tokens >= 1 (40) nor a share of "
                    "the prompt over "
-                   "0% and up to 100% (20%)"));
+                   "0% and up to 100% (20%)",
+                   HintForFraction(text)));
 }
 
 KvSlots SlotsFor(KvPolicyName name, int32_t capacity) {
@@ -218,10 +227,10 @@ absl::StatusOr<KvPolicy> ResolveKvPolicy(const KvPolicyRequest& request,
     }
     case KvPolicyName::kRecent:
     case KvPolicyName::kSink:
-      policy.slots = {
-          SlotsFor(request.name,
-                   RequestedCapacity(request, prompt_tokens)
-                       .value_or(ShareOf(kDefaultPercent, prompt_tokens)))};
+      policy.slots = {SlotsFor(
+          request.name,
+          RequestedCapacity(request, prompt_tokens)
+              .value_or(ShareOf(kDefaultKvBudgetPercent, prompt_tokens)))};
       break;
   }
   const int32_t capacity = policy.slots[0].Capacity();

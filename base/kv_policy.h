@@ -46,6 +46,10 @@ struct KvPolicyRequest {
   bool flexgen_prefill = false;          // h2o only; the budget must be odd
 };
 
+// What `h2o`, `recent` and `sink` keep when no budget is named: a share of the
+// prompt.
+inline constexpr double kDefaultKvBudgetPercent = 20;
+
 // "40" is tokens, "20%" a share of the prompt.
 // Errors: INVALID_ARGUMENT naming `text`.
 absl::Status ParseKvBudget(std::string_view text, KvPolicyRequest* request);

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "embedded/all_reduce_times.h"
+#include "flags/flags.h"
 
 namespace h2o {
 namespace {
@@ -85,7 +86,7 @@ int Main(int argc, char** argv) {
       ->delimiter(',')
       ->check(CLI::Range(int64_t{4}, int64_t{1} << 32));
   app.add_option("--seconds", options.seconds, "measured for each size")
-      ->check(CLI::Range(0.01, 600.0))
+      ->check(Within(0.01, 600, "0.01 to 600 seconds"))
       ->capture_default_str();
   app.add_flag("--pin", options.pin, "rank k to core k (modulo cores)");
   CLI11_PARSE(app, argc, argv);

@@ -280,7 +280,7 @@ void AddBenchCommand(CLI::App* app, int* exit_code) {
       ->add_option("--stall-target-ms", flags->stall_target_ms,
                    "How long a new prompt may hold up decoding at a time; a "
                    "large value fills the batch before it decodes")
-      ->check(CLI::PositiveNumber)
+      ->check(Within(0.001, 1e9, "a number of milliseconds over 0"))
       ->capture_default_str();
   command->add_flag("--json", flags->json, "Print one JSON object");
   command->callback(

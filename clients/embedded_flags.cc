@@ -26,6 +26,7 @@ void AddEmbeddedFlags(CLI::App* app, EmbeddedFlags* flags) {
   AddModelFlags(app, &flags->model);
   AddShardFlags(app, &flags->shard);
   app->add_option("--tp", flags->tp, "Ranks that share the model")
+      ->check(AtLeastOne())
       ->type_name("N")
       ->capture_default_str();
 }

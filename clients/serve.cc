@@ -26,6 +26,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/clock.h"
+#include "base/entropy.h"
 #include "base/host_port.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -48,7 +49,8 @@ struct ServeFlags {
   CoordinatorFlags coordinator;
   ShardFlags shard;
   bool tcp_only = false;
-  int workers = 0;  // 0: tp * groups
+  int workers = 0;                         // 0: tp * groups
+  uint64_t memory_group = RandomBits64();  // of all workers
 
   // The options to pass on to the coordinator and to the workers.
   std::vector<const CLI::Option*> for_coordinator, for_workers;
@@ -100,15 +102,16 @@ std::vector<std::string> WorkerArguments(const ServeFlags& flags,
     arguments.push_back(absl::StrCat(
         "--threads=", std::max(1, AvailableCores() / flags.workers)));
   }
-  // Ranks of one group share a host's memory among themselves; groups do not
-  // know of each other.  A GPU is one rank's alone.
-  const bool gpu = shard.device != "cpu";
-  const double share = shard.memory_share > 0 ? shard.memory_share : 0.5;
-  if (!gpu) {
+  // All groups share out this host's memory together.  A GPU is one rank's
+  // alone.
+  if (shard.device == "cpu") {
     arguments.push_back(
-        absl::StrCat("--memory-share=", share / flags.coordinator.groups));
-  } else if (shard.memory_share > 0) {
-    arguments.push_back(absl::StrCat("--memory-share=", share));
+        absl::StrCat("--memory-group=serve-", absl::Hex(flags.memory_group)));
+    arguments.push_back(absl::StrCat(
+        "--memory-ranks=", flags.coordinator.tp * flags.coordinator.groups));
+  }
+  if (shard.memory_share > 0) {
+    arguments.push_back(absl::StrCat("--memory-share=", shard.memory_share));
   }
   arguments.push_back(absl::StrCat(
       "--device=",

@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "base/kv_page.h"
 #include "base/status_macros.h"
 #include "clients/commands.h"
 #include "clients/progress_bar.h"
@@ -219,7 +220,7 @@ void AddTuneCommand(CLI::App* app, int* exit_code) {
       ->add_option("--rows", flags->rows,
                    "Numbers of rows to tune for: sequences of a decode step, "
                    "or tokens of prompts. Default: all")
-      ->check(CLI::PositiveNumber);
+      ->check(Within(1, kMaxPositions, absl::StrCat("1 to ", kMaxPositions)));
   command->callback(
       [flags, exit_code] { *exit_code = ExitCodeOf(RunTune(*flags)); });
 }

@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "base/entropy.h"
 #include "base/monitor.h"
 #include "base/status_macros.h"
 #include "coordinator/rank_results.h"
@@ -95,6 +97,8 @@ absl::StatusOr<std::unique_ptr<LocalGroup>> LocalGroup::Create(
   } else {
     communicators = MakeThreadCommunicators(tp, kRankTimeoutSeconds);
   }
+  ShardOptions group = options;
+  group.memory_group = absl::StrCat(absl::Hex(RandomBits64()));
   for (int rank = 0; rank < tp; ++rank) {
     std::function<void(double)> of_rank;
     if (progress) {
@@ -103,7 +107,7 @@ absl::StatusOr<std::unique_ptr<LocalGroup>> LocalGroup::Create(
       };
     }
     H2O_ASSIGN_OR_RETURN(impl->runners[rank],
-                         ShardRunner::Create(OptionsOfRank(options, rank),
+                         ShardRunner::Create(OptionsOfRank(group, rank),
                                              std::move(communicators[rank]),
                                              &impl->clock, std::move(of_rank)));
     impl->info.ranks.push_back(impl->runners[rank]->info());

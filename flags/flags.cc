@@ -10,6 +10,7 @@
 #include <limits>
 #include <thread>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "api/request_json.h"
 #include "base/cgroup.h"
@@ -20,9 +21,7 @@
 #include "flags/version.h"
 
 namespace h2o {
-namespace {
 
-// CLI::Range accepts NaN, and its message does not say what would be right.
 CLI::Validator Within(double low, double high, const std::string& what) {
   return CLI::Validator(
       [=](std::string& text) -> std::string {
@@ -40,6 +39,8 @@ CLI::Validator AtLeastOne() {
   return Within(1, std::numeric_limits<int32_t>::max(),
                 "a whole number, 1 or more");
 }
+
+namespace {
 
 const CLI::IsMember& DTypes() {
   static const CLI::IsMember types({"float32", "bf16", "fp16"});
@@ -120,7 +121,17 @@ void AddModelFlags(CLI::App* app, ModelFlags* flags) {
          "auto: load the checkpoint; dummy: random weights of the same shapes")
       ->check(CLI::IsMember({"auto", "dummy"}))
       ->default_str("auto");
-  app->add_option("--dummy-seed", spec->dummy_seed, "Seed of the dummy weights")
+  // As text: CLI11 takes -1 for the largest number of 64 bits.
+  app->add_option_function<std::string>(
+         "--dummy-seed",
+         [spec](const std::string& text) {
+           if (absl::SimpleAtoi(text, &spec->dummy_seed)) return;
+           throw CLI::ValidationError(
+               "--dummy-seed",
+               absl::StrCat("'", text, "' must be a whole number, 0 to ",
+                            std::numeric_limits<uint64_t>::max()));
+         },
+         "Seed of the dummy weights")
       ->type_name("N");
 }
 
@@ -131,14 +142,17 @@ void AddPolicyFlags(CLI::App* app, PolicyFlags* flags) {
                   "Default: full; for call the server's")
       ->check(CLI::IsMember({"full", "h2o", "recent", "sink"}));
   app->add_option("--kv-budget", flags->budget,
-                  "Slots of a head: tokens (205) or a share of the prompt "
-                  "(20%). Default of h2o, recent and sink: 20%")
+                  "Slots of a head: tokens (205), or a share of the prompt "
+                  "(20%), which is at least 32 slots: the page that is paid "
+                  "for anyway. Default of h2o, recent and sink: 20%")
       ->type_name("C");
   app->add_option("--kv-heavy", flags->heavy,
                   "h2o: slots for the most attended tokens; with --kv-recent")
+      ->check(Within(0, kMaxPositions, absl::StrCat("0 to ", kMaxPositions)))
       ->type_name("N");
   app->add_option("--kv-recent", flags->recent,
                   "h2o: slots for the newest tokens; with --kv-heavy")
+      ->check(Within(1, kMaxPositions, absl::StrCat("1 to ", kMaxPositions)))
       ->type_name("N");
   app->add_option_function<std::string>(
          "--kv-prefill",

@@ -23,9 +23,15 @@
 
 namespace CLI {
 class App;
-}
+class Validator;
+}  // namespace CLI
 
 namespace h2o {
+
+// A number from `low` to `high`; the error says what it must be.  (CLI::Range
+// accepts NaN.)
+CLI::Validator Within(double low, double high, const std::string& what);
+CLI::Validator AtLeastOne();  // a whole number of 32 bits
 
 // --model, --dtype, --kv-dtype, --load-format, --dummy-seed
 struct ModelFlags {

@@ -68,6 +68,7 @@ void PrepareProcess() {
   sigemptyset(&action.sa_mask);
   sigaction(SIGBUS, &action, nullptr);
   signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);
   std::set_terminate(OnTerminate);
 }
 

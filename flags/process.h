@@ -6,7 +6,8 @@ namespace h2o {
 // From here on, what is no Status ends the program with one line on stderr and
 // exit status 1 as well: SIGBUS, the signal of a mapped file that shrank, and
 // memory or threads that the system does not grant.  A reader that is gone
-// (SIGPIPE) ends nothing; the write fails.  Called before any thread is made.
+// (SIGPIPE), or a file that may not grow (SIGXFSZ), ends nothing; the write
+// fails.  Called before any thread is made.
 void PrepareProcess();
 
 }  // namespace h2o

@@ -40,6 +40,9 @@ struct WorkerFlags {
   double connect_timeout_seconds = 60;
   ShardFlags shard;
   bool tcp_only = false;
+  // From `serve`: its workers share out the memory of this host together.
+  std::string memory_group;  // empty: the ranks of one group do
+  int memory_ranks = 0;
 };
 
 void AddWorkerFlags(CLI::App* app, WorkerFlags* flags) {
@@ -57,11 +60,15 @@ void AddWorkerFlags(CLI::App* app, WorkerFlags* flags) {
       ->type_name("HOST");
   app->add_option("--connect-timeout", flags->connect_timeout_seconds,
                   "How long to wait for the coordinator to answer")
-      ->check(CLI::Range(0.0, 1e9))
+      ->check(Within(0, 1e9, "a number of seconds, 0 or more"))
       ->type_name("S")
       ->capture_default_str();
   AddShardFlags(app, &flags->shard);
   AddTransportFlag(app, &flags->tcp_only);
+  app->add_option("--memory-group", flags->memory_group)->group("");
+  app->add_option("--memory-ranks", flags->memory_ranks)
+      ->check(AtLeastOne())
+      ->group("");
 }
 
 // Our address on the way to `host`, in brackets if it is IPv6; 127.0.0.1 if
@@ -130,6 +137,11 @@ absl::StatusOr<std::shared_ptr<PlanRunner>> Load(
     options.local_ranks = static_cast<int>(
         std::count(assignment.host_ids.begin(), assignment.host_ids.end(),
                    assignment.host_ids[assignment.rank]));
+    options.memory_group = absl::StrCat(absl::Hex(assignment.nonce));
+    if (!flags.memory_group.empty()) {
+      options.memory_group = flags.memory_group;
+      options.local_ranks = flags.memory_ranks;
+    }
   }
   options.max_sequences = assignment.max_sequences;
   options.cache_directory = flags.shard.cache_directory;

@@ -25,6 +25,9 @@ struct ShardOptions {
   int64_t kv_pool_bytes = 0;
   double memory_share = 0;  // 0: 0.5 of a CPU's memory, 0.95 of a GPU's
   int local_ranks = 1;
+  // A name of the ranks that share this host's memory so, which no others have.
+  // Empty: the rank is alone.  Of CPUs only.
+  std::string memory_group;
 
   int max_sequences = 256;  // open at once
 

@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/entropy.h"
 #include "base/finish_reason.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -59,9 +61,11 @@ absl::StatusOr<std::unique_ptr<Backend>> OpenGpu(const ShardOptions& options,
 absl::StatusOr<std::unique_ptr<Backend>> OpenCpu(const ShardOptions& options,
                                                  const ShardSpec& shard,
                                                  DType dtype,
-                                                 const Clock* clock) {
+                                                 const Clock* clock,
+                                                 HostMemory* memory) {
   const ModelConfig& config = options.config;
   CpuBackendOptions backend;
+  backend.memory = memory;
   backend.num_threads = options.num_threads;
   backend.max_prompt = config.max_positions;
   backend.max_slots = config.max_positions;
@@ -155,7 +159,7 @@ absl::StatusOr<int64_t> SlabsOfGivenPool(int64_t bytes,
 // The slabs of a pool that takes its share of the free memory.
 absl::StatusOr<int64_t> SlabsOfFreeMemory(const ShardOptions& options,
                                           KvCacheOptions cache,
-                                          int64_t free_bytes) {
+                                          const ShardParts& parts) {
   const int64_t slab_bytes = cache.geometry.SlabBytes();
   const int64_t smallest = SlabsOfSlots(cache, 1);
   const int64_t most =
@@ -163,13 +167,16 @@ absl::StatusOr<int64_t> SlabsOfFreeMemory(const ShardOptions& options,
                kMaxPoolBytes / slab_bytes);
   double share = options.memory_share;
   if (share == 0) share = options.device.cuda ? 0.95 : 0.5;
+  const int64_t share_bytes =
+      parts.memory != nullptr
+          ? parts.memory->PoolBytes(share, options.local_ranks)
+          : static_cast<int64_t>(
+                static_cast<double>(parts.backend->FreeBytes()) * share /
+                options.local_ranks);
   // The page tables lie beside the pool; assume the largest they can be.
   cache.num_slabs = most;
-  const int64_t left =
-      free_bytes - cache.max_sequences * KvCache::TableBytes(cache);
-  const auto bytes =
-      static_cast<int64_t>(static_cast<double>(std::max<int64_t>(left, 0)) *
-                           share / options.local_ranks);
+  const int64_t bytes = std::max<int64_t>(
+      share_bytes - cache.max_sequences * KvCache::TableBytes(cache), 0);
   const int64_t slabs = std::min(bytes / slab_bytes, most);
   if (slabs < smallest) {
     return absl::ResourceExhaustedError(absl::StrCat(
@@ -186,12 +193,17 @@ absl::Status MakeCache(const ShardOptions& options, ShardParts* parts) {
   cache.heads = parts->shard.kv_heads;
   cache.max_sequences = parts->max_sequences;
   cache.max_positions = parts->config.max_positions;
-  const int64_t free_bytes = parts->backend->FreeBytes();
-  H2O_ASSIGN_OR_RETURN(
-      cache.num_slabs,
-      options.kv_pool_bytes > 0
-          ? SlabsOfGivenPool(options.kv_pool_bytes, cache, free_bytes)
-          : SlabsOfFreeMemory(options, cache, free_bytes));
+  // Nobody else measures until this pool is claimed.
+  std::optional<HostMemory::Turn> turn;
+  if (parts->memory != nullptr) {
+    turn.emplace();
+    parts->memory->StartPool();
+  }
+  H2O_ASSIGN_OR_RETURN(cache.num_slabs,
+                       options.kv_pool_bytes > 0
+                           ? SlabsOfGivenPool(options.kv_pool_bytes, cache,
+                                              parts->backend->FreeBytes())
+                           : SlabsOfFreeMemory(options, cache, *parts));
   H2O_ASSIGN_OR_RETURN(parts->cache,
                        KvCache::Create(cache, parts->backend.get()));
   parts->info.geometry = cache.geometry;
@@ -259,9 +271,15 @@ absl::StatusOr<std::unique_ptr<ShardParts>> MakeShardParts(
   parts->info.config = o.config;
   StageTimes at;
   at.device = clock->Now();
+  if (!o.device.cuda) {
+    parts->memory = std::make_unique<HostMemory>(
+        o.memory_group.empty() ? absl::StrCat("alone-", RandomBits64())
+                               : o.memory_group);
+  }
   H2O_ASSIGN_OR_RETURN(parts->backend,
                        o.device.cuda ? OpenGpu(o, parts->shard, dtype)
-                                     : OpenCpu(o, parts->shard, dtype, clock));
+                                     : OpenCpu(o, parts->shard, dtype, clock,
+                                               parts->memory.get()));
   at.weights = clock->Now();
   parts->communicator->UseStream(parts->backend->stream());
   H2O_RETURN_IF_ERROR(LoadWeights(o, dtype, std::move(progress), parts.get()));

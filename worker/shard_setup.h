@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "base/host_memory.h"
 #include "kernels/backend.h"
 #include "kv/kv_cache.h"
 #include "model/model_config.h"
@@ -47,6 +48,7 @@ struct ShardParts {
   RankInfo info;            // filled as the parts are made
 
   const std::unique_ptr<Communicator> communicator;
+  std::unique_ptr<HostMemory> memory;  // of a CPU's rank; else null
   std::unique_ptr<Backend> backend;
   ShardWeights weights;
   std::unique_ptr<Forward> forward;

@@ -3,14 +3,12 @@
 
 #include <algorithm>
 #include <cstring>
-#include <fstream>
-#include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "base/cgroup.h"
 #include "base/head_dim.h"
+#include "base/host_memory.h"
 #include "base/status_macros.h"
 #include "kernels/cpu/add_norm.h"
 #include "kernels/cpu/decode_attention.h"
@@ -39,27 +37,13 @@ Team::Scratch ScratchOf(const CpuBackendOptions& o,
       .shared_bytes = std::max(linear.shared_bytes, prefill.shared_bytes)};
 }
 
-// Bytes this process could still take: what the machine has (/proc/meminfo),
-// and no more than its control group may; 0 if unknown.
-int64_t AvailableMemoryBytes() {
-  std::ifstream file("/proc/meminfo");
-  std::string key;
-  int64_t kib = 0;
-  while (file >> key >> kib) {
-    if (key == "MemAvailable:") {
-      return std::min(kib * 1024, ReadCgroupLimits().memory_left);
-    }
-    file.ignore(1 << 10, '\n');
-  }
-  return 0;
-}
-
 class CpuBackend final : public Backend {
  public:
   CpuBackend(const CpuBackendOptions& options,
              std::unique_ptr<LinearProducts> products,
              std::unique_ptr<Team> team)
       : head_dim_(options.head_dim),
+        memory_(options.memory),
         products_(std::move(products)),
         team_(std::move(team)),
         clock_(options.clock == nullptr ? &steady_clock_ : options.clock),
@@ -68,12 +52,15 @@ class CpuBackend final : public Backend {
   // ---- Device
 
   absl::StatusOr<Buffer> Allocate(int64_t bytes) override {
+    if (memory_ != nullptr) memory_->Claim(bytes);
     return Buffer::AllocateHost(bytes);
   }
   absl::StatusOr<Buffer> AllocateStaging(int64_t bytes) override {
     return Buffer::AllocateHost(bytes);
   }
-  int64_t FreeBytes() const override { return AvailableMemoryBytes(); }
+  int64_t FreeBytes() const override {
+    return memory_ != nullptr ? memory_->FreeBytes() : FreeHostBytes({});
+  }
   int64_t OwnBytes() const override { return team_->bytes(); }
   void UploadFrom(int64_t, void* device,
                   absl::FunctionRef<void(std::byte*)> fill) override {
@@ -174,6 +161,7 @@ class CpuBackend final : public Backend {
 
  private:
   const int head_dim_;
+  HostMemory* const memory_;  // may be null
   const std::unique_ptr<LinearProducts> products_;
   const std::unique_ptr<Team> team_;
 
@@ -196,6 +184,9 @@ absl::StatusOr<std::unique_ptr<Backend>> NewCpuBackend(
       options.max_inputs, options.max_rows, options.bf16_products,
       options.num_threads);
   const Team::Scratch scratch = ScratchOf(options, *products);
+  if (options.memory != nullptr) {
+    options.memory->Claim(scratch.Bytes(options.num_threads));
+  }
   H2O_ASSIGN_OR_RETURN(
       Buffer memory, Buffer::AllocateHost(scratch.Bytes(options.num_threads)));
   auto team =

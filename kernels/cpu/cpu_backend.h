@@ -6,6 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "base/host_memory.h"
 #include "kernels/backend.h"
 
 namespace h2o {
@@ -23,6 +24,9 @@ struct CpuBackendOptions {
   // activations are rounded to bf16 on the way in.  Off: float32 throughout.
   bool bf16_products = false;
   const Clock* clock = nullptr;  // of marks; null: the steady clock
+  // Where what is allocated is claimed; must outlive the backend.  Null: it is
+  // not.
+  HostMemory* memory = nullptr;
 };
 
 // Takes all scratch memory at once.

@@ -2,9 +2,7 @@
 #include "kernels/cuda/product_choices.h"
 
 #include <fcntl.h>
-#include <stdlib.h>
 #include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -12,7 +10,9 @@
 #include <optional>
 #include <sstream>
 #include <string>
-#include <system_error>
+
+#include "absl/status/statusor.h"
+#include "base/new_file.h"
 
 namespace h2o::cuda {
 namespace {
@@ -45,21 +45,13 @@ std::string LineOf(const ProductShape& shape, const ProductChoice& choice) {
   return line.str();
 }
 
-// Writes a temporary file and renames it to `path`, so readers see whole files.
 bool Write(const ProductChoices& choices, const std::string& path) {
-  std::string beside = path + ".XXXXXX";
-  const int fd = mkstemp(beside.data());
-  if (fd < 0) return false;
-  fchmod(fd, 0644);
-  close(fd);
-  std::ofstream file(beside);
-  for (const auto& [shape, choice] : choices) file << LineOf(shape, choice);
-  file.close();
-  std::error_code failed;
-  if (file.good()) std::filesystem::rename(beside, path, failed);
-  const bool done = file.good() && !failed;
-  if (!done) std::filesystem::remove(beside, failed);
-  return done;
+  absl::StatusOr<NewFile> file = NewFile::Create(path);
+  if (!file.ok()) return false;
+  for (const auto& [shape, choice] : choices) {
+    file->Append(LineOf(shape, choice));
+  }
+  return file->Commit().ok();
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <limits>
 #include <string>
+#include <vector>
 
 namespace h2o {
 namespace {
@@ -27,7 +28,9 @@ class Cgroup : public ::testing::Test {
     std::filesystem::create_directories(path.parent_path());
     std::ofstream(path) << text;
   }
-  CgroupLimits Read() const { return ReadCgroupLimits(root_ / "self", root_); }
+  CgroupLimits Read(const std::vector<MemoryCharge>& charges = {}) const {
+    return ReadCgroupLimits(charges, root_ / "self", root_);
+  }
 
   const std::filesystem::path root_ =
       std::filesystem::path(::testing::TempDir()) /
@@ -86,6 +89,26 @@ TEST_F(Cgroup, VersionOne) {
   Write("cpu,cpuacct/cpu.cfs_period_us", "100000\n");
   EXPECT_EQ(Read().memory_left, 360);
   EXPECT_DOUBLE_EQ(Read().cores, 2.5);
+}
+
+// Memory that is claimed and not touched counts where its process is.
+TEST_F(Cgroup, ChargesCountInTheirGroups) {
+  Write("self", "0::/job/step\n");
+  Write("job/step/memory.max", "1000\n");
+  Write("job/step/memory.current", "100\n");
+  Write("job/memory.max", "2000\n");
+  Write("job/memory.current", "100\n");
+  EXPECT_EQ(
+      Read({{"0::/job/step\n", 300}, {"0::/job/step/x\n", 50}}).memory_left,
+      550);
+  EXPECT_EQ(Read({{"0::/job/steps\n", 1500}}).memory_left, 400);
+  EXPECT_EQ(Read({{"0::/other\n", 1500}, {"", 1500}}).memory_left, 900);
+  Write("self", "9:memory:/pod\n0::/\n");
+  Write("memory/pod/memory.limit_in_bytes", "1000\n");
+  Write("memory/pod/memory.usage_in_bytes", "700\n");
+  EXPECT_EQ(
+      Read({{"9:memory:/pod\n0::/\n", 200}, {"9:memory:/\n", 200}}).memory_left,
+      100);
 }
 
 TEST_F(Cgroup, GarbageLimitsNothing) {

@@ -14,6 +14,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 KvPolicyRequest Ask(KvPolicyName name, const std::string& budget = "") {
   KvPolicyRequest request;
@@ -100,6 +101,14 @@ TEST(KvPolicy, RefusesWhatCannotBe) {
     const absl::Status status = ParseKvBudget(text, &request);
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << text;
     EXPECT_THAT(status.message(), HasSubstr(text));
+  }
+  const auto error = [&](const char* text) {
+    return std::string(ParseKvBudget(text, &request).message());
+  };
+  EXPECT_THAT(error("0.2"), HasSubstr("did you mean 20%?"));
+  EXPECT_THAT(error(".125"), HasSubstr("did you mean 12.5%?"));
+  for (const char* text : {"0", "1.5", "-0.2", "0.0000001", "nan", "0.2x"}) {
+    EXPECT_THAT(error(text), Not(HasSubstr("did you mean"))) << text;
   }
   EXPECT_FALSE(ValidateKvPolicyRequest(Ask(KvPolicyName::kFull, "40")).ok());
   KvPolicyRequest sink = Ask(KvPolicyName::kSink, "40");

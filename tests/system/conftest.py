@@ -66,10 +66,11 @@ def until(condition, what, seconds=PATIENCE):
 class Program:
     """One process; what it prints is gathered as it comes."""
 
-    def __init__(self, name, *arguments):
+    def __init__(self, name, *arguments, through=()):
+        """`through`: a command that runs the program, as `env A=b`."""
         self.name = name
         self.lines = {"stdout": [], "stderr": []}
-        command = [str(BIN / name), *map(str, arguments)]
+        command = [*through, str(BIN / name), *map(str, arguments)]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True)
         self.readers = [threading.Thread(target=self._gather, args=(stream,), daemon=True) for stream in self.lines]
@@ -226,9 +227,10 @@ class System:
     def __init__(self, stubs):
         self.stubs = stubs
         self.programs = []
+        self.through = ()  # a command that runs all programs
 
     def start(self, name, *arguments):
-        self.programs.append(Program(name, *arguments))
+        self.programs.append(Program(name, *arguments, through=self.through))
         return self.programs[-1]
 
     def serve(self, *arguments, model=MODEL, tp=2, pool=64 << 20):

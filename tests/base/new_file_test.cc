@@ -1,0 +1,113 @@
+// Files appear complete or not at all.
+#include "base/new_file.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+
+namespace h2o {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+class NewFiles : public ::testing::Test {
+ protected:
+  NewFiles() {
+    std::string name = ::testing::TempDir() + "new_file_XXXXXX";
+    folder_ = mkdtemp(name.data());
+  }
+  ~NewFiles() override { fs::remove_all(folder_); }
+
+  std::string Path(const char* name) const { return folder_ / name; }
+  size_t NumFiles() const {
+    return std::distance(fs::directory_iterator(folder_), {});
+  }
+
+  fs::path folder_;
+};
+
+std::string Read(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+TEST_F(NewFiles, AppearWhenTheyAreComplete) {
+  std::ofstream(Path("a")) << "old";
+  NewFile file = NewFile::Create(Path("a")).value();
+  const std::string large(3 << 20, 'x');
+  file.Append("new");
+  file.Append(large);
+  EXPECT_EQ(Read(Path("a")), "old");
+  ASSERT_TRUE(file.Commit().ok());
+  EXPECT_FALSE(file.is_open());
+  EXPECT_EQ(Read(Path("a")), "new" + large);
+  EXPECT_EQ(NumFiles(), 1u);
+}
+
+TEST_F(NewFiles, WithoutACommitNothingIsLeft) {
+  std::ofstream(Path("a")) << "old";
+  {
+    NewFile file = NewFile::Create(Path("a")).value();
+    NewFile other = NewFile::Create(Path("b")).value();
+    file.Append("new");
+    other = std::move(file);
+  }
+  EXPECT_EQ(Read(Path("a")), "old");
+  EXPECT_EQ(NumFiles(), 1u);
+}
+
+TEST_F(NewFiles, ADiskThatIsFullLeavesNothing) {
+  // A limit of the file's size is a disk that becomes full.
+  signal(SIGXFSZ, SIG_IGN);
+  rlimit before;
+  getrlimit(RLIMIT_FSIZE, &before);
+  const rlimit small = {1 << 20, before.rlim_max};
+  NewFile file = NewFile::Create(Path("a")).value();
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+  for (int i = 0; i < 4; ++i) file.Append(std::string(1 << 20, 'x'));
+  const absl::Status status = file.Commit();
+  setrlimit(RLIMIT_FSIZE, &before);
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(status.message(), HasSubstr(Path("a") + ": File too large"));
+  EXPECT_EQ(NumFiles(), 0u);
+}
+
+TEST_F(NewFiles, DevicesAreWrittenDirectly) {
+  NewFile null = NewFile::Create("/dev/null").value();
+  null.Append("x");
+  EXPECT_TRUE(null.Commit().ok());
+  EXPECT_TRUE(fs::is_character_file("/dev/null"));
+  NewFile full = NewFile::Create("/dev/full").value();
+  full.Append("x");
+  EXPECT_THAT(full.Commit().message(),
+              HasSubstr("/dev/full: No space left on device"));
+}
+
+TEST_F(NewFiles, LinksStayLinks) {
+  std::ofstream(Path("target")) << "old";
+  fs::create_symlink("target", Path("link"));
+  NewFile file = NewFile::Create(Path("link")).value();
+  file.Append("new");
+  ASSERT_TRUE(file.Commit().ok());
+  EXPECT_TRUE(fs::is_symlink(Path("link")));
+  EXPECT_EQ(Read(Path("target")), "new");
+}
+
+TEST_F(NewFiles, APathThatCannotBeWrittenIsNamed) {
+  const absl::Status status = NewFile::Create("/no/such/folder/a").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_THAT(status.message(),
+              HasSubstr("/no/such/folder/a: No such file or directory"));
+}
+
+}  // namespace
+}  // namespace h2o
