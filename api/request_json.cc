@@ -1,15 +1,21 @@
 // Reads requests out of JSON objects and out of the texts of flags.
 #include "api/request_json.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <optional>
+#include <utility>
+#include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "api/result.h"
 #include "base/status_macros.h"
 
 namespace h2o {
@@ -126,8 +132,8 @@ absl::Status ReadBudget(const json& value, Request* request) {
   KvPolicyRequest policy = {.name = base.name,
                             .flexgen_prefill = base.flexgen_prefill};
   std::string text;
-  if (value.is_number_integer()) {
-    text = value.dump();
+  if (value.is_number()) {
+    text = value.dump();  // a fraction is refused with a hint
   } else {
     H2O_RETURN_IF_ERROR(ReadString("kv_budget", value, &text));
   }
@@ -215,6 +221,58 @@ const Option* FindOption(std::string_view key) {
   return nullptr;
 }
 
+// Letters and digits in lower case: "Max-Tokens" and "max_tokens" are one word.
+std::string Plain(std::string_view key) {
+  std::string plain;
+  for (const char c : key) {
+    if (absl::ascii_isalnum(c)) plain += absl::ascii_tolower(c);
+  }
+  return plain;
+}
+
+// Levenshtein's: characters to add, drop or change.
+int EditDistance(std::string_view a, std::string_view b) {
+  std::vector<int> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), 0);
+  for (size_t i = 0; i < a.size(); ++i) {
+    int diagonal = std::exchange(row[0], static_cast<int>(i) + 1);
+    for (size_t j = 0; j < b.size(); ++j) {
+      const int changed = diagonal + (a[i] != b[j]);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({changed, row[j] + 1, diagonal + 1});
+    }
+  }
+  return row.back();
+}
+
+// The option that `key` is a misspelling of, or null.  Words of one letter
+// difference are common among short ones ("step" and "stop").
+const Option* MeantBy(std::string_view key) {
+  constexpr size_t kShort = 5;  // characters
+  const std::string plain = Plain(key);
+  for (const Option& option : kOptions) {
+    const std::string known = Plain(option.key);
+    const int most = known.size() > kShort ? 1 : 0;
+    if (EditDistance(plain, known) <= most) return &option;
+  }
+  return nullptr;
+}
+
+absl::Status CheckOther(const std::string& key, bool carried) {
+  if (const Option* meant = MeantBy(key)) {
+    return Bad("unknown key \"", key, "\"; did you mean ", meant->key, "?");
+  }
+  if (!carried) {
+    return Bad("unknown key \"", key, "\"; known are prompt, tokens, ",
+               RequestKeys());
+  }
+  if (IsResultKey(key)) {
+    return Bad("key \"", key, "\" would be carried to the output, which has a ",
+               "key of that name; call it something else");
+  }
+  return absl::OkStatus();
+}
+
 // The number that `text` is, or `text` itself for the reader to refuse.
 json NumberOf(const std::string& text) {
   int64_t whole = 0;
@@ -229,7 +287,8 @@ json NumberOf(const std::string& text) {
 }  // namespace
 
 absl::StatusOr<Request> RequestFromJson(std::string_view text,
-                                        const Request& defaults) {
+                                        const Request& defaults,
+                                        std::string* others) {
   const json object = json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (object.is_discarded()) {
     return Bad("not a JSON object in UTF-8: ", Shown(json(text)));
@@ -240,11 +299,11 @@ absl::StatusOr<Request> RequestFromJson(std::string_view text,
   if (object.contains("prompt") == object.contains("tokens")) {
     return Bad("a request needs either \"prompt\" or \"tokens\"");
   }
+  json carried = json::object();
   for (const auto& [key, value] : object.items()) {
-    if (FindOption(key) == nullptr) {
-      return Bad("unknown key \"", key, "\"; known are prompt, tokens, ",
-                 RequestKeys());
-    }
+    if (FindOption(key) != nullptr) continue;
+    H2O_RETURN_IF_ERROR(CheckOther(key, others != nullptr));
+    carried[key] = value;
   }
   Request request = defaults;
   for (const Option& option : kOptions) {
@@ -252,6 +311,7 @@ absl::StatusOr<Request> RequestFromJson(std::string_view text,
     if (value == object.end()) continue;
     H2O_RETURN_IF_ERROR(option.read(*value, &request));
   }
+  if (others != nullptr) *others = carried.empty() ? "" : carried.dump();
   return request;
 }
 

@@ -17,9 +17,13 @@ namespace h2o {
 // A request that is written as one JSON object: {"prompt": ".."} or
 // {"tokens": [..]} with any of RequestKeys().  What the object does not say is
 // as in `defaults`.  The caller has CheckRequest look at the result.
+// `others` gets the remaining keys as a JSON object, or an empty text if there
+// are none; where it is null, they are refused.  A key that is nearly one of
+// RequestKeys() is refused in any case: it is a slip of the pen.
 // Errors: INVALID_ARGUMENT naming the key, its value and what would be right.
 absl::StatusOr<Request> RequestFromJson(std::string_view text,
-                                        const Request& defaults);
+                                        const Request& defaults,
+                                        std::string* others = nullptr);
 
 // "max_tokens, kv_policy, ..": the keys beside prompt and tokens.
 std::string RequestKeys();

@@ -1,6 +1,8 @@
 // Gathers the events of a request and writes them as JSON.
 #include "api/result.h"
 
+#include <algorithm>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
 namespace h2o {
@@ -32,7 +34,7 @@ std::string_view FinishName(const Result& result) {
 
 std::string ResultJson(const Result& result) {
   const Usage& usage = result.usage;
-  const nlohmann::ordered_json object = {
+  nlohmann::ordered_json object = {
       {"index", result.index},
       {"tokens", result.tokens},
       {"text", result.text},
@@ -44,8 +46,26 @@ std::string ResultJson(const Result& result) {
         {"tokens_evicted", usage.tokens_evicted},
         {"kv_bytes", usage.kv_bytes},
         {"kv_bytes_full", usage.kv_bytes_full}}}};
-  return object.dump(-1, ' ', false,
-                     nlohmann::ordered_json::error_handler_t::replace);
+  if (!result.status.ok()) {
+    object["error"] = {{"code", absl::StatusCodeToString(result.status.code())},
+                       {"message", std::string(result.status.message())}};
+  }
+  return WithOthers(
+      object.dump(-1, ' ', false,
+                  nlohmann::ordered_json::error_handler_t::replace),
+      result.others);
+}
+
+std::string WithOthers(std::string line, const std::string& others) {
+  if (others.empty()) return line;
+  line.back() = ',';
+  return line.append(others, 1);
+}
+
+bool IsResultKey(std::string_view key) {
+  constexpr std::string_view kKeys[] = {
+      "index", "tokens", "text", "finish_reason", "usage", "error", "nll"};
+  return std::find(std::begin(kKeys), std::end(kKeys), key) != std::end(kKeys);
 }
 
 }  // namespace h2o

@@ -18,6 +18,7 @@ struct Result {
   FinishReason finish = FinishReason::kNone;
   Usage usage;
   absl::Status status;
+  std::string others;  // what the request's line says beside it; or empty
 
   void Add(const StreamEvent& event);
 };
@@ -25,7 +26,15 @@ struct Result {
 // "stop" or "length"; of a failed request "cancelled", "deadline" or "error".
 std::string_view FinishName(const Result& result);
 
-// One line without its end: index, tokens, text, finish_reason, usage.
+// One line without its end: index, tokens, text, finish_reason, usage, of a
+// failed request its error {code, message}, and what `others` holds.
 std::string ResultJson(const Result& result);
+
+// The JSON object `line` with the keys of the JSON object `others`, which may
+// be empty, behind its own.  REQUIRES: `line` has a key.
+std::string WithOthers(std::string line, const std::string& others);
+
+// Whether a command's output has a key of this name, so that `others` must not.
+bool IsResultKey(std::string_view key);
 
 }  // namespace h2o

@@ -8,20 +8,26 @@
 
 #include <CLI/CLI.hpp>
 #include <chrono>
-#include <condition_variable>
 #include <cstdio>
+#include <cstdlib>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/entropy.h"
-#include "api/result.h"
+#include "base/host_port.h"
 #include "base/status_macros.h"
+#include "clients/answers.h"
 #include "clients/commands.h"
 #include "clients/input.h"
-#include "clients/output.h"
+#include "clients/retry.h"
 #include "flags/flags.h"
 #include "proto/channel.h"
 #include "proto/grpc_status.h"
@@ -36,51 +42,49 @@ namespace v1 = h2oserve::v1;
 struct CallFlags {
   std::string server;
   RequestFlags request;
-  bool json = false;
+  OutputFlags output;
   double timeout_seconds = 0;  // 0: none
-  std::string trace;           // refused with a hint
+  bool no_retry = false;
+  std::string trace;  // refused with a hint
 };
 
 // Calls at once: as many as a server with its default queue accepts.
 constexpr size_t kMostCalls = 512;
 
-// The results of all calls; the printer waits for them here.
-struct Answers {
-  explicit Answers(size_t n) : results(n), done(n) {}
+// How often ended calls and signals are looked at.
+constexpr double kGlanceSeconds = 0.02;
 
-  size_t NumDone() {
-    std::lock_guard lock(mutex);
-    return num_done;
+// Calls that have ended, for the thread that made them.
+class EndedCalls {
+ public:
+  struct Ended {
+    size_t prompt;
+    absl::Status status;
+  };
+  void Push(Ended ended) {
+    std::lock_guard lock(mutex_);
+    ended_.push_back(std::move(ended));
   }
-  // Prompts from `first` on will not be sent.
-  void Drop(size_t first) {
-    std::lock_guard lock(mutex);
-    for (size_t i = first; i < results.size(); ++i) {
-      results[i].status = absl::CancelledError("cancelled before it was asked");
-      done[i] = true;
-      ++num_done;
-    }
+  std::vector<Ended> Take() {
+    std::lock_guard lock(mutex_);
+    return std::exchange(ended_, {});
   }
 
-  std::mutex mutex;
-  std::condition_variable changed;
-  std::vector<Result> results;  // by prompt; guarded by mutex, as is `done`
-  std::vector<bool> done;
-  size_t num_done = 0;
+ private:
+  std::mutex mutex_;
+  std::vector<Ended> ended_;
 };
 
-// One Generate call.  Everything it receives goes to `answers`.
+// One attempt of a Generate call.  What it receives goes to `answers`, its end
+// to `ended`.
 class Call final : public grpc::ClientReadReactor<v1::GenerateResponse> {
  public:
-  Call(v1::Inference::Stub* stub, v1::GenerateRequest request,
-       double timeout_seconds, Answers* answers, size_t index)
-      : request_(std::move(request)), answers_(answers), index_(index) {
-    if (timeout_seconds > 0) {
-      context_.set_deadline(std::chrono::system_clock::now() +
-                            std::chrono::milliseconds(
-                                static_cast<int64_t>(timeout_seconds * 1000)));
-    }
-    stub->async()->Generate(&context_, &request_, this);
+  Call(v1::Inference::Stub* stub, const v1::GenerateRequest* request,
+       std::optional<std::chrono::system_clock::time_point> deadline,
+       size_t prompt, Answers* answers, EndedCalls* ended)
+      : prompt_(prompt), answers_(answers), ended_(ended) {
+    if (deadline) context_.set_deadline(*deadline);
+    stub->async()->Generate(&context_, request, this);
     StartRead(&response_);
     StartCall();
   }
@@ -89,96 +93,149 @@ class Call final : public grpc::ClientReadReactor<v1::GenerateResponse> {
 
   void OnReadDone(bool ok) override {
     if (!ok) return;
-    {
-      std::lock_guard lock(answers_->mutex);
-      answers_->results[index_].Add(FromProto(response_));
-      answers_->changed.notify_all();
-    }
+    const StreamEvent event = FromProto(response_);
+    complete_ |= event.finish != FinishReason::kNone;
+    answers_->Add(prompt_, event);
     StartRead(&response_);
   }
 
   void OnDone(const grpc::Status& status) override {
-    std::lock_guard lock(answers_->mutex);
-    Result& result = answers_->results[index_];
-    result.status = FromGrpc(status);
-    if (status.ok() && result.finish == FinishReason::kNone) {
-      result.status =
-          absl::InternalError("the stream ended without a finish reason");
+    absl::Status end = FromGrpc(status);
+    if (end.ok() && !complete_) {
+      end = absl::InternalError("the stream ended without a finish reason");
     }
-    if (!result.status.ok()) {
-      result.usage.completion_tokens =
-          static_cast<int32_t>(result.tokens.size());
-    }
-    answers_->done[index_] = true;
-    ++answers_->num_done;
-    answers_->changed.notify_all();
+    // At once, so that it is printed; failures may be tried again.
+    if (end.ok()) answers_->Close(prompt_, end);
+    ended_->Push({prompt_, std::move(end)});
   }
 
  private:
   grpc::ClientContext context_;
-  const v1::GenerateRequest request_;
   v1::GenerateResponse response_;
+  bool complete_ = false;
+  const size_t prompt_;
   Answers* const answers_;
-  const size_t index_;
+  EndedCalls* const ended_;
 };
 
-// Prints answers in input order.  The text of the first unfinished one is
-// streamed; the others wait for their turn.
-class Printer {
+// Asks a server all prompts that have no answer yet, and those that it could
+// not take once more.
+//
+// Threads  one; calls end in gRPC's.
+class Caller {
  public:
-  Printer(Answers* answers, bool json) : answers_(answers), json_(json) {}
-
-  // Prints what has arrived and waits a little for more; false once everything
-  // is printed.
-  bool Print() {
-    std::unique_lock lock(answers_->mutex);
-    while (next_ < answers_->results.size()) {
-      const Result& result = answers_->results[next_];
-      if (!json_) {
-        std::fwrite(result.text.data() + printed_, 1,
-                    result.text.size() - printed_, stdout);
-        printed_ = result.text.size();
-      }
-      if (!answers_->done[next_]) break;
-      Finish(result);
-      printed_ = 0;
-      ++next_;
+  Caller(const CallFlags& flags, std::vector<v1::GenerateRequest> messages,
+         v1::Inference::Stub* stub, Answers* answers)
+      : flags_(flags),
+        stub_(stub),
+        answers_(answers),
+        last_answer_(clock_.Now()),
+        prompts_(messages.size()) {
+    const uint64_t seed = RandomBits64();
+    for (size_t i = 0; i < messages.size(); ++i) {
+      prompts_[i].message = std::move(messages[i]);
+      prompts_[i].retry = Retry(seed + i);
+      if (!answers->Has(i)) due_.emplace(0, i);
     }
-    std::fflush(stdout);
-    if (next_ == answers_->results.size()) return false;
-    answers_->changed.wait_for(lock, std::chrono::milliseconds(50));
-    return true;
   }
 
-  // The first failure, and how many there were.
-  absl::Status Failure() const {
-    if (failures_ == 0 || answers_->results.size() == 1) return first_failure_;
-    return absl::Status(
-        first_failure_.code(),
-        absl::StrCat(failures_, " of ", answers_->results.size(),
-                     " prompts failed; prompt ", first_failed_, ": ",
-                     first_failure_.message()));
+  // Waits for the last words of calls that are over.
+  ~Caller() {
+    for (TakeEnded(); open_ > 0; TakeEnded()) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
+  Caller(const Caller&) = delete;
+
+  // Begins the calls whose time has come.
+  void StartDue() {
+    while (!due_.empty() && due_.begin()->first <= clock_.Now() &&
+           open_ < kMostCalls) {
+      const size_t i = due_.begin()->second;
+      due_.erase(due_.begin());
+      Asked& prompt = prompts_[i];
+      if (flags_.timeout_seconds > 0 && !prompt.deadline) {
+        prompt.deadline = std::chrono::system_clock::now() +
+                          std::chrono::milliseconds(static_cast<int64_t>(
+                              flags_.timeout_seconds * 1000));
+      }
+      ++open_;
+      prompt.call = std::make_unique<Call>(
+          stub_, &prompt.message, prompt.deadline, i, answers_, &ended_);
+    }
+  }
+
+  // Looks at the calls that have ended.
+  void TakeEnded() {
+    for (const EndedCalls::Ended& end : ended_.Take()) {
+      --open_;
+      prompts_[end.prompt].call.reset();
+      if (end.status.ok()) {
+        last_answer_ = clock_.Now();
+      } else if (!Again(end)) {
+        answers_->Close(end.prompt, end.status);
+      }
+    }
+  }
+
+  // Cancels calls that run, and makes no other ones.
+  void Cancel() {
+    cancelled_ = true;
+    for (const Asked& prompt : prompts_) {
+      if (prompt.call != nullptr) prompt.call->Cancel();
+    }
+    for (const auto& [time, i] : due_) {
+      answers_->Close(i, absl::CancelledError("cancelled before it was asked"));
+    }
+    due_.clear();
   }
 
  private:
-  void Finish(const Result& result) {
-    std::puts(json_ ? ResultJson(result).c_str() : "");
-    std::fflush(stdout);  // before what goes to stderr
-    if (result.status.ok()) {
-      if (!json_) std::fprintf(stderr, "%s\n", UsageLine(result).c_str());
-    } else if (failures_++ == 0) {
-      first_failure_ = result.status;
-      first_failed_ = next_;
+  struct Asked {
+    v1::GenerateRequest message;
+    Retry retry{0};
+    std::optional<std::chrono::system_clock::time_point> deadline;
+    std::unique_ptr<Call> call;  // null: none runs
+  };
+
+  // Whether the prompt is asked again, later.
+  bool Again(const EndedCalls::Ended& end) {
+    if (flags_.no_retry || cancelled_) return false;
+    Asked& prompt = prompts_[end.prompt];
+    const std::optional<double> wait =
+        prompt.retry.After(end.status, clock_.Now(), last_answer_);
+    if (!wait) return false;
+    const auto pause = std::chrono::duration_cast<std::chrono::nanoseconds>(
+        std::chrono::duration<double>(*wait));
+    if (prompt.deadline &&
+        std::chrono::system_clock::now() + pause > *prompt.deadline) {
+      return false;
     }
+    if (!answers_->Reopen(end.prompt)) return false;
+    due_.emplace(clock_.Now() + *wait, end.prompt);
+    Tell(end.status, *wait);
+    return true;
   }
 
+  // For people who wait.  Programs get one line, at the end.
+  void Tell(const absl::Status& status, double wait) {
+    if (isatty(STDERR_FILENO) == 0 || status.message() == told_) return;
+    told_ = std::string(status.message());
+    std::fprintf(stderr, "server %s: %s; trying again in %.1f s\n",
+                 flags_.server.c_str(), status.ToString().c_str(), wait);
+  }
+
+  const CallFlags& flags_;
+  v1::Inference::Stub* const stub_;
   Answers* const answers_;
-  const bool json_;
-  size_t next_ = 0;     // the first prompt that is not printed
-  size_t printed_ = 0;  // bytes of its text that are
-  int failures_ = 0;
-  size_t first_failed_ = 0;
-  absl::Status first_failure_;
+  const SteadyClock clock_;
+  double last_answer_;
+  EndedCalls ended_;
+  std::vector<Asked> prompts_;
+  std::multimap<double, size_t> due_;  // prompts to ask, by time
+  size_t open_ = 0;                    // calls that run
+  bool cancelled_ = false;
+  std::string told_;
 };
 
 // SIGINT and SIGTERM, blocked and polled.  Must be made before gRPC starts its
@@ -201,47 +258,52 @@ class Signals {
   sigset_t set_, before_;
 };
 
+// Where no proxy is to be used, as gRPC and curl are told.
+std::string NoProxy() {
+  for (const char* name : {"no_grpc_proxy", "no_proxy", "NO_PROXY"}) {
+    if (const char* value = std::getenv(name)) return value;
+  }
+  return "";
+}
+
+absl::Status CheckServer(const std::string& server) {
+  const absl::StatusOr<HostPort> address = ParseHostPort(server);
+  if (address.ok() && address->port > 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--server: ", address.ok() ? absl::string_view("port 0 is no server's")
+                                 : address.status().message()));
+}
+
 absl::Status Run(const CallFlags& flags) {
   if (!flags.trace.empty()) {
     return absl::InvalidArgumentError(
         "--trace: servers do not send traces; use generate");
   }
-  H2O_ASSIGN_OR_RETURN(const std::vector<Request> requests,
-                       RequestsOf(flags.request, RandomBits64()));
+  H2O_ASSIGN_OR_RETURN(const std::vector<Prompt> prompts,
+                       PromptsOf(flags.request, RandomBits64()));
+  H2O_RETURN_IF_ERROR(CheckServer(flags.server));
   std::vector<v1::GenerateRequest> messages;
-  for (const Request& request : requests) {
-    H2O_ASSIGN_OR_RETURN(messages.emplace_back(), ToProto(request));
+  for (const Prompt& prompt : prompts) {
+    H2O_ASSIGN_OR_RETURN(messages.emplace_back(), ToProto(prompt.request));
   }
+  H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Answers> answers,
+                       Answers::Create(flags.output, prompts, "calling"));
 
   const Signals signals;
-  const std::shared_ptr<grpc::Channel> channel = ClientChannel(flags.server);
+  const std::shared_ptr<grpc::Channel> channel =
+      ClientChannel(flags.server, NoProxy());
   const auto stub = v1::Inference::NewStub(channel);
-  Answers answers(messages.size());
-  for (size_t i = 0; i < messages.size(); ++i) {
-    answers.results[i].index = static_cast<int>(i);
-  }
-  std::vector<std::unique_ptr<Call>> calls;
-  bool cancelled = false;
-  const auto start_more = [&] {
-    while (!cancelled && calls.size() < messages.size() &&
-           calls.size() - answers.NumDone() < kMostCalls) {
-      const size_t i = calls.size();
-      calls.push_back(std::make_unique<Call>(stub.get(), std::move(messages[i]),
-                                             flags.timeout_seconds, &answers,
-                                             i));
-    }
-  };
-  start_more();
-  Printer printer(&answers, flags.json);
-  while (printer.Print()) {
-    start_more();
+  Caller caller(flags, std::move(messages), stub.get(), answers.get());
+  for (bool cancelled = false; !answers->Finished(); answers->Print()) {
+    caller.StartDue();
+    answers->WaitForMore(kGlanceSeconds);
+    caller.TakeEnded();
     if (!signals.Taken()) continue;
     if (cancelled) std::_Exit(1);
     cancelled = true;
-    for (const auto& call : calls) call->Cancel();
-    answers.Drop(calls.size());
+    caller.Cancel();
   }
-  absl::Status failure = printer.Failure();
+  absl::Status failure = answers->Verdict();
   if (failure.ok()) return failure;
   return absl::Status(failure.code(), absl::StrCat("server ", flags.server,
                                                    ": ", failure.ToString()));
@@ -257,13 +319,16 @@ void AddCallCommand(CLI::App* app, int* exit_code) {
       ->required()
       ->type_name("HOST:PORT");
   AddRequestFlags(command, &flags->request);
-  command->add_flag("--json", flags->json,
-                    "Print one JSON object for each prompt, in input order");
+  AddOutputFlags(command, &flags->output);
   command
       ->add_option("--timeout", flags->timeout_seconds,
-                   "Deadline of each request; 0: none")
-      ->check(CLI::Range(0.0, 1e9))
+                   "Deadline of each request, with all its attempts; 0: none")
+      ->check(Within(0, 1e9, "a number of seconds, 0 or more"))
       ->type_name("S");
+  command->add_flag("--no-retry", flags->no_retry,
+                    "Ask once. By default prompts are asked again, ever later, "
+                    "if the server cannot be reached (about 8 s long) or its "
+                    "queue is full");
   command->add_option("--trace", flags->trace)->group("");
   command->callback(
       [flags, exit_code] { *exit_code = ExitCodeOf(Run(*flags)); });

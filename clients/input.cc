@@ -30,20 +30,17 @@ absl::StatusOr<Request> DefaultsOf(const RequestFlags& flags) {
   return request;
 }
 
-struct Line {
-  Request request;
-  std::string place;  // FILE:LINE
-};
-
-absl::StatusOr<Request> ParseLine(const std::string& text,
-                                  const Request& defaults) {
-  H2O_ASSIGN_OR_RETURN(Request request, RequestFromJson(text, defaults));
-  H2O_RETURN_IF_ERROR(CheckRequest(request));
-  return request;
+absl::Status ParseLine(const std::string& text, const Request& defaults,
+                       Prompt* prompt) {
+  H2O_ASSIGN_OR_RETURN(prompt->request,
+                       RequestFromJson(text, defaults, &prompt->others));
+  return CheckRequest(prompt->request);
 }
 
-absl::StatusOr<std::vector<Line>> ReadLines(const std::string& path,
-                                            const Request& defaults) {
+}  // namespace
+
+absl::StatusOr<std::vector<Prompt>> ReadInputLines(const std::string& path,
+                                                   const Request& defaults) {
   std::ifstream file;
   if (path != "-") {
     file.open(path);
@@ -53,26 +50,23 @@ absl::StatusOr<std::vector<Line>> ReadLines(const std::string& path,
     }
   }
   std::istream& in = path == "-" ? std::cin : file;
-  std::vector<Line> lines;
+  std::vector<Prompt> prompts;
   std::string text;
   for (int number = 1; std::getline(in, text); ++number) {
     if (text.find_first_not_of(" \t\r") == std::string::npos) continue;
-    const std::string place = absl::StrCat(path, ":", number);
-    absl::StatusOr<Request> request = ParseLine(text, defaults);
-    if (!request.ok()) return At(place, request.status());
-    lines.push_back({*std::move(request), place});
+    Prompt& prompt = prompts.emplace_back();
+    prompt.place = absl::StrCat(path, ":", number);
+    H2O_RETURN_IF_ERROR(At(prompt.place, ParseLine(text, defaults, &prompt)));
   }
   if (!in.eof()) {
     return absl::DataLossError(
         absl::StrCat("cannot read all of the input '", path, "'"));
   }
-  if (lines.empty()) {
+  if (prompts.empty()) {
     return Bad(path, " has no prompts; write one JSON object a line");
   }
-  return lines;
+  return prompts;
 }
-
-}  // namespace
 
 absl::StatusOr<std::vector<int32_t>> ParseTokenList(std::string_view text) {
   std::vector<int32_t> ids;
@@ -95,27 +89,15 @@ absl::Status At(const std::string& place, const absl::Status& status) {
                       absl::StrCat(place, ": ", status.message()));
 }
 
-absl::StatusOr<std::vector<Request>> ReadInputLines(
-    const std::string& path, const Request& defaults,
-    std::vector<std::string>* places) {
-  H2O_ASSIGN_OR_RETURN(std::vector<Line> lines, ReadLines(path, defaults));
-  std::vector<Request> requests;
-  for (Line& line : lines) {
-    requests.push_back(std::move(line.request));
-    if (places != nullptr) places->push_back(std::move(line.place));
-  }
-  return requests;
-}
-
-absl::StatusOr<std::vector<Request>> RequestsOf(
-    const RequestFlags& flags, uint64_t seed,
-    std::vector<std::string>* places) {
+absl::StatusOr<std::vector<Prompt>> PromptsOf(const RequestFlags& flags,
+                                              uint64_t seed) {
   H2O_ASSIGN_OR_RETURN(const Request defaults, DefaultsOf(flags));
-  std::vector<Line> lines;
+  std::vector<Prompt> prompts;
   if (flags.input) {
-    H2O_ASSIGN_OR_RETURN(lines, ReadLines(*flags.input, defaults));
+    H2O_ASSIGN_OR_RETURN(prompts, ReadInputLines(*flags.input, defaults));
   } else if (flags.prompt || flags.tokens) {
-    Request& request = lines.emplace_back(Line{.request = defaults}).request;
+    Request& request =
+        prompts.emplace_back(Prompt{.request = defaults}).request;
     if (flags.prompt) {
       request.has_text = true;
       request.text = *flags.prompt;
@@ -127,16 +109,14 @@ absl::StatusOr<std::vector<Request>> RequestsOf(
     return Bad(
         "give one of --prompt TEXT, --tokens \"2 5 9\" and --input FILE");
   }
-  std::vector<Request> requests;
-  for (Line& line : lines) {
-    if (!line.request.has_seed) {
-      line.request.has_seed = true;
-      line.request.sampling.seed = seed + requests.size();
+  for (Prompt& prompt : prompts) {
+    if (!prompt.request.has_seed) {
+      prompt.request.has_seed = true;
+      prompt.request.sampling.seed = seed;
     }
-    requests.push_back(std::move(line.request));
-    if (places != nullptr) places->push_back(std::move(line.place));
+    ++seed;
   }
-  return requests;
+  return prompts;
 }
 
 }  // namespace h2o

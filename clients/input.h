@@ -14,22 +14,26 @@
 
 namespace h2o {
 
-// One request for --prompt or --tokens, or one for each line of --input.  If no
-// seed is given, request i has `seed` + i.  `places` (may be null) gets the
-// FILE:LINE of each request, or an empty text.
+struct Prompt {
+  Request request;
+  std::string place;   // FILE:LINE; empty: it is of --prompt or --tokens
+  std::string others;  // keys of the line that are no options, as a JSON
+                       // object; empty: none
+};
+
+// One prompt of --prompt or --tokens, or one for each line of --input.  If no
+// seed is given, prompt i has `seed` + i.
 // Errors: INVALID_ARGUMENT saying which flag, or FILE:LINE, is wrong and what
 // would be right; NOT_FOUND if there is no such file.
-absl::StatusOr<std::vector<Request>> RequestsOf(
-    const RequestFlags& flags, uint64_t seed,
-    std::vector<std::string>* places = nullptr);
+absl::StatusOr<std::vector<Prompt>> PromptsOf(const RequestFlags& flags,
+                                              uint64_t seed);
 
-// One request for each line of `path` ("-": standard input) that is not blank;
-// a line is a JSON object as RequestFromJson reads it (api/request_json.h).
+// One prompt for each line of `path` ("-": standard input) that is not blank; a
+// line is a JSON object as RequestFromJson reads it (api/request_json.h).
 // What a line does not say is as in `defaults`.
 // Errors: as above.
-absl::StatusOr<std::vector<Request>> ReadInputLines(
-    const std::string& path, const Request& defaults,
-    std::vector<std::string>* places = nullptr);
+absl::StatusOr<std::vector<Prompt>> ReadInputLines(const std::string& path,
+                                                   const Request& defaults);
 
 // What is wrong with the request at `place`.
 absl::Status At(const std::string& place, const absl::Status& status);

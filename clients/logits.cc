@@ -11,11 +11,13 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "api/result.h"
 #include "base/status_macros.h"
 #include "clients/commands.h"
 #include "clients/embedded_flags.h"
 #include "clients/input.h"
 #include "clients/npy_file.h"
+#include "clients/output.h"
 #include "clients/progress_bar.h"
 #include "clients/trace.h"
 #include "flags/flags.h"
@@ -28,7 +30,7 @@ struct LogitsFlags {
   PolicyFlags policy;
   std::string tokens;
   std::string input;
-  int prefill = 0;  // 0: all tokens
+  int prefill = 0;  // 0: not given
   std::string out;
   std::string trace;
   bool nll = false;
@@ -65,30 +67,53 @@ double NegativeLogLikelihood(absl::Span<const float> row, int32_t token) {
   return greatest + std::log(sum) - row[token];
 }
 
-// Calls fn(i, position, row) for every row of logits, positions ascending.
-template <typename Fn>
-absl::Status RunForced(Embedded* embedded, std::vector<Request> requests,
-                       TraceFile* trace, const Fn& fn) {
-  const int64_t vocabulary = embedded->config().vocab_size;
-  return embedded->Run(std::move(requests), [&](int i,
-                                                const StreamEvent& event) {
-    trace->Write(i, event.trace);
-    for (const LogitRows& part : event.logits) {
-      const int64_t rows = static_cast<int64_t>(part.rows.size()) / vocabulary;
-      for (int64_t r = 0; r < rows; ++r) {
-        fn(i, part.first_position + r,
-           absl::MakeConstSpan(part.rows).subspan(r * vocabulary, vocabulary));
-      }
-    }
-  });
-}
-
 // The tokens of one input, and the policy of its cache.
 struct Given {
   std::vector<int32_t> tokens;
   std::optional<KvPolicyRequest> policy;
-  std::string place;
+  std::string place;   // FILE:LINE, or empty
+  std::string others;  // of the line, see Prompt
 };
+
+// Whether no logit is NaN or +Infinity, as Backend::ArgMax has it.
+bool IsUsable(absl::Span<const float> row) {
+  return std::all_of(row.begin(), row.end(), [](float x) {
+    return x < std::numeric_limits<float>::infinity();
+  });
+}
+
+absl::Status NotUsable(const Given& given, int64_t position) {
+  return At(given.place, absl::InternalError(absl::StrCat(
+                             "the model's logits at position ", position,
+                             " are not finite (NaN or infinity)")));
+}
+
+// Calls fn(i, position, row) for every row of logits, positions ascending.
+// Errors: those of the requests; INTERNAL naming the first position whose
+// logits are not finite.  Decode steps find such rows by themselves; of a
+// prompt's rows only the last one is looked at by the ranks.
+template <typename Fn>
+absl::Status RunForced(const std::vector<Given>& inputs, Embedded* embedded,
+                       std::vector<Request> requests, TraceFile* trace,
+                       const Fn& fn) {
+  const int64_t vocabulary = embedded->config().vocab_size;
+  absl::Status unusable;
+  H2O_RETURN_IF_ERROR(
+      embedded->Run(std::move(requests), [&](int i, const StreamEvent& event) {
+        trace->Write(i, event.trace);
+        for (const LogitRows& part : event.logits) {
+          const auto all = absl::MakeConstSpan(part.rows);
+          const int64_t rows = static_cast<int64_t>(all.size()) / vocabulary;
+          for (int64_t r = 0; r < rows; ++r) {
+            const auto row = all.subspan(r * vocabulary, vocabulary);
+            const int64_t position = part.first_position + r;
+            if (!IsUsable(row)) unusable.Update(NotUsable(inputs[i], position));
+            fn(i, position, row);
+          }
+        }
+      }));
+  return unusable;
+}
 
 // A line's options other than the policy are refused: no token is sampled.
 absl::StatusOr<Given> GivenBy(const Request& line, const Embedded& embedded) {
@@ -123,23 +148,69 @@ absl::StatusOr<std::vector<Given>> ReadGiven(
   }
   Request defaults;
   defaults.kv_policy = policy;
-  std::vector<std::string> places;
-  H2O_ASSIGN_OR_RETURN(const std::vector<Request> lines,
-                       ReadInputLines(flags.input, defaults, &places));
-  for (size_t i = 0; i < lines.size(); ++i) {
-    absl::StatusOr<Given> given = GivenBy(lines[i], embedded);
-    if (!given.ok()) return At(places[i], given.status());
-    given->place = std::move(places[i]);
+  H2O_ASSIGN_OR_RETURN(std::vector<Prompt> lines,
+                       ReadInputLines(flags.input, defaults));
+  for (Prompt& line : lines) {
+    absl::StatusOr<Given> given = GivenBy(line.request, embedded);
+    if (!given.ok()) return At(line.place, given.status());
+    given->place = std::move(line.place);
+    given->others = std::move(line.others);
     all.push_back(*std::move(given));
   }
   return all;
 }
 
+bool Evicts(const std::optional<KvPolicyRequest>& policy) {
+  return policy && policy->name != KvPolicyName::kFull;
+}
+
+// How the tokens of an input are split, and the policy of its cache.
+struct Split {
+  int prefill = 0;  // tokens; 0: all
+  std::optional<KvPolicyRequest> policy;
+};
+
+// In a prefill every token attends all that are before it, whatever the policy
+// keeps behind it.  So the likelihoods of a policy are decoded token by token
+// unless --prefill says otherwise.  A share is then one of all tokens, because
+// the one token that is prefilled is no prompt.
+Split SplitOf(const Given& given, const LogitsFlags& flags) {
+  Split split = {flags.prefill, given.policy};
+  if (!flags.nll || flags.prefill > 0 || !Evicts(given.policy)) return split;
+  split.prefill = 1;
+  KvPolicyRequest& policy = *split.policy;
+  const bool shared = !policy.budget_tokens && !policy.heavy && !policy.recent;
+  const absl::StatusOr<KvPolicy> resolved =
+      ResolveKvPolicy(policy, static_cast<int32_t>(given.tokens.size()), 1, 0);
+  if (!shared || !resolved.ok()) return split;
+  policy.budget_percent.reset();
+  policy.budget_tokens = resolved->slots[0].Capacity();
+  return split;
+}
+
+// Tells on stderr what the policy of one input comes to.
+void TellPolicy(const Given& given, const LogitsFlags& flags) {
+  if (!Evicts(given.policy)) return;
+  if (!flags.nll && flags.prefill == 0) {
+    std::fprintf(stderr,
+                 "all %zu tokens go through prefill, where every token attends "
+                 "all before it: these are the full cache's logits; --prefill "
+                 "1 decodes under the policy\n",
+                 given.tokens.size());
+    return;
+  }
+  const int32_t prompt = flags.prefill > 0
+                             ? flags.prefill
+                             : static_cast<int32_t>(given.tokens.size());
+  std::fprintf(stderr, "%s\n", PolicyText(*given.policy, prompt).c_str());
+}
+
 absl::StatusOr<Request> RequestFor(const Given& given, const LogitsFlags& flags,
                                    const Embedded& embedded) {
+  Split split = SplitOf(given, flags);
   H2O_ASSIGN_OR_RETURN(
       Request request,
-      TeacherForced(given.tokens, flags.prefill, given.policy));
+      TeacherForced(given.tokens, split.prefill, std::move(split.policy)));
   request.trace = !flags.trace.empty();
   H2O_RETURN_IF_ERROR(embedded.engine().Check(request));
   return request;
@@ -169,14 +240,15 @@ absl::StatusOr<std::vector<Request>> RequestsFor(
 }
 
 // --out: float32 [tokens, vocabulary] as an .npy file.
-absl::Status WriteLogits(const std::string& path, int64_t num_tokens,
-                         Embedded* embedded, std::vector<Request> requests,
-                         TraceFile* trace) {
+absl::Status WriteLogits(const std::string& path,
+                         const std::vector<Given>& inputs, Embedded* embedded,
+                         std::vector<Request> requests, TraceFile* trace) {
   H2O_ASSIGN_OR_RETURN(
       NpyFile out,
-      NpyFile::Create(path, num_tokens, embedded->config().vocab_size));
+      NpyFile::Create(path, static_cast<int64_t>(inputs[0].tokens.size()),
+                      embedded->config().vocab_size));
   H2O_RETURN_IF_ERROR(RunForced(
-      embedded, std::move(requests), trace,
+      inputs, embedded, std::move(requests), trace,
       [&](int, int64_t, absl::Span<const float> row) { out.Append(row); }));
   return out.Close();
 }
@@ -196,12 +268,17 @@ absl::Status PrintNll(const std::vector<Given>& inputs, Embedded* embedded,
       nll[i].push_back(NegativeLogLikelihood(row, tokens[position + 1]));
     }
   };
-  H2O_RETURN_IF_ERROR(RunForced(embedded, std::move(requests), trace, on_row));
+  H2O_RETURN_IF_ERROR(
+      RunForced(inputs, embedded, std::move(requests), trace, on_row));
   for (size_t i = 0; i < nll.size(); ++i) {
+    for (size_t t = 0; t < nll[i].size(); ++t) {
+      // A token of probability 0.  JSON has no infinity.
+      if (!std::isfinite(nll[i][t])) return NotUsable(inputs[i], t);
+    }
     nlohmann::ordered_json line;
     line["index"] = i;
     line["nll"] = nll[i];
-    std::printf("%s\n", line.dump().c_str());
+    std::printf("%s\n", WithOthers(line.dump(), inputs[i].others).c_str());
   }
   return absl::OkStatus();
 }
@@ -219,6 +296,7 @@ absl::Status RunLogits(const LogitsFlags& flags) {
                        ReadGiven(flags, *embedded, policy));
   H2O_ASSIGN_OR_RETURN(std::vector<Request> requests,
                        RequestsFor(inputs, flags, *embedded));
+  if (inputs.size() == 1) TellPolicy(inputs[0], flags);
   TraceFile trace;
   if (!flags.trace.empty()) {
     H2O_ASSIGN_OR_RETURN(trace, TraceFile::Create(flags.trace));
@@ -227,8 +305,7 @@ absl::Status RunLogits(const LogitsFlags& flags) {
     H2O_RETURN_IF_ERROR(
         PrintNll(inputs, embedded.get(), std::move(requests), &trace));
   } else {
-    const int64_t num_tokens = static_cast<int64_t>(inputs[0].tokens.size());
-    H2O_RETURN_IF_ERROR(WriteLogits(flags.out, num_tokens, embedded.get(),
+    H2O_RETURN_IF_ERROR(WriteLogits(flags.out, inputs, embedded.get(),
                                     std::move(requests), &trace));
   }
   return trace.Close();
@@ -251,7 +328,9 @@ void AddLogitsCommand(CLI::App* app, int* exit_code) {
   command
       ->add_option("--prefill", flags->prefill,
                    "Number of tokens that go through prefill; the rest is "
-                   "decoded through the KV cache. Default: all")
+                   "decoded through the KV cache. Default: all; with --nll "
+                   "and a policy that evicts 1, and a share of --kv-budget is "
+                   "one of all tokens")
       ->check(CLI::PositiveNumber);
   command->add_option("--out", flags->out,
                       ".npy file for the logits, float32 [tokens, vocabulary]");

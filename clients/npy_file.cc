@@ -1,21 +1,16 @@
 // Writes .npy files: a header, then rows.
 #include "clients/npy_file.h"
 
-#include <cerrno>
-#include <cstring>
-#include <utility>
+#include <string_view>
 
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
 
 namespace h2o {
 
 absl::StatusOr<NpyFile> NpyFile::Create(const std::string& path, int64_t rows,
                                         int64_t columns) {
-  std::FILE* file = std::fopen(path.c_str(), "we");
-  if (file == nullptr) {
-    return absl::PermissionDeniedError(
-        absl::StrCat("cannot write ", path, ": ", std::strerror(errno)));
-  }
+  H2O_ASSIGN_OR_RETURN(NewFile file, NewFile::Create(path));
   // Magic, version 1.0, the header's length in two bytes, the header; the data
   // begins at a multiple of 64.
   std::string header =
@@ -34,30 +29,14 @@ absl::StatusOr<NpyFile> NpyFile::Create(const std::string& path, int64_t rows,
                                  0,
                                  static_cast<char>(header.size() & 0xff),
                                  static_cast<char>(header.size() >> 8)};
-  std::fwrite(preamble, 1, before, file);
-  std::fwrite(header.data(), 1, header.size(), file);
-  return NpyFile(file, path);
-}
-
-NpyFile::NpyFile(NpyFile&& other) noexcept
-    : file_(std::exchange(other.file_, nullptr)),
-      path_(std::move(other.path_)) {}
-
-NpyFile::~NpyFile() {
-  if (file_ != nullptr) std::fclose(file_);
+  file.Append({preamble, before});
+  file.Append(header);
+  return NpyFile(std::move(file));
 }
 
 void NpyFile::Append(absl::Span<const float> values) {
-  std::fwrite(values.data(), sizeof(float), values.size(), file_);
-}
-
-absl::Status NpyFile::Close() {
-  const bool failed = std::ferror(file_) != 0;
-  if (std::fclose(std::exchange(file_, nullptr)) != 0 || failed) {
-    return absl::DataLossError(
-        absl::StrCat(path_, " is incomplete: ", std::strerror(errno)));
-  }
-  return absl::OkStatus();
+  file_.Append({reinterpret_cast<const char*>(values.data()),
+                values.size() * sizeof(float)});
 }
 
 }  // namespace h2o

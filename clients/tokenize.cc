@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "api/result.h"
 #include "base/status_macros.h"
 #include "clients/commands.h"
 #include "clients/input.h"
@@ -25,23 +26,23 @@ absl::Status RunTokenize(const TokenizeFlags& flags) {
   H2O_ASSIGN_OR_RETURN(const ModelConfig config, ReadModelConfig(flags.model));
   H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer,
                        Tokenizer::Load(flags.model, config.vocab_size));
-  std::vector<Request> requests;
+  std::vector<Prompt> prompts;
   if (flags.input.empty()) {
-    Request request;
+    Request& request = prompts.emplace_back().request;
     request.text = flags.text;
     request.has_text = true;
-    requests.push_back(std::move(request));
   } else {
-    H2O_ASSIGN_OR_RETURN(requests, ReadInputLines(flags.input, Request{}));
+    H2O_ASSIGN_OR_RETURN(prompts, ReadInputLines(flags.input, Request{}));
   }
-  for (const Request& request : requests) {
+  for (const Prompt& prompt : prompts) {
+    const Request& request = prompt.request;
     std::vector<int32_t> tokens = request.tokens;
     if (request.has_text) {
       H2O_ASSIGN_OR_RETURN(tokens, tokenizer->Encode(request.text));
     }
     nlohmann::ordered_json line;
     line["tokens"] = tokens;
-    std::printf("%s\n", line.dump().c_str());
+    std::printf("%s\n", WithOthers(line.dump(), prompt.others).c_str());
   }
   return absl::OkStatus();
 }

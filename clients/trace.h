@@ -2,12 +2,12 @@
 // prompt, and which one it evicted in each step.
 #pragma once
 
-#include <cstdio>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/new_file.h"
 #include "model/step.h"
 
 namespace h2o {
@@ -17,23 +17,20 @@ namespace h2o {
 // if no token was evicted.  Ends with a newline.
 std::string TraceLine(int seq, const HeadTrace& trace);
 
+// The file appears when it is complete.
 class TraceFile {
  public:
   TraceFile() = default;  // writes nothing
-  // Errors: PERMISSION_DENIED naming a path that cannot be written.
+  // Errors: NewFile::Create's.
   static absl::StatusOr<TraceFile> Create(const std::string& path);
-  TraceFile(TraceFile&& other) noexcept;
-  TraceFile& operator=(TraceFile&& other) noexcept;
-  ~TraceFile();
 
-  bool is_open() const { return file_ != nullptr; }
+  bool is_open() const { return file_.is_open(); }
   void Write(int seq, const std::vector<HeadTrace>& trace);
-  // Errors: DATA_LOSS if anything could not be written (a full disk).
+  // Errors: NewFile::Commit's.
   absl::Status Close();
 
  private:
-  std::FILE* file_ = nullptr;
-  std::string path_;
+  NewFile file_;
 };
 
 }  // namespace h2o

@@ -1,12 +1,19 @@
 // Credentials and channel arguments of all gRPC connections.
 #include "proto/channel.h"
 
+#include <arpa/inet.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/support/channel_arguments.h>
 
 #include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "base/host_port.h"
 
 namespace h2o {
 namespace {
@@ -19,6 +26,41 @@ constexpr std::pair<const char*, int> kKeepalive[] = {
     {GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1},
     {GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0},
 };
+
+// Clients ask only while they wait for an answer.
+constexpr std::pair<const char*, int> kClientKeepalive[] = {
+    {GRPC_ARG_KEEPALIVE_TIME_MS, 10'000},
+    {GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000},
+    {GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0},
+};
+
+// Who tries again within seconds must not wait for gRPC's own pauses.
+constexpr std::pair<const char*, int> kClientReconnect[] = {
+    {GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200},
+    {GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000},  // also: to connect
+    {GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000},
+};
+
+// `host` is in lower case.
+bool IsLoopback(const std::string& host) {
+  in_addr v4;
+  in6_addr v6;
+  if (inet_pton(AF_INET, host.c_str(), &v4) == 1) {
+    return ntohl(v4.s_addr) >> 24 == 127;
+  }
+  if (inet_pton(AF_INET6, host.c_str(), &v6) == 1) {
+    return IN6_IS_ADDR_LOOPBACK(&v6) ||
+           (IN6_IS_ADDR_V4MAPPED(&v6) && v6.s6_addr[12] == 127);
+  }
+  return host == "localhost" || absl::EndsWith(host, ".localhost");
+}
+
+// Whether `listed` is `host` or a domain that it lies in.  Both in lower case.
+bool Covers(absl::string_view listed, absl::string_view host) {
+  if (listed.size() > 1) absl::ConsumePrefix(&listed, ".");
+  if (listed.empty() || !absl::ConsumeSuffix(&host, listed)) return false;
+  return host.empty() || host.back() == '.';
+}
 
 }  // namespace
 
@@ -35,8 +77,33 @@ std::shared_ptr<grpc::Channel> WorkerChannel(const std::string& coordinator) {
       coordinator, grpc::InsecureChannelCredentials(), arguments);
 }
 
-std::shared_ptr<grpc::Channel> ClientChannel(const std::string& server) {
-  return grpc::CreateChannel(server, grpc::InsecureChannelCredentials());
+std::shared_ptr<grpc::Channel> ClientChannel(const std::string& server,
+                                             const std::string& no_proxy) {
+  grpc::ChannelArguments arguments;
+  for (const auto& [name, value] : kClientKeepalive) {
+    arguments.SetInt(name, value);
+  }
+  for (const auto& [name, value] : kClientReconnect) {
+    arguments.SetInt(name, value);
+  }
+  if (GoesDirect(server, no_proxy)) {
+    arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  }
+  return grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(),
+                                   arguments);
+}
+
+bool GoesDirect(const std::string& server, const std::string& no_proxy) {
+  const absl::StatusOr<HostPort> address = ParseHostPort(server);
+  if (!address.ok()) return true;  // no server that a proxy could reach
+  const std::string host = absl::AsciiStrToLower(address->host);
+  if (IsLoopback(host)) return true;
+  for (const absl::string_view item : absl::StrSplit(no_proxy, ',')) {
+    const std::string listed =
+        absl::AsciiStrToLower(absl::StripAsciiWhitespace(item));
+    if (listed == "*" || Covers(listed, host) || listed == server) return true;
+  }
+  return false;
 }
 
 void ListenAsCoordinator(const std::string& listen, int* port,

@@ -79,7 +79,8 @@ TEST(RequestFromJson, NamesTheKeyAndTheValue) {
       {R"({"prompt": "a", "max_tokens": 2147483648})", "2147483647"},
       {R"({"prompt": "a", "kv_policy": "best"})", "kv_policy is \"best\""},
       {R"({"prompt": "a", "kv_budget": "lots"})", "'lots'"},
-      {R"({"prompt": "a", "kv_budget": 0.5})", "kv_budget is 0.5"},
+      {R"({"prompt": "a", "kv_budget": 0.5})", "did you mean 50%?"},
+      {R"({"prompt": "a", "kv_budget": true})", "kv_budget is true"},
       {R"({"prompt": "a", "temperature": "hot"})", "temperature is \"hot\""},
       {R"({"prompt": "a", "top_k": null})", "top_k is null"},
       {R"({"prompt": "a", "seed": -3})", "seed is -3"},
@@ -100,6 +101,33 @@ TEST(RequestFromJson, NamesTheKeyAndTheValue) {
       HasSubstr("known are prompt, tokens, max_tokens, kv_policy, kv_budget, "
                 "temperature, top_k, top_p, seed, stop, ignore_eos, "
                 "generated"));
+}
+
+TEST(RequestFromJson, CarriesOtherKeysWhereTheyAreWanted) {
+  std::string others = "x";
+  EXPECT_TRUE(RequestFromJson(R"({"tokens": [1]})", {}, &others).ok());
+  EXPECT_EQ(others, "");
+  // "step" is near "stop", but both are words.
+  EXPECT_TRUE(RequestFromJson(
+                  R"({"id": 7, "tokens": [1], "step": [{}], "topic": "a\nb"})",
+                  {}, &others)
+                  .ok());
+  EXPECT_EQ(others, R"({"id":7,"step":[{}],"topic":"a\nb"})");
+  const std::vector<std::pair<std::string, std::string>> bad = {
+      {"max_token", "did you mean max_tokens?"},
+      {"maxTokens", "did you mean max_tokens?"},
+      {"Top-K", "did you mean top_k?"},
+      {"temprature", "did you mean temperature?"},
+      {"text", "key of that name"},
+      {"error", "key of that name"},
+  };
+  for (const auto& [key, says] : bad) {
+    const absl::Status status =
+        RequestFromJson(R"({"tokens": [1], ")" + key + "\": 1}", {}, &others)
+            .status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << key;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(says)) << key;
+  }
 }
 
 absl::Status Set(const std::string& name, const std::vector<std::string>& texts,

@@ -5,13 +5,21 @@
 #include <cmath>
 #include <cstdio>
 #include <fstream>
+#include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
 
 #include "base/quantile.h"
+#include "clients/answer_file.h"
+#include "clients/answers.h"
 #include "clients/bench_floor.h"
 #include "clients/bench_report.h"
 #include "clients/input.h"
 #include "clients/npy_file.h"
+#include "clients/output.h"
+#include "clients/retry.h"
 #include "clients/trace.h"
 
 namespace h2o {
@@ -56,8 +64,14 @@ TEST(ReadInputLines, TakesWhatLinesSayOverDefaults) {
   Request defaults;
   defaults.max_tokens = 50;
   defaults.kv_policy = KvPolicyRequest{KvPolicyName::kSink, 40};
-  const std::vector<Request> requests = ReadInputLines(path, defaults).value();
+  std::vector<Request> requests;
+  const std::vector<Prompt> prompts = ReadInputLines(path, defaults).value();
+  for (const Prompt& prompt : prompts) {
+    EXPECT_EQ(prompt.others, "");
+    requests.push_back(prompt.request);
+  }
   ASSERT_EQ(requests.size(), 3u);
+  EXPECT_EQ(prompts[1].place, path + ":3");
   EXPECT_TRUE(requests[0].has_text);
   EXPECT_EQ(requests[0].max_tokens, 7);
   EXPECT_EQ(requests[0].sampling.seed, ~0ull);
@@ -70,6 +84,14 @@ TEST(ReadInputLines, TakesWhatLinesSayOverDefaults) {
   EXPECT_EQ(requests[2].kv_policy->name, KvPolicyName::kSink);
   EXPECT_EQ(requests[2].kv_policy->budget_tokens, 9);
   EXPECT_THAT(requests[2].stop, ElementsAre("a", "b"));
+}
+
+TEST(ReadInputLines, CarriesOtherKeys) {
+  const std::string path = WriteFile(
+      "others.jsonl",
+      R"({"id": "a-7", "prompt": "hi", "meta": {"n": [1, 2.5, null]}})");
+  EXPECT_EQ(ReadInputLines(path, {}).value()[0].others,
+            R"({"id":"a-7","meta":{"n":[1,2.5,null]}})");
 }
 
 TEST(ReadInputLines, NamesTheLineAndTheValue) {
@@ -89,7 +111,8 @@ TEST(ReadInputLines, NamesTheLineAndTheValue) {
   expect(R"({"tokens": 5})", "5");
   expect(R"({"tokens": [1, "x"]})", "\"x\"");
   expect(R"({"tokens": [99999999999]})", "99999999999");
-  expect(R"({"prompt": "a", "max_token": 5})", "max_token");
+  expect(R"({"prompt": "a", "max_token": 5})", "did you mean max_tokens?");
+  expect(R"({"prompt": "a", "usage": 5})", "call it something else");
   expect(R"({"prompt": "a", "max_tokens": 0})", "0");
   expect(R"({"prompt": "a", "max_tokens": 2.5})", "2.5");
   expect(R"({"prompt": "a", "kv_policy": "best"})", "best");
@@ -145,6 +168,186 @@ TEST(NpyFile, HasNumpysLayout) {
   float last;
   std::memcpy(&last, bytes.data() + header + 20, 4);
   EXPECT_EQ(last, 6);
+}
+
+TEST(PolicyText, SaysWhatAShareCameTo) {
+  KvPolicyRequest h2o = {.name = KvPolicyName::kH2o};
+  EXPECT_EQ(PolicyText({}, 6), "full");
+  EXPECT_EQ(PolicyText(h2o, 6),
+            "h2o, 32 slots a head: 20 % of 6 tokens, at least one page");
+  EXPECT_EQ(PolicyText(h2o, 1024),
+            "h2o, 204 slots a head: 20 % of 1024 tokens");
+  EXPECT_EQ(PolicyText(h2o, 160), "h2o, 32 slots a head: 20 % of 160 tokens");
+  h2o.budget_percent = 12.5;
+  EXPECT_EQ(PolicyText(h2o, 400), "h2o, 50 slots a head: 12.5 % of 400 tokens");
+  h2o = {.name = KvPolicyName::kH2o, .budget_tokens = 40};
+  EXPECT_EQ(PolicyText(h2o, 6), "h2o, 40 slots a head");
+}
+
+// ---- answers ----
+
+StreamEvent Answer(std::vector<int32_t> tokens, bool done) {
+  StreamEvent event;
+  event.tokens = std::move(tokens);
+  event.done = done;
+  if (done) event.finish = FinishReason::kLength;
+  return event;
+}
+
+// Answers prompts through --output and returns what is in the file.
+class Batches : public ::testing::Test {
+ protected:
+  Batches() : prompts_(3), path_(Path("out.jsonl")) {
+    std::remove(path_.c_str());
+    for (int i = 0; i < 3; ++i) {
+      prompts_[i].others = "{\"id\":" + std::to_string(i) + "}";
+    }
+  }
+  std::unique_ptr<Answers> Open(bool resume) {
+    return Answers::Create({.output = path_, .resume = resume}, prompts_, "x")
+        .value();
+  }
+  static void Answer(Answers* answers, size_t i) {
+    answers->Add(i, h2o::Answer({7}, true));
+    answers->Close(i, absl::OkStatus());
+    answers->Print();
+  }
+  std::vector<nlohmann::json> Lines() const {
+    std::ifstream file(path_);
+    std::vector<nlohmann::json> lines;
+    for (std::string line; std::getline(file, line);) {
+      lines.push_back(nlohmann::json::parse(line));
+    }
+    return lines;
+  }
+
+  std::vector<Prompt> prompts_;
+  const std::string path_;
+};
+
+TEST_F(Batches, AFailedLineHasItsErrorAndEveryLineItsKeys) {
+  const auto answers = Open(false);
+  Answer(answers.get(), 1);
+  answers->Add(0, h2o::Answer({4, 5}, false));
+  answers->Close(0, absl::UnavailableError("rank 1 is gone"));
+  answers->CloseRest(absl::CancelledError("not asked"));
+  answers->Print();
+  ASSERT_TRUE(answers->Finished());
+  EXPECT_THAT(std::string(answers->Verdict().message()),
+              "2 of 3 prompts failed; prompt 0: rank 1 is gone");
+  const std::vector<nlohmann::json> lines = Lines();
+  ASSERT_EQ(lines.size(), 3u);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(lines[i]["index"], i);
+    EXPECT_EQ(lines[i]["id"], i);
+  }
+  EXPECT_EQ(lines[0]["error"]["code"], "UNAVAILABLE");
+  EXPECT_EQ(lines[0]["error"]["message"], "rank 1 is gone");
+  EXPECT_EQ(lines[0]["finish_reason"], "error");
+  EXPECT_EQ(lines[0]["tokens"].size(), 2u);
+  EXPECT_FALSE(lines[1].contains("error"));
+  EXPECT_EQ(lines[2]["finish_reason"], "cancelled");
+}
+
+TEST_F(Batches, ResumeAsksWhatHasNoAnswer) {
+  {
+    const auto killed = Open(false);
+    Answer(killed.get(), 0);
+    killed->Close(1, absl::InternalError("a fault"));
+    killed->Print();
+  }
+  std::ofstream(path_, std::ios::app) << "{\"index\":2,\"tok";  // cut off
+  {
+    const auto killed = Open(true);
+    EXPECT_TRUE(killed->Has(0));
+    EXPECT_FALSE(killed->Has(1));
+    EXPECT_FALSE(killed->Has(2));
+    Answer(killed.get(), 1);
+  }
+  const auto resumed = Open(true);
+  EXPECT_TRUE(resumed->Has(1));
+  EXPECT_FALSE(resumed->Has(2));
+  Answer(resumed.get(), 2);
+  ASSERT_TRUE(resumed->Finished());
+  EXPECT_TRUE(resumed->Verdict().ok());
+  const std::vector<nlohmann::json> lines = Lines();
+  ASSERT_EQ(lines.size(), 3u);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(lines[i]["index"], i);
+    EXPECT_FALSE(lines[i].contains("error"));
+  }
+}
+
+TEST_F(Batches, ResumeRefusesAFileOfOtherThings) {
+  const auto error = [&](const std::string& text) {
+    std::ofstream(path_) << text;
+    return std::string(AnswerFile::Open(path_, true, 3).status().message());
+  };
+  EXPECT_THAT(error("{\"index\":0}\nprecious\n"), HasSubstr("out.jsonl:2 "));
+  EXPECT_EQ(ReadFile(path_), "{\"index\":0}\nprecious\n");
+  EXPECT_THAT(error("{\"index\":3}\n"), HasSubstr("the input has 3 prompts"));
+  EXPECT_THAT(error("{\"index\":-1}\n"), HasSubstr("out.jsonl:1 "));
+  EXPECT_EQ(error(""), "");
+}
+
+TEST_F(Batches, AFullDiskIsTold) {
+  const auto answers =
+      Answers::Create({.output = "/dev/full"}, prompts_, "x").value();
+  for (size_t i = 0; i < 3; ++i) Answer(answers.get(), i);
+  EXPECT_THAT(std::string(answers->Verdict().message()),
+              HasSubstr("/dev/full: No space left on device"));
+}
+
+TEST_F(Batches, AnAnswerThatBeganIsForgotten) {
+  const auto answers = Open(false);
+  answers->Add(0, h2o::Answer({4, 5}, false));
+  answers->Print();
+  ASSERT_TRUE(answers->Reopen(0));
+  for (size_t i = 0; i < 3; ++i) Answer(answers.get(), i);
+  EXPECT_TRUE(answers->Verdict().ok());
+  EXPECT_EQ(Lines()[0]["tokens"], nlohmann::json({7}));
+  EXPECT_EQ(Lines()[0]["id"], 0);
+}
+
+// ---- retry ----
+
+TEST(Retry, WaitsLongerEachTimeForAServerThatIsAway) {
+  Retry retry(1);
+  const absl::Status away = absl::UnavailableError("no connection");
+  double now = 100, expected = Retry::kFirstSeconds;
+  for (int i = 0; i < Retry::kUnavailableRetries; ++i) {
+    const std::optional<double> wait = retry.After(away, now, 0);
+    ASSERT_TRUE(wait.has_value()) << i;
+    EXPECT_GE(*wait, 0.75 * expected);
+    EXPECT_LE(*wait, 1.25 * expected);
+    now += *wait;
+    expected = std::min(2 * expected, Retry::kMostSeconds);
+  }
+  EXPECT_FALSE(retry.After(away, now, 0).has_value());
+  // Attempts that take long are few.
+  Retry slow(1);
+  EXPECT_TRUE(slow.After(away, 100, 0).has_value());
+  EXPECT_FALSE(
+      slow.After(away, 101 + Retry::kUnavailableSeconds, 0).has_value());
+}
+
+TEST(Retry, WaitsForABusyServerWhileItAnswersSomebody) {
+  Retry retry(1);
+  const absl::Status busy = absl::ResourceExhaustedError("the queue is full");
+  EXPECT_TRUE(retry.After(busy, 100, 0).has_value());
+  EXPECT_TRUE(retry.After(busy, 100 + Retry::kBusySeconds, 0).has_value());
+  EXPECT_FALSE(retry.After(busy, 101 + Retry::kBusySeconds, 0).has_value());
+  EXPECT_TRUE(retry.After(busy, 1000, 950).has_value());
+}
+
+TEST(Retry, OtherFailuresStand) {
+  for (const absl::Status& status :
+       {absl::InvalidArgumentError("x"), absl::InternalError("x"),
+        absl::DeadlineExceededError("x"), absl::CancelledError("x"),
+        absl::ResourceExhaustedError(
+            "Received message larger than max (5 vs. 4)")}) {
+    EXPECT_FALSE(Retry(1).After(status, 1, 0).has_value()) << status.ToString();
+  }
 }
 
 // 2 layers of 4 * 100 + 2 * 400 parameters, and a head of 1,000.
