@@ -23,6 +23,9 @@ namespace {
 
 constexpr size_t kMaxTextBytes = 4000;
 
+// What lines get to be written before one in distress.
+constexpr int kDistressMs = 50;
+
 // How long a program that ends waits for its last lines to be read.
 constexpr double kFarewellSeconds = 1;
 
@@ -145,6 +148,7 @@ void LogInDistress(const char* text) {
                           program_invocation_short_name, getpid(), text)
           : std::snprintf(line, sizeof(line), "%s: %s\n",
                           program_invocation_short_name, text);
+  poll(nullptr, 0, kDistressMs);  // for the lines before it
   pollfd err = {.fd = STDERR_FILENO, .events = POLLOUT, .revents = 0};
   if (poll(&err, 1, static_cast<int>(kFarewellSeconds * 1000)) <= 0) return;
   // Nothing can be done about an error here.

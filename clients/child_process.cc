@@ -14,6 +14,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "flags/exit_code.h"
 
 namespace h2o {
 
@@ -99,9 +100,9 @@ std::optional<std::string> LastWordsIn(const std::string& line,
   return parsed["message"].get<std::string>();
 }
 
-bool EndedBadly(int status) {
-  return WIFSIGNALED(status) ? WTERMSIG(status) != SIGTERM
-                             : WEXITSTATUS(status) != 0;
+bool EndedInOrder(int status) {
+  if (WIFSIGNALED(status)) return WTERMSIG(status) == SIGTERM;
+  return WEXITSTATUS(status) == kDone || WEXITSTATUS(status) == kLetGo;
 }
 
 std::string HowItEnded(const Child& child) {

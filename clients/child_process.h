@@ -35,9 +35,11 @@ struct Child {
   std::string name;     // "the coordinator", "worker 1"
   std::string program;  // "h2oserve-worker"
   pid_t pid = 0;
-  LineReader log{UniqueFd()};  // its stderr
-  std::string last_words;      // the line with which it said why it ends
-  std::optional<int> status;   // of waitpid, once it has ended
+  LineReader log{UniqueFd()};     // its stderr
+  std::string last_words;         // the line with which it said why it ends
+  std::optional<int> status;      // of waitpid, once it has ended
+  bool reported = false;          // its end has been logged
+  std::optional<double> lost_at;  // when the group of this worker was lost
 };
 
 // Starts `program` with `arguments`; `events`, if not -1, stays open in it. The
@@ -50,9 +52,10 @@ absl::Status Start(const std::filesystem::path& program,
 std::optional<std::string> LastWordsIn(const std::string& line,
                                        const std::string& program);
 
-// Whether a process that was asked to stop failed instead.  Death by SIGTERM is
-// no failure: the signal may come before the process handles it.
-bool EndedBadly(int status);
+// Whether a process ended as it does when it is told to stop, or when its
+// coordinator is.  Also by SIGTERM, which may come before a process listens to
+// it.
+bool EndedInOrder(int status);
 
 // "worker 1 (pid 12) was killed by signal 9 (Killed)".  REQUIRES: it has ended.
 std::string HowItEnded(const Child& child);

@@ -2,7 +2,8 @@
 // started, watched and stopped together.
 //
 // The programs lie beside this one.  They end when it ends, in whatever way. If
-// one of them is lost, all are stopped and the error names it.
+// one of them is lost, the groups that are left go on; if none is left, all are
+// stopped and the error names what was lost.
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -21,29 +22,33 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "base/clock.h"
 #include "base/entropy.h"
 #include "base/host_port.h"
 #include "base/log.h"
+#include "base/running_clock.h"
 #include "base/status_macros.h"
+#include "base/stop_signals.h"
 #include "clients/child_process.h"
 #include "clients/commands.h"
+#include "clients/losses.h"
 #include "flags/flags.h"
 #include "parallel/unique_fd.h"
 
 namespace h2o {
 namespace {
 
-// After a loss, how long to wait for reports before the first culprit is
-// decided.
-constexpr double kBlameSeconds = 1;
-
 // After a loss the other programs may take this long to stop.
 constexpr double kFarewellSeconds = 3;
+
+// Workers end when their coordinator does; those that do not are told to after
+// this time.
+constexpr double kNudgeSeconds = 0.5;
+
+// A rank whose group was lost, and that has not ended after this time, hangs.
+constexpr double kStuckSeconds = 5;
 
 struct ServeFlags {
   CoordinatorFlags coordinator;
@@ -119,9 +124,22 @@ std::vector<std::string> WorkerArguments(const ServeFlags& flags,
   return arguments;
 }
 
-// Whether `text` speaks of the process.
-bool Names(const std::string& text, const Child& child) {
-  return absl::StrContains(text, absl::StrCat("pid ", child.pid, ")"));
+// Passes log lines on.  The line that says why a program ends is kept and
+// logged once, at the end.
+void PassOn(Child* child) {
+  for (std::string& line : child->log.Read()) {
+    if (std::optional<std::string> why = LastWordsIn(line, child->program)) {
+      child->last_words = *std::move(why);
+    } else {
+      LogAsItIs(std::move(line));
+    }
+  }
+}
+
+void SignalAll(const std::vector<Child>& children, int signal) {
+  for (const Child& child : children) {
+    if (!child.status) kill(child.pid, signal);
+  }
 }
 
 // Starts, watches and stops the coordinator and the workers.  One thread: a
@@ -132,9 +150,7 @@ class Supervisor {
 
   // Children must not outlive this object.
   ~Supervisor() {
-    for (const Child& child : children_) {
-      if (!child.status) kill(child.pid, SIGKILL);
-    }
+    SignalAll(children_, SIGKILL);
     for (Child& child : children_) {
       if (!child.status) waitpid(child.pid, nullptr, 0);
     }
@@ -149,13 +165,18 @@ class Supervisor {
     while (!Finished()) {
       H2O_RETURN_IF_ERROR(Poll());
       Reap();
-      if (loss_at_ && !stopping_ && NewsIsIn()) Stop(kFarewellSeconds);
-      if (stopping_ && clock_.Now() > stop_deadline_) break;
+      if (loss_ && !stopping_ && IsUnderstood(children_, *loss_, Now())) {
+        OnLoss();
+      }
+      EndStragglers();
+      if (stopping_ && Now() > stop_deadline_) break;
     }
     return Verdict();
   }
 
  private:
+  double Now() const { return clock_.Now(); }
+
   absl::Status Prepare() {
     H2O_ASSIGN_OR_RETURN(folder_, FindPrograms());
     sigset_t mask;
@@ -221,25 +242,13 @@ class Supervisor {
     return absl::OkStatus();
   }
 
-  // Passes log lines on.  The line that says why a program ends is kept and
-  // logged once, at the end.
-  static void PassOn(Child* child) {
-    for (std::string& line : child->log.Read()) {
-      if (std::optional<std::string> why = LastWordsIn(line, child->program)) {
-        child->last_words = *std::move(why);
-      } else {
-        LogAsItIs(std::move(line));
-      }
-    }
-  }
-
   // Handles a line from the coordinator's --events-fd.
   absl::Status OnEvent(const std::string& line) {
     const size_t space = line.find(' ');
     const std::string what = line.substr(0, space);
     const std::string rest =
         space == std::string::npos ? "" : line.substr(space + 1);
-    if (what == "listening") {
+    if (what == "listening" && !stopping_) {
       address_ = rest;
       return StartWorkers(CallableAddress(address_));
     }
@@ -249,22 +258,41 @@ class Supervisor {
       std::printf("listening on %s\n", address_.c_str());
       std::fflush(stdout);
     }
-    if (what == "over") {
-      if (lost_group_.empty()) lost_group_ = rest;
-      NoteLoss();
-    }
+    if (what == "stopping") coordinator_stops_ = true;
+    if (what == "over") OnGroupOver(rest);
     return absl::OkStatus();
   }
 
-  void OnSignal() {
-    if (stopping_) {
-      told_twice_ = true;
-      stop_deadline_ = 0;  // kill the rest now
-      return;
+  // `line`: the ranks' process ids, with commas, and the reason.
+  void OnGroupOver(const std::string& line) {
+    if (told_) return;  // the ranks may leave
+    const auto [pids, reason] = std::pair<std::string, std::string>(
+        absl::StrSplit(line, absl::MaxSplits(' ', 1)));
+    for (const absl::string_view pid : absl::StrSplit(pids, ',')) {
+      for (Child& child : children_) {
+        if (pid == absl::StrCat(child.pid)) child.lost_at = Now();
+      }
     }
-    told_ = true;
-    // The coordinator's grace time, and a little more to stop.
-    Stop(flags_.coordinator.grace_seconds + 2 * kFarewellSeconds);
+    NoteLoss();
+    if (loss_->group.empty()) loss_->group = reason;
+  }
+
+  void OnSignal() {
+    switch (stop_signals_.Take(Now())) {
+      case StopSignals::Meaning::kSame:
+        return;
+      case StopSignals::Meaning::kAtOnce:
+        told_twice_ = true;
+        stop_deadline_ = 0;  // kill the rest now
+        return;
+      case StopSignals::Meaning::kStop:
+        told_ = true;
+        if (stopping_) return;
+        // The others were told to stop as well, and may have been quicker.
+        if (loss_ && AllEndedInOrder(children_)) loss_.reset();
+        // The coordinator's grace time, and a little more to stop.
+        Stop(flags_.coordinator.grace_seconds + 2 * kFarewellSeconds);
+    }
   }
 
   void Reap() {
@@ -275,86 +303,74 @@ class Supervisor {
       }
       child.status = status;
       while (child.log.fd() >= 0) PassOn(&child);
-      if (!stopping_) {
+      if (child.lost_at && !loss_) {
+        child.reported = true;  // with its group
+      } else if (!stopping_) {
         NoteLoss();
       } else if (&child == &children_[0]) {
-        // The coordinator did not know workers that were still loading.
-        SignalAll(SIGTERM);
-        stop_deadline_ =
-            std::min(stop_deadline_, clock_.Now() + kFarewellSeconds);
+        nudge_at_ = Now() + kNudgeSeconds;
       }
     }
   }
 
   void NoteLoss() {
-    if (!loss_at_) loss_at_ = clock_.Now();
+    if (!loss_) loss_ = Loss{.noticed = Now()};
   }
 
-  // Whether both the lost group and the ended process are known, or nothing
-  // more is expected.
-  bool NewsIsIn() const {
-    const bool a_process = std::any_of(
-        children_.begin(), children_.end(),
-        [](const Child& child) { return child.status.has_value(); });
-    return (a_process && !lost_group_.empty()) ||
-           clock_.Now() - *loss_at_ > kBlameSeconds ||
-           children_[0].status.has_value();
+  // Goes on without what was lost, if a group is left; else stops.
+  void OnLoss() {
+    const int usable = UsableWorkers(children_);
+    const bool goes_on =
+        serving_ && !children_[0].status && usable >= flags_.coordinator.tp;
+    if (!goes_on) return Stop(kFarewellSeconds);
+    H2O_LOG(LogLevel::kError) << Describe(children_, *loss_) << "; " << usable
+                              << " worker(s) are left and go on";
+    for (Child& child : children_) child.reported |= child.status.has_value();
+    loss_.reset();
   }
 
   void Stop(double seconds) {
     stopping_ = true;
-    stop_deadline_ = clock_.Now() + seconds;
-    if (!children_[0].status) {
-      kill(children_[0].pid, SIGTERM);
-    } else {
-      SignalAll(SIGTERM);
-    }
+    stop_deadline_ = Now() + seconds;
     // From here on children end because they are told to, so those that have
     // ended before did so by themselves.
+    if (loss_) verdict_ = StatusOf(children_, *loss_);
+    if (children_[0].status) return SignalAll(children_, SIGTERM);
+    if (!coordinator_stops_) kill(children_[0].pid, SIGTERM);
+  }
+
+  // Ends workers that have no reason to be there any more.
+  void EndStragglers() {
+    // The coordinator did not know workers that were still loading.
+    if (nudge_at_ && Now() > *nudge_at_) {
+      nudge_at_.reset();
+      SignalAll(children_, SIGTERM);
+      stop_deadline_ = std::min(stop_deadline_, Now() + kFarewellSeconds);
+    }
+    // Ranks of a lost group end by themselves, unless they are stuck.
     for (const Child& child : children_) {
-      if (!child.status || told_) continue;
-      if (culprit_.empty() || WIFSIGNALED(*child.status) ||
-          Names(lost_group_, child)) {
-        culprit_ = HowItEnded(child);
+      if (child.lost_at && !child.status &&
+          Now() > *child.lost_at + kStuckSeconds) {
+        kill(child.pid, SIGKILL);
       }
-      if (Names(lost_group_, child)) break;
     }
   }
 
-  void SignalAll(int signal) const {
-    for (const Child& child : children_) {
-      if (!child.status) kill(child.pid, signal);
-    }
-  }
-
+  // A loss is looked at to its end, also if nothing is left.
   bool Finished() const {
-    return std::all_of(children_.begin(), children_.end(),
+    return (stopping_ || !loss_) &&
+           std::all_of(children_.begin(), children_.end(),
                        [](const Child& child) { return child.status; });
   }
 
   absl::Status Verdict() const {
-    if (told_ && !loss_at_) {
-      for (const Child& child : children_) {
-        if (!child.status) {
-          return absl::DeadlineExceededError(absl::StrCat(
-              child.name, told_twice_ ? " was killed at the second signal"
-                                      : " did not stop in time"));
-        }
-        if (EndedBadly(*child.status)) {
-          return absl::UnavailableError(
-              absl::StrCat(HowItEnded(child), " while it was to stop"));
-        }
-      }
-      return absl::OkStatus();
-    }
-    std::vector<std::string> parts;
-    if (!lost_group_.empty()) parts.push_back(lost_group_);
-    if (!culprit_.empty()) parts.push_back(culprit_);
-    return absl::UnavailableError(absl::StrJoin(parts, "; "));
+    if (!verdict_.ok()) return verdict_;
+    return EndOfStop(children_, told_twice_);
   }
 
   const ServeFlags& flags_;
-  const SteadyClock clock_;
+  const SteadyClock steady_;
+  const RunningClock clock_{&steady_};
   std::filesystem::path folder_;
   UniqueFd signals_;
   sigset_t mask_before_;
@@ -363,14 +379,16 @@ class Supervisor {
   std::string address_;
   bool serving_ = false;
 
-  std::optional<double> loss_at_;  // when the first loss was noticed
-  std::string lost_group_;         // the coordinator's report of it
-  std::string culprit_;            // the process that ended, and how
+  std::optional<Loss> loss_;  // that is not understood yet
+  absl::Status verdict_;      // the loss that ended it all, or OK
 
-  bool stopping_ = false;
+  StopSignals stop_signals_;
   bool told_ = false;  // by a signal
   bool told_twice_ = false;
+  bool coordinator_stops_ = false;
+  bool stopping_ = false;
   double stop_deadline_ = 0;
+  std::optional<double> nudge_at_;  // workers that outlive the coordinator
 };
 
 absl::Status Run(ServeFlags flags) {

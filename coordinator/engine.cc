@@ -14,6 +14,8 @@ namespace {
 
 constexpr int kEncoderThreads = 2;
 
+constexpr double kDrainTurnSeconds = 0.25;
+
 // A request that fits may overtake this many waiting requests that do not.  0:
 // requests are served in order of arrival.
 constexpr int kMayPass = 0;
@@ -236,8 +238,14 @@ void Engine::Tick() {
 void Engine::Drain(double grace_seconds) {
   Monitor::Lock lock(monitor_);
   draining_ = true;
-  lock.AwaitFor(grace_seconds, [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(
-                                   monitor_) { return Idle(); });
+  // Turns are counted and not time, which may pass while nothing runs.
+  bool idle = false;
+  for (double left = grace_seconds; !idle; left -= kDrainTurnSeconds) {
+    idle = lock.AwaitFor(
+        std::clamp(left, 0.0, kDrainTurnSeconds),
+        [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_) { return Idle(); });
+    if (left <= 0) break;
+  }
   FailAll(ShutDownError());
   lock.Await([this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_) {
     return outbox_.empty() && delivering_ == 0;

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "api/event_merger.h"
 #include "base/entropy.h"
+#include "base/limited_log.h"
 #include "base/status_macros.h"
 #include "proto/grpc_status.h"
 #include "proto/inference.grpc.pb.h"
@@ -58,6 +59,27 @@ absl::StatusOr<Request> RequestOf(const v1::GenerateRequest& message,
   return request;
 }
 
+// Requests that are refused, and streams that end before they are finished, as
+// lines of the log.
+class Complaints {
+ public:
+  void Refused(const std::string& request_id, const absl::Status& why) {
+    refused_.Add(LogLevel::kWarning, request_id,
+                 absl::StrCat("refused: ", why.ToString()));
+  }
+  // What a client ended itself is no complaint.
+  void Ended(const std::string& request_id, const absl::Status& why) {
+    if (absl::IsCancelled(why) || absl::IsDeadlineExceeded(why)) return;
+    ended_.Add(LogLevel::kWarning, request_id,
+               absl::StrCat("ended: ", why.ToString()));
+  }
+
+ private:
+  const SteadyClock clock_;
+  LimitedLog refused_{&clock_};
+  LimitedLog ended_{&clock_};
+};
+
 // One Generate call: events in, messages out.  Lives until both gRPC and the
 // engine are done with it.
 //
@@ -67,20 +89,21 @@ class GenerateStream final
  public:
   static grpc::ServerWriteReactor<v1::GenerateResponse>* Start(
       grpc::CallbackServerContext* context, absl::StatusOr<std::string> id,
-      absl::StatusOr<Request> request, Engine* engine) {
-    auto stream = std::make_shared<GenerateStream>(context, engine);
+      absl::StatusOr<Request> request, Engine* engine, Complaints* complaints) {
+    auto stream = std::make_shared<GenerateStream>(context, engine, complaints);
     stream->self_ = stream;
+    if (id.ok()) stream->request_id_ = *id;
     if (!id.ok() || !request.ok()) {
-      stream->Finish(ToGrpc(id.ok() ? request.status() : id.status()));
+      stream->Refuse(id.ok() ? request.status() : id.status());
     } else {
-      stream->request_id_ = *std::move(id);
       stream->Submit(*std::move(request));
     }
     return stream.get();
   }
 
-  GenerateStream(grpc::CallbackServerContext* context, Engine* engine)
-      : context_(context), engine_(engine) {}
+  GenerateStream(grpc::CallbackServerContext* context, Engine* engine,
+                 Complaints* complaints)
+      : context_(context), engine_(engine), complaints_(complaints) {}
 
   void OnWriteDone(bool /*ok*/) override {
     // A broken stream takes no more messages, and OnCancel tells the engine;
@@ -108,12 +131,17 @@ class GenerateStream final
         std::move(request), [stream = self_](StreamEvent event) {
           stream->OnEvent(std::move(event));
         });
-    if (!id.ok()) return Finish(ToGrpc(id.status()));
+    if (!id.ok()) return Refuse(id.status());
     std::unique_lock lock(mutex_);
     engine_id_ = *id;
     const bool cancelled = cancelled_;
     lock.unlock();
     if (cancelled) engine_->Cancel(*id, CancelReason());
+  }
+
+  void Refuse(const absl::Status& why) {
+    complaints_->Refused(request_id_, why);
+    Finish(ToGrpc(why));
   }
 
   absl::Status CancelReason() const {
@@ -133,7 +161,10 @@ class GenerateStream final
   void Flush() {
     if (waiting_.empty()) return;
     const StreamEvent event = waiting_.Take();
-    if (!event.status.ok()) return Finish(ToGrpc(event.status));
+    if (!event.status.ok()) {
+      complaints_->Ended(request_id_, event.status);
+      return Finish(ToGrpc(event.status));
+    }
     sending_.Clear();
     ToProto(event, &sending_);
     sending_.set_request_id(request_id_);
@@ -147,6 +178,7 @@ class GenerateStream final
 
   grpc::CallbackServerContext* const context_;  // valid until OnDone
   Engine* const engine_;
+  Complaints* const complaints_;
   std::string request_id_;
 
   std::mutex mutex_;
@@ -170,7 +202,7 @@ class InferenceService::Impl final : public v1::Inference::CallbackService {
       const v1::GenerateRequest* message) override {
     return GenerateStream::Start(
         context, RequestIdOf(*message),
-        RequestOf(*message, options_.default_kv_policy), engine_);
+        RequestOf(*message, options_.default_kv_policy), engine_, &complaints_);
   }
 
   grpc::ServerUnaryReactor* GetModelInfo(
@@ -209,6 +241,7 @@ class InferenceService::Impl final : public v1::Inference::CallbackService {
  private:
   const InferenceServiceOptions options_;
   Engine* const engine_;
+  Complaints complaints_;
 };
 
 InferenceService::InferenceService(const InferenceServiceOptions& options,

@@ -17,10 +17,13 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/clock.h"
 #include "base/host_port.h"
 #include "base/log.h"
+#include "base/running_clock.h"
 #include "base/status_macros.h"
+#include "base/stop_signals.h"
 #include "coordinator/engine.h"
 #include "coordinator/inference_service.h"
 #include "coordinator/remote_workers.h"
@@ -43,8 +46,9 @@ constexpr int kTickMs = 50;
 // ended.
 constexpr auto kFarewell = std::chrono::seconds(2);
 
-// What happens to groups, as lines for the supervisor that started this
-// process: "ready N" (groups now ready) and "over REASON".
+// What happens, as lines for the supervisor that started this process:
+// "listening HOST:PORT", "ready N" (groups now ready), "over PID,PID REASON" (a
+// group is lost, with these ranks) and "stopping".
 class Events {
  public:
   explicit Events(int fd) : fd_(fd) {}
@@ -98,7 +102,8 @@ int WaitForSignal(const sigset_t& signals) {
 // the server before what its services use.
 struct Coordinator {
   std::unique_ptr<Tokenizer> tokenizer;  // may be null
-  SteadyClock clock;
+  SteadyClock steady;
+  RunningClock clock{&steady};  // the loop of Serve looks at it
   std::unique_ptr<Engine> engine;
   std::unique_ptr<RemoteWorkers> workers;
   std::unique_ptr<InferenceService> inference;
@@ -111,6 +116,7 @@ struct Coordinator {
     }
   }
   void Tick() {
+    clock.Now();  // a clock that nobody looks at stands still
     engine->Tick();
     workers->Tick();
   }
@@ -153,7 +159,8 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
           .tp = flags.tp,
           .groups = flags.groups,
           .max_sequences = options.max_sequences,
-          .step_deadline_seconds = flags.step_deadline_ms / 1000.0},
+          .step_deadline_seconds = flags.step_deadline_ms / 1000.0,
+          .formation_timeout_seconds = flags.formation_timeout_seconds},
       &c->clock,
       RemoteWorkers::Observers{
           .on_ready =
@@ -161,9 +168,10 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
                 engine->AddGroup(std::move(group), nullptr);
               },
           .on_over =
-              [events](int group, const absl::Status& reason) {
-                events->Write(
-                    absl::StrCat("over group ", group, ": ", reason.message()));
+              [events](const LostGroup& lost) {
+                events->Write(absl::StrCat(
+                    "over ", absl::StrJoin(lost.pids, ","), " group ",
+                    lost.group, ": ", lost.reason.message()));
               }});
   RemoteWorkers* const workers = c->workers.get();
   c->inference = std::make_unique<InferenceService>(
@@ -185,7 +193,8 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
 }
 
 // Serves until a signal comes, and returns it.
-int Serve(Coordinator* c, const Events& events, const sigset_t& signals) {
+int Serve(Coordinator* c, const Events& events, const sigset_t& signals,
+          StopSignals* stop_signals) {
   std::printf("listening on %s\n", c->address.c_str());
   std::fflush(stdout);
   events.Write(absl::StrCat("listening ", c->address));
@@ -200,6 +209,8 @@ int Serve(Coordinator* c, const Events& events, const sigset_t& signals) {
       events.Write(absl::StrCat("ready ", num_ready));
     }
   }
+  stop_signals->Take(c->clock.Now());
+  events.Write("stopping");
   return signal;
 }
 
@@ -215,16 +226,18 @@ void LogTotals(const Engine::Counters& all) {
             << " KV pages held";
 }
 
-// Lets requests end within the grace time, then stops.  Another signal ends the
-// process at once.
-void Drain(Coordinator* c, double grace_seconds, const sigset_t& signals) {
+// Lets requests end within the grace time, then stops.  Another signal, unless
+// it came with the first one, ends the process at once.
+void Drain(Coordinator* c, double grace_seconds, const sigset_t& signals,
+           StopSignals* stop_signals) {
   c->SetServing(false);
   c->workers->Drain();
   auto drained =
       std::async(std::launch::async, [&] { c->engine->Drain(grace_seconds); });
   while (drained.wait_for(std::chrono::seconds(0)) !=
          std::future_status::ready) {
-    if (WaitForSignal(signals) != 0) {
+    if (WaitForSignal(signals) != 0 &&
+        stop_signals->Take(c->clock.Now()) == StopSignals::Meaning::kAtOnce) {
       LogWhyItEnds("stopped at once");
       std::_Exit(kFault);
     }
@@ -244,12 +257,13 @@ absl::Status Run(const CoordinatorFlags& flags, int events_fd,
   const Events events(events_fd);
   H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Coordinator> coordinator,
                        Make(flags, &events));
-  const int signal = Serve(coordinator.get(), events, signals);
+  StopSignals stop_signals;
+  const int signal = Serve(coordinator.get(), events, signals, &stop_signals);
   const Engine::Counters open = coordinator->engine->counters();
   H2O_LOG() << (signal == SIGINT ? "SIGINT: " : "SIGTERM: ") << open.running
             << " running and " << open.queued << " waiting requests have "
             << flags.grace_seconds << " s to end; once more stops at once";
-  Drain(coordinator.get(), flags.grace_seconds, signals);
+  Drain(coordinator.get(), flags.grace_seconds, signals, &stop_signals);
   return absl::OkStatus();
 }
 

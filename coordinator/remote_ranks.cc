@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/entropy.h"
 #include "base/log.h"
+#include "base/running_clock.h"
 #include "model/step_codec.h"
 
 namespace h2o {
@@ -51,6 +52,12 @@ RemoteRanks::RemoteRanks(int group, const RemoteWorkersOptions& options,
   }
 }
 
+std::vector<int64_t> RemoteRanks::pids() const {
+  std::vector<int64_t> pids;
+  for (const RemoteRank& rank : ranks_) pids.push_back(rank.hello.pid());
+  return pids;
+}
+
 bool RemoteRanks::ready() const {
   std::lock_guard lock(mutex_);
   return ready_ && status_.ok();
@@ -74,6 +81,7 @@ void RemoteRanks::SendAssignments() {
   assign.set_operation_timeout_seconds(options_.step_deadline_seconds *
                                        kOperationShare);
   assign.set_max_sequences(options_.max_sequences);
+  assign.set_connect_timeout_seconds(options_.formation_timeout_seconds);
   for (size_t r = 0; r < ranks_.size(); ++r) {
     auto message = std::make_shared<wire::CoordinatorMessage>();
     *message->mutable_assign() = assign;
@@ -229,7 +237,8 @@ absl::StatusOr<StepResult> RemoteRanks::Next() {
       return reason;
     }
     const double left = deadlines_.step - (now - StepBegan(state_));
-    changed_.wait_for(lock, std::chrono::duration<double>(std::min(left, 1.0)));
+    changed_.wait_for(lock, std::chrono::duration<double>(
+                                std::min(left, RunningClock::kLookSeconds)));
   }
   absl::StatusOr<StepResult> merged = results_.Take();
   state_.sent.pop_front();
@@ -284,7 +293,11 @@ void RemoteRanks::End(const absl::Status& reason, int refused,
   const absl::Status over = absl::UnavailableError(
       absl::StrCat("group ", group_, " is over: ", reason.message()));
   for (size_t r = 0; r < ranks_.size(); ++r) {
-    ranks_[r].stream->Close(static_cast<int>(r) == refused ? why : over);
+    if (static_cast<int>(r) == refused) {
+      ranks_[r].stream->Close(why, kStreamEndRefused);
+    } else {
+      ranks_[r].stream->Close(over);
+    }
   }
   observer_->OnRanksOver(shared_from_this(), reason);
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -45,6 +46,7 @@ class RemoteRanks final : public std::enable_shared_from_this<RemoteRanks> {
               std::vector<RemoteRank> ranks);
 
   int group() const { return group_; }
+  std::vector<int64_t> pids() const;  // in the order of ranks
   bool ready() const;
   absl::Status status() const;
   // REQUIRES: ready() was true once (both).

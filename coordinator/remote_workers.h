@@ -17,6 +17,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "base/clock.h"
@@ -44,8 +45,18 @@ struct RemoteWorkersOptions {
   // each other a little earlier, so that they can name the rank they wait for.
   double step_deadline_seconds = 30;
 
+  // A worker that waits and does not answer within this time is let go; ranks
+  // of a new group must reach each other within it.
+  double formation_timeout_seconds = 20;
+
   // While a group loads, a rank that says nothing for longer is lost.
   double load_deadline_seconds = 600;
+};
+
+struct LostGroup {
+  int group = 0;
+  std::vector<int64_t> pids;  // of its ranks
+  absl::Status reason;
 };
 
 class RemoteWorkers {
@@ -54,7 +65,7 @@ class RemoteWorkers {
     // A group to run steps on.  It may be over at any time, even before this.
     std::function<void(std::unique_ptr<WorkerGroup>)> on_ready;
     // A group is over, ready or not, for another reason than Shutdown.
-    std::function<void(int group, const absl::Status& reason)> on_over;
+    std::function<void(const LostGroup& lost)> on_over;
   };
 
   // `clock` must outlive this object and every group.

@@ -19,6 +19,11 @@ namespace wire = h2oserve::worker;
 // A stream that does not introduce itself is closed after this long.
 constexpr double kHelloSeconds = 10;
 
+// Workers that wait are asked as often whether they are there, and one whose
+// last answer is older than this is not made a rank.
+constexpr double kCallSeconds = 1;
+constexpr double kHereSeconds = 3;
+
 // Whether `text` fits a line of a log.
 bool IsPlainWord(const std::string& text) {
   return !text.empty() && text.size() < 256 &&
@@ -51,8 +56,9 @@ WorkerRegistry::WorkerRegistry(const RemoteWorkersOptions& options,
 // ---- Messages
 
 grpc::ServerBidiReactor<wire::WorkerMessage, wire::CoordinatorMessage>*
-WorkerRegistry::Join(grpc::CallbackServerContext* /*context*/) {
-  std::shared_ptr<WorkerStream> stream = WorkerStream::Open(shared_from_this());
+WorkerRegistry::Join(grpc::CallbackServerContext* context) {
+  std::shared_ptr<WorkerStream> stream =
+      WorkerStream::Open(context, shared_from_this());
   std::lock_guard lock(mutex_);
   workers_.push_back({.stream = stream, .opened = clock_->Now()});
   return stream.get();
@@ -61,6 +67,7 @@ WorkerRegistry::Join(grpc::CallbackServerContext* /*context*/) {
 void WorkerRegistry::OnMessage(WorkerStream* stream,
                                const wire::WorkerMessage& message) {
   if (message.has_hello()) return OnHello(stream, message.hello());
+  if (message.has_here()) return OnHere(stream);
   std::shared_ptr<RemoteRanks> ranks;
   int rank = 0;
   {
@@ -98,19 +105,74 @@ void WorkerRegistry::OnHello(WorkerStream* stream, const wire::Hello& hello) {
   std::lock_guard lock(mutex_);
   const auto worker = Find(stream);
   if (worker == workers_.end()) return;  // it has been closed
+  if (shut_down_) {
+    return stream->Close(absl::UnavailableError("the coordinator shuts down"),
+                         kStreamEndStops);
+  }
+  const absl::Status build = CheckBuild(hello);
+  if (!build.ok()) {
+    return Refuse(&*worker, NameOf(hello), build,
+                  absl::FailedPreconditionError(
+                      "another version or build than the coordinator's, whose "
+                      "log has the difference"));
+  }
   const absl::Status status =
       worker->hello ? absl::FailedPreconditionError("a second Hello")
                     : CheckHello(hello);
-  if (!status.ok()) {
-    refusals_.Add(
-        LogLevel::kWarning, "",
-        absl::StrCat(NameOf(hello), " is refused: ", status.message()));
-    return stream->Close(status);
-  }
+  if (!status.ok()) return Refuse(&*worker, NameOf(hello), status, status);
   worker->hello = hello;
   std::rotate(worker, worker + 1, workers_.end());
-  H2O_LOG() << NameOf(hello) << " dialed in";
+  Call(&workers_.back());
+}
+
+void WorkerRegistry::OnHere(WorkerStream* stream) {
+  std::lock_guard lock(mutex_);
+  const auto worker = Find(stream);
+  if (worker == workers_.end() || !worker->waits()) return;
+  if (worker->heard == 0) H2O_LOG() << NameOf(*worker->hello) << " dialed in";
+  worker->heard = clock_->Now();
   FormGroups();
+}
+
+void WorkerRegistry::Call(Worker* worker) {
+  static const auto call = [] {
+    auto message = std::make_shared<wire::CoordinatorMessage>();
+    message->mutable_call();
+    return message;
+  }();
+  worker->called = clock_->Now();
+  worker->stream->Send(call);
+}
+
+bool WorkerRegistry::IsHere(const Worker& worker) const {
+  return worker.waits() && worker.heard > 0 &&
+         clock_->Now() - worker.heard < kHereSeconds;
+}
+
+void WorkerRegistry::LookAt(Worker* worker) {
+  const double now = clock_->Now();
+  if (worker->refused || worker->ranks != nullptr) return;
+  if (!worker->hello) {
+    if (now - worker->opened < kHelloSeconds) return;
+    const absl::Status why = absl::DeadlineExceededError(
+        absl::StrCat("no Hello within ", kHelloSeconds, " s"));
+    return Refuse(worker, "a stranger", why, why);
+  }
+  const double patience = options_.formation_timeout_seconds;
+  if (now - std::max(worker->opened, worker->heard) > patience) {
+    const absl::Status why = absl::DeadlineExceededError(
+        absl::StrCat("it did not answer for ", patience, " s"));
+    return Refuse(worker, NameOf(*worker->hello), why, why);
+  }
+  if (now - worker->called > kCallSeconds) Call(worker);
+}
+
+void WorkerRegistry::Refuse(Worker* worker, const std::string& name,
+                            const absl::Status& why, const absl::Status& told) {
+  worker->refused = true;
+  refusals_.Add(LogLevel::kWarning, "",
+                absl::StrCat(name, " is refused: ", why.message()));
+  worker->stream->Close(told, kStreamEndRefused);
 }
 
 void WorkerRegistry::OnEnd(WorkerStream* stream) {
@@ -158,7 +220,7 @@ void WorkerRegistry::OnRanksOver(std::shared_ptr<RemoteRanks> ranks,
     std::erase(groups_, ranks);
     FormGroups();
   }
-  observers_.on_over(ranks->group(), reason);
+  observers_.on_over({ranks->group(), ranks->pids(), reason});
 }
 
 void WorkerRegistry::FormGroups() {
@@ -184,7 +246,7 @@ std::vector<WorkerRegistry::Worker*> WorkerRegistry::TakeMembers() {
   std::vector<Worker*> waiting;
   std::vector<WaitingWorker> known;
   for (Worker& worker : workers_) {
-    if (!worker.waits()) continue;
+    if (!IsHere(worker)) continue;
     waiting.push_back(&worker);
     known.push_back({worker.hello->device(), worker.hello->host_id()});
   }
@@ -213,8 +275,7 @@ std::vector<WorkerRegistry::Worker>::iterator WorkerRegistry::Find(
       [&](const Worker& worker) { return worker.stream.get() == stream; });
 }
 
-absl::Status WorkerRegistry::CheckHello(const wire::Hello& hello) const {
-  if (shut_down_) return absl::UnavailableError("the coordinator shuts down");
+absl::Status WorkerRegistry::CheckBuild(const wire::Hello& hello) const {
   if (hello.version() != options_.version) {
     return absl::FailedPreconditionError(
         absl::StrCat("another version: the worker is ", hello.version(),
@@ -231,6 +292,10 @@ absl::Status WorkerRegistry::CheckHello(const wire::Hello& hello) const {
         absl::StrCat("another build: this worker is ", hello.build(),
                      ", those already here are ", build));
   }
+  return absl::OkStatus();
+}
+
+absl::Status WorkerRegistry::CheckHello(const wire::Hello& hello) const {
   if (!hello.config().empty()) {
     absl::StatusOr<ModelConfig> config = DecodeModelConfig(hello.config());
     if (!config.ok()) return config.status();
@@ -271,7 +336,7 @@ std::string WorkerRegistry::Progress() const {
   if (!groups_.empty()) return "the workers are loading";
   const auto waiting =
       std::count_if(workers_.begin(), workers_.end(),
-                    [](const Worker& worker) { return worker.waits(); });
+                    [&](const Worker& worker) { return IsHere(worker); });
   return absl::StrCat(waiting, " of ", options_.tp, " workers have dialed in");
 }
 
@@ -282,17 +347,7 @@ void WorkerRegistry::Tick() {
     std::lock_guard lock(mutex_);
     groups = groups_;
     draining = draining_;
-    for (Worker& worker : workers_) {
-      if (!worker.hello && !worker.refused &&
-          clock_->Now() - worker.opened > kHelloSeconds) {
-        worker.refused = true;
-        const std::string why =
-            absl::StrCat("no Hello within ", kHelloSeconds, " s");
-        refusals_.Add(LogLevel::kWarning, "",
-                      absl::StrCat("a stranger is refused: ", why));
-        worker.stream->Close(absl::DeadlineExceededError(why));
-      }
-    }
+    for (Worker& worker : workers_) LookAt(&worker);
   }
   for (const auto& group : groups) group->Tick(draining);
 }

@@ -57,7 +57,9 @@ class WorkerRegistry final
   struct Worker {
     std::shared_ptr<WorkerStream> stream;
     double opened = 0;
-    bool refused = false;                          // its stream is being closed
+    bool refused = false;  // its stream is being closed
+    double called = 0;     // when it was last asked whether it is there
+    double heard = 0;      // when it last answered; 0: never
     std::optional<h2oserve::worker::Hello> hello;  // once it is accepted
     std::shared_ptr<RemoteRanks> ranks;            // once it is a rank of them
     int rank = 0;
@@ -66,9 +68,22 @@ class WorkerRegistry final
   };
 
   void OnHello(WorkerStream* stream, const h2oserve::worker::Hello& hello);
+  void OnHere(WorkerStream* stream);
 
   // REQUIRES (all): mutex_ is held.
+  // Whether the worker can be a rank now.
+  bool IsHere(const Worker& worker) const;
+  // Asks whether it is there.
+  void Call(Worker* worker);
+  // Lets a stranger go that says nothing, and a worker that does not answer.
+  void LookAt(Worker* worker);
+  // Logs `why` and ends the stream with `told`.
+  void Refuse(Worker* worker, const std::string& name, const absl::Status& why,
+              const absl::Status& told);
   std::vector<Worker>::iterator Find(const WorkerStream* stream);
+  // Its error is for the log alone: a stranger does not learn what it would
+  // have to say.
+  absl::Status CheckBuild(const h2oserve::worker::Hello& hello) const;
   absl::Status CheckHello(const h2oserve::worker::Hello& hello) const;
   // The build that all workers have; empty while there are none.
   std::string BuildOfOthers() const;

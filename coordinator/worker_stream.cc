@@ -8,8 +8,8 @@
 namespace h2o {
 
 std::shared_ptr<WorkerStream> WorkerStream::Open(
-    std::shared_ptr<Observer> observer) {
-  auto stream = std::make_shared<WorkerStream>(std::move(observer));
+    grpc::CallbackServerContext* context, std::shared_ptr<Observer> observer) {
+  auto stream = std::make_shared<WorkerStream>(context, std::move(observer));
   stream->self_ = stream;
   stream->StartRead(&stream->incoming_);
   return stream;
@@ -22,11 +22,12 @@ void WorkerStream::Send(Message message) {
   if (outgoing_.size() == 1) StartWrite(outgoing_.front().get());
 }
 
-void WorkerStream::Close(const absl::Status& reason) {
+void WorkerStream::Close(const absl::Status& reason, const char* end) {
   std::lock_guard lock(mutex_);
   if (closing_) return;
   closing_ = true;
   reason_ = ToGrpc(reason);
+  context_->AddTrailingMetadata(kStreamEndKey, end);
   if (outgoing_.empty()) Finish(reason_);
 }
 

@@ -8,6 +8,7 @@
 #include <mutex>
 
 #include "absl/status/status.h"
+#include "proto/stream_end.h"
 #include "proto/worker.grpc.pb.h"
 
 namespace h2o {
@@ -32,14 +33,16 @@ class WorkerStream final
   };
 
   // Starts to read.
-  static std::shared_ptr<WorkerStream> Open(std::shared_ptr<Observer> observer);
+  static std::shared_ptr<WorkerStream> Open(
+      grpc::CallbackServerContext* context, std::shared_ptr<Observer> observer);
 
-  explicit WorkerStream(std::shared_ptr<Observer> observer)
-      : observer_(std::move(observer)) {}
+  WorkerStream(grpc::CallbackServerContext* context,
+               std::shared_ptr<Observer> observer)
+      : context_(context), observer_(std::move(observer)) {}
 
   void Send(Message message);
-  // The first call counts.
-  void Close(const absl::Status& reason);
+  // The first call counts.  `end`: of proto/stream_end.h.
+  void Close(const absl::Status& reason, const char* end = kStreamEndOver);
 
   void OnReadDone(bool ok) override;
   void OnWriteDone(bool ok) override;
@@ -47,6 +50,7 @@ class WorkerStream final
   void OnDone() override;
 
  private:
+  grpc::CallbackServerContext* const context_;  // valid until OnDone
   const std::shared_ptr<Observer> observer_;
   h2oserve::worker::WorkerMessage incoming_;  // of the one read in flight
 

@@ -342,6 +342,13 @@ void AddCoordinatorFlags(CLI::App* app, CoordinatorFlags* flags) {
       ->check(AtLeastOne())
       ->type_name("MS")
       ->capture_default_str();
+  app->add_option(
+         "--formation-timeout", flags->formation_timeout_seconds,
+         "While a group forms: a worker that does not answer, or ranks "
+         "that do not reach each other, within this time are given up")
+      ->check(Within(0.1, 1e6, "a number of seconds, 0.1 or more"))
+      ->type_name("S")
+      ->capture_default_str();
   app->add_option("--grace", flags->grace_seconds,
                   "After SIGTERM, requests may finish within this time")
       ->check(Within(0, 1e6, "a number of seconds, 0 or more"))

@@ -93,7 +93,8 @@ void AddTransportFlag(CLI::App* app, bool* tcp_only);
 // long.
 void AddLogFlag(CLI::App* app);
 
-// --tp, --groups, --listen, --step-deadline-ms, --grace; with the bundles of
+// --tp, --groups, --listen, --step-deadline-ms,
+// --formation-timeout, --grace; with the bundles of
 // model, policy and engine, all flags of a coordinator.
 struct CoordinatorFlags {
   ModelFlags model;
@@ -103,6 +104,7 @@ struct CoordinatorFlags {
   int groups = 1;
   std::string listen = "127.0.0.1:50051";
   int step_deadline_ms = 30'000;
+  double formation_timeout_seconds = 20;
   double grace_seconds = 30;
 };
 void AddCoordinatorFlags(CLI::App* app, CoordinatorFlags* flags);

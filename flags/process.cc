@@ -3,6 +3,8 @@
 #include "flags/process.h"
 
 #include <signal.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -31,6 +33,28 @@ void OnBusError(int) {
   EndWith(
       "DATA_LOSS: a file of the model shrank, or could not be read, while it "
       "was loaded");
+}
+
+// Whether the system grants no more memory or no more threads.
+bool IsShort() {
+  constexpr size_t kProbe = 16 << 20;  // more than the stack of a thread
+  void* const memory = mmap(nullptr, kProbe, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) return true;
+  munmap(memory, kProbe);
+  // As fork, but without what libraries do at a fork.
+  const long pid = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+  if (pid == 0) _exit(0);
+  return pid < 0;
+}
+
+// gRPC and the C library abort where they get no memory or no thread.  Any
+// other abort goes on after this handler.
+void OnAbort(int) {
+  if (!IsShort()) return;
+  EndWith(
+      "RESOURCE_EXHAUSTED: the system grants no more memory or threads (ulimit "
+      "-v, ulimit -u, the control group's limits)");
 }
 
 // An exception that nothing catches, in any thread.
@@ -67,6 +91,8 @@ void PrepareProcess() {
   action.sa_handler = OnBusError;
   sigemptyset(&action.sa_mask);
   sigaction(SIGBUS, &action, nullptr);
+  action.sa_handler = OnAbort;
+  sigaction(SIGABRT, &action, nullptr);
   signal(SIGPIPE, SIG_IGN);
   signal(SIGXFSZ, SIG_IGN);
   std::set_terminate(OnTerminate);

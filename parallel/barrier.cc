@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/running_clock.h"
 #include "parallel/spin.h"
 
 namespace h2o {
@@ -13,8 +14,6 @@ namespace {
 
 // How often a sleeping rank checks that its peers are alive.
 constexpr double kTickSeconds = 0.005;
-
-double Now() { return SteadyClock().Now(); }
 
 }  // namespace
 
@@ -54,21 +53,26 @@ Barrier::Result Barrier::Await(uint32_t before) {
   const auto changed = [&] {
     return state_->word.load(std::memory_order_acquire) != before;
   };
-  const double start = Now();
-  while (spin_seconds_ > 0 && !changed() && Now() - start < spin_seconds_) {
+  const SteadyClock steady;
+  const double spin_start = steady.Now();
+  while (spin_seconds_ > 0 && !changed() &&
+         steady.Now() - spin_start < spin_seconds_) {
     SpinOnce(changed);
   }
-  double now = start, next_tick = start + kTickSeconds;
-  const double deadline = start + options_.timeout_seconds;
+  // A peer is not silent while this rank does not run.
+  const RunningClock clock(&steady);
+  double now = clock.Now(), next_tick = now + kTickSeconds;
+  const double deadline = now + options_.timeout_seconds;
   while (!changed()) {
-    const double until =
-        options_.keep_waiting ? std::min(deadline, next_tick) : deadline;
+    const double until = std::min(
+        deadline,
+        options_.keep_waiting ? next_tick : now + RunningClock::kLookSeconds);
     state_->sleepers.fetch_add(1, std::memory_order_seq_cst);
     FutexWait(&state_->word, before, std::max(0.0, until - now),
               options_.scope);
     state_->sleepers.fetch_sub(1, std::memory_order_relaxed);
     if (changed()) break;
-    now = Now();
+    now = clock.Now();
     if (now >= deadline) return Result::kTimedOut;
     if (options_.keep_waiting && now >= next_tick) {
       next_tick = now + kTickSeconds;

@@ -16,6 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "base/running_clock.h"
 #include "base/status_macros.h"
 #include "parallel/shm_communicator.h"
 #include "parallel/solo_communicator.h"
@@ -37,7 +38,7 @@ class Agreement {
   Agreement(const Mesh& mesh, const MeshOptions& options)
       : mesh_(mesh),
         options_(options),
-        deadline_(SteadyClock().Now() + options.connect_timeout_seconds) {}
+        deadline_(clock_.Now() + options.connect_timeout_seconds) {}
 
   // The segment that all ranks have mapped, or none on every rank.
   absl::StatusOr<std::optional<ShmSegment>> Run() {
@@ -100,14 +101,16 @@ class Agreement {
   }
 
   absl::Status Wait(int k, short events) {
-    const double left = deadline_ - SteadyClock().Now();
+    const double left = deadline_ - clock_.Now();
     if (left <= 0) {
       return absl::UnavailableError(absl::StrCat(
           "rank ", options_.rank, " waited ", options_.connect_timeout_seconds,
           " s for ", mesh_.NameOf(k), " to agree on shared memory"));
     }
     pollfd one = {mesh_.sockets[k].get(), events, 0};
-    poll(&one, 1, static_cast<int>(std::ceil(std::min(left, 1.0) * 1e3)));
+    poll(&one, 1,
+         static_cast<int>(
+             std::ceil(std::min(left, RunningClock::kLookSeconds) * 1e3)));
     return absl::OkStatus();
   }
 
@@ -151,6 +154,8 @@ class Agreement {
 
   const Mesh& mesh_;
   const MeshOptions& options_;
+  const SteadyClock steady_;
+  const RunningClock clock_{&steady_};
   const double deadline_;
 };
 

@@ -22,6 +22,7 @@
 #include "absl/strings/str_join.h"
 #include "base/clock.h"
 #include "base/host_port.h"
+#include "base/running_clock.h"
 #include "base/status_macros.h"
 #include "parallel/barrier.h"
 
@@ -30,8 +31,6 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little,
               "messages are sent as they lie in memory");
-
-double Now() { return SteadyClock().Now(); }
 
 // ---- Addresses
 
@@ -340,8 +339,8 @@ class Former {
       until = std::min(until, caller.deadline);
       polls.push_back({caller.fd.get(), POLLIN, 0});
     }
-    const int milliseconds =
-        static_cast<int>(std::ceil(std::clamp(until - now, 0.0, 1.0) * 1e3));
+    const int milliseconds = static_cast<int>(std::ceil(
+        std::clamp(until - now, 0.0, RunningClock::kLookSeconds) * 1e3));
     if (poll(polls.data(), polls.size(), milliseconds) < 0 && errno != EINTR) {
       return absl::InternalError(absl::StrCat("poll: ", std::strerror(errno)));
     }
@@ -363,8 +362,12 @@ class Former {
     return polls[0].revents != 0 ? Accept(now) : absl::OkStatus();
   }
 
+  double Now() const { return clock_.Now(); }
+
   const MeshListener listener_;
   const MeshOptions& options_;
+  const SteadyClock steady_;
+  const RunningClock clock_{&steady_};
   const double deadline_;
   Mesh mesh_;
   std::vector<Dial> dials_;  // by rank

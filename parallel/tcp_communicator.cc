@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/running_clock.h"
 #include "base/status_macros.h"
 #include "parallel/barrier.h"
 #include "parallel/failure_latch.h"
@@ -278,10 +279,12 @@ class TcpCommunicator final : public Communicator {
   }
 
   // Runs all transfers to their end.  The timeout counts from the last byte
-  // that moved.
+  // that moved, without time in which this rank did not run.
   absl::Status Exchange(const Operation& operation) {
     hung_up_ = -1;
-    double last = SteadyClock().Now();
+    const SteadyClock steady;
+    const RunningClock clock(&steady);
+    double last = clock.Now();
     while (true) {
       bool moved = false, all_done = true;
       // Starts behind this rank, so that not all ranks begin with rank 0.
@@ -293,7 +296,7 @@ class TcpCommunicator final : public Communicator {
       }
       if (all_done) return absl::OkStatus();
       if (failure_.failed()) return Fail(failure_.Get());
-      const double now = SteadyClock().Now(), silence = now - last;
+      const double now = clock.Now(), silence = now - last;
       if (moved) {
         last = now;
       } else if (silence < spin_seconds_) {
@@ -327,8 +330,8 @@ class TcpCommunicator final : public Communicator {
       const bool watch = k != rank_ && !(t.Done() && hung_up_ >= 0);
       polls_[k] = {watch ? mesh_.sockets[k].get() : -1, events, 0};
     }
-    const int milliseconds =
-        static_cast<int>(std::ceil(std::min(seconds, 1.0) * 1e3));
+    const int milliseconds = static_cast<int>(
+        std::ceil(std::min(seconds, RunningClock::kLookSeconds) * 1e3));
     if (poll(polls_.data(), polls_.size(), milliseconds) <= 0) return;
     for (int k = 0; k < size_; ++k) {
       if (polls_[k].revents != 0 && transfers_[k].Done()) hung_up_ = k;

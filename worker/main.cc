@@ -18,6 +18,7 @@
 #include "base/host_port.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "base/stop_signals.h"
 #include "flags/exit_code.h"
 #include "flags/flags.h"
 #include "flags/process.h"
@@ -146,35 +147,59 @@ absl::StatusOr<std::shared_ptr<PlanRunner>> Load(
   options.max_sequences = assignment.max_sequences;
   options.cache_directory = flags.shard.cache_directory;
 
-  H2O_ASSIGN_OR_RETURN(std::unique_ptr<Communicator> communicator,
-                       ConnectRank(std::move(listener),
-                                   {.rank = assignment.rank,
-                                    .size = assignment.size,
-                                    .addresses = assignment.mesh_addresses,
-                                    .host_ids = assignment.host_ids,
-                                    .nonce = assignment.nonce,
-                                    .connect_timeout_seconds = 60,
-                                    .operation_timeout_seconds =
-                                        assignment.operation_timeout_seconds,
-                                    .tcp_only = flags.tcp_only},
-                                   device));
+  H2O_ASSIGN_OR_RETURN(
+      std::unique_ptr<Communicator> communicator,
+      ConnectRank(
+          std::move(listener),
+          {.rank = assignment.rank,
+           .size = assignment.size,
+           .addresses = assignment.mesh_addresses,
+           .host_ids = assignment.host_ids,
+           .nonce = assignment.nonce,
+           .connect_timeout_seconds = assignment.connect_timeout_seconds,
+           .operation_timeout_seconds = assignment.operation_timeout_seconds,
+           .tcp_only = flags.tcp_only},
+          device));
   return ShardRunner::Create(options, std::move(communicator), clock,
                              std::move(progress));
 }
 
 // At the first signal, a serving worker asks the coordinator to let it go; a
-// worker that does not serve yet exits.  A second signal ends it at once.
+// worker that does not serve exits.  A signal more than a second later ends it
+// at once.
 void HandleSignals(const sigset_t* signals, WorkerControl* control) {
-  int signal = 0;
-  sigwait(signals, &signal);
-  if (!control->serving) std::_Exit(0);
-  control->leave = true;
-  sigwait(signals, &signal);
+  const SteadyClock clock;
+  StopSignals stop_signals;
+  StopSignals::Meaning meaning = StopSignals::Meaning::kStop;
+  while (meaning != StopSignals::Meaning::kAtOnce) {
+    int signal = 0;
+    sigwait(signals, &signal);
+    if (!control->serving) std::_Exit(kDone);
+    control->leave = true;
+    meaning = stop_signals.Take(clock.Now());
+  }
   LogWhyItEnds("stopped at once");
   std::_Exit(kFault);
 }
 
-absl::Status Run(const WorkerFlags& flags, WorkerControl* control) {
+ExitCode ExitCodeOf(const WorkerVerdict& verdict) {
+  switch (verdict.end) {
+    case WorkerEnd::kLeft:
+      return kDone;
+    case WorkerEnd::kLetGo:
+      return kLetGo;
+    case WorkerEnd::kFault:
+      return ExitCodeFor(verdict.status);
+    case WorkerEnd::kCoordinatorLost:
+      return kCoordinatorLost;
+    case WorkerEnd::kRefused:
+      return kRefused;
+  }
+  return kFault;
+}
+
+absl::StatusOr<WorkerVerdict> Run(const WorkerFlags& flags,
+                                  WorkerControl* control) {
   H2O_ASSIGN_OR_RETURN(const DeviceName device, FindDevice(flags.shard.device));
   WorkerServiceOptions options;
   options.coordinator = flags.coordinator;
@@ -202,9 +227,9 @@ absl::Status Run(const WorkerFlags& flags, WorkerControl* control) {
     if (!config.ok()) return ConfigOf({.model = flags.model}).status();
     options.config = *std::move(config);
   }
-  options.on_stuck = [](const absl::Status& reason) {
-    LogWhyItEnds(reason.ToString());
-    std::_Exit(kFault);
+  options.on_stuck = [](const WorkerVerdict& verdict) {
+    LogWhyItEnds(verdict.status.ToString());
+    std::_Exit(ExitCodeOf(verdict));
   };
   const SteadyClock clock;
   return ServeWorker(
@@ -237,9 +262,11 @@ int Main(int argc, char** argv) {
 
   static WorkerControl control;
   std::thread(HandleSignals, &signals, &control).detach();
-  const absl::Status status = Run(flags, &control);
-  if (!status.ok()) LogWhyItEnds(status.ToString());
-  return ExitCodeFor(status);
+  const absl::StatusOr<WorkerVerdict> run = Run(flags, &control);
+  const WorkerVerdict verdict =
+      run.ok() ? *run : WorkerVerdict{WorkerEnd::kFault, run.status()};
+  if (!verdict.status.ok()) LogWhyItEnds(verdict.status.ToString());
+  return ExitCodeOf(verdict);
 }
 
 }  // namespace

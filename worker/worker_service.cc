@@ -14,10 +14,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "base/running_clock.h"
 #include "base/status_macros.h"
 #include "model/step_codec.h"
 #include "proto/channel.h"
 #include "proto/grpc_status.h"
+#include "proto/stream_end.h"
 #include "proto/wire_id.h"
 #include "proto/worker.grpc.pb.h"
 
@@ -43,14 +45,14 @@ constexpr auto kProgressInterval = std::chrono::milliseconds(250);
 class CoordinatorStream {
  public:
   CoordinatorStream(wire::Workers::Stub* stub,
-                    std::function<void(const absl::Status&)> on_stuck)
+                    std::function<void(const WorkerVerdict&)> on_stuck)
       : on_stuck_(std::move(on_stuck)),
         stream_(stub->Join(&context_)),
         reader_([this] { Read(); }) {}
 
   ~CoordinatorStream() {
     context_.TryCancel();
-    End().IgnoreError();
+    End();
   }
 
   // Returns false when the stream has ended.
@@ -75,17 +77,34 @@ class CoordinatorStream {
   }
 
   // Why the stream ended.  Waits until it has.
-  absl::Status End() {
+  WorkerVerdict End() {
     {
       std::lock_guard lock(mutex_);
       joining_ = true;
       changed_.notify_all();
     }
     if (reader_.joinable()) reader_.join();
-    return status_;
+    return verdict_;
   }
 
  private:
+  // Of the ended stream.
+  WorkerVerdict Finish() {
+    absl::Status status = FromGrpc(stream_->Finish());
+    const auto& trailing = context_.GetServerTrailingMetadata();
+    const auto said = trailing.find(kStreamEndKey);
+    WorkerEnd end = WorkerEnd::kFault;
+    if (status.ok() ||
+        (said != trailing.end() && said->second == kStreamEndStops)) {
+      end = WorkerEnd::kLetGo;
+    } else if (said == trailing.end()) {
+      end = WorkerEnd::kCoordinatorLost;
+    } else if (said->second == kStreamEndRefused) {
+      end = WorkerEnd::kRefused;
+    }
+    return {end, std::move(status)};
+  }
+
   void Read() {
     wire::CoordinatorMessage message;
     while (stream_->Read(&message)) {
@@ -93,21 +112,21 @@ class CoordinatorStream {
       incoming_.push_back(std::move(message));
       changed_.notify_all();
     }
-    status_ = FromGrpc(stream_->Finish());
+    verdict_ = Finish();
     std::unique_lock lock(mutex_);
     ended_ = true;
     changed_.notify_all();
     const bool noticed =
         changed_.wait_for(lock, kStuck, [&] { return joining_; });
-    if (!noticed && on_stuck_) on_stuck_(status_);
+    if (!noticed && on_stuck_) on_stuck_(verdict_);
   }
 
-  const std::function<void(const absl::Status&)> on_stuck_;
+  const std::function<void(const WorkerVerdict&)> on_stuck_;
   grpc::ClientContext context_;
   const std::unique_ptr<
       grpc::ClientReaderWriter<wire::WorkerMessage, wire::CoordinatorMessage>>
       stream_;
-  absl::Status status_;  // the reader's; read after it has been joined
+  WorkerVerdict verdict_;  // the reader's; read after it has been joined
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
@@ -121,9 +140,10 @@ class CoordinatorStream {
 // False if told to leave, or the time is up.
 bool Connect(grpc::Channel* channel, double timeout_seconds,
              const std::atomic<bool>& leave) {
-  const auto deadline = std::chrono::steady_clock::now() +
-                        std::chrono::duration<double>(timeout_seconds);
-  while (!leave && std::chrono::steady_clock::now() < deadline) {
+  const SteadyClock steady;
+  const RunningClock clock(&steady);
+  const double deadline = clock.Now() + timeout_seconds;
+  while (!leave && clock.Now() < deadline) {
     if (channel->WaitForConnected(std::chrono::system_clock::now() + kGlance)) {
       return true;
     }
@@ -167,6 +187,7 @@ absl::StatusOr<Assignment> AssignmentOf(const wire::Assign& message) {
   assignment.host_ids.assign(message.host_ids().begin(),
                              message.host_ids().end());
   assignment.nonce = message.nonce();
+  assignment.connect_timeout_seconds = message.connect_timeout_seconds();
   assignment.operation_timeout_seconds = message.operation_timeout_seconds();
   assignment.max_sequences = message.max_sequences();
   return assignment;
@@ -199,6 +220,9 @@ class Session {
           break;
         case wire::CoordinatorMessage::kPlan:
           status = Step(message->plan());
+          break;
+        case wire::CoordinatorMessage::kCall:
+          SayHere();
           break;
         case wire::CoordinatorMessage::kShutdown:
           return absl::OkStatus();
@@ -277,6 +301,12 @@ class Session {
     return status;
   }
 
+  void SayHere() {
+    wire::WorkerMessage message;
+    message.mutable_here();
+    stream_->Write(message);
+  }
+
   void SayIfLeaving() {
     if (!control_->leave || said_leaving_) return;
     said_leaving_ = true;
@@ -294,32 +324,38 @@ class Session {
 
 }  // namespace
 
-absl::Status ServeWorker(const WorkerServiceOptions& options,
-                         const LoadShard& load, WorkerControl* control) {
+WorkerVerdict ServeWorker(const WorkerServiceOptions& options,
+                          const LoadShard& load, WorkerControl* control) {
   const std::shared_ptr<grpc::Channel> channel =
       WorkerChannel(options.coordinator);
   if (!Connect(channel.get(), options.connect_timeout_seconds,
                control->leave)) {
-    if (control->leave) return absl::OkStatus();
-    return absl::UnavailableError(
-        absl::StrCat("no coordinator answers at ", options.coordinator,
-                     " within ", options.connect_timeout_seconds, " s"));
+    if (control->leave) return {WorkerEnd::kLeft, absl::OkStatus()};
+    return {WorkerEnd::kCoordinatorLost,
+            absl::UnavailableError(absl::StrCat(
+                "no coordinator answers at ", options.coordinator, " within ",
+                options.connect_timeout_seconds, " s"))};
   }
-  H2O_ASSIGN_OR_RETURN(const std::string mesh_address, options.mesh_address());
+  const absl::StatusOr<std::string> mesh_address = options.mesh_address();
+  if (!mesh_address.ok()) return {WorkerEnd::kFault, mesh_address.status()};
   const std::unique_ptr<wire::Workers::Stub> stub =
       wire::Workers::NewStub(channel);
   CoordinatorStream stream(stub.get(), options.on_stuck);
-  stream.Write(HelloMessage(options, mesh_address));
+  stream.Write(HelloMessage(options, *mesh_address));
   absl::Status own = Session(&stream, load, control).Serve();
   control->serving = false;
-  const absl::Status verdict = stream.End();
+  const WorkerVerdict verdict = stream.End();
   // If this worker only complained about another rank, the coordinator's reason
   // is the better one.
-  if (!own.ok() && (!absl::IsUnavailable(own) || verdict.ok())) return own;
-  if (verdict.ok() || control->leave) return absl::OkStatus();
-  return absl::Status(verdict.code(),
-                      absl::StrCat("coordinator ", options.coordinator, ": ",
-                                   verdict.message()));
+  if (!own.ok() && (!absl::IsUnavailable(own) || verdict.status.ok())) {
+    return {WorkerEnd::kFault, own};
+  }
+  if (control->leave) return {WorkerEnd::kLeft, absl::OkStatus()};
+  if (verdict.status.ok()) return verdict;
+  return {verdict.end,
+          absl::Status(verdict.status.code(),
+                       absl::StrCat("coordinator ", options.coordinator, ": ",
+                                    verdict.status.message()))};
 }
 
 }  // namespace h2o

@@ -31,6 +31,7 @@ struct Assignment {
   std::vector<std::string> mesh_addresses;  // of all ranks, in rank order
   std::vector<std::string> host_ids;
   uint64_t nonce = 0;
+  double connect_timeout_seconds = 0;  // of the ranks to each other
   double operation_timeout_seconds = 0;
   int max_sequences = 0;
 };
@@ -38,6 +39,23 @@ struct Assignment {
 // Loads the shard of `assignment`; `progress` takes the fraction loaded (0..1).
 using LoadShard = std::function<absl::StatusOr<std::shared_ptr<PlanRunner>>(
     const Assignment& assignment, std::function<void(double)> progress)>;
+
+// How a worker ended.
+enum class WorkerEnd {
+  kLeft,             // it was told to
+  kLetGo,            // the coordinator stopped in order
+  kFault,            // its own, or another rank's that was lost
+  kCoordinatorLost,  // or never there
+  kRefused,          // as a stranger
+};
+
+struct WorkerVerdict {
+  WorkerEnd end = WorkerEnd::kFault;
+  // OK if it was told to leave or let go.  Errors: UNAVAILABLE if there is no
+  // coordinator, it is gone, or another rank was lost; what the coordinator
+  // said when it refused this worker; those of `load` and of steps.
+  absl::Status status;
+};
 
 struct WorkerServiceOptions {
   std::string coordinator;  // HOST:PORT
@@ -54,7 +72,7 @@ struct WorkerServiceOptions {
 
   // Called from another thread when the shard is still busy a few seconds after
   // the coordinator ended the stream.  It should end the process.
-  std::function<void(const absl::Status&)> on_stuck;
+  std::function<void(const WorkerVerdict&)> on_stuck;
 };
 
 // Between ServeWorker and the thread that receives signals.
@@ -64,10 +82,8 @@ struct WorkerControl {
   std::atomic<bool> serving{false};  // the shard is loaded, plans may come
 };
 
-// Returns OK when the coordinator let this worker go.  Errors: UNAVAILABLE if
-// there is no coordinator, it is gone, or another rank was lost;
-// FAILED_PRECONDITION if it refused this worker; those of `load` and of steps.
-absl::Status ServeWorker(const WorkerServiceOptions& options,
-                         const LoadShard& load, WorkerControl* control);
+// Serves until the end.
+WorkerVerdict ServeWorker(const WorkerServiceOptions& options,
+                          const LoadShard& load, WorkerControl* control);
 
 }  // namespace h2o

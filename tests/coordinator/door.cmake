@@ -5,5 +5,5 @@ h2o_test(inference_service_test
   LABELS unit)
 h2o_test(remote_workers_test
   SRCS remote_workers_test.cc
-  DEPS h2o_coordinator_door h2o_worker_door gRPC::grpc++
+  DEPS h2o_coordinator_door h2o_worker_door h2o_proto h2o_proto_stubs gRPC::grpc++
   LABELS multiproc)

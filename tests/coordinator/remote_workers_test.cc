@@ -2,6 +2,9 @@
 #include "coordinator/remote_workers.h"
 
 #include <gmock/gmock.h>
+#include <grpcpp/client_context.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
@@ -20,6 +23,9 @@
 #include <thread>
 #include <vector>
 
+#include "base/running_clock.h"
+#include "proto/wire_id.h"
+#include "proto/worker.grpc.pb.h"
 #include "tests/model/loaded_rank.h"
 #include "tests/model/small_config.h"
 #include "worker/worker_service.h"
@@ -27,9 +33,12 @@
 namespace h2o {
 namespace {
 
+namespace wire = h2oserve::worker;
+
 using namespace std::chrono_literals;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr auto kPatience = 10s;
 
@@ -88,6 +97,10 @@ class FakeWorker {
     std::lock_guard lock(mutex_);
     return ended_;
   }
+  WorkerEnd end() {
+    std::lock_guard lock(mutex_);
+    return end_;
+  }
   void Leave() { control_.leave = true; }
   std::optional<Assignment> assignment() {
     std::lock_guard lock(mutex_);
@@ -107,7 +120,7 @@ class FakeWorker {
     };
     options.host_id = script_.host;
     options.config = script_.own_config;
-    const absl::Status verdict = ServeWorker(
+    const WorkerVerdict verdict = ServeWorker(
         options,
         [&](const Assignment& assignment, std::function<void(double)> progress)
             -> absl::StatusOr<std::shared_ptr<PlanRunner>> {
@@ -125,7 +138,8 @@ class FakeWorker {
         },
         &control_);
     std::lock_guard lock(mutex_);
-    verdict_ = verdict;
+    verdict_ = verdict.status;
+    end_ = verdict.end;
     ended_ = true;
     changed_.notify_all();
   }
@@ -148,6 +162,7 @@ class FakeWorker {
   std::condition_variable changed_;
   bool ended_ = false;
   absl::Status verdict_;
+  WorkerEnd end_ = WorkerEnd::kFault;
   std::optional<Assignment> assignment_;
   std::thread thread_;  // last: it uses all of the above
 };
@@ -168,9 +183,9 @@ class RemoteWorkersTest : public ::testing::Test {
                   changed_.notify_all();
                 },
             .on_over =
-                [this](int, const absl::Status& reason) {
+                [this](const LostGroup& lost) {
                   std::lock_guard lock(mutex_);
-                  over_.push_back(std::string(reason.message()));
+                  over_.push_back(std::string(lost.reason.message()));
                   changed_.notify_all();
                 }});
     grpc::ServerBuilder builder;
@@ -224,7 +239,13 @@ class RemoteWorkersTest : public ::testing::Test {
     return over_[n];
   }
 
-  SteadyClock clock_;
+  // A clock that tests set forward.
+  struct Wall final : Clock {
+    double Now() const override { return SteadyClock().Now() + ahead; }
+    std::atomic<double> ahead = 0;
+  };
+  Wall wall_;
+  RunningClock clock_{&wall_};
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<std::unique_ptr<WorkerGroup>> groups_;
@@ -289,7 +310,10 @@ TEST_F(RemoteWorkersTest, ShutdownLetsWorkersGo) {
   ASSERT_NE(Group(0), nullptr);
   std::this_thread::sleep_for(200ms);  // the spare has dialed in
   workers_->Shutdown();
-  for (const auto& fake : fakes_) EXPECT_TRUE(fake->Verdict().ok());
+  for (const auto& fake : fakes_) {
+    EXPECT_TRUE(fake->Verdict().ok());
+    EXPECT_EQ(fake->end(), WorkerEnd::kLetGo);
+  }
   EXPECT_TRUE(over_.empty());
 }
 
@@ -306,10 +330,14 @@ TEST_F(RemoteWorkersTest, StrangersAreRefusedAndNothingElseIsTouched) {
     EXPECT_EQ(status.code(), code) << status;
     return std::string(status.message());
   };
-  EXPECT_THAT(refused({.version = "0.9.0"}),
-              AllOf(HasSubstr("0.9.0"), HasSubstr("1.0.0")));
-  EXPECT_THAT(refused({.build = "b2"}),
-              AllOf(HasSubstr("b1"), HasSubstr("b2")));
+  // What a stranger would have to say is for the log alone.
+  EXPECT_THAT(
+      refused({.version = "0.9.0"}),
+      AllOf(HasSubstr("another version or build"), Not(HasSubstr("1.0.0"))));
+  EXPECT_THAT(
+      refused({.build = "b2"}),
+      AllOf(HasSubstr("another version or build"), Not(HasSubstr("b1"))));
+  EXPECT_EQ(fakes_.back()->end(), WorkerEnd::kRefused);
   ModelConfig other = SmallConfig();
   other.vocab_size = 999;
   EXPECT_THAT(refused({.own_config = other}),
@@ -329,6 +357,54 @@ TEST_F(RemoteWorkersTest, StrangersAreRefusedAndNothingElseIsTouched) {
   EXPECT_TRUE(group->Next().ok());
   Dial();
   EXPECT_NE(Group(1), nullptr);
+}
+
+// A worker that introduces itself and then says nothing.
+class SilentWorker {
+ public:
+  explicit SilentWorker(int port)
+      : stub_(wire::Workers::NewStub(
+            grpc::CreateChannel("127.0.0.1:" + std::to_string(port),
+                                grpc::InsecureChannelCredentials()))),
+        stream_(stub_->Join(&context_)) {
+    wire::WorkerMessage message;
+    wire::Hello* hello = message.mutable_hello();
+    hello->set_version("1.0.0");
+    hello->set_wire(WireId());
+    hello->set_build("b1");
+    hello->set_device("cpu");
+    hello->set_mesh_address("10.0.0.1:99");
+    hello->set_host_id("host");
+    stream_->Write(message);
+    wire::CoordinatorMessage call;
+    EXPECT_TRUE(stream_->Read(&call) && call.has_call());
+  }
+  ~SilentWorker() { context_.TryCancel(); }
+
+  // What it is told in the end.
+  std::string Verdict() {
+    wire::CoordinatorMessage message;
+    while (stream_->Read(&message)) EXPECT_TRUE(message.has_call());
+    return stream_->Finish().error_message();
+  }
+
+ private:
+  const std::unique_ptr<wire::Workers::Stub> stub_;
+  grpc::ClientContext context_;
+  const std::unique_ptr<
+      grpc::ClientReaderWriter<wire::WorkerMessage, wire::CoordinatorMessage>>
+      stream_;
+};
+
+TEST_F(RemoteWorkersTest, ASilentWorkerHoldsUpNoGroup) {
+  Start({.tp = 2, .formation_timeout_seconds = 1});
+  SilentWorker silent(port_);
+  const auto start = std::chrono::steady_clock::now();
+  Dial();
+  Dial();
+  EXPECT_NE(Group(0), nullptr);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, 3s);
+  EXPECT_THAT(silent.Verdict(), HasSubstr("did not answer for 1 s"));
 }
 
 TEST_F(RemoteWorkersTest, RanksWithDifferentWeightsDoNotFormAGroup) {
@@ -399,6 +475,24 @@ TEST_F(RemoteWorkersTest, ASilentRankIsNamedAtTheDeadline) {
                     HasSubstr("past the step deadline")));
   // The one that only complained is told who it was.
   EXPECT_THAT(std::string(fakes_[0]->Verdict().message()), HasSubstr(name));
+}
+
+TEST_F(RemoteWorkersTest,
+       TimeInWhichTheCoordinatorDidNotRunCountsAgainstNobody) {
+  Start({.tp = 1, .step_deadline_seconds = 3});
+  Script slow;
+  slow.on_step = [](const StepPlan& plan) -> absl::StatusOr<StepResult> {
+    std::this_thread::sleep_for(300ms);
+    return FakeWorker::Answer(plan);
+  };
+  Dial(slow);
+  WorkerGroup* group = Group(0);
+  ASSERT_NE(group, nullptr);
+  ASSERT_TRUE(group->Submit(PlanOf(1)).ok());
+  wall_.ahead = 3600;  // frozen for an hour
+  const absl::StatusOr<StepResult> result = group->Next();
+  EXPECT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(workers_->num_ready(), 1);
 }
 
 TEST_F(RemoteWorkersTest, AComplaintCountsWhenNobodyIsSilent) {
@@ -554,7 +648,10 @@ TEST(WorkerServiceTest, WithoutACoordinatorItGivesUpInTime) {
     return "10.0.0.1:1";
   };
   WorkerControl control;
-  const absl::Status status = ServeWorker(options, /*load=*/nullptr, &control);
+  const WorkerVerdict verdict =
+      ServeWorker(options, /*load=*/nullptr, &control);
+  EXPECT_EQ(verdict.end, WorkerEnd::kCoordinatorLost);
+  const absl::Status& status = verdict.status;
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(status.message()), HasSubstr("127.0.0.1:1"));
   EXPECT_FALSE(asked);

@@ -5,8 +5,10 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <fstream>
 #include <new>
 #include <stdexcept>
@@ -56,6 +58,27 @@ TEST(PrepareProcess, NoThreads) {
   EXPECT_EXIT(ThrowInAThread(std::system_error(std::make_error_code(error))),
               ::testing::ExitedWithCode(1),
               "^process_test: RESOURCE_EXHAUSTED: .* threads");
+}
+
+TEST(PrepareProcess, ALibraryThatAbortsForWantOfMemory) {
+  EXPECT_EXIT(
+      {
+        PrepareProcess();
+        const rlimit none{};
+        setrlimit(RLIMIT_AS, &none);
+        std::abort();
+      },
+      ::testing::ExitedWithCode(1),
+      "^process_test: RESOURCE_EXHAUSTED: .* memory");
+}
+
+TEST(PrepareProcess, AnyOtherAbortIsAnAbort) {
+  EXPECT_EXIT(
+      {
+        PrepareProcess();
+        std::abort();
+      },
+      ::testing::KilledBySignal(SIGABRT), "^$");
 }
 
 TEST(PrepareProcess, AnyOtherExceptionIsAFaultOfOurs) {

@@ -228,6 +228,27 @@ TEST_P(HostCommunicator, ASilentRankIsNamedAtTheTimeout) {
   EXPECT_LT(SecondsSince(start), 3.0);
 }
 
+TEST_P(HostCommunicator, ARankThatDidNotRunItselfBlamesNobody) {
+  Group group(2, tcp());
+  group.options().operation_timeout_seconds = 1.5;
+  int in_step[2];
+  ASSERT_EQ(pipe(in_step), 0);
+  group.Start([&](Communicator* c) {
+    testing::ExpectSum(c, 100);
+    if (c->rank() == 0 && write(in_step[1], "x", 1) != 1) return;
+    // Rank 0 waits for 2.4 s, of which it runs 0.4 s.
+    if (c->rank() == 1) std::this_thread::sleep_for(milliseconds(2400));
+    testing::ExpectSum(c, 100);
+  });
+  char x;
+  ASSERT_EQ(read(in_step[0], &x, 1), 1);
+  std::this_thread::sleep_for(milliseconds(200));
+  group.Signal(0, SIGSTOP);
+  std::this_thread::sleep_for(milliseconds(2000));
+  group.Signal(0, SIGCONT);
+  group.ExpectAllPass();
+}
+
 TEST_P(HostCommunicator, AbortEndsAWaitAndPeersNameTheRank) {
   Group group(3, tcp());
   group.Start([&](Communicator* c) {

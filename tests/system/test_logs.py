@@ -73,3 +73,24 @@ def test_json_lines(system):
     assert {line["program"] for line in lines} == {"h2oserve", "h2oserve-coordinator", "h2oserve-worker"}
     assert [line["level"] for line in lines].count("fatal") == 1
     assert lines[-1]["level"] == "fatal" and f"pid {worker})" in lines[-1]["message"], lines[-1]
+
+
+def test_refused_and_lost_requests_are_logged_with_their_id(system):
+    coordinator, (worker,), client = system.group(tp=1)
+    assert client.generate([2], max_tokens=-1, request_id="bad one").code == grpc.StatusCode.INVALID_ARGUMENT
+    until(lambda: "request bad one: refused: INVALID_ARGUMENT: max_tokens" in coordinator.stderr(), "the refusal is logged")
+    call = client.start([2], max_tokens=2000, ignore_eos=True, request_id="lost one")
+    next(call)
+    os.kill(worker.pid, signal.SIGKILL)
+    until(lambda: "request lost one: ended: UNAVAILABLE: rank 0" in coordinator.stderr(), "the loss is logged")
+    assert f"pid {worker.pid}) is gone" in coordinator.stderr()
+
+
+def test_a_flood_of_refusals_is_a_few_lines(system):
+    coordinator, _, client = system.group(tp=1)
+    for _ in range(100):
+        assert client.generate([2], max_tokens=-1).code == grpc.StatusCode.INVALID_ARGUMENT
+    time.sleep(0.2)
+    client.generate([2], max_tokens=-1)
+    until(lambda: "lines like this one were left out before it)" in coordinator.stderr(), "it says how many it left out")
+    assert coordinator.stderr().count(": refused: ") < 60

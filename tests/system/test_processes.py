@@ -12,6 +12,9 @@ import pytest
 
 from conftest import BIN, MODEL, PATIENCE, Answer, Program, is_running, until
 
+# Exit codes of a worker.
+LET_GO, COORDINATOR_LOST = 3, 4
+
 LONG = {"prompt": "Once upon a time", "max_tokens": 1500, "ignore_eos": True}
 
 
@@ -80,7 +83,7 @@ def test_workers_wait_for_a_coordinator_that_starts_later(system):
 
 def test_a_worker_gives_up_where_there_is_no_coordinator(system):
     worker = system.start("h2oserve-worker", "--coordinator", "127.0.0.1:1", "--device", "cpu", "--connect-timeout", 1)
-    assert worker.wait(10) == 1
+    assert worker.wait(10) == COORDINATOR_LOST
     line = only_error_line(worker)
     assert "127.0.0.1:1" in line and "1 s" in line
 
@@ -158,11 +161,43 @@ def test_serve_tells_that_its_coordinator_died_while_it_was_to_stop(system):
     assert f"pid {coordinator}) was killed by signal 9" in serve.lines["stderr"][-1]
 
 
-def test_serve_stops_while_it_starts(system):
+@pytest.mark.parametrize("whole_job", [False, True])
+@pytest.mark.parametrize("children", [1, 2, 3])
+def test_serve_stops_while_it_starts(system, children, whole_job):
     serve = system.serve()
-    until(lambda: serve.workers(), "workers are there")
-    serve.signal(signal.SIGTERM)
+    until(lambda: len(serve.children()) >= children, "processes are there")
+    for pid in [*serve.children(), serve.pid] if whole_job else [serve.pid]:
+        os.kill(pid, signal.SIGTERM)
     assert serve.wait() == 0, serve.stderr()
+
+
+@pytest.mark.parametrize("serve_is_first", [False, True])
+def test_serve_drains_once_when_its_whole_job_is_told_to_stop(system, serve_is_first):
+    """As systemd does, and Slurm, perhaps more than once; serve passes the signal on as well."""
+    serve = system.serve("--grace", 60)
+    client = system.client(serve)
+    (answer,), threads = start_streams(client, 1, max_tokens=1200)
+    job = sorted([*serve.children(), serve.pid], key=lambda pid: (pid == serve.pid) != serve_is_first)
+    for pid in job + job:
+        os.kill(pid, signal.SIGTERM)
+        time.sleep(0.02)
+    assert answer.code is None, "the stream was too short for this test"
+    join(threads)
+    assert answer.code == grpc.StatusCode.OK and len(answer.tokens) == 1200, answer.details
+    assert serve.wait() == 0, serve.stderr()
+
+
+def test_serve_stops_at_once_at_a_second_signal(system):
+    serve = system.serve("--grace", 600)
+    client = system.client(serve)
+    _, threads = start_streams(client, 1)
+    serve.signal(signal.SIGTERM)
+    time.sleep(1.2)
+    assert not serve.ended(), "the stream was too short for this test"
+    serve.signal(signal.SIGTERM)
+    assert serve.wait(5) == 1
+    assert "at the second signal" in serve.lines["stderr"][-1]
+    join(threads)
 
 
 def test_draining_finishes_what_runs_and_refuses_what_comes(system):
@@ -176,7 +211,7 @@ def test_draining_finishes_what_runs_and_refuses_what_comes(system):
     join(threads)
     assert answer.code == grpc.StatusCode.OK and len(answer.tokens) == 600
     assert coordinator.wait() == 0
-    assert [worker.wait() for worker in workers] == [0, 0]
+    assert [worker.wait() for worker in workers] == [LET_GO, LET_GO]
 
 
 def test_the_grace_time_ends(system):
@@ -188,7 +223,7 @@ def test_the_grace_time_ends(system):
     assert coordinator.wait() == 0
     assert 0.9 < time.monotonic() - start < 6
     assert answer.code == grpc.StatusCode.UNAVAILABLE and answer.tokens
-    assert [worker.wait() for worker in workers] == [0, 0]
+    assert [worker.wait() for worker in workers] == [LET_GO, LET_GO]
 
 
 def test_a_second_signal_stops_at_once(system):
@@ -196,8 +231,12 @@ def test_a_second_signal_stops_at_once(system):
     _, threads = start_streams(client, 1)
     coordinator.signal(signal.SIGTERM)
     until(lambda: client.health() == "NOT_SERVING", "it drains")
+    coordinator.signal(signal.SIGTERM)  # within a second: the same stop
+    time.sleep(1.2)
+    assert not coordinator.ended()
     coordinator.signal(signal.SIGTERM)
     assert coordinator.wait(5) == 1
+    assert "stopped at once" in only_error_line(coordinator)
     join(threads)
 
 
@@ -271,12 +310,23 @@ def test_a_stopped_worker_is_lost_at_the_step_deadline(system):
     assert not coordinator.ended()
 
 
+def test_a_pause_of_the_coordinator_counts_against_nobody(system):
+    coordinator, _, client = system.group("--step-deadline-ms", 2000, tp=1)
+    (answer,), threads = start_streams(client, 1)
+    os.kill(coordinator.pid, signal.SIGSTOP)
+    time.sleep(3)
+    os.kill(coordinator.pid, signal.SIGCONT)
+    join(threads)
+    assert answer.code == grpc.StatusCode.OK, answer.details
+    assert client.health() == "SERVING"
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_serve_ends_when_a_worker_is_lost_and_names_it(system, how):
     serve = system.serve("--step-deadline-ms", 2000)
     client = system.client(serve)
     answers, threads = start_streams(client, 2)
-    victim = serve.workers()[1]
+    serve_neighbour, victim = serve.workers()
     children = serve.children()
     os.kill(victim, how)
     join(threads, 15)
@@ -286,6 +336,7 @@ def test_serve_ends_when_a_worker_is_lost_and_names_it(system, how):
     assert 1 <= serve.wait(15) <= 127
     last = serve.lines["stderr"][-1]
     assert "rank " in last and f"pid {victim})" in last, serve.stderr()
+    assert f"pid {serve_neighbour})" not in last, last
     until(lambda: not any(is_running(pid) for pid in children), "no process is left", 5)
 
 
@@ -323,7 +374,7 @@ def test_workers_end_when_the_coordinator_is_gone(system):
     os.kill(coordinator.pid, signal.SIGKILL)
     join(threads, 10)
     for worker in workers:
-        assert worker.wait(10) == 1
+        assert worker.wait(10) == COORDINATOR_LOST
         assert coordinator.address() in only_error_line(worker)
 
 
@@ -367,6 +418,24 @@ def test_serve_with_two_groups(system):
     assert len(serve.workers()) == 2
     serve.signal(signal.SIGTERM)
     assert serve.wait() == 0
+
+
+def test_a_lost_group_of_serve_does_not_end_the_other(system):
+    serve = system.serve("--groups", 2, "--max-sequences", 1, tp=1)
+    client = system.client(serve)
+    answers, threads = start_streams(client, 2)  # one in each group
+    victim, survivor = serve.workers()
+    os.kill(victim, signal.SIGKILL)
+    join(threads)
+    assert sorted(answer.code.name for answer in answers) == ["OK", "UNAVAILABLE"]
+    until(lambda: "1 worker(s) are left" in serve.stderr(), "serve tells")
+    assert f"pid {victim})" in serve.stderr()
+    time.sleep(4)  # longer than serve waits for anything
+    assert not serve.ended()
+    assert client.generate([2], max_tokens=3).code == grpc.StatusCode.OK
+    os.kill(survivor, signal.SIGKILL)
+    assert serve.wait(10) == 1
+    assert f"pid {survivor})" in serve.lines["stderr"][-1] and f"pid {victim})" not in serve.lines["stderr"][-1]
 
 
 def test_too_few_workers_are_refused(system):
@@ -488,5 +557,26 @@ def test_logits_keep_to_the_policy_of_a_line(tmp_path):
 
 def test_a_missing_model_is_one_line(system):
     for program in (system.coordinator(model="/no/such/model"), system.serve(model="/no/such/model")):
-        assert program.wait(10) in (1, 2)
+        assert program.wait(10) == 2
         assert "/no/such/model" in program.lines["stderr"][-1]
+
+
+# ---- short of what the system grants ----
+
+@pytest.mark.parametrize("megabytes", [64, 128, 200, 320])
+@pytest.mark.parametrize("program", ["h2oserve-coordinator", "h2oserve-worker", "h2oserve"])
+def test_short_of_memory_or_threads_is_one_line(program, megabytes):
+    """`ulimit -v`: allocations fail, and so do the stacks of threads."""
+    arguments = {"h2oserve-coordinator": ["--model", MODEL, "--listen", "127.0.0.1:0"],
+                 "h2oserve-worker": ["--coordinator", "127.0.0.1:1", "--connect-timeout", 0.5],
+                 "h2oserve": ["generate", "--model", MODEL, "--tokens", "2", "--max-tokens", 2]}[program]
+    run = subprocess.Popen(["bash", "-c", f"ulimit -v {megabytes << 10}; exec \"$@\"", "bash", BIN / program,
+                            *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        _, err = run.communicate(timeout=1.5)
+    except subprocess.TimeoutExpired:
+        run.terminate()  # enough for a start
+        _, err = run.communicate(timeout=PATIENCE)
+    if run.returncode != 0:
+        assert 0 < run.returncode < 128, (run.returncode, err)
+        assert err.splitlines()[-1].startswith(f"{program}: "), err
