@@ -2,10 +2,13 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
 #include <string_view>
 
 #include "api/check_request.h"
 #include "api/request_json.h"
+#include "api/result.h"
 #include "base/check.h"
 
 namespace h2o {
@@ -22,7 +25,23 @@ void ExpectSound(const Request& request) {
   H2O_CHECK(request.stop.size() <= kMaxStopStrings);
 }
 
+// What a line says beside the request is carried to the output, one JSON object
+// a line.
+void ExpectCarried(std::string_view text, bool request_is_good) {
+  Result result;
+  if (!RequestFromJson(text, Request{}, &result.others).ok()) {
+    H2O_CHECK(!request_is_good) << "it was good without other keys";
+    return;
+  }
+  H2O_CHECK(!request_is_good || result.others.empty());
+  const std::string line = ResultJson(result);
+  H2O_CHECK(line.find('\n') == std::string::npos);
+  const auto answer = nlohmann::json::parse(line, nullptr, false);
+  H2O_CHECK(answer.is_object() && answer.contains("index")) << line;
+}
+
 void Run(std::string_view text) {
+  ExpectCarried(text, RequestFromJson(text, Request{}).ok());
   const auto request = RequestFromJson(text, Request{});
   if (!request.ok()) {
     H2O_CHECK(!request.status().message().empty());
