@@ -17,6 +17,7 @@ compared with its source.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -368,9 +369,10 @@ def each_shard(plan, paths, what, step):
     def count(_):
         next(entries, None)
 
-    for path, shard in zip(paths, plan.shards):
-        step(plan, path, shard, count)
-    next(entries, None)  # closes the bar
+    with contextlib.closing(entries):  # the bar ends its line, also before an error
+        for path, shard in zip(paths, plan.shards):
+            step(plan, path, shard, count)
+        next(entries, None)
 
 
 def parse_size(text):

@@ -42,8 +42,9 @@ def entries(text, heading):
         elif inside and line.startswith(" " * 10):
             found[-1][1] += " " + line.strip()
         elif inside:
-            # The description begins in column 30, on the same line where the first column is short.
-            short = line[29:30] == " "
+            # The description begins in column 30, on the same line where the first column is short.  A long one
+            # may have its default, "[auto]", there.
+            short = line[29:30] == " " and not re.fullmatch(r"\[[^\]]*\]( REQUIRED)?", line[30:].strip())
             first, description = (line[:30], line[30:]) if short else (line, "")
             found.append([first.strip(), description.strip()])
     return [(first, description.strip()) for first, description in found]
