@@ -114,6 +114,7 @@ bool LogWriter::HasThread() {
     has_thread_ = true;
   } catch (const std::system_error&) {
     // Lines wait until a later one finds a thread, or for Flush.
+    has_thread_ = false;
   }
   return has_thread_;
 }

@@ -1,6 +1,7 @@
 // A clock that stands still while this process does not run: a frozen
-// container, a virtual machine on the move, SIGSTOP.  Deadlines measured by it
-// hold nobody to account for time in which we could not have heard of them.
+// container, a virtual machine that migrates, SIGSTOP.  A peer may have
+// answered in that time and we could not notice, so it does not count against
+// the peer.
 #pragma once
 
 #include <algorithm>
@@ -10,8 +11,9 @@
 
 namespace h2o {
 
-// Between two calls of Now, at most kLongestGap seconds go by.  So whoever
-// waits for a moment of this clock looks at it every kLookSeconds at least.
+// Between two calls of Now the clock advances by at most kLongestGap seconds.
+// Code that waits for a deadline must call Now every kLookSeconds, or the clock
+// runs slow.
 // Thread-safe.
 class RunningClock final : public Clock {
  public:

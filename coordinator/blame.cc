@@ -79,6 +79,11 @@ absl::Status CheckStep(const RanksState& state, const RankDeadlines& deadlines,
 absl::Status CheckRanks(const RanksState& state, const RankDeadlines& deadlines,
                         double now, bool draining) {
   for (const RankState& rank : state.ranks) {
+    if (!rank.loaded && now - rank.answered > deadlines.answer) {
+      return absl::UnavailableError(
+          absl::StrCat(rank.name, " did not answer for ",
+                       Seconds(now - rank.answered), " while loading"));
+    }
     if (!rank.loaded && now - rank.heard > deadlines.load) {
       return absl::UnavailableError(absl::StrCat(rank.name, " is silent for ",
                                                  Seconds(now - rank.heard),

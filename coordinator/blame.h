@@ -23,7 +23,8 @@ struct RankState {
   std::string name;  // "rank 1 (10.0.0.1:4000, cpu, pid 7)"
   bool loaded = false;
   bool owes = true;       // the result of the oldest plan, or of the next
-  double heard = 0;       // when it last said something
+  double heard = 0;       // when it last said something of its own
+  double answered = 0;    // when it last answered that it is there
   double leaving = 0;     // when it was told to stop; 0: it was not
   std::string complaint;  // about another rank; empty: none
 };
@@ -38,7 +39,9 @@ struct RanksState {
 struct RankDeadlines {
   // A rank that owes a result for longer is lost.
   double step = 30;
-  // While a group loads, a rank that says nothing for longer is lost.
+  // While a group loads, a rank that does not answer for longer is lost, ..
+  double answer = 20;
+  // .. and one that answers but makes no progress.
   double load = 600;
   // A complaint of a rank waits this long, while no plan runs, for the stream
   // of another rank to break.

@@ -38,6 +38,7 @@ RemoteRanks::RemoteRanks(int group, const RemoteWorkersOptions& options,
     : group_(group),
       options_(options),
       deadlines_{.step = options.step_deadline_seconds,
+                 .answer = options.formation_timeout_seconds,
                  .load = options.load_deadline_seconds},
       clock_(clock),
       observer_(std::move(observer)),
@@ -46,8 +47,9 @@ RemoteRanks::RemoteRanks(int group, const RemoteWorkersOptions& options,
       loaded_(ranks_.size()),
       results_(static_cast<int>(ranks_.size())) {
   for (size_t r = 0; r < ranks_.size(); ++r) {
-    state_.ranks.push_back(
-        {.name = NameOf(r, ranks_[r].hello), .heard = clock_->Now()});
+    state_.ranks.push_back({.name = NameOf(r, ranks_[r].hello),
+                            .heard = clock_->Now(),
+                            .answered = clock_->Now()});
     logged_[r].when = clock_->Now();
   }
 }
@@ -92,6 +94,11 @@ void RemoteRanks::SendAssignments() {
 }
 
 // ---- What the workers say
+
+void RemoteRanks::OnHere(int rank) {
+  std::lock_guard lock(mutex_);
+  state_.ranks[rank].answered = clock_->Now();
+}
 
 void RemoteRanks::OnProgress(int rank, float fraction) {
   std::lock_guard lock(mutex_);

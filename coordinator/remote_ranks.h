@@ -56,6 +56,7 @@ class RemoteRanks final : public std::enable_shared_from_this<RemoteRanks> {
   // Tells every worker its rank.
   void SendAssignments();
   // What the workers' messages say.
+  void OnHere(int rank);
   void OnProgress(int rank, float fraction);
   void OnReady(int rank, const std::string& bytes);
   void OnResult(int rank, const std::string& bytes);

@@ -45,8 +45,8 @@ struct RemoteWorkersOptions {
   // each other a little earlier, so that they can name the rank they wait for.
   double step_deadline_seconds = 30;
 
-  // A worker that waits and does not answer within this time is let go; ranks
-  // of a new group must reach each other within it.
+  // A worker that waits or loads and does not answer within this time is let
+  // go; ranks of a new group must reach each other within it.
   double formation_timeout_seconds = 20;
 
   // While a group loads, a rank that says nothing for longer is lost.

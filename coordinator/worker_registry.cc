@@ -128,7 +128,8 @@ void WorkerRegistry::OnHello(WorkerStream* stream, const wire::Hello& hello) {
 void WorkerRegistry::OnHere(WorkerStream* stream) {
   std::lock_guard lock(mutex_);
   const auto worker = Find(stream);
-  if (worker == workers_.end() || !worker->waits()) return;
+  if (worker == workers_.end() || !worker->hello) return;
+  if (worker->ranks != nullptr) return worker->ranks->OnHere(worker->rank);
   if (worker->heard == 0) H2O_LOG() << NameOf(*worker->hello) << " dialed in";
   worker->heard = clock_->Now();
   FormGroups();
@@ -151,7 +152,14 @@ bool WorkerRegistry::IsHere(const Worker& worker) const {
 
 void WorkerRegistry::LookAt(Worker* worker) {
   const double now = clock_->Now();
-  if (worker->refused || worker->ranks != nullptr) return;
+  if (worker->refused) return;
+  if (worker->ranks != nullptr) {
+    // Its group looks at the answers.
+    if (!worker->ranks->ready() && now - worker->called > kCallSeconds) {
+      Call(worker);
+    }
+    return;
+  }
   if (!worker->hello) {
     if (now - worker->opened < kHelloSeconds) return;
     const absl::Status why = absl::DeadlineExceededError(

@@ -11,9 +11,13 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <latch>
 #include <new>
 #include <system_error>
+#include <thread>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/log.h"
 
 namespace h2o {
@@ -59,7 +63,7 @@ void OnAbort(int) {
 
 // An exception that nothing catches, in any thread.
 [[noreturn]] void OnTerminate() {
-  char text[256] = "an exception of unknown kind";
+  char text[256] = "";
   try {
     if (const std::exception_ptr thrown = std::current_exception()) {
       std::rethrow_exception(thrown);
@@ -78,8 +82,9 @@ void OnAbort(int) {
   } catch (const std::exception& error) {
     std::snprintf(text, sizeof(text), "%s", error.what());
   } catch (...) {
+    std::snprintf(text, sizeof(text), "an exception of unknown kind");
   }
-  LogInDistress(text);
+  if (*text != 0) LogInDistress(text);
   std::abort();  // a fault of ours
 }
 
@@ -96,6 +101,24 @@ void PrepareProcess() {
   signal(SIGPIPE, SIG_IGN);
   signal(SIGXFSZ, SIG_IGN);
   std::set_terminate(OnTerminate);
+}
+
+absl::Status CheckThreads(int count) {
+  std::vector<std::thread> threads;
+  std::latch end(1);
+  absl::Status status;
+  try {
+    while (static_cast<int>(threads.size()) < count) {
+      threads.emplace_back([&end] { end.wait(); });
+    }
+  } catch (const std::system_error&) {
+    status = absl::ResourceExhaustedError(absl::StrCat(
+        "the system grants ", threads.size(), " threads; at least ", count,
+        " are needed (ulimit -u, ulimit -v, the control group's limits)"));
+  }
+  end.count_down();
+  for (std::thread& thread : threads) thread.join();
+  return status;
 }
 
 }  // namespace h2o

@@ -34,6 +34,9 @@
 namespace h2o {
 namespace {
 
+// gRPC's, and a few of our own.
+constexpr int kLeastThreads = 8;
+
 struct WorkerFlags {
   std::string coordinator;
   std::string model;  // empty: the announced one
@@ -200,6 +203,7 @@ ExitCode ExitCodeOf(const WorkerVerdict& verdict) {
 
 absl::StatusOr<WorkerVerdict> Run(const WorkerFlags& flags,
                                   WorkerControl* control) {
+  H2O_RETURN_IF_ERROR(CheckThreads(kLeastThreads));
   H2O_ASSIGN_OR_RETURN(const DeviceName device, FindDevice(flags.shard.device));
   WorkerServiceOptions options;
   options.coordinator = flags.coordinator;

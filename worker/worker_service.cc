@@ -57,6 +57,7 @@ class CoordinatorStream {
 
   // Returns false when the stream has ended.
   bool Write(const wire::WorkerMessage& message) {
+    std::lock_guard lock(writing_);
     return stream_->Write(message);
   }
 
@@ -105,9 +106,20 @@ class CoordinatorStream {
     return {end, std::move(status)};
   }
 
+  // Whatever the owner of this stream is busy with.
+  void SayHere() {
+    wire::WorkerMessage message;
+    message.mutable_here();
+    Write(message);
+  }
+
   void Read() {
     wire::CoordinatorMessage message;
     while (stream_->Read(&message)) {
+      if (message.has_call()) {
+        SayHere();
+        continue;
+      }
       std::lock_guard lock(mutex_);
       incoming_.push_back(std::move(message));
       changed_.notify_all();
@@ -128,7 +140,9 @@ class CoordinatorStream {
       stream_;
   WorkerVerdict verdict_;  // the reader's; read after it has been joined
 
-  mutable std::mutex mutex_;
+  std::mutex writing_;  // held for one write
+
+  mutable std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
   std::deque<wire::CoordinatorMessage> incoming_;
   bool ended_ = false;
@@ -221,9 +235,6 @@ class Session {
         case wire::CoordinatorMessage::kPlan:
           status = Step(message->plan());
           break;
-        case wire::CoordinatorMessage::kCall:
-          SayHere();
-          break;
         case wire::CoordinatorMessage::kShutdown:
           return absl::OkStatus();
         default:
@@ -299,12 +310,6 @@ class Session {
     stream_->Write(message);
     while (!stream_->ended()) stream_->Next(kGlanceSeconds);
     return status;
-  }
-
-  void SayHere() {
-    wire::WorkerMessage message;
-    message.mutable_here();
-    stream_->Write(message);
   }
 
   void SayIfLeaving() {

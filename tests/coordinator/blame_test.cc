@@ -21,10 +21,11 @@ RanksState Running() {
   return state;
 }
 
-RanksState Loading() {
+RanksState Loading(double answered) {
   RanksState state = Running();
   state.sent.clear();
   state.ranks[1].loaded = false;
+  state.ranks[1].answered = answered;
   return state;
 }
 
@@ -90,8 +91,10 @@ TEST(Blame, AtAnyTime) {
   const Case cases[] = {
       {Idle(), 1e9, ""},
       {Running(), 1e9, ""},  // CheckStep's
-      {Loading(), 700, ""},
-      {Loading(), 701, "rank 1 is silent for 601.0 s while loading"},
+      {Loading(690), 700, ""},
+      {Loading(690), 701, "rank 1 is silent for 601.0 s while loading"},
+      {Loading(100), 120, ""},
+      {Loading(100), 121, "rank 1 did not answer for 21.0 s while loading"},
       {Leaving(Idle(), 1), 101, ""},
       {Leaving(Idle(), 1), 101.1, "rank 1 was told to stop"},
       {Complaining(Idle(), 0), 101.2, ""},

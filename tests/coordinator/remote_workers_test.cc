@@ -381,10 +381,17 @@ class SilentWorker {
   }
   ~SilentWorker() { context_.TryCancel(); }
 
+  // Answers one call.
+  void Answer() {
+    wire::WorkerMessage here;
+    here.mutable_here();
+    stream_->Write(here);
+  }
+
   // What it is told in the end.
   std::string Verdict() {
     wire::CoordinatorMessage message;
-    while (stream_->Read(&message)) EXPECT_TRUE(message.has_call());
+    while (stream_->Read(&message)) EXPECT_FALSE(message.has_plan());
     return stream_->Finish().error_message();
   }
 
@@ -405,6 +412,17 @@ TEST_F(RemoteWorkersTest, ASilentWorkerHoldsUpNoGroup) {
   EXPECT_NE(Group(0), nullptr);
   EXPECT_LT(std::chrono::steady_clock::now() - start, 3s);
   EXPECT_THAT(silent.Verdict(), HasSubstr("did not answer for 1 s"));
+}
+
+TEST_F(RemoteWorkersTest, AWorkerThatFallsSilentWhileItLoadsGivesWayToASpare) {
+  Start({.tp = 1, .formation_timeout_seconds = 1});
+  SilentWorker silent(port_);
+  silent.Answer();  // it becomes a rank
+  std::this_thread::sleep_for(100ms);
+  Dial();
+  EXPECT_NE(Group(0), nullptr);
+  EXPECT_THAT(Over(0), HasSubstr("did not answer for 1."));
+  EXPECT_THAT(silent.Verdict(), HasSubstr("did not answer for 1."));
 }
 
 TEST_F(RemoteWorkersTest, RanksWithDifferentWeightsDoNotFormAGroup) {

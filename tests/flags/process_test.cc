@@ -8,6 +8,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <new>
@@ -70,6 +71,19 @@ TEST(PrepareProcess, ALibraryThatAbortsForWantOfMemory) {
       },
       ::testing::ExitedWithCode(1),
       "^process_test: RESOURCE_EXHAUSTED: .* memory");
+}
+
+TEST(CheckThreads, SaysHowManyThereAre) {
+  EXPECT_TRUE(CheckThreads(8).ok());
+  EXPECT_EXIT(
+      {
+        const rlimit none{};
+        setrlimit(RLIMIT_AS, &none);
+        const absl::Status status = CheckThreads(100);
+        std::fprintf(stderr, "%s", std::string(status.message()).c_str());
+        _exit(absl::IsResourceExhausted(status) ? 0 : 1);
+      },
+      ::testing::ExitedWithCode(0), "grants [0-9]+ threads; at least 100");
 }
 
 TEST(PrepareProcess, AnyOtherAbortIsAnAbort) {
