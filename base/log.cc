@@ -14,6 +14,7 @@
 #include <cstdlib>
 #include <ctime>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/log_writer.h"
@@ -91,7 +92,9 @@ std::string JsonLine(LogLevel level, std::string_view request_id,
 
 struct ProcessLog {
   std::atomic<LogFormat> format = LogFormat::kText;
-  LogWriter* writer = nullptr;  // lives as long as the process
+  // Both live as long as the process.
+  LogWriter* writer = nullptr;
+  LogWriter* of_parent = nullptr;  // in a forked process, which never uses it
 };
 
 ProcessLog& TheLog();
@@ -118,7 +121,9 @@ ProcessLog* MakeLog() {
   auto* log = new ProcessLog{.writer = MakeWriter()};
   // A forked process has no thread but the one that forked; what waits in the
   // queue is its parent's to write.
-  pthread_atfork(nullptr, nullptr, [] { TheLog().writer = MakeWriter(); });
+  pthread_atfork(nullptr, nullptr, [] {
+    TheLog().of_parent = std::exchange(TheLog().writer, MakeWriter());
+  });
   std::atexit([] { TheLog().writer->Flush(kFarewellSeconds); });
   return log;
 }

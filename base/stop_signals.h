@@ -1,9 +1,9 @@
-// Which of the signals that tell a process to stop mean something new.
+// Tells a repeated signal from a second request to stop.
 //
-// A whole job is often told to stop at once: systemd and Slurm signal every
-// process, and a supervisor that got the signal passes it on.  So a process may
-// get several signals that mean the same.  One that comes later is somebody who
-// cannot wait.
+// systemd and Slurm signal every process of a job, and a supervisor that gets
+// the signal passes it on.  So one stop may reach a process as several signals
+// within a short time.  A signal that comes later is a new request: stop at
+// once.
 #pragma once
 
 #include <optional>

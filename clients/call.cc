@@ -24,12 +24,15 @@
 #include "base/entropy.h"
 #include "base/host_port.h"
 #include "base/status_macros.h"
+#include "base/stop_signals.h"
 #include "clients/answers.h"
 #include "clients/commands.h"
 #include "clients/input.h"
 #include "clients/retry.h"
+#include "flags/exit_code.h"
 #include "flags/flags.h"
 #include "proto/channel.h"
+#include "proto/grpc_log.h"
 #include "proto/grpc_status.h"
 #include "proto/inference.grpc.pb.h"
 #include "proto/request_proto.h"
@@ -290,18 +293,21 @@ absl::Status Run(const CallFlags& flags) {
                        Answers::Create(flags.output, prompts, "calling"));
 
   const Signals signals;
+  LogForGrpc();
   const std::shared_ptr<grpc::Channel> channel =
       ClientChannel(flags.server, NoProxy());
   const auto stub = v1::Inference::NewStub(channel);
   Caller caller(flags, std::move(messages), stub.get(), answers.get());
-  for (bool cancelled = false; !answers->Finished(); answers->Print()) {
+  const SteadyClock clock;
+  StopSignals stop_signals;
+  for (; !answers->Finished(); answers->Print()) {
     caller.StartDue();
     answers->WaitForMore(kGlanceSeconds);
     caller.TakeEnded();
     if (!signals.Taken()) continue;
-    if (cancelled) std::_Exit(1);
-    cancelled = true;
-    caller.Cancel();
+    const StopSignals::Meaning meaning = stop_signals.Take(clock.Now());
+    if (meaning == StopSignals::Meaning::kAtOnce) std::_Exit(kFault);
+    if (meaning == StopSignals::Meaning::kStop) caller.Cancel();
   }
   absl::Status failure = answers->Verdict();
   if (failure.ok()) return failure;

@@ -107,14 +107,13 @@ bool EndedInOrder(int status) {
 
 std::string HowItEnded(const Child& child) {
   const int status = *child.status;
-  if (WIFSIGNALED(status)) {
-    return absl::StrCat(child.name, " (pid ", child.pid,
-                        ") was killed by signal ", WTERMSIG(status), " (",
-                        strsignal(WTERMSIG(status)), ")");
-  }
-  return absl::StrCat(child.name, " (pid ", child.pid, ") ended with ",
-                      WEXITSTATUS(status), child.last_words.empty() ? "" : ": ",
-                      child.last_words);
+  std::string how =
+      WIFSIGNALED(status)
+          ? absl::StrCat("was killed by signal ", WTERMSIG(status), " (",
+                         strsignal(WTERMSIG(status)), ")")
+          : absl::StrCat("ended with ", WEXITSTATUS(status));
+  if (!child.last_words.empty()) absl::StrAppend(&how, ": ", child.last_words);
+  return absl::StrCat(child.name, " (pid ", child.pid, ") ", how);
 }
 
 }  // namespace h2o

@@ -1,9 +1,9 @@
-// What `serve` makes of processes that end and of groups that are lost: which
-// process is to blame, and whether the others can go on.  Pure functions.
+// How `serve` judges processes that end and groups that are lost: which process
+// is to blame, and how many workers are left.  Pure functions.
 //
-// A loss shows in two places, in an order that nobody knows: the coordinator
-// reports which rank its group lost, and a process ends.  So a loss is kept for
-// a moment until it is understood.
+// `serve` learns of a loss in two ways, in any order: the coordinator reports
+// which rank its group lost, and a process ends.  So it waits a moment until it
+// has both.
 #pragma once
 
 #include <string>

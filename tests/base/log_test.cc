@@ -127,6 +127,9 @@ TEST(Log, LongTextsAreCut) {
 }
 
 TEST(Log, AForkedProcessLogsItsOwnLines) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers do not follow a fork of several threads";
+#endif
   const std::vector<std::string> lines = LinesOf([] {
     H2O_LOG() << "the parent's";
     const pid_t pid = fork();
@@ -149,6 +152,28 @@ TEST(Log, ABrokenInvariantIsTheLastLine) {
   ASSERT_EQ(lines.size(), 2);
   EXPECT_THAT(lines[1], StartsWith("log_test: "));
   EXPECT_THAT(lines[1], HasSubstr("check failed: 1 > 2 as ever"));
+}
+
+class FakeClock final : public Clock {
+ public:
+  double Now() const override { return now; }
+  double now = 100;
+};
+
+TEST(LimitedLog, SaysHowManyLinesWereLeftOut) {
+  const std::vector<std::string> lines = LinesOf([] {
+    FakeClock clock;
+    LimitedLog log(&clock);
+    for (int i = 0; i < 50; ++i) log.Add(LogLevel::kWarning, "", "refused");
+    clock.now += 0.25;
+    for (int i = 0; i < 50; ++i) log.Add(LogLevel::kWarning, "", "again");
+  });
+  ASSERT_EQ(lines.size(), 12);
+  EXPECT_THAT(lines[9], ::testing::EndsWith("] refused"));
+  EXPECT_THAT(lines[10],
+              ::testing::EndsWith(
+                  "] again (40 lines like this one were left out before it)"));
+  EXPECT_THAT(lines[11], ::testing::EndsWith("] again"));
 }
 
 TEST(LogWriter, NobodyWaitsForAReaderThatDoesNotRead) {
@@ -195,28 +220,6 @@ TEST(LogWriter, AReaderThatIsGoneIsNoFault) {
   close(std::exchange(pipe.read_end, dup(pipe.write_end)));
   writer.Add("to nobody");
   writer.Flush(5);
-}
-
-class FakeClock final : public Clock {
- public:
-  double Now() const override { return now; }
-  double now = 100;
-};
-
-TEST(LimitedLog, SaysHowManyLinesWereLeftOut) {
-  const std::vector<std::string> lines = LinesOf([] {
-    FakeClock clock;
-    LimitedLog log(&clock);
-    for (int i = 0; i < 50; ++i) log.Add(LogLevel::kWarning, "", "refused");
-    clock.now += 0.25;
-    for (int i = 0; i < 50; ++i) log.Add(LogLevel::kWarning, "", "again");
-  });
-  ASSERT_EQ(lines.size(), 12);
-  EXPECT_THAT(lines[9], ::testing::EndsWith("] refused"));
-  EXPECT_THAT(lines[10],
-              ::testing::EndsWith(
-                  "] again (40 lines like this one were left out before it)"));
-  EXPECT_THAT(lines[11], ::testing::EndsWith("] again"));
 }
 
 }  // namespace

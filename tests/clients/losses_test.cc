@@ -54,6 +54,14 @@ TEST(Losses, AProcessThatAReportDoesNotNameMayHaveBeenKilled) {
   EXPECT_THAT(Describe(children, loss), HasSubstr("worker 1 (pid 12) was"));
 }
 
+TEST(Losses, LastWordsAreKeptWhateverEndedTheProcess) {
+  std::vector<Child> children = Children({{}, Killed(SIGABRT)});
+  children[1].last_words = "a.cc:1: check failed: x";
+  EXPECT_EQ(Describe(children, Loss{.noticed = 100}),
+            "worker 0 (pid 11) was killed by signal 6 (Aborted): a.cc:1: check "
+            "failed: x");
+}
+
 TEST(Losses, WithoutAReportTheFirstThatEndedBadly) {
   const Loss loss = {.noticed = 100};
   std::vector<Child> children = Children({{}, Exited(0), Exited(1)});
