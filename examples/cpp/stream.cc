@@ -92,6 +92,11 @@ int main(int argc, char** argv) {
 
   grpc::ChannelArguments arguments;
   arguments.SetServiceConfigJSON(kServiceConfig);
+  // A server that does not answer at all, frozen or cut off, is noticed within
+  // 20 seconds.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   const auto stub = v1::Inference::NewStub(grpc::CreateCustomChannel(
       argv[1], grpc::InsecureChannelCredentials(), arguments));
   const grpc::Status status =

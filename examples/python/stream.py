@@ -26,6 +26,10 @@ SERVICE_CONFIG = json.dumps({"methodConfig": [{
     "retryPolicy": {"maxAttempts": 5, "initialBackoff": "0.5s", "maxBackoff": "5s", "backoffMultiplier": 2,
                     "retryableStatusCodes": ["UNAVAILABLE"]}}]})
 
+# A server that does not answer at all, frozen or cut off, is noticed within 20 seconds.
+CHANNEL_OPTIONS = [("grpc.service_config", SERVICE_CONFIG), ("grpc.keepalive_time_ms", 10_000),
+                   ("grpc.keepalive_timeout_ms", 10_000), ("grpc.http2.max_pings_without_data", 0)]
+
 
 def load_stubs():
     """Makes inference.proto's Python modules in a temporary folder and imports them.
@@ -64,7 +68,7 @@ def main():
     if arguments.kv_policy != "full":
         request.kv_policy.tokens = arguments.kv_budget
 
-    with grpc.insecure_channel(arguments.server, options=[("grpc.service_config", SERVICE_CONFIG)]) as channel:
+    with grpc.insecure_channel(arguments.server, options=CHANNEL_OPTIONS) as channel:
         call = rpc.InferenceStub(channel).Generate(request, timeout=arguments.timeout)
         lines = 0
         try:
