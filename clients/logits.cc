@@ -207,10 +207,10 @@ void TellPolicy(const Given& given, const LogitsFlags& flags) {
 
 absl::StatusOr<Request> RequestFor(const Given& given, const LogitsFlags& flags,
                                    const Embedded& embedded) {
-  Split split = SplitOf(given, flags);
+  const Split split = SplitOf(given, flags);
   H2O_ASSIGN_OR_RETURN(
       Request request,
-      TeacherForced(given.tokens, split.prefill, std::move(split.policy)));
+      TeacherForced(given.tokens, split.prefill, split.policy));
   request.trace = !flags.trace.empty();
   H2O_RETURN_IF_ERROR(embedded.engine().Check(request));
   return request;

@@ -12,13 +12,13 @@
 namespace h2o {
 
 std::string PolicyText(const KvPolicyRequest& policy, int32_t prompt_tokens) {
-  const std::string name(Name(policy.name));
+  std::string name(Name(policy.name));
   if (policy.name == KvPolicyName::kFull) return name;
   const absl::StatusOr<KvPolicy> resolved =
       ResolveKvPolicy(policy, prompt_tokens, 1, 0);
   H2O_CHECK(resolved.ok()) << resolved.status().ToString();
   const int32_t slots = resolved->slots[0].Capacity();
-  std::string text = absl::StrCat(name, ", ", slots, " slots a head");
+  std::string text = absl::StrCat(name, ", ", slots, " slots");
   if (policy.budget_tokens || policy.heavy || policy.recent) return text;
   const double percent =
       policy.budget_percent.value_or(kDefaultKvBudgetPercent);

@@ -10,7 +10,7 @@
 
 namespace h2o {
 
-// What a policy comes to for a prompt: "h2o, 32 slots a head: 20 % of 6 tokens,
+// What a policy comes to for a prompt: "h2o, 32 slots: 20 % of 6 tokens,
 // at least one page".  REQUIRES: ResolveKvPolicy takes both.
 std::string PolicyText(const KvPolicyRequest& policy, int32_t prompt_tokens);
 

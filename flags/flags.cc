@@ -293,7 +293,8 @@ void AddShardFlags(CLI::App* app, ShardFlags* flags) {
       ->capture_default_str();
   app->add_option(
          "--memory-share", flags->memory_share,
-         "Share of the memory free after loading that the KV pool may take")
+         "Share of the memory free after loading that the KV pool may take; "
+         "CPU ranks that share a host divide it")
       ->check(Within(0.001, 1, "over 0 and at most 1"))
       ->type_name("F")
       ->default_str("0.5 on CPUs, 0.95 on GPUs");

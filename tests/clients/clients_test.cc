@@ -174,14 +174,13 @@ TEST(PolicyText, SaysWhatAShareCameTo) {
   KvPolicyRequest h2o = {.name = KvPolicyName::kH2o};
   EXPECT_EQ(PolicyText({}, 6), "full");
   EXPECT_EQ(PolicyText(h2o, 6),
-            "h2o, 32 slots a head: 20 % of 6 tokens, at least one page");
-  EXPECT_EQ(PolicyText(h2o, 1024),
-            "h2o, 204 slots a head: 20 % of 1024 tokens");
-  EXPECT_EQ(PolicyText(h2o, 160), "h2o, 32 slots a head: 20 % of 160 tokens");
+            "h2o, 32 slots: 20 % of 6 tokens, at least one page");
+  EXPECT_EQ(PolicyText(h2o, 1024), "h2o, 204 slots: 20 % of 1024 tokens");
+  EXPECT_EQ(PolicyText(h2o, 160), "h2o, 32 slots: 20 % of 160 tokens");
   h2o.budget_percent = 12.5;
-  EXPECT_EQ(PolicyText(h2o, 400), "h2o, 50 slots a head: 12.5 % of 400 tokens");
+  EXPECT_EQ(PolicyText(h2o, 400), "h2o, 50 slots: 12.5 % of 400 tokens");
   h2o = {.name = KvPolicyName::kH2o, .budget_tokens = 40};
-  EXPECT_EQ(PolicyText(h2o, 6), "h2o, 40 slots a head");
+  EXPECT_EQ(PolicyText(h2o, 6), "h2o, 40 slots");
 }
 
 // ---- answers ----

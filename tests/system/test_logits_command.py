@@ -38,12 +38,12 @@ def test_likelihoods_are_those_of_the_policy():
 
 def test_a_share_is_one_of_all_tokens_and_is_told():
     half, stderr = nll("--kv-policy", "h2o", "--kv-budget", "50%")
-    assert "h2o, 40 slots a head: 50 % of 81 tokens" in stderr
+    assert "h2o, 40 slots: 50 % of 81 tokens" in stderr
     assert half == nll("--kv-policy", "h2o", "--kv-budget", 40)[0]
     least, stderr = nll("--kv-policy", "h2o")
-    assert "h2o, 32 slots a head: 20 % of 81 tokens, at least one page" in stderr
+    assert "h2o, 32 slots: 20 % of 81 tokens, at least one page" in stderr
     assert least == nll("--kv-policy", "h2o", "--kv-budget", 32)[0]
-    assert "h2o, 32 slots a head: 20 % of 5 tokens" in nll("--prefill", 5, "--kv-policy", "h2o")[1]
+    assert "h2o, 32 slots: 20 % of 5 tokens" in nll("--prefill", 5, "--kv-policy", "h2o")[1]
 
 
 def test_logits_of_a_prefill_are_told_to_be_the_full_caches(tmp_path):
