@@ -40,15 +40,11 @@ bool IsWrittenDirectly(const std::string& path) {
 absl::StatusOr<NewFile> NewFile::Create(const std::string& path) {
   NewFile file;
   file.path_ = PlaceOf(path);
-  int flags = O_WRONLY | O_CLOEXEC;
-  if (!IsWrittenDirectly(file.path_)) {
-    file.beside_ =
-        absl::StrCat(file.path_, ".", absl::Hex(RandomBits64()), ".part");
-    flags |= O_CREAT | O_EXCL;
+  if (IsWrittenDirectly(file.path_)) {
+    file.fd_ = open(file.path_.c_str(), O_WRONLY | O_CLOEXEC);
+  } else {
+    file.OpenBeside();
   }
-  file.fd_ =
-      open((file.beside_.empty() ? file.path_ : file.beside_).c_str(), flags,
-           0666);  // less what the umask takes
   if (file.fd_ < 0) {
     return absl::PermissionDeniedError(
         absl::StrCat("cannot write ", path, ": ", std::strerror(errno)));
@@ -56,11 +52,32 @@ absl::StatusOr<NewFile> NewFile::Create(const std::string& path) {
   return file;
 }
 
+void NewFile::OpenBeside() {
+  constexpr mode_t kMode = 0666;  // less what the umask takes
+  beside_ = absl::StrCat(path_, ".", absl::Hex(RandomBits64()), ".part");
+  std::filesystem::path folder = std::filesystem::path(path_).parent_path();
+  if (folder.empty()) folder = ".";
+  fd_ = open(folder.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, kMode);
+  named_ = fd_ < 0;
+  if (!named_) return;
+  fd_ = open(beside_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, kMode);
+}
+
+void NewFile::NameIt() {
+  if (std::exchange(named_, true)) return;
+  const std::string self = absl::StrCat("/proc/self/fd/", fd_);
+  if (linkat(AT_FDCWD, self.c_str(), AT_FDCWD, beside_.c_str(),
+             AT_SYMLINK_FOLLOW) != 0) {
+    NoteFault();
+  }
+}
+
 NewFile::NewFile(NewFile&& other) noexcept { *this = std::move(other); }
 
 NewFile& NewFile::operator=(NewFile&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(beside_, other.beside_);
+  std::swap(named_, other.named_);
   std::swap(fd_, other.fd_);
   std::swap(fault_, other.fault_);
   std::swap(buffer_, other.buffer_);
@@ -81,6 +98,7 @@ absl::Status NewFile::Commit() {
   Flush();
   // Disks may be full only now, and a device has nothing to force.
   if (!beside_.empty() && fault_ == 0 && fsync(fd_) != 0) NoteFault();
+  if (fault_ == 0) NameIt();
   if (close(std::exchange(fd_, -1)) != 0) NoteFault();
   if (!beside_.empty() && fault_ == 0 &&
       rename(beside_.c_str(), path_.c_str()) != 0) {
@@ -111,7 +129,7 @@ void NewFile::NoteFault() {
 
 void NewFile::Discard() {
   if (is_open()) close(std::exchange(fd_, -1));
-  if (!beside_.empty()) unlink(beside_.c_str());
+  if (!beside_.empty() && named_) unlink(beside_.c_str());
 }
 
 }  // namespace h2o

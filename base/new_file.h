@@ -1,6 +1,8 @@
-// A file that appears complete or not at all.  It is written beside its place
-// under another name, forced to disk, and then renamed.  Until then readers see
-// the file that was there before, or none.
+// A file that appears complete or not at all.  It is written in its folder
+// without a name (O_TMPFILE), so that nothing is left of it if the program is
+// killed, forced to disk, named, and renamed into its place.  Until then
+// readers see the file that was there before, or none.  File systems without
+// O_TMPFILE see another name, NAME.<number>.part, from the start.
 //
 // A path that names a device or a pipe (/dev/stdout) is written directly.
 //
@@ -37,12 +39,16 @@ class NewFile {
   absl::Status Commit();
 
  private:
+  void OpenBeside();
+  // Gives the file the name beside_, if it has none yet.
+  void NameIt();
   void Flush();
   void NoteFault();
   void Discard();
 
   std::string path_;
-  std::string beside_;  // where it is written; empty: at path_ itself
+  std::string beside_;  // its name until it is renamed; empty: path_ itself
+  bool named_ = true;
   int fd_ = -1;
   int fault_ = 0;  // errno of the first write that failed
   std::string buffer_;

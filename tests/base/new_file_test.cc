@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -62,6 +63,32 @@ TEST_F(NewFiles, WithoutACommitNothingIsLeft) {
     other = std::move(file);
   }
   EXPECT_EQ(Read(Path("a")), "old");
+  EXPECT_EQ(NumFiles(), 1u);
+}
+
+TEST_F(NewFiles, NothingIsLeftWhenTheProgramIsKilled) {
+  const pid_t child = fork();
+  if (child == 0) {
+    absl::StatusOr<NewFile> file = NewFile::Create(Path("a"));
+    file->Append(std::string(3 << 20, 'x'));
+    raise(SIGKILL);
+  }
+  waitpid(child, nullptr, 0);
+  // A file system without O_TMPFILE has the name that it had meanwhile.
+  for (const auto& left : fs::directory_iterator(folder_)) {
+    EXPECT_THAT(left.path().string(), ::testing::EndsWith(".part"));
+  }
+  EXPECT_FALSE(fs::exists(Path("a")));
+}
+
+TEST_F(NewFiles, APathWithoutAFolderIsInThisOne) {
+  const fs::path before = fs::current_path();
+  fs::current_path(folder_);
+  NewFile file = NewFile::Create("a").value();
+  file.Append("new");
+  EXPECT_TRUE(file.Commit().ok());
+  fs::current_path(before);
+  EXPECT_EQ(Read(Path("a")), "new");
   EXPECT_EQ(NumFiles(), 1u);
 }
 
