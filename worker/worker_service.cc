@@ -349,7 +349,7 @@ WorkerVerdict ServeWorker(const WorkerServiceOptions& options,
   stream.Write(HelloMessage(options, *mesh_address));
   absl::Status own = Session(&stream, load, control).Serve();
   control->serving = false;
-  const WorkerVerdict verdict = stream.End();
+  WorkerVerdict verdict = stream.End();
   // If this worker only complained about another rank, the coordinator's reason
   // is the better one.
   if (!own.ok() && (!absl::IsUnavailable(own) || verdict.status.ok())) {
