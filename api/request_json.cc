@@ -17,6 +17,7 @@
 #include "absl/strings/str_replace.h"
 #include "api/result.h"
 #include "base/status_macros.h"
+#include "model/json_file.h"
 
 namespace h2o {
 namespace {
@@ -289,10 +290,11 @@ json NumberOf(const std::string& text) {
 absl::StatusOr<Request> RequestFromJson(std::string_view text,
                                         const Request& defaults,
                                         std::string* others) {
-  const json object = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (object.is_discarded()) {
-    return Bad("not a JSON object in UTF-8: ", Shown(json(text)));
+  const absl::StatusOr<json> parsed = ParseJson(text, Shown(json(text)));
+  if (!parsed.ok()) {
+    return Bad("not a JSON object in UTF-8: ", parsed.status().message());
   }
+  const json& object = *parsed;
   if (!object.is_object()) {
     return Bad(Shown(object), " is not an object; write {\"prompt\": ..}");
   }

@@ -19,6 +19,11 @@ inline constexpr int kCudaHeadDims[] = {64, 80, 128};
 inline constexpr int kCpuHeadDimStep = 16;
 inline constexpr int kMaxHeadDim = 256;  // no kernel has wider ones
 
+// The least width that the CPU kernels take and that holds `head_dim`.
+constexpr int PaddedHeadDim(int head_dim) {
+  return (head_dim + kCpuHeadDimStep - 1) / kCpuHeadDimStep * kCpuHeadDimStep;
+}
+
 // Errors: INVALID_ARGUMENT naming `head_dim` and the widths there are.
 inline absl::Status CheckCudaHeadDim(int head_dim) {
   for (int supported : kCudaHeadDims) {

@@ -58,6 +58,21 @@ void AskAll(const std::vector<Prompt>& prompts, Embedded* embedded,
   answers->Print();
 }
 
+// What is left to say if the model cannot be loaded: with --json each prompt
+// has one object on standard output, also where the checkpoint is broken.
+absl::Status AnswerNone(const GenerateFlags& flags,
+                        const std::vector<Prompt>& prompts,
+                        const absl::Status& status) {
+  const OutputFlags& output = flags.output;
+  if (output.json && output.output.empty() && absl::IsDataLoss(status)) {
+    H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Answers> answers,
+                         Answers::Create(output, prompts, "generating"));
+    answers->CloseRest(status);
+    answers->Print();
+  }
+  return status;
+}
+
 absl::Status RunGenerate(const GenerateFlags& flags) {
   H2O_ASSIGN_OR_RETURN(const std::vector<Prompt> prompts,
                        PromptsOf(flags.request, RandomBits64()));
@@ -69,8 +84,9 @@ absl::Status RunGenerate(const GenerateFlags& flags) {
   options.engine.max_sequences =
       std::min<int>(flags.max_sequences, static_cast<int>(prompts.size()));
   options.engine.max_queue = static_cast<int>(prompts.size());
-  H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Embedded> embedded,
-                       LoadEmbedded(options));
+  absl::StatusOr<std::unique_ptr<Embedded>> loaded = LoadEmbedded(options);
+  if (!loaded.ok()) return AnswerNone(flags, prompts, loaded.status());
+  const std::unique_ptr<Embedded> embedded = *std::move(loaded);
   H2O_RETURN_IF_ERROR(CheckAll(embedded->engine(), prompts));
   H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Answers> answers,
                        Answers::Create(flags.output, prompts, "generating"));

@@ -79,13 +79,14 @@ absl::StatusOr<std::unique_ptr<grpc::Server>> Listen(
   return server;
 }
 
-// The tokenizer of the model, or null where dummy weights come without one.
+// The tokenizer of the model, or null where its directory has none.
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(
     const ModelSpec& model, const ModelConfig& config) {
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
       Tokenizer::Load(model.model, config.vocab_size);
-  if (model.dummy && absl::IsNotFound(tokenizer.status())) {
-    H2O_LOG() << "no tokenizer: only prompts of token ids are served";
+  if (absl::IsNotFound(tokenizer.status())) {
+    H2O_LOG() << tokenizer.status().message()
+              << "; only prompts of token ids are served";
     return nullptr;
   }
   return tokenizer;

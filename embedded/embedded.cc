@@ -34,10 +34,13 @@ absl::StatusOr<std::unique_ptr<Embedded>> Embedded::Create(
     std::function<void(double fraction)> progress) {
   std::unique_ptr<Embedded> e(new Embedded());
   H2O_ASSIGN_OR_RETURN(e->config_, ConfigOf(options.shard.model));
-  if (!options.shard.model.dummy) {
-    H2O_ASSIGN_OR_RETURN(
-        e->tokenizer_,
-        Tokenizer::Load(options.shard.model.model, e->config_.vocab_size));
+  // Prompts of token ids need no tokenizer.
+  auto tokenizer =
+      Tokenizer::Load(options.shard.model.model, e->config_.vocab_size);
+  if (tokenizer.ok()) {
+    e->tokenizer_ = *std::move(tokenizer);
+  } else if (!absl::IsNotFound(tokenizer.status())) {
+    return tokenizer.status();
   }
   H2O_ASSIGN_OR_RETURN(e->engine_,
                        Engine::Create(options.engine, e->config_,
@@ -45,6 +48,7 @@ absl::StatusOr<std::unique_ptr<Embedded>> Embedded::Create(
   ShardOptions shard = options.shard;
   shard.config = e->config_;
   shard.max_sequences = options.engine.max_sequences;
+  shard.fingerprint = false;
   const double start = e->clock_.Now();
   // Ranks are forked while this process has one thread: an Engine makes its own
   // with the group.

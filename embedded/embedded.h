@@ -51,7 +51,7 @@ class Embedded {
 
   SteadyClock clock_;
   ModelConfig config_;
-  std::unique_ptr<Tokenizer> tokenizer_;  // null with dummy weights
+  std::unique_ptr<Tokenizer> tokenizer_;  // null: the model has none
   GroupInfo group_info_;
   double load_seconds_ = 0;
   std::unique_ptr<Engine> engine_;  // last: uses all of the above

@@ -271,8 +271,8 @@ void AddDeviceFlags(CLI::App* app, DeviceFlags* flags) {
       ->type_name("DEVICE")
       ->capture_default_str();
   app->add_option("--cache-dir", flags->cache_directory,
-                  "Folder where the kernels chosen for a GPU are kept between "
-                  "runs; empty: none")
+                  "Folder where the kernels chosen for a GPU and the hashes of "
+                  "checkpoints are kept between runs; empty: none")
       ->type_name("DIR")
       ->capture_default_str();
 }

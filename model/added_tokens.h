@@ -1,6 +1,5 @@
 // Added tokens: strings that are tokens wherever a text holds them, before it
-// is cut into words.  Which there are is read as Hugging Face's `tokenizers`
-// reads tokenizer_config.json and special_tokens_map.json.
+// is cut into words.  special_tokens.h says which there are.
 #pragma once
 
 #include <array>
@@ -10,7 +9,6 @@
 #include <vector>
 
 #include "absl/functional/function_ref.h"
-#include "absl/status/statusor.h"
 
 namespace h2o {
 
@@ -23,18 +21,6 @@ struct AddedToken {
   int32_t id = -1;
   friend bool operator==(const AddedToken&, const AddedToken&) = default;
 };
-
-struct SpecialTokens {
-  std::vector<AddedToken>
-      added;          // in order; of equal contents, the last counts
-  std::string front;  // the token that begins every text
-};
-
-// Without `has_pad` the vocabulary has no "<pad>".  Neither file need exist.
-// Errors: DATA_LOSS for a malformed file, FAILED_PRECONDITION for a token of a
-// kind that is not supported.
-absl::StatusOr<SpecialTokens> ReadSpecialTokens(const std::string& directory,
-                                                bool has_pad);
 
 // Finds added tokens in text: the leftmost, of these the longest.
 class AddedTokenFinder {

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/finish_reason.h"
 #include "model/json_file.h"
 
 namespace h2o {
@@ -40,13 +41,21 @@ void ConfigReader::RequiredInt(const char* key, int low, int high, int* out) {
   }
 }
 
-void ConfigReader::Token(const char* key, int vocab_size, int missing,
-                         int* out) {
-  *out = missing;
+void ConfigReader::StopTokens(const char* key, int vocab_size,
+                              std::vector<int32_t>* out) {
   const json* value = Find(key);
   if (value == nullptr) return;
-  if (value->is_array() && value->size() == 1) value = &value->front();
-  ReadInt(key, *value, 0, vocab_size - 1, out);
+  const std::vector<json> ids =
+      value->is_array() ? value->get<std::vector<json>>() : std::vector{*value};
+  if (ids.empty() || ids.size() > kMaxStopTokens) {
+    Wrong(key, *value,
+          absl::StrCat("a token id, or a list of 1 to ", kMaxStopTokens));
+    return;
+  }
+  out->clear();
+  for (const json& id : ids) {
+    ReadInt(key, id, 0, vocab_size - 1, &out->emplace_back());
+  }
 }
 
 void ConfigReader::Bool(const char* key, bool missing, bool* out) {

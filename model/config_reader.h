@@ -3,9 +3,11 @@
 // Only for the .cc files of model/, like json_file.h.
 #pragma once
 
+#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
@@ -18,11 +20,14 @@ class ConfigReader {
   ConfigReader(const nlohmann::json& values, std::string what)
       : values_(values), what_(std::move(what)) {}
 
-  // An integer in [low, high]; `missing` where the key is absent or null.
+  // A key that is absent or null has the value `missing`, or leaves `out` as it
+  // is.
+
+  // An integer in [low, high].
   void Int(const char* key, int low, int high, int missing, int* out);
   void RequiredInt(const char* key, int low, int high, int* out);
-  // A token id, or a list of just one.
-  void Token(const char* key, int vocab_size, int missing, int* out);
+  // The tokens that end a text: an id, or a list of 1 to kMaxStopTokens ids.
+  void StopTokens(const char* key, int vocab_size, std::vector<int32_t>* out);
   void Bool(const char* key, bool missing, bool* out);
   // The index of a string among `allowed`.
   int Word(const char* key, absl::Span<const char* const> allowed, int missing);

@@ -3,6 +3,7 @@
 // else in the engine knows it by name.
 #pragma once
 
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -17,6 +18,8 @@ class ConfigReader;
 struct Family {
   const char* model_type;
   TensorNames names;
+  // Tensors that checkpoints may hold and nobody needs, without the prefix.
+  std::span<const char* const> ignored;
   // Fills all of `config` but its name and family; errors go to `reader`.
   void (*read)(ConfigReader* reader, ModelConfig* config);
   // Configs of released models, for dummy weights.

@@ -1,24 +1,57 @@
-// Reads files and parses JSON with limits on size, depth and repeated keys.
+// Reads files and parses JSON with limits on size and depth.
 #include "model/json_file.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
-#include <set>
 #include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
 
 namespace h2o {
 namespace {
 
 using nlohmann::json;
+using nlohmann::ordered_json;
 
 // Deeper than any file we read; nlohmann's printer recurses, so a limit is due.
 constexpr int kMaxDepth = 32;
 
 // Larger than any of them; a sparse file may claim to be terabytes.
 constexpr uint64_t kMaxFileBytes = 100'000'000;
+
+// `text` with the numbers that Python writes and JSON lacks as strings; empty
+// if it has none.
+std::string QuoteNonFinite(std::string_view text) {
+  constexpr std::string_view kWords[] = {"-Infinity", "Infinity", "NaN"};
+  if (text.find("Infinity") == text.npos && text.find("NaN") == text.npos) {
+    return {};
+  }
+  std::string quoted;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size();) {
+    size_t length = 1;
+    bool is_word = false;
+    if (in_string && text[i] == '\\') {
+      length = std::min<size_t>(2, text.size() - i);
+    } else if (text[i] == '"') {
+      in_string = !in_string;
+    } else if (!in_string) {
+      for (std::string_view word : kWords) {
+        if (is_word || !text.substr(i).starts_with(word)) continue;
+        is_word = true;
+        length = word.size();
+      }
+    }
+    if (is_word) quoted += '"';
+    quoted += text.substr(i, length);
+    if (is_word) quoted += '"';
+    i += length;
+  }
+  return quoted;
+}
 
 }  // namespace
 
@@ -49,24 +82,20 @@ absl::StatusOr<std::string> ReadWholeFile(const std::string& path) {
   return text;
 }
 
-absl::StatusOr<json> ParseJsonObject(std::string_view text,
-                                     std::string_view what) {
+template <class Json>
+absl::StatusOr<Json> ParseJson(std::string_view text, std::string_view what) {
   const std::string name(what);
-  std::set<std::string> keys;
-  std::string twice;
   bool too_deep = false;
-  const auto watch = [&](int depth, json::parse_event_t event, json& parsed) {
-    if (event == json::parse_event_t::key && depth == 1) {
-      const auto& key = parsed.get_ref<const std::string&>();
-      if (!keys.insert(key).second && twice.empty()) twice = Describe(parsed);
-    }
+  const auto watch = [&](int depth, typename Json::parse_event_t, Json&) {
     too_deep = too_deep || depth > kMaxDepth;
     return depth <= kMaxDepth;  // false: what is below is dropped
   };
-  json value;
+  Json value;
   try {
-    value = json::parse(text.begin(), text.end(), watch);
-  } catch (const json::exception& error) {
+    const std::string quoted = QuoteNonFinite(text);
+    if (!quoted.empty()) text = quoted;
+    value = Json::parse(text.begin(), text.end(), watch);
+  } catch (const typename Json::exception& error) {
     // The library quotes the place; some of its messages quote raw bytes too.
     std::string why = error.what();
     if (why.size() > 200) why = why.substr(0, 200) + "...";
@@ -79,16 +108,29 @@ absl::StatusOr<json> ParseJsonObject(std::string_view text,
     return absl::DataLossError(
         absl::StrCat(name, " is nested deeper than ", kMaxDepth, " levels"));
   }
-  if (!value.is_object()) {
-    return absl::DataLossError(
-        absl::StrCat(name, " must hold a JSON object, not ", Describe(value)));
-  }
-  if (!twice.empty()) {
-    return absl::DataLossError(
-        absl::StrCat(name, " has the key ", twice, " twice"));
-  }
   return value;
 }
+
+template <class Json>
+absl::StatusOr<Json> ParseJsonObject(std::string_view text,
+                                     std::string_view what) {
+  H2O_ASSIGN_OR_RETURN(Json value, ParseJson<Json>(text, what));
+  if (value.is_object()) return value;
+  return absl::DataLossError(absl::StrCat(
+      std::string(what), " must hold a JSON object, not ", Describe(value)));
+}
+
+template <class Json>
+absl::StatusOr<Json> ReadJsonObject(const std::string& path) {
+  H2O_ASSIGN_OR_RETURN(const std::string text, ReadWholeFile(path));
+  return ParseJsonObject<Json>(text, path);
+}
+
+template absl::StatusOr<json> ParseJson(std::string_view, std::string_view);
+template absl::StatusOr<json> ParseJsonObject(std::string_view,
+                                              std::string_view);
+template absl::StatusOr<json> ReadJsonObject(const std::string&);
+template absl::StatusOr<ordered_json> ReadJsonObject(const std::string&);
 
 std::string Describe(const json& value) {
   if (value.is_object()) return "an object";

@@ -1,4 +1,4 @@
-// Reads merges.txt and applies it to words.
+// Reads merges and applies them to words.
 #include "model/merges.h"
 
 #include <algorithm>
@@ -8,52 +8,85 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "base/status_macros.h"
 #include "model/json_file.h"
 
 namespace h2o {
 
 using nlohmann::json;
 
-absl::Status Merges::Load(const std::string& path,
-                          const Vocabulary& vocabulary) {
-  H2O_ASSIGN_OR_RETURN(const std::string text, ReadWholeFile(path));
+absl::Status Merges::Add(const std::string& left, const std::string& right,
+                         const Vocabulary& vocabulary) {
+  std::array<int32_t, 3> ids;
+  const std::array<std::string, 3> names = {left, right, left + right};
+  for (int i = 0; i < 3; ++i) {
+    const auto it = vocabulary.find(names[i]);
+    if (it == vocabulary.end()) {
+      return absl::DataLossError(absl::StrCat(
+          "token ", Describe(json(names[i])), " of the merge ",
+          Describe(json(left + " " + right)), " is not in the vocabulary"));
+    }
+    ids[i] = it->second;
+  }
+  merges_[Pair(ids[0], ids[1])] = {next_rank_++, ids[2]};
+  return absl::OkStatus();
+}
+
+absl::Status Merges::AddLine(std::string_view line,
+                             const Vocabulary& vocabulary) {
+  const size_t space = line.find(' ');
+  if (space == line.npos || line.find(' ', space + 1) != line.npos) {
+    return absl::DataLossError(
+        absl::StrCat(Describe(json(line)),
+                     " is no merge; it must be two tokens and a space between "
+                     "them"));
+  }
+  return Add(std::string(line.substr(0, space)),
+             std::string(line.substr(space + 1)), vocabulary);
+}
+
+absl::StatusOr<Merges> Merges::Parse(std::string_view text,
+                                     const std::string& place,
+                                     const Vocabulary& vocabulary) {
+  Merges merges;
   int line_number = 0;
-  int32_t rank = 0;
   for (size_t begin = 0; begin < text.size();) {
     ++line_number;
-    size_t end = std::min(text.find('\n', begin), text.size());
-    std::string_view line(text.data() + begin, end - begin);
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    std::string_view line = text.substr(begin, end - begin);
     begin = end + 1;
     if (line.ends_with('\r')) line.remove_suffix(1);
     if (line.starts_with("#version")) continue;
-    const auto malformed = [&](const std::string& what) {
+    const absl::Status status = merges.AddLine(line, vocabulary);
+    if (!status.ok()) {
       return absl::DataLossError(
-          absl::StrCat(path, ": line ", line_number, ": ", what));
-    };
-    const size_t space = line.find(' ');
-    if (space == std::string_view::npos ||
-        line.find(' ', space + 1) != std::string_view::npos) {
-      return malformed(absl::StrCat(Describe(json(line)),
-                                    " is no merge; it must be two tokens and a "
-                                    "space between them"));
+          absl::StrCat(place, ": line ", line_number, ": ", status.message()));
     }
-    const std::string left(line.substr(0, space));
-    const std::string right(line.substr(space + 1));
-    std::array<int32_t, 3> ids;
-    const std::array<std::string, 3> names = {left, right, left + right};
-    for (int i = 0; i < 3; ++i) {
-      const auto it = vocabulary.find(names[i]);
-      if (it == vocabulary.end()) {
-        return malformed(absl::StrCat("token ", Describe(json(names[i])),
-                                      " of the merge ", Describe(json(line)),
-                                      " is not in vocab.json"));
-      }
-      ids[i] = it->second;
-    }
-    merges_[Pair(ids[0], ids[1])] = {rank++, ids[2]};
   }
-  return absl::OkStatus();
+  return merges;
+}
+
+absl::StatusOr<Merges> Merges::Parse(const json& list, const std::string& place,
+                                     const Vocabulary& vocabulary) {
+  if (!list.is_array()) {
+    return absl::DataLossError(absl::StrCat(
+        place, ": the merges are ", Describe(list), "; they must be a list"));
+  }
+  Merges merges;
+  for (const json& merge : list) {
+    absl::Status status = absl::DataLossError(
+        absl::StrCat(Describe(merge), " is no merge; it must be two tokens"));
+    if (merge.is_string()) {
+      status = merges.AddLine(merge.get_ref<const std::string&>(), vocabulary);
+    } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() &&
+               merge[1].is_string()) {
+      status = merges.Add(merge[0], merge[1], vocabulary);
+    }
+    if (!status.ok()) {
+      return absl::DataLossError(absl::StrCat(
+          place, ": merge ", merges.next_rank_, ": ", status.message()));
+    }
+  }
+  return merges;
 }
 
 // A heap of candidates and a linked list of symbols.

@@ -1,22 +1,33 @@
 // The merges of byte-pair encoding (Sennrich et al. 2016), ranked by their
-// place in merges.txt.
+// place in merges.txt or tokenizer.json.  Only for the .cc files of model/.
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "model/vocabulary.h"
 
 namespace h2o {
 
-using Vocabulary = absl::flat_hash_map<std::string, int32_t>;  // token -> id
-
 class Merges {
  public:
-  // Errors: NOT_FOUND without the file, DATA_LOSS naming a malformed line.
-  absl::Status Load(const std::string& path, const Vocabulary& vocabulary);
+  // From the lines of merges.txt.  Errors begin with `place`: DATA_LOSS naming
+  // a malformed line.
+  static absl::StatusOr<Merges> Parse(std::string_view text,
+                                      const std::string& place,
+                                      const Vocabulary& vocabulary);
+  // From a list of ["a", "b"] or "a b".  Errors: likewise.
+  static absl::StatusOr<Merges> Parse(const nlohmann::json& list,
+                                      const std::string& place,
+                                      const Vocabulary& vocabulary);
+
+  bool empty() const { return merges_.empty(); }
 
   // Appends to `ids` what the tokens of a word's bytes merge to: the pair of
   // the lowest rank first, of equal ones the leftmost, until no neighbours have
@@ -29,6 +40,11 @@ class Merges {
     int32_t rank;
     int32_t merged;
   };
+  // Ranked behind those before.  Errors do not name the place.
+  absl::Status Add(const std::string& left, const std::string& right,
+                   const Vocabulary& vocabulary);
+  absl::Status AddLine(std::string_view line, const Vocabulary& vocabulary);
+
   const Merge* Find(int32_t left, int32_t right) const {
     const auto it = merges_.find(Pair(left, right));
     return it == merges_.end() ? nullptr : &it->second;
@@ -38,6 +54,7 @@ class Merges {
   }
 
   absl::flat_hash_map<uint64_t, Merge> merges_;  // by Pair
+  int32_t next_rank_ = 0;
 };
 
 }  // namespace h2o

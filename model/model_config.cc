@@ -41,6 +41,16 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view json,
   return config;
 }
 
+absl::Status ApplyGenerationConfig(std::string_view json, ModelConfig* config) {
+  const std::string what =
+      absl::StrCat("generation_config.json of ", config->name);
+  H2O_ASSIGN_OR_RETURN(const nlohmann::json values,
+                       ParseJsonObject(json, what));
+  ConfigReader reader(values, what);
+  reader.StopTokens("eos_token_id", config->vocab_size, &config->stop_tokens);
+  return reader.status();
+}
+
 absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& directory) {
   const std::filesystem::path path(directory);
   std::error_code ignored;
@@ -55,7 +65,14 @@ absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& directory) {
   // "models/opt-demo/" has an empty last part.
   const auto name =
       path.has_filename() ? path.filename() : path.parent_path().filename();
-  return ParseModelConfig(text, name.string());
+  H2O_ASSIGN_OR_RETURN(ModelConfig config,
+                       ParseModelConfig(text, name.string()));
+  const auto generation =
+      ReadWholeFile((path / "generation_config.json").string());
+  if (absl::IsNotFound(generation.status())) return config;
+  H2O_RETURN_IF_ERROR(generation.status());
+  H2O_RETURN_IF_ERROR(ApplyGenerationConfig(*generation, &config));
+  return config;
 }
 
 absl::StatusOr<ModelConfig> BuiltInModelConfig(std::string_view name) {

@@ -28,8 +28,9 @@ struct ModelConfig {
   std::string name;    // directory's or built-in config's name, for people
   std::string family;  // "model_type" of config.json
   int num_layers = 0;
-  QkvLayout qkv;        // of the whole model
-  int hidden_size = 0;  // width of the residual
+  QkvLayout qkv;         // of the whole model, as it lies in memory
+  int head_padding = 0;  // zeros behind each head there, not in the checkpoint
+  int hidden_size = 0;   // width of the residual
   int ffn_dim = 0;
   int vocab_size = 0;
   int max_positions = 0;    // longest sequence, in tokens
@@ -47,6 +48,7 @@ struct ModelConfig {
 
   bool has_projections() const { return embed_dim != hidden_size; }
   int64_t num_parameters() const;  // REQUIRES: a known family
+  int stored_head_dim() const { return qkv.head_dim - head_padding; }
 
   ShardSpec Shard(int rank, int size) const {
     return ShardSpec::Of(rank, size, qkv, ffn_dim, vocab_size);
@@ -55,15 +57,18 @@ struct ModelConfig {
   friend bool operator==(const ModelConfig&, const ModelConfig&) = default;
 };
 
-// Reads DIR/config.json.  Errors: NOT_FOUND without the file, DATA_LOSS if it
-// is not JSON, INVALID_ARGUMENT naming a value that is not supported (an
-// unknown model_type, heads that do not divide hidden_size, 0 heads, ...) and
-// what would be right.
+// Reads DIR/config.json, and DIR/generation_config.json if there is one.
+// Errors: NOT_FOUND without config.json, DATA_LOSS if a file is not JSON,
+// INVALID_ARGUMENT naming a value that is not supported (an unknown model_type,
+// heads that do not divide hidden_size, 0 heads, ...) and what would be right.
 absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& directory);
 
 // From the text of a config.json.
 absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view json,
                                              std::string_view name);
+
+// From the text of a generation_config.json: the stop tokens, if it has any.
+absl::Status ApplyGenerationConfig(std::string_view json, ModelConfig* config);
 
 // A released model's, such as "opt-125m".  Errors: NOT_FOUND listing the names.
 absl::StatusOr<ModelConfig> BuiltInModelConfig(std::string_view name);

@@ -16,7 +16,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "base/hash.h"
 #include "base/status_macros.h"
 #include "model/json_file.h"
 
@@ -31,7 +30,6 @@ static_assert(std::endian::native == std::endian::little,
 constexpr int64_t kLengthBytes = 8;
 constexpr int64_t kMaxHeaderBytes = 100'000'000;  // the format's own limit
 constexpr size_t kMaxDimensions = 8;              // errors print them all
-constexpr int64_t kSampleBytes = 64;
 
 // Bits of an element; nullopt for a dtype younger than this file.
 std::optional<int64_t> BitsOf(std::string_view dtype) {
@@ -160,6 +158,20 @@ absl::StatusOr<HeaderEntry> ParseEntry(const json& value, int64_t data_bytes) {
 
 }  // namespace
 
+FileStamp StampOf(int fd) {
+  struct stat info;
+  if (fstat(fd, &info) != 0) return {};
+  const auto nanoseconds = [](const timespec& time) {
+    return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+  };
+  return {info.st_dev, info.st_ino, info.st_size, nanoseconds(info.st_mtim),
+          nanoseconds(info.st_ctim)};
+}
+
+std::string_view WithoutPrefix(std::string_view name, std::string_view prefix) {
+  return name.starts_with(prefix) ? name.substr(prefix.size()) : name;
+}
+
 // ---- SafetensorsFile
 
 absl::StatusOr<std::unique_ptr<const SafetensorsFile>> SafetensorsFile::Open(
@@ -196,6 +208,7 @@ absl::Status SafetensorsFile::Map() {
                      " bytes; a safetensors file begins with 8 bytes that hold "
                      "its header's length"));
   }
+  stamp_ = StampOf(fd);
   void* map = mmap(nullptr, static_cast<size_t>(info.st_size), PROT_READ,
                    MAP_PRIVATE, fd, 0);
   const int error = errno;
@@ -392,14 +405,10 @@ absl::Status Checkpoint::OpenShards(const std::string& directory) {
   return absl::OkStatus();
 }
 
-std::string_view Checkpoint::WithoutPrefix(std::string_view name) const {
-  return name.starts_with(prefix_) ? name.substr(prefix_.size()) : name;
-}
-
 absl::Status Checkpoint::Add(const SafetensorsFile* file,
                              const std::string& name) {
   const auto [it, is_new] =
-      places_.emplace(WithoutPrefix(name), Place{file, name});
+      places_.emplace(WithoutPrefix(name, prefix_), Place{file, name});
   if (is_new) return absl::OkStatus();
   return absl::DataLossError(
       absl::StrCat(directory_, " has both ", Quoted(it->second.name), " and ",
@@ -407,7 +416,7 @@ absl::Status Checkpoint::Add(const SafetensorsFile* file,
 }
 
 absl::StatusOr<StoredTensor> Checkpoint::Find(std::string_view name) const {
-  const auto it = places_.find(WithoutPrefix(name));
+  const auto it = places_.find(WithoutPrefix(name, prefix_));
   if (it == places_.end()) {
     return absl::NotFoundError(
         absl::StrCat(directory_, " has no tensor ", Quoted(name),
@@ -417,34 +426,13 @@ absl::StatusOr<StoredTensor> Checkpoint::Find(std::string_view name) const {
 }
 
 bool Checkpoint::Contains(std::string_view name) const {
-  return places_.find(WithoutPrefix(name)) != places_.end();
+  return places_.find(WithoutPrefix(name, prefix_)) != places_.end();
 }
 
 std::vector<std::string> Checkpoint::Names() const {
   std::vector<std::string> names;
   for (const auto& [name, place] : places_) names.push_back(name);
   return names;
-}
-
-std::string Checkpoint::Fingerprint() const {
-  Fnv1a hash;
-  for (const auto& [name, place] : places_) {
-    const auto it = place.file->entries_.find(place.name);
-    const HeaderEntry& entry = it->second;
-    const std::byte* data = place.file->data_ + entry.begin_bytes;
-    const int64_t num_bytes = entry.end_bytes - entry.begin_bytes;
-    hash.AddText(name);
-    hash.AddText(entry.dtype);
-    hash.AddNumber(entry.shape.size());
-    for (int64_t size : entry.shape) hash.AddNumber(size);
-    hash.AddNumber(num_bytes);
-    const int64_t sample = std::min(num_bytes, kSampleBytes);
-    for (int64_t begin :
-         {int64_t{0}, (num_bytes - sample) / 2, num_bytes - sample}) {
-      hash.AddBytes(data + begin, sample);
-    }
-  }
-  return hash.Hex();
 }
 
 }  // namespace h2o

@@ -44,6 +44,18 @@ struct HeaderEntry {
   int64_t begin_bytes = 0, end_bytes = 0;  // in the data
 };
 
+// What tells whether a file is still the one that was opened.
+struct FileStamp {
+  uint64_t device = 0, inode = 0;
+  int64_t bytes = 0;
+  int64_t modified_ns = 0, changed_ns = 0;
+  friend bool operator==(const FileStamp&, const FileStamp&) = default;
+};
+FileStamp StampOf(int fd);  // all 0 if it cannot be told
+
+// `name` without `prefix`, if that is in front.
+std::string_view WithoutPrefix(std::string_view name, std::string_view prefix);
+
 class SafetensorsFile {
  public:
   // Errors: NOT_FOUND without the file, DATA_LOSS if it is torn or malformed.
@@ -61,10 +73,14 @@ class SafetensorsFile {
   }
   std::vector<std::string> Names() const;  // ascending
   const std::string& path() const { return path_; }
+  const FileStamp& stamp() const { return stamp_; }  // when it was opened
+  // By name.
+  const std::map<std::string, HeaderEntry, std::less<>>& entries() const {
+    return entries_;
+  }
+  int64_t data_offset() const { return data_ - map_; }  // in bytes
 
  private:
-  friend class Checkpoint;
-
   explicit SafetensorsFile(std::string path) : path_(std::move(path)) {}
   absl::Status Map();
   absl::Status ParseHeader();
@@ -72,6 +88,7 @@ class SafetensorsFile {
   absl::Status CheckNoGaps(int64_t data_bytes) const;
 
   const std::string path_;
+  FileStamp stamp_;
   const std::byte* map_ = nullptr;
   int64_t map_bytes_ = 0;
   const std::byte* data_ = nullptr;  // behind the header
@@ -95,10 +112,10 @@ class Checkpoint {
   bool Contains(std::string_view name) const;
   std::vector<std::string> Names() const;  // without the prefix, ascending
 
-  // 16 hex digits over every tensor's name, dtype, shape and 64 bytes of its
-  // beginning, middle and end: equal for equal models on every host, however
-  // they are cut into shards, and cheap, since it reads next to nothing.
-  std::string Fingerprint() const;
+  const std::vector<std::unique_ptr<const SafetensorsFile>>& files() const {
+    return files_;
+  }
+  const std::string& prefix() const { return prefix_; }
 
  private:
   struct Place {
@@ -108,7 +125,6 @@ class Checkpoint {
 
   Checkpoint(std::string directory, std::string_view prefix)
       : directory_(std::move(directory)), prefix_(prefix) {}
-  std::string_view WithoutPrefix(std::string_view name) const;
   absl::Status OpenShards(const std::string& directory);
   absl::Status Add(const SafetensorsFile* file, const std::string& name);
 

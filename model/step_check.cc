@@ -188,25 +188,12 @@ absl::Status CheckLogits(const LogitRows& logits, const ModelConfig& config) {
 // ---- CheckSameModel
 
 // In the order of Fields.
-constexpr const char* kConfigFields[] = {"name",
-                                         "family",
-                                         "num_layers",
-                                         "qkv",
-                                         "hidden_size",
-                                         "ffn_dim",
-                                         "vocab_size",
-                                         "max_positions",
-                                         "position_offset",
-                                         "embed_dim",
-                                         "activation",
-                                         "block",
-                                         "norm_epsilon",
-                                         "norm_affine",
-                                         "final_norm",
-                                         "bias",
-                                         "tied_head",
-                                         "stop_tokens",
-                                         "checkpoint_dtype"};
+constexpr const char* kConfigFields[] = {
+    "name",          "family",          "num_layers",  "qkv",
+    "head_padding",  "hidden_size",     "ffn_dim",     "vocab_size",
+    "max_positions", "position_offset", "embed_dim",   "activation",
+    "block",         "norm_epsilon",    "norm_affine", "final_norm",
+    "bias",          "tied_head",       "stop_tokens", "checkpoint_dtype"};
 static_assert(
     std::size(kConfigFields) ==
     std::tuple_size_v<decltype(Fields(std::declval<ModelConfig&>()))>);
@@ -254,6 +241,8 @@ absl::Status Check(const ModelConfig& config) {
   H2O_RETURN_IF_ERROR(FindFamily(config.family).status());
   H2O_RETURN_IF_ERROR(InRange("num_layers", config.num_layers, 1, kMost));
   H2O_RETURN_IF_ERROR(CheckQkv(config.qkv, kMost));
+  H2O_RETURN_IF_ERROR(
+      InRange("head_padding", config.head_padding, 0, config.qkv.head_dim - 1));
   H2O_RETURN_IF_ERROR(InRange("hidden_size", config.hidden_size, 1, kMost));
   H2O_RETURN_IF_ERROR(InRange("ffn_dim", config.ffn_dim, 1, kMost));
   H2O_RETURN_IF_ERROR(InRange("vocab_size", config.vocab_size, 1, kMost));

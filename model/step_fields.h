@@ -67,14 +67,14 @@ auto Fields(Is<QkvLayout> auto& s) {
   return std::tie(heads, kv_heads, head_dim);
 }
 auto Fields(Is<ModelConfig> auto& s) {
-  auto& [name, family, num_layers, qkv, hidden_size, ffn_dim, vocab_size,
-         max_positions, position_offset, embed_dim, activation, block,
-         norm_epsilon, norm_affine, final_norm, bias, tied_head, stop_tokens,
-         checkpoint_dtype] = s;
-  return std::tie(name, family, num_layers, qkv, hidden_size, ffn_dim,
-                  vocab_size, max_positions, position_offset, embed_dim,
-                  activation, block, norm_epsilon, norm_affine, final_norm,
-                  bias, tied_head, stop_tokens, checkpoint_dtype);
+  auto& [name, family, num_layers, qkv, head_padding, hidden_size, ffn_dim,
+         vocab_size, max_positions, position_offset, embed_dim, activation,
+         block, norm_epsilon, norm_affine, final_norm, bias, tied_head,
+         stop_tokens, checkpoint_dtype] = s;
+  return std::tie(name, family, num_layers, qkv, head_padding, hidden_size,
+                  ffn_dim, vocab_size, max_positions, position_offset,
+                  embed_dim, activation, block, norm_epsilon, norm_affine,
+                  final_norm, bias, tied_head, stop_tokens, checkpoint_dtype);
 }
 auto Fields(Is<KvFormat> auto& s) {
   auto& [dtype] = s;

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <climits>
-#include <filesystem>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -17,6 +16,9 @@
 #include "model/json_file.h"
 #include "model/merges.h"
 #include "model/pre_tokenizer.h"
+#include "model/special_tokens.h"
+#include "model/tokenizer_files.h"
+#include "model/vocabulary.h"
 
 namespace h2o {
 namespace {
@@ -25,6 +27,21 @@ using nlohmann::json;
 
 absl::Status Malformed(const std::string& path, const std::string& what) {
   return absl::DataLossError(absl::StrCat(path, ": ", what));
+}
+
+// tokenizer.json gives its tokens ids, which must be those that they get.
+absl::Status CheckIds(const ListedTokens& listed,
+                      const Vocabulary& vocabulary) {
+  for (const auto& [content, id] : listed.ids) {
+    const auto it = vocabulary.find(content);
+    if (it != vocabulary.end() && it->second == id) continue;
+    return absl::FailedPreconditionError(absl::StrCat(
+        listed.path, ": token ", Describe(json(content)), " has the id ", id,
+        " there; ",
+        it == vocabulary.end() ? "it is no token of the vocabulary"
+                               : absl::StrCat("it must be ", it->second)));
+  }
+  return absl::OkStatus();
 }
 
 // Appends `bytes` to `out` and replaces what is not UTF-8 by U+FFFD.  Unless
@@ -67,67 +84,58 @@ class TokenizerImpl {
     bool special = false;
   };
 
-  absl::Status LoadVocabulary(const std::string& path, int vocab_size,
-                              Vocabulary* vocabulary);
-  absl::Status LoadAddedTokens(const std::filesystem::path& directory,
-                               int vocab_size, Vocabulary vocabulary);
+  absl::Status TakeVocabulary(const std::string& place, int vocab_size,
+                              const Vocabulary& vocabulary);
+  absl::Status CheckMerges(const std::string& place,
+                           const Vocabulary& vocabulary,
+                           const SpecialTokens& special) const;
+  absl::Status TakeSpecialTokens(const std::string& directory,
+                                 SpecialTokens special, Vocabulary* vocabulary);
+  absl::Status AddToken(const std::string& directory, AddedToken* token,
+                        Vocabulary* vocabulary);
+  void EncodePiece(std::string_view piece, std::vector<int32_t>* ids) const;
 
   const ByteAlphabet alphabet_;
   std::vector<Token> tokens_;  // by id
   std::array<int32_t, 256> byte_tokens_;
   Merges merges_;
   AddedTokenFinder as_is_, normalized_;
-  int32_t front_ = -1;  // begins every text
+  std::vector<int32_t> front_, back_;  // around every text
+  bool prefix_space_ = false;          // before every piece
 };
 
 absl::Status TokenizerImpl::Load(const std::string& directory, int vocab_size) {
-  const std::filesystem::path root(directory);
-  Vocabulary vocabulary;
+  H2O_ASSIGN_OR_RETURN(TokenizerFiles files, ReadTokenizerFiles(directory));
+  H2O_ASSIGN_OR_RETURN(
+      Vocabulary vocabulary,
+      ParseVocabulary(files.vocabulary, files.vocabulary_path, vocab_size));
   H2O_RETURN_IF_ERROR(
-      LoadVocabulary((root / "vocab.json").string(), vocab_size, &vocabulary));
-  H2O_RETURN_IF_ERROR(merges_.Load((root / "merges.txt").string(), vocabulary));
-  return LoadAddedTokens(root, vocab_size, std::move(vocabulary));
+      TakeVocabulary(files.vocabulary_path, vocab_size, vocabulary));
+  H2O_ASSIGN_OR_RETURN(
+      merges_, files.listed
+                   ? Merges::Parse(files.merges, files.merges_path, vocabulary)
+                   : Merges::Parse(std::string_view(files.merges_text),
+                                   files.merges_path, vocabulary));
+  const ListedTokens* listed = files.listed ? &*files.listed : nullptr;
+  H2O_ASSIGN_OR_RETURN(SpecialTokens special,
+                       ReadSpecialTokens(directory, vocabulary, listed));
+  H2O_RETURN_IF_ERROR(CheckMerges(files.merges_path, vocabulary, special));
+  H2O_RETURN_IF_ERROR(
+      TakeSpecialTokens(directory, std::move(special), &vocabulary));
+  return listed == nullptr ? absl::OkStatus() : CheckIds(*listed, vocabulary);
 }
 
-absl::Status TokenizerImpl::LoadVocabulary(const std::string& path,
+absl::Status TokenizerImpl::TakeVocabulary(const std::string& place,
                                            int vocab_size,
-                                           Vocabulary* vocabulary) {
-  H2O_ASSIGN_OR_RETURN(const std::string text, ReadWholeFile(path));
-  H2O_ASSIGN_OR_RETURN(const json values, ParseJsonObject(text, path));
+                                           const Vocabulary& vocabulary) {
   tokens_.resize(vocab_size);
-  std::vector<const std::string*> owner(vocab_size, nullptr);
-  for (const auto& [token, value] : values.items()) {
-    if (!value.is_number_unsigned()) {
-      return Malformed(path, absl::StrCat("token ", Describe(json(token)),
-                                          " has the id ", Describe(value),
-                                          "; it must be an integer from 0 on"));
-    }
-    const uint64_t id = value.get<uint64_t>();
-    if (id >= static_cast<uint64_t>(vocab_size)) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          path, ": token ", Describe(json(token)), " has the id ", id,
-          "; it must be below the model's vocab_size, ", vocab_size));
-    }
-    const auto it = vocabulary->emplace(token, static_cast<int32_t>(id)).first;
-    if (!tokens_[id].bytes.empty()) {
-      std::string other;
-      for (const auto& [key, number] : values.items()) {
-        if (number == id && key != token) other = Describe(json(key));
-      }
-      return Malformed(
-          path, absl::StrCat("tokens ", other, " and ", Describe(json(token)),
-                             " have the same id ", id));
-    }
-    tokens_[id].bytes = alphabet_.Bytes(it->first);
-    if (token.empty()) {
-      return Malformed(path, absl::StrCat("the token of id ", id,
-                                          " is empty; it must have a text"));
-    }
+  for (const auto& [token, id] : vocabulary) {
+    tokens_[id].bytes = alphabet_.Bytes(token);
   }
   for (int b = 0; b < 256; ++b) {
-    const auto it = vocabulary->find(alphabet_.Character(b));
-    if (it == vocabulary->end()) {
-      return Malformed(path,
+    const auto it = vocabulary.find(alphabet_.Character(b));
+    if (it == vocabulary.end()) {
+      return Malformed(place,
                        absl::StrCat("no token for byte ", b, " (",
                                     Describe(json(alphabet_.Character(b))),
                                     "); a byte-level vocabulary has all 256"));
@@ -137,40 +145,55 @@ absl::Status TokenizerImpl::LoadVocabulary(const std::string& path,
   return absl::OkStatus();
 }
 
-absl::Status TokenizerImpl::LoadAddedTokens(
-    const std::filesystem::path& directory, int vocab_size,
-    Vocabulary vocabulary) {
-  H2O_ASSIGN_OR_RETURN(
-      SpecialTokens special,
-      ReadSpecialTokens(directory.string(), vocabulary.contains("<pad>")));
-  const auto front = vocabulary.find(special.front);
-  if (front == vocabulary.end()) {
-    return Malformed((directory / "vocab.json").string(),
-                     absl::StrCat("no token \"", special.front,
-                                  "\", which begins every text"));
+// Without merges every byte of a text would become a token of its own.
+absl::Status TokenizerImpl::CheckMerges(const std::string& place,
+                                        const Vocabulary& vocabulary,
+                                        const SpecialTokens& special) const {
+  if (!merges_.empty()) return absl::OkStatus();
+  for (const auto& [token, id] : vocabulary) {
+    const bool added =
+        std::any_of(special.added.begin(), special.added.end(),
+                    [&](const AddedToken& t) { return t.content == token; });
+    if (added || tokens_[id].bytes.size() < 2) continue;
+    return Malformed(
+        place, absl::StrCat("there are no merges, but tokens that "
+                            "only merges make, such as ",
+                            Describe(json(token)), "; is the file cut off?"));
   }
-  front_ = front->second;
-  // A token that the vocabulary lacks gets the next id, as Hugging Face does.
-  int64_t next_id = static_cast<int64_t>(vocabulary.size());
+  return absl::OkStatus();
+}
+
+// A token that the vocabulary lacks gets the next id, as Hugging Face does.
+absl::Status TokenizerImpl::AddToken(const std::string& directory,
+                                     AddedToken* token,
+                                     Vocabulary* vocabulary) {
+  const auto it = vocabulary->find(token->content);
+  if (it != vocabulary->end()) {
+    token->id = it->second;
+    return absl::OkStatus();
+  }
+  const size_t id = vocabulary->size();
+  if (id >= tokens_.size() || !tokens_[id].bytes.empty()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        directory, ": added token ", Describe(json(token->content)),
+        " is not in the vocabulary and would get the id ", id,
+        id >= tokens_.size()
+            ? absl::StrCat("; it must be below the model's vocab_size, ",
+                           tokens_.size())
+            : std::string(", which is taken")));
+  }
+  token->id = static_cast<int32_t>(id);
+  vocabulary->emplace(token->content, token->id);
+  tokens_[id].bytes = alphabet_.Bytes(token->content);
+  return absl::OkStatus();
+}
+
+absl::Status TokenizerImpl::TakeSpecialTokens(const std::string& directory,
+                                              SpecialTokens special,
+                                              Vocabulary* vocabulary) {
   std::vector<AddedToken> tokens;
   for (AddedToken& token : special.added) {
-    const auto it = vocabulary.find(token.content);
-    if (it != vocabulary.end()) {
-      token.id = it->second;
-    } else {
-      if (next_id >= vocab_size || !tokens_[next_id].bytes.empty()) {
-        return absl::FailedPreconditionError(absl::StrCat(
-            directory.string(), ": added token ", Describe(json(token.content)),
-            " is not in vocab.json and would get the id ", next_id,
-            next_id >= vocab_size
-                ? absl::StrCat("; it must be below the model's vocab_size, ",
-                               vocab_size)
-                : std::string(", which is taken")));
-      }
-      token.id = static_cast<int32_t>(next_id++);
-      vocabulary.emplace(token.content, token.id);
-      tokens_[token.id].bytes = alphabet_.Bytes(token.content);
-    }
+    H2O_RETURN_IF_ERROR(AddToken(directory, &token, vocabulary));
     const auto same = std::find_if(
         tokens.begin(), tokens.end(),
         [&](const AddedToken& t) { return t.content == token.content; });
@@ -183,23 +206,42 @@ absl::Status TokenizerImpl::LoadAddedTokens(
   }
   for (const AddedToken& token : tokens) {
     tokens_[token.id].special = token.special;
+    if (token.special && special.spelled_is_text) continue;
     (token.normalized ? normalized_ : as_is_).Add(token);
   }
+  for (const auto& [contents, ids] :
+       {std::pair(&special.front, &front_), {&special.back, &back_}}) {
+    for (const std::string& content : *contents) {
+      AddedToken token{.content = content};
+      H2O_RETURN_IF_ERROR(AddToken(directory, &token, vocabulary));
+      ids->push_back(token.id);
+    }
+  }
+  prefix_space_ = special.prefix_space;
   return absl::OkStatus();
 }
 
-void TokenizerImpl::Encode(std::string_view text,
-                           std::vector<int32_t>* ids) const {
-  ids->push_back(front_);
+void TokenizerImpl::EncodePiece(std::string_view piece,
+                                std::vector<int32_t>* ids) const {
   std::vector<int32_t> bytes;  // of one word, as tokens
   const auto on_word = [&](std::string_view word) {
     bytes.clear();
     for (const unsigned char byte : word) bytes.push_back(byte_tokens_[byte]);
     merges_.Apply(bytes, ids);
   };
+  if (prefix_space_ && !piece.starts_with(' ')) {
+    ForEachWord(absl::StrCat(" ", std::string(piece)), on_word);
+  } else {
+    ForEachWord(piece, on_word);
+  }
+}
+
+void TokenizerImpl::Encode(std::string_view text,
+                           std::vector<int32_t>* ids) const {
+  ids->insert(ids->end(), front_.begin(), front_.end());
   const auto on_token = [&](int32_t id) { ids->push_back(id); };
   const auto on_piece = [&](std::string_view piece) {
-    ForEachWord(piece, on_word);
+    EncodePiece(piece, ids);
   };
   as_is_.Split(
       text,
@@ -207,6 +249,7 @@ void TokenizerImpl::Encode(std::string_view text,
         normalized_.Split(piece, on_piece, on_token);
       },
       on_token);
+  ids->insert(ids->end(), back_.begin(), back_.end());
 }
 
 Tokenizer::Tokenizer(std::unique_ptr<TokenizerImpl> impl)

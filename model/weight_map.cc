@@ -1,6 +1,7 @@
 // Joins tensor names, shapes and a rank's share into a WeightMap.
 #include "model/weight_map.h"
 
+#include <initializer_list>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -41,38 +42,42 @@ class Mapper {
 
  private:
   LayerMap Layer(const std::string& prefix) const {
-    const QkvLayout& qkv = config_.qkv;
-    const auto columns = [&](Range heads) {
-      return Range{heads.begin * qkv.head_dim, heads.end * qkv.head_dim};
-    };
-    const Range queries = columns(shard_.heads);
-    const Range keys = columns(shard_.kv_heads);
+    const int64_t d = config_.stored_head_dim();
+    const Widening heads{d, config_.qkv.head_dim};
+    const Range queries{shard_.heads.begin * d, shard_.heads.end * d};
+    const Range keys{shard_.kv_heads.begin * d, shard_.kv_heads.end * d};
+    const int64_t all_queries = config_.qkv.heads * d;
+    const int64_t all_keys = config_.qkv.kv_heads * d;
     const int64_t ffn = config_.ffn_dim;
     LayerMap map;
     map.attention_norm = Norm(prefix + names_.attention_norm);
-    AddOutputs(prefix + names_.q, qkv.query_columns(), queries, &map.qkv);
-    AddOutputs(prefix + names_.k, qkv.kv_columns(), keys, &map.qkv);
-    AddOutputs(prefix + names_.v, qkv.kv_columns(), keys, &map.qkv);
-    map.out = Inputs(prefix + names_.out, qkv.query_columns(), queries);
+    AddOutputs(prefix + names_.q, all_queries, queries, heads, &map.qkv);
+    AddOutputs(prefix + names_.k, all_keys, keys, heads, &map.qkv);
+    AddOutputs(prefix + names_.v, all_keys, keys, heads, &map.qkv);
+    map.out = Inputs(prefix + names_.out, all_queries, queries, heads);
     map.ffn_norm = Norm(prefix + names_.ffn_norm);
-    AddOutputs(prefix + names_.fc1, ffn, shard_.ffn_columns, &map.fc1);
-    map.fc2 = Inputs(prefix + names_.fc2, ffn, shard_.ffn_columns);
+    AddOutputs(prefix + names_.fc1, ffn, shard_.ffn_columns, {}, &map.fc1);
+    map.fc2 = Inputs(prefix + names_.fc2, ffn, shard_.ffn_columns, {});
     return map;
   }
 
   // A linear layer from the residual, of which the rank has the outputs
   // `part`, below what is in `out` already.
   void AddOutputs(const std::string& name, int64_t outputs, Range part,
-                  WeightSource* out) const {
+                  Widening wide, WeightSource* out) const {
     out->weight.push_back(
         Matrix(name, outputs, part, config_.hidden_size, hidden_));
-    if (config_.bias) out->bias.push_back(Vector(name, ".bias", outputs, part));
+    out->weight.back().wide_rows = wide;
+    if (!config_.bias) return;
+    out->bias.push_back(Vector(name, ".bias", outputs, part));
+    out->bias.back().wide_columns = wide;
   }
   // A linear layer to the residual, of which the rank has the inputs `part`.
-  WeightSource Inputs(const std::string& name, int64_t inputs,
-                      Range part) const {
+  WeightSource Inputs(const std::string& name, int64_t inputs, Range part,
+                      Widening wide) const {
     WeightSource out;
     out.weight = {Matrix(name, config_.hidden_size, hidden_, inputs, part)};
+    out.weight[0].wide_columns = wide;
     if (config_.bias) {
       out.bias = {Vector(name, ".bias", config_.hidden_size, hidden_)};
     }
@@ -102,13 +107,6 @@ class Mapper {
   const Range hidden_, embed_;  // whole
 };
 
-int64_t Count(const WeightSource& source) {
-  int64_t sum = 0;
-  for (const TensorSlice& slice : source.weight) sum += slice.size();
-  for (const TensorSlice& slice : source.bias) sum += slice.size();
-  return sum;
-}
-
 }  // namespace
 
 WeightMap MapWeights(const TensorNames& names, const ModelConfig& config,
@@ -116,14 +114,25 @@ WeightMap MapWeights(const TensorNames& names, const ModelConfig& config,
   return Mapper(names, config, shard).Map();
 }
 
-int64_t CountParameters(const WeightMap& map) {
-  int64_t sum = Count(map.token_embedding) + Count(map.position_embedding) +
-                Count(map.project_in) + Count(map.project_out) +
-                Count(map.final_norm) + Count(map.head);
+void ForEachSlice(const WeightMap& map,
+                  absl::FunctionRef<void(const TensorSlice& slice)> fn) {
+  const auto visit = [&](std::initializer_list<const WeightSource*> sources) {
+    for (const WeightSource* source : sources) {
+      for (const TensorSlice& slice : source->weight) fn(slice);
+      for (const TensorSlice& slice : source->bias) fn(slice);
+    }
+  };
+  visit({&map.token_embedding, &map.position_embedding, &map.project_in,
+         &map.project_out, &map.final_norm, &map.head});
   for (const LayerMap& layer : map.layers) {
-    sum += Count(layer.attention_norm) + Count(layer.qkv) + Count(layer.out) +
-           Count(layer.ffn_norm) + Count(layer.fc1) + Count(layer.fc2);
+    visit({&layer.attention_norm, &layer.qkv, &layer.out, &layer.ffn_norm,
+           &layer.fc1, &layer.fc2});
   }
+}
+
+int64_t CountParameters(const WeightMap& map) {
+  int64_t sum = 0;
+  ForEachSlice(map, [&](const TensorSlice& slice) { sum += slice.size(); });
   return sum;
 }
 

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "model/model_config.h"
 #include "parallel/shard_spec.h"
 
@@ -35,14 +36,27 @@ struct TensorNames {
   const char* fc2;
 };
 
+// Heads narrower than those of the kernels are widened with zeros: of each `to`
+// rows (or columns) in memory, the first `from` are the tensor's.
+struct Widening {
+  int64_t from = 1, to = 1;
+
+  bool none() const { return from == to; }
+  int64_t operator()(int64_t size) const { return size / from * to; }
+};
+
 // A rectangle of a tensor [full_rows, full_columns]; a vector is one row.
 struct TensorSlice {
   std::string name;
   int64_t full_rows = 1;
   int64_t full_columns = 0;
-  Range rows, columns;
+  Range rows, columns;  // of the tensor
+  Widening wide_rows, wide_columns;
 
   int64_t size() const { return rows.size() * columns.size(); }
+  // In memory.
+  int64_t num_rows() const { return wide_rows(rows.size()); }
+  int64_t num_columns() const { return wide_columns(columns.size()); }
 };
 
 using Slices = std::vector<TensorSlice>;
@@ -75,6 +89,10 @@ struct WeightMap {
 
 WeightMap MapWeights(const TensorNames& names, const ModelConfig& config,
                      const ShardSpec& shard);
+
+// Calls fn(slice) for all of `map`.
+void ForEachSlice(const WeightMap& map,
+                  absl::FunctionRef<void(const TensorSlice& slice)> fn);
 
 // Elements of all tensors that `map` names.
 int64_t CountParameters(const WeightMap& map);

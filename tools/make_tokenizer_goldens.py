@@ -146,6 +146,36 @@ def token(content, **flags):
     return {**base, **flags}
 
 
+def byte_level(**flags):
+    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True, **flags}
+
+
+def template(front, back):
+    """A post-processor with special tokens around a text."""
+    ids = {"<s>": 0, "</s>": 2}
+
+    def special(content):
+        return [{"SpecialToken": {"id": content, "type_id": 0}}] if content else []
+
+    single = [*special(front), {"Sequence": {"id": "A", "type_id": 0}}, *special(back)]
+    tokens = {content: {"id": content, "ids": [ids[content]], "tokens": [content]} for content in (front, back) if content}
+    return {"type": "TemplateProcessing", "single": single, "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": tokens}  # fmt: skip
+
+
+def backend(**parts):
+    """A tokenizer.json without the vocabulary and the merges of its model; they are those of the directory."""
+    return {
+        "version": "1.0", "truncation": None, "padding": None,
+        "added_tokens": [{"id": i, **token(content, special=True, normalized=False)}
+                         for i, content in ((1, "<pad>"), (2, "</s>"))],
+        "normalizer": None, "pre_tokenizer": byte_level(), "post_processor": None, "decoder": byte_level(),
+        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
+                  "end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False, "ignore_merges": False},
+        **parts,
+    }  # fmt: skip
+
+
 def write_variants(load, out, rng):
     def typed(content, **flags):
         return {**token(content, **flags), "__type": "AddedToken"}
@@ -183,12 +213,71 @@ def write_variants(load, out, rng):
             },
         },  # fmt: skip
     ]
+    short = {
+        "tokenizer_class": "GPT2Tokenizer", "bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>",
+        "pad_token": "<pad>",
+    }  # fmt: skip
+    variants += [
+        {"tokenizer_config.json": {**short, **config}}
+        for config in (
+            {},
+            {"add_bos_token": False},
+            {"add_bos_token": True, "bos_token": "<s>"},
+            {"add_bos_token": True, "bos_token": None},
+            {"add_bos_token": True, "bos_token": "<new>"},
+            {"add_bos_token": True, "add_eos_token": True, "eos_token": "<unk>"},
+            {"add_bos_token": True, "add_prefix_space": True},
+            {"add_prefix_space": True, "mask_token": typed("<mask>", lstrip=True)},
+            {"extra_special_tokens": {"image_token": "<mask>", "other_token": typed("zz", lstrip=True)}},
+            {"extra_special_tokens": ["<mask>", typed("zz", rstrip=True)]},
+            {"add_bos_token": True, "split_special_tokens": True, "mask_token": "<mask>"},
+            {"image_token": "<mask>", "other_token": typed("zz", rstrip=True), "x_token_y": "x"},
+            {"additional_special_tokens": ["<mask>"], "extra_special_tokens": ["zz"]},
+            {"additional_special_tokens": ["<mask>"], "extra_special_tokens": {"b_token": "zz", "a_token": "<s>>"}},
+        )
+    ]
+    variants += [
+        {"tokenizer_config.json": {**short, "mask_token": "<mask>"}, "added_tokens.json": {"zz": 8193, "<mask>": 8192}},
+        {"tokenizer_config.json": short, "added_tokens.json": {"zz": 8192, "</s>": 2, "<s>": 0}},
+        {
+            "tokenizer_config.json": {**short, "add_bos_token": True},
+            "special_tokens_map.json": {"bos_token": "<s>", "pad_token": None, "extra_special_tokens": ["zz"]},
+        },
+    ]
+    variants += [
+        {"tokenizer_config.json": {**short, **config}, "special_tokens_map.json": tokens}
+        for config, tokens in (
+            ({}, {"additional_special_tokens": ["zz"], "extra_special_tokens": {"b_token": "<mask>", "a_token": "<s>>"}}),
+            ({"additional_special_tokens": ["<mask>"]}, {"extra_special_tokens": ["zz"]}),
+            ({"additional_special_tokens": ["<mask>"]}, {"additional_special_tokens": ["zz"]}),
+            ({"b_token": "<mask>"}, {"a_token": "zz"}),
+        )
+    ]
+    variants += [{"tokenizer.json": backend(**parts), "tokenizer_config.json": {**short, **config}} for parts, config in (
+        ({}, {}),
+        ({}, {"add_bos_token": True}),
+        ({"post_processor": template("</s>", None)}, {}),
+        ({"post_processor": template("</s>", None)}, {"add_bos_token": False, "bos_token": "<s>"}),
+        ({"post_processor": template("<s>", "</s>")}, {"tokenizer_class": "PreTrainedTokenizerFast"}),
+        ({"post_processor": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}}, {}),
+        ({"post_processor": {"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0], "trim_offsets": True,
+                             "add_prefix_space": False}}, {"tokenizer_class": "TokenizersBackend"}),
+        ({"post_processor": {"type": "Sequence", "processors": [byte_level(), template("</s>", None)]}},
+         {"tokenizer_class": "PreTrainedTokenizerFast"}),
+        ({"pre_tokenizer": byte_level(add_prefix_space=True)}, {}),
+        ({"pre_tokenizer": byte_level(add_prefix_space=True)}, {"tokenizer_class": "PreTrainedTokenizerFast"}),
+        ({"pre_tokenizer": byte_level(add_prefix_space=False)}, {"add_prefix_space": True}),
+        ({"added_tokens": [{"id": 0, **token("<s>", special=True, normalized=False)},
+                           {"id": 8192, **token("<mask>", special=False, lstrip=True)}]}, {}),
+        ({"added_tokens": [{"id": 8192, **token("<mask>", special=True)}]},
+         {"tokenizer_class": "PreTrainedTokenizerFast", "extra_special_tokens": ["zz"]}),
+    )]  # fmt: skip
     parts = SPECIALS + ["a", " b", " ", "\n", "\u3000", "\x85", "zz", "\u00e9t\u00e9\u3042", "x", "<s>>"]
     with open(out / "variants.jsonl", "w", encoding="utf-8", newline="\n") as file:
-        for files in variants:
+        for number, files in enumerate(variants):
             tokenizer = load(files)
             texts = ["", " \u3000</s>\n\t x</s>y <mask> z</s>"]
-            texts += ["".join(rng.choice(parts) for _ in range(rng.randint(1, 9))) for _ in range(150)]
+            texts += ["".join(rng.choice(parts) for _ in range(rng.randint(1, 9))) for _ in range(150 if number < 7 else 40)]
             special = sorted(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)
             cases = [[text, tokenizer(text).input_ids] for text in texts]
             file.write(dump({"files": files, "cases": cases, "special": special}))
@@ -228,9 +317,15 @@ def main():
 
     def load(files):
         with tempfile.TemporaryDirectory() as directory:
-            for name in ("config.json", "vocab.json", "merges.txt"):
+            whole = "tokenizer.json" in files
+            for name in ("config.json",) if whole else ("config.json", "vocab.json", "merges.txt"):
                 shutil.copy(args.model / name, directory)
             for name, value in files.items():
+                if name == "tokenizer.json":
+                    vocab = json.loads((args.model / "vocab.json").read_text(encoding="utf-8"))
+                    lines = (args.model / "merges.txt").read_text(encoding="utf-8").splitlines()
+                    merges = [line.split(" ") for line in lines if not line.startswith("#version")]
+                    value = {**value, "model": {**value["model"], "vocab": vocab, "merges": merges}}
                 (pathlib.Path(directory) / name).write_text(json.dumps(value), encoding="utf-8")
             return AutoTokenizer.from_pretrained(directory)
 

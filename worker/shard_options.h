@@ -31,8 +31,12 @@ struct ShardOptions {
 
   int max_sequences = 256;  // open at once
 
-  // Keeps a GPU's choices of kernels between runs; empty: they are not kept.
+  // Keeps a GPU's choices of kernels and the fingerprints of files between
+  // runs; empty: they are not kept.
   std::string cache_directory;
+  // Fingerprints tell ranks of different directories apart.  Ranks of one
+  // process, which read one directory, have none.
+  bool fingerprint = true;
 };
 
 // Options of rank `rank` of a group all of whose ranks run on this host.

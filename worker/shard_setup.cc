@@ -3,17 +3,22 @@
 #include "worker/shard_setup.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <future>
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/entropy.h"
 #include "base/finish_reason.h"
+#include "base/head_dim.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "model/family.h"
+#include "model/fingerprint.h"
 #include "model/safetensors.h"
 #include "worker/cuda_options.h"
 
@@ -49,6 +54,7 @@ absl::StatusOr<std::unique_ptr<Backend>> OpenGpu(const ShardOptions& options,
                                                  const ShardSpec& shard,
                                                  DType dtype) {
   H2O_RETURN_IF_ERROR(CheckGpuFormats(options.model));
+  H2O_RETURN_IF_ERROR(CheckCudaHeadDim(options.config.stored_head_dim()));
   CudaBackendOptions backend = CudaOptionsOf(options.config, shard);
   backend.ordinal = options.device.ordinal;
   backend.dtype = dtype;
@@ -70,39 +76,78 @@ absl::StatusOr<std::unique_ptr<Backend>> OpenCpu(const ShardOptions& options,
   backend.max_prompt = config.max_positions;
   backend.max_slots = config.max_positions;
   backend.max_rows = std::max(config.max_positions, options.max_sequences);
-  backend.max_inputs = std::max<int64_t>(
-      {config.hidden_size, config.embed_dim, shard.ffn_columns.size()});
+  backend.max_inputs =
+      std::max<int64_t>({config.hidden_size, config.embed_dim,
+                         shard.ffn_columns.size(), shard.qkv.query_columns()});
   backend.max_heads = static_cast<int>(shard.heads.size());
   backend.vocab_size = config.vocab_size;
   backend.head_dim = config.qkv.head_dim;
+  backend.head_padding = config.head_padding;
   backend.bf16_products = dtype == DType::kBFloat16;
   backend.clock = clock;
   return NewCpuBackend(backend);
 }
 
-absl::Status LoadWeights(const ShardOptions& options, DType dtype,
+// Hashes a checkpoint while its weights are loaded.
+class BackgroundFingerprint {
+ public:
+  BackgroundFingerprint(const Checkpoint& checkpoint,
+                        const std::string& cache_directory) {
+    // Every core helps: the hash is to be no slower than the disk.
+    const int threads = static_cast<int>(std::thread::hardware_concurrency());
+    fingerprint_ = std::async(std::launch::async, [=, this, &checkpoint] {
+      return Fingerprint(checkpoint, {.num_threads = std::max(threads, 1),
+                                      .cache_directory = cache_directory,
+                                      .stop = &stop_});
+    });
+  }
+  // Does not wait for the hash if nobody did.
+  ~BackgroundFingerprint() { stop_ = true; }
+
+  absl::StatusOr<std::string> Wait() { return fingerprint_.get(); }
+
+ private:
+  std::atomic<bool> stop_ = false;
+  std::future<absl::StatusOr<std::string>> fingerprint_;
+};
+
+absl::StatusOr<std::string> LoadWeights(const ShardOptions& options,
+                                        const WeightOptions& weights,
+                                        ShardParts* parts) {
+  std::optional<BackgroundFingerprint> fingerprint;
+  if (weights.checkpoint != nullptr && options.fingerprint) {
+    fingerprint.emplace(*weights.checkpoint, options.cache_directory);
+  }
+  H2O_ASSIGN_OR_RETURN(parts->weights,
+                       LoadShardWeights(parts->config, parts->shard, weights,
+                                        parts->backend.get()));
+  parts->info.memory.weights = parts->weights.memory.bytes();
+  if (fingerprint) return fingerprint->Wait();
+  return weights.checkpoint == nullptr
+             ? absl::StrCat("dummy-", options.model.dummy_seed)
+             : "";
+}
+
+absl::Status MakeWeights(const ShardOptions& options, DType dtype,
                          std::function<void(double)> progress,
                          ShardParts* parts) {
   const ModelConfig& config = parts->config;
   std::unique_ptr<const Checkpoint> checkpoint;
-  if (options.model.dummy) {
-    parts->info.fingerprint = absl::StrCat("dummy-", options.model.dummy_seed);
-  } else {
+  if (!options.model.dummy) {
     H2O_ASSIGN_OR_RETURN(const Family* family, FindFamily(config.family));
     H2O_ASSIGN_OR_RETURN(checkpoint, Checkpoint::Open(options.model.model,
                                                       family->names.prefix));
-    parts->info.fingerprint = checkpoint->Fingerprint();
   }
-  absl::StrAppend(&parts->info.fingerprint, "/", config.num_layers, "x",
-                  config.qkv.heads, "x", config.qkv.head_dim, "/",
-                  options.model.dtype, "/", options.model.kv_dtype);
   H2O_ASSIGN_OR_RETURN(
-      parts->weights,
-      LoadShardWeights(config, parts->shard,
-                       {checkpoint.get(), options.model.dummy_seed, dtype,
-                        options.num_threads, std::move(progress)},
-                       parts->backend.get()));
-  parts->info.memory.weights = parts->weights.memory.bytes();
+      const std::string fingerprint,
+      LoadWeights(options,
+                  {checkpoint.get(), options.model.dummy_seed, dtype,
+                   options.num_threads, std::move(progress)},
+                  parts));
+  parts->info.fingerprint =
+      absl::StrCat(fingerprint, "/", config.num_layers, "x", config.qkv.heads,
+                   "x", config.qkv.head_dim, "/", options.model.dtype, "/",
+                   options.model.kv_dtype);
   return absl::OkStatus();
 }
 
@@ -282,7 +327,7 @@ absl::StatusOr<std::unique_ptr<ShardParts>> MakeShardParts(
                                                parts->memory.get()));
   at.weights = clock->Now();
   parts->communicator->UseStream(parts->backend->stream());
-  H2O_RETURN_IF_ERROR(LoadWeights(o, dtype, std::move(progress), parts.get()));
+  H2O_RETURN_IF_ERROR(MakeWeights(o, dtype, std::move(progress), parts.get()));
   at.memory = clock->Now();
   if (parts->backend->formats().packs_prompts) {
     parts->info.packed_tokens = o.config.max_positions;

@@ -3,6 +3,7 @@
 #include "worker/shard_weights.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <optional>
@@ -13,8 +14,10 @@
 #include "base/hash.h"
 #include "base/status_macros.h"
 #include "base/thread_pool.h"
+#include "model/checkpoint_map.h"
 #include "model/family.h"
 #include "model/weight_map.h"
+#include "worker/stored_rows.h"
 
 namespace h2o {
 namespace {
@@ -102,15 +105,15 @@ class Loader {
   absl::Status LoadMatrix(const Slices& slices, StoredMatrix* out) {
     if (slices.empty()) return absl::OkStatus();
     H2O_ASSIGN_OR_RETURN(out->dtype, StorageType(slices[0].name));
-    out->columns = slices[0].columns.size();
+    out->columns = slices[0].num_columns();
     out->stride = AlignedStride(out->columns);
-    for (const TensorSlice& slice : slices) out->rows += slice.rows.size();
+    for (const TensorSlice& slice : slices) out->rows += slice.num_rows();
     const int64_t row_bytes = out->stride * SizeOf(out->dtype);
     std::byte* at = Take(out->rows * row_bytes);
     out->data = at;
     for (const TensorSlice& slice : slices) {
       H2O_RETURN_IF_ERROR(Fill(slice, out->dtype, row_bytes, std::nullopt, at));
-      if (!measuring()) at += slice.rows.size() * row_bytes;
+      if (!measuring()) at += slice.num_rows() * row_bytes;
     }
     return absl::OkStatus();
   }
@@ -120,11 +123,11 @@ class Loader {
                           std::optional<float> if_dummy, const void** out) {
     if (slices.empty()) return absl::OkStatus();
     int64_t size = 0;
-    for (const TensorSlice& slice : slices) size += slice.columns.size();
+    for (const TensorSlice& slice : slices) size += slice.num_columns();
     std::byte* at = Take(AlignedStride(size) * SizeOf(dtype));
     *out = at;
     for (const TensorSlice& slice : slices) {
-      const int64_t bytes = slice.columns.size() * SizeOf(dtype);
+      const int64_t bytes = slice.num_columns() * SizeOf(dtype);
       H2O_RETURN_IF_ERROR(Fill(slice, dtype, bytes, if_dummy, at));
       if (!measuring()) at += bytes;
     }
@@ -168,7 +171,9 @@ class Loader {
     } else {
       H2O_ASSIGN_OR_RETURN(StoredTensor tensor, Find(slice.name));
       H2O_RETURN_IF_ERROR(CheckShape(slice, tensor));
-      if (!measuring()) FillStored(slice, tensor, dtype, row_bytes, out);
+      if (!measuring()) {
+        H2O_RETURN_IF_ERROR(FillStored(slice, tensor, dtype, row_bytes, out));
+      }
     }
     if (!measuring() && options_.progress) {
       options_.progress(static_cast<double>(used_bytes_) / total_bytes_);
@@ -210,30 +215,22 @@ class Loader {
     }
   }
 
-  void FillStored(const TensorSlice& slice, const StoredTensor& tensor,
-                  DType dtype, int64_t row_bytes, std::byte* out) {
-    const int64_t width = slice.columns.size();
-    const int64_t bytes = width * SizeOf(dtype);
-    UploadRows(
-        slice.rows.size(), row_bytes, out, [&](int64_t r, std::byte* row) {
-          const int64_t first =
-              (slice.rows.begin + r) * slice.full_columns + slice.columns.begin;
-          if (dtype == tensor.dtype) {
-            std::memcpy(row, tensor.data + first * SizeOf(dtype), bytes);
-          } else {
-            for (int64_t c = 0; c < width; ++c) {
-              StoreElement(row, dtype, c,
-                           LoadElement(tensor.data, tensor.dtype, first + c));
-            }
-          }
-          std::memset(row + bytes, 0, row_bytes - bytes);
-        });
+  absl::Status FillStored(const TensorSlice& slice, const StoredTensor& tensor,
+                          DType dtype, int64_t row_bytes, std::byte* out) {
+    std::atomic<int64_t> bad_row = -1;
+    UploadRows(slice.num_rows(), row_bytes, out,
+               [&](int64_t r, std::byte* row) {
+                 FillStoredRow(slice, tensor, dtype, r, row_bytes, row);
+                 if (!AllFinite(row, dtype, slice.num_columns())) bad_row = r;
+               });
+    if (bad_row < 0) return absl::OkStatus();
+    return NotFiniteError(slice, tensor, dtype, bad_row);
   }
 
   void FillConstant(const TensorSlice& slice, DType dtype, int64_t row_bytes,
                     float constant, std::byte* out) {
     UploadRows(slice.rows.size(), row_bytes, out, [&](int64_t, std::byte* row) {
-      for (int64_t c = 0; c < slice.columns.size(); ++c) {
+      for (int64_t c = 0; c < slice.num_columns(); ++c) {
         StoreElement(row, dtype, c, constant);
       }
     });
@@ -241,14 +238,35 @@ class Loader {
 
   void FillRandom(const TensorSlice& slice, DType dtype, int64_t row_bytes,
                   std::byte* out) {
+    if (slice.wide_rows.none() && slice.wide_columns.none()) {
+      FillBlock(slice, slice.rows, slice.columns, dtype, row_bytes, out);
+      return;
+    }
+    FillConstant(slice, dtype, row_bytes, 0, out);
+    const Widening& rows = slice.wide_rows;
+    const Widening& columns = slice.wide_columns;
+    const int64_t height = rows.none() ? slice.rows.size() : rows.from;
+    const int64_t width = columns.none() ? slice.columns.size() : columns.from;
+    for (int64_t r = 0; r < slice.rows.size(); r += height) {
+      for (int64_t c = 0; c < slice.columns.size(); c += width) {
+        const int64_t row = slice.rows.begin + r;
+        const int64_t column = slice.columns.begin + c;
+        FillBlock(slice, {row, row + height}, {column, column + width}, dtype,
+                  row_bytes,
+                  out + rows(r) * row_bytes + columns(c) * SizeOf(dtype));
+      }
+    }
+  }
+  void FillBlock(const TensorSlice& slice, Range rows, Range columns,
+                 DType dtype, int64_t row_bytes, std::byte* out) {
     DummyTensor tensor;
     tensor.seed = options_.dummy_seed;
     tensor.stream = HashName(slice.name);
     tensor.scale = kDummyScale;
-    tensor.row_begin = slice.rows.begin;
-    tensor.rows = slice.rows.size();
-    tensor.column_begin = slice.columns.begin;
-    tensor.columns = slice.columns.size();
+    tensor.row_begin = rows.begin;
+    tensor.rows = rows.size();
+    tensor.column_begin = columns.begin;
+    tensor.columns = columns.size();
     tensor.full_columns = slice.full_columns;
     backend_->FillDummy(tensor, dtype, out, row_bytes / SizeOf(dtype));
   }
@@ -270,7 +288,11 @@ absl::StatusOr<ShardWeights> LoadShardWeights(const ModelConfig& config,
                                               const WeightOptions& options,
                                               Backend* backend) {
   H2O_ASSIGN_OR_RETURN(const Family* family, FindFamily(config.family));
-  const WeightMap map = MapWeights(family->names, config, shard);
+  WeightMap map = MapWeights(family->names, config, shard);
+  if (options.checkpoint != nullptr) {
+    H2O_ASSIGN_OR_RETURN(
+        map, MapCheckpoint(*family, config, shard, *options.checkpoint));
+  }
   Loader measure(map, config.norm_epsilon, options, backend, nullptr, 0);
   ShardWeights draft;
   H2O_RETURN_IF_ERROR(measure.Load(&draft));

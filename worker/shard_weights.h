@@ -55,8 +55,10 @@ struct WeightOptions {
   std::function<void(double fraction)> progress;  // may be empty
 };
 
-// Errors: FAILED_PRECONDITION naming a tensor that is missing or whose shape
-// disagrees with the config; RESOURCE_EXHAUSTED if memory is short.
+// Errors: FAILED_PRECONDITION naming a tensor that is missing, that the config
+// does not ask for, whose shape disagrees with it, or that holds a number too
+// large for `dtype`; DATA_LOSS naming one that holds NaN or infinity;
+// RESOURCE_EXHAUSTED if memory is short.
 absl::StatusOr<ShardWeights> LoadShardWeights(const ModelConfig& config,
                                               const ShardSpec& shard,
                                               const WeightOptions& options,

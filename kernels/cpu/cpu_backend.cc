@@ -2,6 +2,7 @@
 #include "kernels/cpu/cpu_backend.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -43,6 +44,8 @@ class CpuBackend final : public Backend {
              std::unique_ptr<LinearProducts> products,
              std::unique_ptr<Team> team)
       : head_dim_(options.head_dim),
+        attention_scale_(1.0f / std::sqrt(static_cast<float>(
+                                    options.head_dim - options.head_padding))),
         memory_(options.memory),
         products_(std::move(products)),
         team_(std::move(team)),
@@ -120,13 +123,14 @@ class CpuBackend final : public Backend {
 
   void PrefillAttention(Matrix qkv, const PromptBatch& prompts, int layer,
                         const KvPool& pool, Matrix out) override {
-    cpu::PrefillAttention(qkv, prompts, layer, head_dim_, pool, out,
-                          team_.get());
+    cpu::PrefillAttention(qkv, prompts, layer, head_dim_, attention_scale_,
+                          pool, out, team_.get());
   }
   void DecodeAttention(Matrix qkv, const DecodeBatch& batch, int layer,
                        const KvPool& pool, Matrix out,
                        int32_t* evicted) override {
-    cpu::DecodeAttention(qkv, batch, layer, pool, out, evicted, team_.get());
+    cpu::DecodeAttention(qkv, batch, layer, attention_scale_, pool, out,
+                         evicted, team_.get());
   }
   void StoredPositions(const KvHead* heads, int count, const KvPool& pool,
                        int stride, uint16_t* out) override {
@@ -161,7 +165,8 @@ class CpuBackend final : public Backend {
 
  private:
   const int head_dim_;
-  HostMemory* const memory_;  // may be null
+  const float attention_scale_;  // of q . k
+  HostMemory* const memory_;     // may be null
   const std::unique_ptr<LinearProducts> products_;
   const std::unique_ptr<Team> team_;
 

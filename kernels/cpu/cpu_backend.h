@@ -20,6 +20,7 @@ struct CpuBackendOptions {
   int64_t max_heads = 0;   // of PrefillAttention
   int64_t vocab_size = 0;  // of Sample
   int head_dim = 0;
+  int head_padding = 0;  // zeros behind each head: they do not count as width
   // Products of bf16 weights through the CPU's bf16 units, where it has them;
   // activations are rounded to bf16 on the way in.  Off: float32 throughout.
   bool bf16_products = false;

@@ -3,7 +3,6 @@
 #include "kernels/cpu/decode_attention.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "kernels/cpu/stored_slots.h"
 
@@ -104,10 +103,9 @@ HWY_INLINE void WeightedValues(const KvPool& pool, const KvHead& head,
 }
 
 template <class T>
-void Attend(const float* q, const float* k, const float* v, const KvPool& pool,
-            const KvHead& head, float* p, float* out) {
+void Attend(const float* q, const float* k, const float* v, float scale,
+            const KvPool& pool, const KvHead& head, float* p, float* out) {
   const int head_dim = pool.head_dim;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
   for (int32_t first = 0; first < head.num_slots; first += kPageSlots) {
     const int32_t left = head.num_slots - first;
     PageDots(q, Keys<T>(pool, head, first), std::min(kPageSlots, left),
@@ -133,10 +131,10 @@ void Attend(const float* q, const float* k, const float* v, const KvPool& pool,
   }
 }
 
-void AttendImpl(const float* q, const float* k, const float* v,
+void AttendImpl(const float* q, const float* k, const float* v, float scale,
                 const KvPool& pool, const KvHead& head, float* p, float* out) {
   DispatchDType(head.format.dtype, [&](auto stored) {
-    Attend<decltype(stored)>(q, k, v, pool, head, p, out);
+    Attend<decltype(stored)>(q, k, v, scale, pool, head, p, out);
   });
 }
 
@@ -187,9 +185,10 @@ int32_t FindVictim(const KvPool& pool, const KvHead& head, int32_t position) {
 // `probabilities` is scratch of num_slots + 1 floats and a vector.
 // Returns the position given up, or -1.
 int32_t DecodeHead(const float* q, const float* k, const float* v,
-                   int32_t position, const KvPool& pool, KvHead* head,
-                   float* probabilities, float* out) {
-  HWY_DYNAMIC_DISPATCH(AttendImpl)(q, k, v, pool, *head, probabilities, out);
+                   int32_t position, float scale, const KvPool& pool,
+                   KvHead* head, float* probabilities, float* out) {
+  HWY_DYNAMIC_DISPATCH(AttendImpl)
+  (q, k, v, scale, pool, *head, probabilities, out);
   float score = 0;
   if (head->slots.score_rule == ScoreRule::kSum) {
     AddScores(pool, *head, probabilities);
@@ -213,8 +212,8 @@ int64_t DecodeScratchFloats(int64_t max_slots) {
 }
 
 void DecodeAttention(Matrix qkv, const DecodeBatch& batch, int layer,
-                     const KvPool& pool, Matrix out, int32_t* evicted,
-                     Team* team) {
+                     float scale, const KvPool& pool, Matrix out,
+                     int32_t* evicted, Team* team) {
   const int d = pool.head_dim;
   const int64_t num_heads = out.columns / d;
   team->ParallelFor(
@@ -230,7 +229,7 @@ void DecodeAttention(Matrix qkv, const DecodeBatch& batch, int layer,
           const float* q = qkv.Row(row) + h * d;
           const float* k = q + num_heads * d;
           const float* v = k + num_heads * d;
-          evicted[i] = DecodeHead(q, k, v, batch.positions[row], pool,
+          evicted[i] = DecodeHead(q, k, v, batch.positions[row], scale, pool,
                                   batch.heads[row] + layer * num_heads + h,
                                   team->OfThread(thread), to);
         }

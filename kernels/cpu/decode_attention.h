@@ -12,10 +12,11 @@ namespace h2o::cpu {
 // What DecodeAttention works in, a thread.
 int64_t DecodeScratchFloats(int64_t max_slots);
 
+// Weights are softmax(scale * q . k).
 // REQUIRES: CheckCpuHeadDim (base/head_dim.h).
 void DecodeAttention(Matrix qkv, const DecodeBatch& batch, int layer,
-                     const KvPool& pool, Matrix out, int32_t* evicted,
-                     Team* team);
+                     float scale, const KvPool& pool, Matrix out,
+                     int32_t* evicted, Team* team);
 
 void StoredPositions(const KvHead* heads, int count, const KvPool& pool,
                      int stride, uint16_t* out);

@@ -3,7 +3,6 @@
 #include "kernels/cpu/prefill_attention.h"
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "base/kv_policy.h"
@@ -75,6 +74,7 @@ struct Prompt {
   Matrix qkv;  // [length, 3 * heads * head_dim]
   absl::Span<KvHead> heads;
   int head_dim;
+  float scale;
   float* column_sums;  // [heads, ColumnSumFloats(length)]
   Matrix out;          // [length, heads * head_dim]
 
@@ -112,7 +112,6 @@ void AttendGroup(const Prompt& prompt, int64_t head, int64_t group,
   const int d = prompt.head_dim;
   const int64_t stride_in = prompt.qkv.stride;
   const float* queries = prompt.Queries(head);
-  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
   float* sums = nullptr;
   if (prompt.Scored(head)) {
     sums = prompt.ColumnSums(head, group);
@@ -126,7 +125,7 @@ void AttendGroup(const Prompt& prompt, int64_t head, int64_t group,
     const int64_t stride = AlignedStride(columns);
     Sgemm(true, rows, columns, d, queries + q * stride_in, stride_in,
           prompt.Keys(head), stride_in, scores, stride);
-    CausalSoftmax(scores, rows, columns, stride, q + 1, scale, sums);
+    CausalSoftmax(scores, rows, columns, stride, q + 1, prompt.scale, sums);
     Sgemm(false, rows, d, columns, scores, stride, prompt.Values(head),
           stride_in, prompt.out.Row(q) + head * d, prompt.out.stride);
   }
@@ -179,7 +178,7 @@ Team::Scratch PrefillScratch(int64_t max_prompt, int64_t max_heads) {
 }
 
 void PrefillAttention(Matrix qkv, const PromptBatch& prompts, int layer,
-                      int head_dim, const KvPool& pool, Matrix out,
+                      int head_dim, float scale, const KvPool& pool, Matrix out,
                       Team* team) {
   const int64_t num_heads = out.columns / head_dim;
   for (int64_t p = 0; p < prompts.size(); ++p) {
@@ -189,6 +188,7 @@ void PrefillAttention(Matrix qkv, const PromptBatch& prompts, int layer,
     AttendPrompt({qkv.Rows(begin, length),
                   {prompts.heads[p] + layer * num_heads, size_t(num_heads)},
                   head_dim,
+                  scale,
                   team->Shared<float>(),
                   out.Rows(begin, length)},
                  pool, team);

@@ -22,6 +22,9 @@ constexpr int kMaxVocabulary = 1 << 24;
 // The position table has this many rows before position 0.
 constexpr int kPositionOffset = 2;
 
+// A counter of fairseq, in which OPT was trained.
+constexpr const char* kIgnored[] = {"decoder.version"};
+
 void ReadSizes(ConfigReader* read, ModelConfig* config) {
   read->RequiredInt("num_hidden_layers", 1, kMaxLayers, &config->num_layers);
   read->RequiredInt("hidden_size", 1, kMaxHidden, &config->hidden_size);
@@ -35,7 +38,9 @@ void ReadSizes(ConfigReader* read, ModelConfig* config) {
   config->position_offset = kPositionOffset;
   const int heads = std::max(config->qkv.heads, 1);
   config->qkv.kv_heads = config->qkv.heads;
-  config->qkv.head_dim = config->hidden_size / heads;
+  const int head_dim = config->hidden_size / heads;
+  config->qkv.head_dim = PaddedHeadDim(head_dim);
+  config->head_padding = config->qkv.head_dim - head_dim;
 }
 
 void ReadLayer(ConfigReader* read, ModelConfig* config) {
@@ -57,11 +62,11 @@ void CheckHeads(ConfigReader* read, const ModelConfig& config) {
     read->Fail(absl::StrCat("\"num_attention_heads\" is ", qkv.heads,
                             "; it must divide \"hidden_size\", ",
                             config.hidden_size));
-  } else if (qkv.head_dim > kMaxHeadDim) {
+  } else if (config.stored_head_dim() > kMaxHeadDim) {
     read->Fail(absl::StrCat("\"hidden_size\" ", config.hidden_size,
                             " over \"num_attention_heads\" ", qkv.heads, " is ",
-                            qkv.head_dim, " a head; at most ", kMaxHeadDim,
-                            " are supported"));
+                            config.stored_head_dim(), " a head; at most ",
+                            kMaxHeadDim, " are supported"));
   }
 }
 
@@ -69,9 +74,8 @@ void CheckHeads(ConfigReader* read, const ModelConfig& config) {
 void Read(ConfigReader* read, ModelConfig* config) {
   ReadSizes(read, config);
   ReadLayer(read, config);
-  int eos_token = 0;
-  read->Token("eos_token_id", config->vocab_size, 2, &eos_token);
-  config->stop_tokens = {eos_token};
+  config->stop_tokens = {2};
+  read->StopTokens("eos_token_id", config->vocab_size, &config->stop_tokens);
   // "torch_dtype" until transformers 4, "dtype" since.  In DType's order.
   config->checkpoint_dtype = static_cast<DType>(read->Word(
       read->Has("dtype") ? "dtype" : "torch_dtype",
@@ -79,8 +83,8 @@ void Read(ConfigReader* read, ModelConfig* config) {
   if (!read->status().ok()) return;
   CheckHeads(read, *config);
   // The default id, too, must exist.
-  if (eos_token >= config->vocab_size) {
-    read->Fail(absl::StrCat("\"eos_token_id\" is ", eos_token,
+  if (config->stop_tokens[0] >= config->vocab_size) {
+    read->Fail(absl::StrCat("\"eos_token_id\" is ", config->stop_tokens[0],
                             "; it must be below \"vocab_size\", ",
                             config->vocab_size));
   }
@@ -145,6 +149,7 @@ constinit const Family kOptFamily = {
               .ffn_norm = "final_layer_norm",
               .fc1 = "fc1",
               .fc2 = "fc2"},
+    .ignored = kIgnored,
     .read = Read,
     .built_ins = BuiltIns};
 

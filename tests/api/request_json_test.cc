@@ -130,6 +130,19 @@ TEST(RequestFromJson, CarriesOtherKeysWhereTheyAreWanted) {
   }
 }
 
+// The printer of values recurses; 100,000 brackets once overflowed its stack.
+TEST(RequestFromJson, RefusesDeepValues) {
+  const std::string brackets(100'000, '[');
+  const std::string deep = brackets + std::string(100'000, ']');
+  for (const std::string& text :
+       {deep, brackets, "{\"max_tokens\": " + deep + ", \"prompt\": \"a\"}",
+        "{\"tokens\": [" + deep + "]}", "{\"x\": " + deep + "}"}) {
+    const absl::Status status = RequestFromJson(text, {}).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_LT(status.message().size(), 500u);
+  }
+}
+
 absl::Status Set(const std::string& name, const std::vector<std::string>& texts,
                  Request* request) {
   for (const RequestFlag& flag : FlagsOfRequests()) {

@@ -4,7 +4,11 @@
 #include <string_view>
 
 #include "base/check.h"
+#include "model/checkpoint_map.h"
+#include "model/family.h"
+#include "model/fingerprint.h"
 #include "model/safetensors.h"
+#include "tests/model/small_config.h"
 #include "tests/model/temp_directory.h"
 
 namespace h2o {
@@ -30,7 +34,10 @@ void Run(std::string_view bytes) {
     const auto tensor = (*checkpoint)->Find(name);
     if (tensor.ok()) ReadAll(*tensor, bytes.size());
   }
-  H2O_CHECK((*checkpoint)->Fingerprint().size() == 16);
+  const auto map = MapCheckpoint(*FindFamily("opt").value(), SmallConfig(),
+                                 SmallConfig().Shard(0, 1), **checkpoint);
+  H2O_CHECK(map.ok() || !map.status().message().empty());
+  H2O_CHECK(Fingerprint(**checkpoint, {}).value().size() == 16);
 }
 
 }  // namespace

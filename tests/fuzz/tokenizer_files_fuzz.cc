@@ -1,7 +1,7 @@
 // Fuzzes the readers of a tokenizer's files.  The first line of the input names
-// the file that the rest replaces (vocab.json, merges.txt,
-// tokenizer_config.json or special_tokens_map.json); the others are those of
-// tests/fuzz/tokenizer.
+// the file that the rest is (vocab.json, merges.txt, tokenizer.json,
+// tokenizer_config.json, special_tokens_map.json or added_tokens.json); the
+// others are those of tests/fuzz/tokenizer.
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -19,16 +19,21 @@ namespace {
 
 constexpr char kGood[] = "tests/fuzz/tokenizer";
 constexpr int kVocabSize = 512;
-constexpr std::array<std::string_view, 4> kNames = {"vocab.json", "merges.txt",
+constexpr std::array<std::string_view, 6> kNames = {"vocab.json",
+                                                    "merges.txt",
+                                                    "tokenizer.json",
                                                     "tokenizer_config.json",
-                                                    "special_tokens_map.json"};
+                                                    "special_tokens_map.json",
+                                                    "added_tokens.json"};
 
 struct TokenizerDirectory : TempDirectory {
   TokenizerDirectory() { std::filesystem::copy(kGood, path()); }
   void Restore(std::string_view name) const {
-    std::filesystem::copy_file(
-        std::filesystem::path(kGood) / name, File(name),
-        std::filesystem::copy_options::overwrite_existing);
+    std::filesystem::remove(File(name));
+    const auto good = std::filesystem::path(kGood) / name;
+    if (std::filesystem::exists(good)) {
+      std::filesystem::copy_file(good, File(name));
+    }
   }
 };
 

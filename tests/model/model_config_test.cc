@@ -14,6 +14,7 @@ namespace h2o {
 namespace {
 
 using nlohmann::json;
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -179,11 +180,12 @@ TEST(ModelConfigTest, ReadsWhatTheOtherOptsAre) {
       With({{"dtype", "float32"}, {"torch_dtype", "float16"}}), "d");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->checkpoint_dtype, DType::kFloat32);
-  // One eos in a list; the largest position table.
+  // Stop tokens in a list; the largest position table.
   config = ParseModelConfig(
-      With({{"eos_token_id", {7}}, {"max_position_embeddings", 65536}}), "e");
+      With({{"eos_token_id", {7, 2}}, {"max_position_embeddings", 65536}}),
+      "e");
   ASSERT_TRUE(config.ok()) << config.status();
-  EXPECT_THAT(config->stop_tokens, ElementsAre(7));
+  EXPECT_THAT(config->stop_tokens, ElementsAre(7, 2));
   EXPECT_EQ(config->max_positions, 65536);
 }
 
@@ -241,8 +243,14 @@ TEST(ModelConfigTest, NamesEveryValueThatCannotBe) {
   ExpectInvalid(With({{"eos_token_id", 100}}),
                 {"\"eos_token_id\" is 100", "from 0 to 99"});
   ExpectInvalid(With({{"eos_token_id", -1}}), {"\"eos_token_id\" is -1"});
-  ExpectInvalid(With({{"eos_token_id", {1, 2}}}),
-                {"\"eos_token_id\" is an array of 2"});
+  ExpectInvalid(With({{"eos_token_id", {2, 100}}}),
+                {"\"eos_token_id\" is 100", "from 0 to 99"});
+  ExpectInvalid(With({{"eos_token_id", "</s>"}}),
+                {"\"eos_token_id\" is \"</s>\""});
+  ExpectInvalid(With({{"eos_token_id", json::array()}}),
+                {"\"eos_token_id\" is an array of 0", "1 to 32"});
+  ExpectInvalid(With({{"eos_token_id", std::vector<int>(33, 2)}}),
+                {"\"eos_token_id\" is an array of 33", "1 to 32"});
   // The default id 2 must exist too.
   ExpectInvalid(With({{"vocab_size", 2}}),
                 {"\"eos_token_id\" is 2", "below \"vocab_size\", 2"});
@@ -258,7 +266,6 @@ TEST(ModelConfigTest, SaysWhatIsNoJson) {
        {std::string(), std::string("{"), good.substr(0, good.size() / 2),
         std::string("[1, 2]"), std::string("null"), std::string("\xff\xfe"),
         std::string(1 << 20, '['), good + "x",
-        std::string(R"({"hidden_size": 1, "hidden_size": 2})"),
         std::string("{\"a\": \"\xc3\"}")}) {
     const auto config = ParseModelConfig(text, "tiny");
     EXPECT_EQ(config.status().code(), absl::StatusCode::kDataLoss)
@@ -272,6 +279,65 @@ TEST(ModelConfigTest, SaysWhatIsNoJson) {
   const auto config = ParseModelConfig(deep, "tiny");
   EXPECT_EQ(config.status().code(), absl::StatusCode::kDataLoss);
   EXPECT_THAT(std::string(config.status().message()), HasSubstr("nested"));
+}
+
+// Python's json module writes these numbers and reads them.
+TEST(ModelConfigTest, TakesNaNAndInfinityWhereTheyAreNotUsed) {
+  std::string text = With(json::object());
+  text.pop_back();
+  const auto config = ParseModelConfig(
+      text + R"(, "layerdrop": NaN, "init_std":Infinity, "x": [-Infinity],
+                 "y": "\"NaN", "activation_function": "gelu"})",
+      "tiny");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->activation, Activation::kGelu);
+  ExpectInvalid(text + R"(, "ffn_dim": NaN})", {"\"ffn_dim\" is \"NaN\""});
+  ExpectInvalid(text + R"(, "ffn_dim": -Infinity})",
+                {"\"ffn_dim\" is \"-Infinity\""});
+  for (const char* bad : {"NaNN", "Infinity1", "-NaN", "nan", "\\NaN"}) {
+    EXPECT_EQ(
+        ParseModelConfig(text + ", \"x\": " + bad + "}", "t").status().code(),
+        absl::StatusCode::kDataLoss)
+        << bad;
+  }
+}
+
+TEST(ModelConfigTest, OfAKeyThatOccursTwiceTheLastCounts) {
+  std::string text = With({{"ffn_dim", 5}});
+  text.pop_back();
+  const auto config =
+      ParseModelConfig(text + R"(, "ffn_dim": 7, "ffn_dim": 6})", "tiny");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->ffn_dim, 6);
+}
+
+TEST(ModelConfigTest, StopTokensOfTheGenerationConfigComeFirst) {
+  TempDirectory directory;
+  directory.Write("config.json", With({{"eos_token_id", 5}}));
+  const auto stop_tokens = [&] {
+    return ReadModelConfig(directory.path()).value().stop_tokens;
+  };
+  EXPECT_THAT(stop_tokens(), ElementsAre(5));
+  for (const char* without : {"{}", R"({"eos_token_id": null})"}) {
+    directory.Write("generation_config.json", without);
+    EXPECT_THAT(stop_tokens(), ElementsAre(5));
+  }
+  directory.Write("generation_config.json", R"({"eos_token_id": 7})");
+  EXPECT_THAT(stop_tokens(), ElementsAre(7));
+  directory.Write("generation_config.json", R"({"eos_token_id": [8, 9]})");
+  EXPECT_THAT(stop_tokens(), ElementsAre(8, 9));
+
+  for (const auto& [text, says] :
+       {std::pair(R"({"eos_token_id": 100})", "from 0 to 99"),
+        {R"({"eos_token_id": -1})", "\"eos_token_id\" is -1"},
+        {R"({"eos_token_id": 18446744073709551615})", "18446744073709551615"},
+        {"[", "not JSON"}}) {
+    directory.Write("generation_config.json", text);
+    const auto config = ReadModelConfig(directory.path());
+    ASSERT_FALSE(config.ok()) << text;
+    EXPECT_THAT(std::string(config.status().message()),
+                AllOf(HasSubstr("generation_config.json"), HasSubstr(says)));
+  }
 }
 
 TEST(ModelConfigTest, SaysWhatIsMissing) {

@@ -1,11 +1,17 @@
-// Dummy weights: the same model for every number of ranks.
+// Dummy weights, the same model for every number of ranks, and stored ones.
 #include "worker/shard_weights.h"
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/cpu/cpu_backend.h"
+#include "model/family.h"
+#include "tests/model/safetensors_text.h"
+#include "tests/model/temp_directory.h"
 #include "tests/worker/tiny_model.h"
 
 namespace h2o {
@@ -111,6 +117,111 @@ TEST(ShardWeights, OnlyWhatTheConfigHas) {
   EXPECT_EQ(w.final_norm.bias, nullptr);
   EXPECT_NE(w.head.weight.data, w.token_embedding.data);
   EXPECT_EQ(w.project_in.weight.data, nullptr);
+}
+
+// Heads of 8 lie 16 apart, with zeros between them.
+TEST(ShardWeights, NarrowHeadsAreWidenedWithZeros) {
+  ModelConfig narrow = TinyConfig();
+  narrow.qkv = {12, 12, 8};
+  ModelConfig wide = narrow;
+  wide.qkv.head_dim = 16;
+  wide.head_padding = 8;
+  EXPECT_EQ(wide.num_parameters(), narrow.num_parameters());
+  for (const auto& [rank, size] : {std::pair(0, 1), {1, 2}, {4, 5}}) {
+    const ShardWeights a = Load(narrow, rank, size, DType::kBFloat16);
+    const ShardWeights b = Load(wide, rank, size, DType::kBFloat16);
+    const LayerWeights& x = a.layers[1];
+    const LayerWeights& y = b.layers[1];
+    ASSERT_EQ(y.qkv.weight.rows, 2 * x.qkv.weight.rows);
+    ASSERT_EQ(y.out.weight.columns, 2 * x.out.weight.columns);
+    for (int64_t r = 0; r < y.qkv.weight.rows; ++r) {
+      const bool padding = r % 16 >= 8;
+      const int64_t from = r / 16 * 8 + r % 16;
+      for (int64_t c = 0; c < narrow.hidden_size; ++c) {
+        ASSERT_EQ(At(y.qkv.weight, r, c),
+                  padding ? 0 : At(x.qkv.weight, from, c));
+      }
+      ASSERT_EQ(Bias(y.qkv.bias, r), padding ? 0 : Bias(x.qkv.bias, from));
+    }
+    for (int64_t r = 0; r < narrow.hidden_size; ++r) {
+      for (int64_t c = 0; c < y.out.weight.columns; ++c) {
+        ASSERT_EQ(At(y.out.weight, r, c),
+                  c % 16 >= 8 ? 0 : At(x.out.weight, r, c / 16 * 8 + c % 16));
+      }
+    }
+  }
+}
+
+// A checkpoint of TinyConfig, all 0.5 but for one tensor.
+class StoredWeights : public ::testing::Test {
+ protected:
+  absl::Status Load(DType dtype, int rank = 0, int size = 1) {
+    const ModelConfig config = TinyConfig();
+    const Family* family = FindFamily(config.family).value();
+    std::vector<Float32Tensor> tensors;
+    ForEachSlice(MapWeights(family->names, config, config.Shard(0, 1)),
+                 [&](const TensorSlice& slice) {
+                   const int64_t count = slice.full_rows * slice.full_columns;
+                   tensors.push_back({slice.name,
+                                      {slice.full_rows, slice.full_columns},
+                                      std::vector<float>(count, 0.5f)});
+                   if (slice.name == name_)
+                     tensors.back().values.at(at_) = value_;
+                 });
+    directory_.Write("model.safetensors", SafetensorsText(tensors));
+    const auto checkpoint =
+        Checkpoint::Open(directory_.path(), family->names.prefix).value();
+    WeightOptions options;
+    options.checkpoint = checkpoint.get();
+    options.dtype = dtype;
+    return LoadShardWeights(config, config.Shard(rank, size), options,
+                            MakeBackend().get())
+        .status();
+  }
+
+  std::string name_ = "decoder.layers.1.fc2.weight";  // [96, 200]
+  int64_t at_ = 3 * 200 + 150;
+  float value_ = 0.5f;
+  TempDirectory directory_;
+};
+
+TEST_F(StoredWeights, MustBeFinite) {
+  EXPECT_TRUE(Load(DType::kFloat32).ok());
+  for (const auto& [value, word] : {std::pair(std::nanf(""), "nan"),
+                                    {HUGE_VALF, "inf"},
+                                    {-HUGE_VALF, "-inf"}}) {
+    value_ = value;
+    for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+      const absl::Status status = Load(dtype);
+      EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+      EXPECT_EQ(std::string(status.message())
+                    .find("tensor decoder.layers.1.fc2.weight holds " +
+                          std::string(word) + " at [3, 150]"),
+                0u)
+          << status;
+    }
+    // The rank that reads it says so.
+    EXPECT_TRUE(Load(DType::kFloat32, 0, 2).ok());
+    EXPECT_FALSE(Load(DType::kFloat32, 1, 2).ok());
+  }
+  for (const char* name :
+       {"decoder.layers.2.self_attn.k_proj.bias",
+        "decoder.final_layer_norm.weight", "decoder.embed_tokens.weight"}) {
+    name_ = name;
+    at_ = 7;
+    EXPECT_EQ(Load(DType::kFloat32).code(), absl::StatusCode::kDataLoss);
+  }
+}
+
+TEST_F(StoredWeights, MustFitTheirDType) {
+  value_ = 70000;
+  EXPECT_TRUE(Load(DType::kFloat32).ok());
+  EXPECT_TRUE(Load(DType::kBFloat16).ok());
+  const absl::Status status = Load(DType::kFloat16);
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(std::string(status.message()).find("too large for fp16"),
+            std::string::npos)
+      << status;
 }
 
 }  // namespace
