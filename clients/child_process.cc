@@ -36,12 +36,15 @@ std::vector<std::string> LineReader::Read() {
     if (rest_.empty()) return {};
     return {std::exchange(rest_, "")};
   }
-  rest_.append(block, n);
   std::vector<std::string> lines;
-  for (size_t end; (end = rest_.find('\n')) != std::string::npos;) {
-    lines.push_back(rest_.substr(0, end));
-    rest_.erase(0, end + 1);
+  std::string_view news(block, n);  // only these may hold the end of a line
+  for (size_t end; (end = news.find('\n')) != news.npos;) {
+    rest_.append(news.substr(0, end));
+    lines.push_back(std::exchange(rest_, ""));
+    news.remove_prefix(end + 1);
   }
+  rest_.append(news);
+  if (rest_.size() > kMaxLine) lines.push_back(std::exchange(rest_, ""));
   return lines;
 }
 

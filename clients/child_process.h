@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -17,9 +18,12 @@ namespace h2o {
 // Errors: INTERNAL if the system grants no pipe.  Both ends close on exec.
 absl::Status MakePipe(UniqueFd* read_end, UniqueFd* write_end);
 
-// Whole lines of what a child writes.
+// Whole lines of what a child writes.  A line that does not end is given in
+// pieces, so that it takes neither memory nor time without end.
 class LineReader {
  public:
+  static constexpr size_t kMaxLine = 64 << 10;
+
   explicit LineReader(UniqueFd fd) : fd_(std::move(fd)) {}
   int fd() const { return fd_.get(); }
 

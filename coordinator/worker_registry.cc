@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/cut_text.h"
 #include "base/status_macros.h"
 #include "coordinator/member_choice.h"
 #include "model/step_check.h"
@@ -24,6 +25,12 @@ constexpr double kHelloSeconds = 10;
 constexpr double kCallSeconds = 1;
 constexpr double kHereSeconds = 3;
 
+// Most bytes of a Hello.  The config of a large model has a few hundred.
+constexpr size_t kMaxHelloBytes = 64 << 10;
+
+// Most bytes of why a rank failed.
+constexpr size_t kMaxFailureText = 1024;
+
 // Whether `text` fits a line of a log.
 bool IsPlainWord(const std::string& text) {
   return !text.empty() && text.size() < 256 &&
@@ -32,14 +39,14 @@ bool IsPlainWord(const std::string& text) {
 }
 
 std::string NameOf(const wire::Hello& hello) {
-  return absl::StrCat("worker ", hello.mesh_address(), " (", hello.device(),
-                      ", pid ", hello.pid(), ")");
+  return absl::StrCat("worker ", CutText(hello.mesh_address()), " (",
+                      CutText(hello.device()), ", pid ", hello.pid(), ")");
 }
 
 absl::Status FailureOf(const wire::Failed& failed) {
   return absl::Status(
       static_cast<absl::StatusCode>(std::clamp(failed.code(), 1, 16)),
-      failed.text());
+      CutText(failed.text(), kMaxFailureText));
 }
 
 }  // namespace
@@ -178,8 +185,10 @@ void WorkerRegistry::LookAt(Worker* worker) {
 void WorkerRegistry::Refuse(Worker* worker, const std::string& name,
                             const absl::Status& why, const absl::Status& told) {
   worker->refused = true;
-  refusals_.Add(LogLevel::kWarning, "",
-                absl::StrCat(name, " is refused: ", why.message()));
+  refusals_.Add(
+      LogLevel::kWarning, "",
+      absl::StrCat(name, " is refused: ",
+                   CutText(std::string(why.message()), kMaxFailureText)));
   worker->stream->Close(told, kStreamEndRefused);
 }
 
@@ -285,25 +294,30 @@ std::vector<WorkerRegistry::Worker>::iterator WorkerRegistry::Find(
 
 absl::Status WorkerRegistry::CheckBuild(const wire::Hello& hello) const {
   if (hello.version() != options_.version) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("another version: the worker is ", hello.version(),
-                     ", the coordinator is ", options_.version));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "another version: the worker is ", CutText(hello.version()),
+        ", the coordinator is ", options_.version));
   }
   if (hello.wire() != wire_id_) {
     return absl::FailedPreconditionError(
-        absl::StrCat("another build: the worker speaks wire ", hello.wire(),
-                     ", the coordinator ", wire_id_));
+        absl::StrCat("another build: the worker speaks wire ",
+                     CutText(hello.wire()), ", the coordinator ", wire_id_));
   }
   const std::string build = BuildOfOthers();
   if (!build.empty() && hello.build() != build) {
     return absl::FailedPreconditionError(
-        absl::StrCat("another build: this worker is ", hello.build(),
+        absl::StrCat("another build: this worker is ", CutText(hello.build()),
                      ", those already here are ", build));
   }
   return absl::OkStatus();
 }
 
 absl::Status WorkerRegistry::CheckHello(const wire::Hello& hello) const {
+  if (hello.ByteSizeLong() > kMaxHelloBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a Hello of ", hello.ByteSizeLong(),
+                     " bytes; it must have at most ", kMaxHelloBytes));
+  }
   if (!hello.config().empty()) {
     absl::StatusOr<ModelConfig> config = DecodeModelConfig(hello.config());
     if (!config.ok()) return config.status();

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/cut_text.h"
 #include "base/status_macros.h"
 
 namespace h2o {
@@ -18,12 +19,6 @@ absl::Status Bad(const Parts&... parts) {
   return absl::InvalidArgumentError(absl::StrCat(parts...));
 }
 
-// A client's text for an error message, cut if it is long.
-std::string Quoted(const std::string& text) {
-  return absl::StrCat("'", text.substr(0, 64), text.size() > 64 ? "..." : "",
-                      "'");
-}
-
 absl::StatusOr<std::optional<KvPolicyRequest>> PolicyOf(
     const v1::KvPolicy& message, const KvPolicyRequest& server_default) {
   const bool has_budget = message.budget_case() != v1::KvPolicy::BUDGET_NOT_SET;
@@ -31,8 +26,8 @@ absl::StatusOr<std::optional<KvPolicyRequest>> PolicyOf(
   if (!message.name().empty()) {
     const std::optional<KvPolicyName> name = ParseKvPolicyName(message.name());
     if (!name) {
-      return Bad("kv_policy.name is ", Quoted(message.name()),
-                 "; it must be full, h2o, recent or sink, or empty for the "
+      return Bad("kv_policy.name is '", CutText(message.name()),
+                 "'; it must be full, h2o, recent or sink, or empty for the "
                  "server's default");
     }
     policy.name = *name;
