@@ -180,13 +180,15 @@ absl::StatusOr<uint64_t> Engine::Submit(Request request,
     status = absl::ResourceExhaustedError(absl::StrCat(
         "the queue is full: ", queue_.size(), " requests wait; try later"));
   }
+  if (status.ok() && to_encode) {
+    status = encoder_->Add(next_id_, *std::move(to_encode));
+  }
   if (!status.ok()) {
     ++counters_.refused;
     return status;
   }
   const uint64_t id = next_id_++;
   queue_.Push(std::move(sequence));
-  if (to_encode) encoder_->Add(id, *std::move(to_encode));
   Place();
   return id;
 }

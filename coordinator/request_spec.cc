@@ -40,9 +40,30 @@ absl::StatusOr<int32_t> MaxTokensOf(const Request& request, int max_positions) {
   return static_cast<int32_t>(wanted);
 }
 
+// Refuses by its length alone a prompt that the model has no positions for,
+// because all other checks, and the encoder, read all of it.
+absl::Status CheckLength(const Request& request, const RequestRules& rules) {
+  const int64_t positions = rules.config.max_positions;
+  if (request.has_text && rules.tokenizer != nullptr) {
+    const int64_t least = rules.tokenizer->LeastTokens(request.text);
+    if (least > positions) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "a prompt of ", request.text.size(), " bytes is at least ", least,
+          " tokens; the model has ", positions, " positions"));
+    }
+  }
+  if (static_cast<int64_t>(request.tokens.size()) > positions) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a prompt of ", request.tokens.size(),
+                     " tokens; the model has ", positions, " positions"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status CheckUnencoded(const Request& request, const RequestRules& rules) {
+  H2O_RETURN_IF_ERROR(CheckLength(request, rules));
   H2O_RETURN_IF_ERROR(CheckRequest(request));
   if (rules.tokenizer != nullptr) return absl::OkStatus();
   if (request.has_text) {

@@ -24,7 +24,8 @@ struct RequestRules {
   int32_t kv_budget_cap = 0;  // slots a head; 0: no cap
 };
 
-// Checks what can be told before the text is encoded.
+// Checks what can be told before the text is encoded.  A prompt that is too
+// long for the model costs no more than its length tells.
 // Errors: INVALID_ARGUMENT naming the value and what would be right.
 absl::Status CheckUnencoded(const Request& request, const RequestRules& rules);
 

@@ -1,8 +1,10 @@
 // The threads that turn text prompts into tokens.
 #include "coordinator/text_encoder.h"
 
+#include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "coordinator/request_spec.h"
 
 namespace h2o {
@@ -23,14 +25,26 @@ TextEncoder::~TextEncoder() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-void TextEncoder::Add(uint64_t id, Request request) {
+absl::Status TextEncoder::Add(uint64_t id, Request request) {
   Monitor::Lock lock(monitor_);
+  const size_t bytes = request.text.size();
+  if (waiting_bytes_ + bytes > kMaxWaitingBytes) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the queue is full: texts of ", waiting_bytes_,
+                     " bytes wait to be tokenised; try later"));
+  }
+  waiting_bytes_ += bytes;
   waiting_.push_back({id, std::move(request)});
+  return absl::OkStatus();
 }
 
 void TextEncoder::Remove(uint64_t id) {
   Monitor::Lock lock(monitor_);
-  std::erase_if(waiting_, [id](const Job& job) { return job.id == id; });
+  const auto job = std::find_if(waiting_.begin(), waiting_.end(),
+                                [id](const Job& job) { return job.id == id; });
+  if (job == waiting_.end()) return;
+  waiting_bytes_ -= job->request.text.size();
+  waiting_.erase(job);
 }
 
 void TextEncoder::Run() {
@@ -43,6 +57,7 @@ void TextEncoder::Run() {
     if (stopping_) return;
     Job job = std::move(waiting_.front());
     waiting_.pop_front();
+    waiting_bytes_ -= job.request.text.size();
     lock.Release();
     const absl::Status status = EncodePrompt(tokenizer_, &job.request);
     if (status.ok()) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "api/request.h"
 #include "base/monitor.h"
@@ -19,6 +20,8 @@ namespace h2o {
 // Threads  any thread may call the methods.
 class TextEncoder {
  public:
+  static constexpr size_t kMaxWaitingBytes = 64 << 20;
+
   // Receives the request `id` with its prompt as tokens, or why its text has
   // none.  Called by the encoder's threads, several at once.
   using Encoded = std::function<void(uint64_t id, absl::StatusOr<Request>)>;
@@ -29,7 +32,9 @@ class TextEncoder {
   ~TextEncoder();
 
   // Queues the text of `request`.  Texts begin to be encoded in this order.
-  void Add(uint64_t id, Request request);
+  // Errors, and then nothing is queued: RESOURCE_EXHAUSTED if this text and
+  // those that wait have more bytes than kMaxWaitingBytes.
+  absl::Status Add(uint64_t id, Request request);
 
   // Drops the text if it still waits.
   void Remove(uint64_t id);
@@ -45,6 +50,7 @@ class TextEncoder {
   const Encoded on_encoded_;
   Monitor monitor_;
   std::deque<Job> waiting_ ABSL_GUARDED_BY(monitor_);
+  size_t waiting_bytes_ ABSL_GUARDED_BY(monitor_) = 0;
   bool stopping_ ABSL_GUARDED_BY(monitor_) = false;
   std::vector<std::thread> threads_;
 };

@@ -39,6 +39,21 @@ size_t TrailingSpaceBytes(std::string_view text) {
 
 }  // namespace
 
+int64_t CountBytesBesideSpace(std::string_view text) {
+  int64_t count = 0;
+  for (size_t i = 0; i < text.size();) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    // Only these begin a character of kSpaces.
+    const bool may_be_space =
+        byte <= 0x20 || byte == 0xc2 || (byte >= 0xe1 && byte <= 0xe3);
+    const size_t spaces =
+        may_be_space ? LeadingSpaceBytes(text.substr(i)) : size_t{0};
+    if (spaces == 0) ++count;
+    i += std::max<size_t>(spaces, 1);
+  }
+  return count;
+}
+
 void AddedTokenFinder::Add(const AddedToken& token) {
   tokens_.push_back(token);
   std::stable_sort(tokens_.begin(), tokens_.end(),
@@ -46,6 +61,12 @@ void AddedTokenFinder::Add(const AddedToken& token) {
                      return a.content.size() > b.content.size();
                    });
   may_begin_[static_cast<unsigned char>(token.content[0])] = true;
+}
+
+bool AddedTokenFinder::strips() const {
+  return std::any_of(
+      tokens_.begin(), tokens_.end(),
+      [](const AddedToken& token) { return token.lstrip || token.rstrip; });
 }
 
 void AddedTokenFinder::Split(

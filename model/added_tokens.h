@@ -22,10 +22,16 @@ struct AddedToken {
   friend bool operator==(const AddedToken&, const AddedToken&) = default;
 };
 
+// Bytes of `text` that belong to no white space.
+int64_t CountBytesBesideSpace(std::string_view text);
+
 // Finds added tokens in text: the leftmost, of these the longest.
 class AddedTokenFinder {
  public:
   void Add(const AddedToken& token);
+
+  // Whether a token takes white space around it.
+  bool strips() const;
 
   // Calls on_text(piece) and on_token(id), in order; no piece is empty.
   void Split(std::string_view text,

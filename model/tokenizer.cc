@@ -70,6 +70,8 @@ class TokenizerImpl {
   absl::Status Load(const std::string& directory, int vocab_size);
   void Encode(std::string_view text, std::vector<int32_t>* ids) const;
 
+  int64_t LeastTokens(std::string_view text) const;
+
   bool Known(int32_t id) const {
     return id >= 0 && static_cast<size_t>(id) < tokens_.size();
   }
@@ -102,6 +104,7 @@ class TokenizerImpl {
   AddedTokenFinder as_is_, normalized_;
   std::vector<int32_t> front_, back_;  // around every text
   bool prefix_space_ = false;          // before every piece
+  int64_t longest_ = 1;                // bytes of a token
 };
 
 absl::Status TokenizerImpl::Load(const std::string& directory, int vocab_size) {
@@ -122,6 +125,9 @@ absl::Status TokenizerImpl::Load(const std::string& directory, int vocab_size) {
   H2O_RETURN_IF_ERROR(CheckMerges(files.merges_path, vocabulary, special));
   H2O_RETURN_IF_ERROR(
       TakeSpecialTokens(directory, std::move(special), &vocabulary));
+  for (const Token& token : tokens_) {
+    longest_ = std::max(longest_, static_cast<int64_t>(token.bytes.size()));
+  }
   return listed == nullptr ? absl::OkStatus() : CheckIds(*listed, vocabulary);
 }
 
@@ -252,6 +258,14 @@ void TokenizerImpl::Encode(std::string_view text,
   ids->insert(ids->end(), back_.begin(), back_.end());
 }
 
+int64_t TokenizerImpl::LeastTokens(std::string_view text) const {
+  // Such a token takes any number of spaces around it.
+  const bool strips = as_is_.strips() || normalized_.strips();
+  const int64_t bytes =
+      strips ? CountBytesBesideSpace(text) : static_cast<int64_t>(text.size());
+  return (bytes + longest_ - 1) / longest_;
+}
+
 Tokenizer::Tokenizer(std::unique_ptr<TokenizerImpl> impl)
     : impl_(std::move(impl)) {}
 Tokenizer::~Tokenizer() = default;
@@ -275,6 +289,10 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(
   std::vector<int32_t> ids;
   impl_->Encode(text, &ids);
   return ids;
+}
+
+int64_t Tokenizer::LeastTokens(std::string_view text) const {
+  return impl_->LeastTokens(text);
 }
 
 std::string Tokenizer::Decode(absl::Span<const int32_t> ids,

@@ -29,6 +29,10 @@ class Tokenizer {
   // INVALID_ARGUMENT if not UTF-8, with the offset of the first bad byte.
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text) const;
 
+  // A lower bound of the tokens that `text` becomes, told from its length: no
+  // token stands for more bytes than the longest.
+  int64_t LeastTokens(std::string_view text) const;
+
   // The bytes that ids stand for; invalid UTF-8 is replaced by U+FFFD exactly
   // as Hugging Face's decode does.  Special tokens are left out if asked.  Ids
   // without a token (padding rows of the embedding) decode to nothing.

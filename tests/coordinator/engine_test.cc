@@ -567,10 +567,24 @@ TEST_F(EngineTest, ErrorsOfATextComeAsItsLastEvent) {
   EXPECT_THAT(std::string(Refusal(bad).message()), HasSubstr("UTF-8"));
 }
 
+// 256 positions of at most 16 bytes.
+TEST_F(EngineTest, ATextTooLongForTheModelIsRefusedBeforeItIsRead) {
+  UseTokenizer();
+  Start();
+  // Not even the check of its characters has read it.
+  const absl::Status status = Refusal(AskText(std::string(4'000'000, '\xff')));
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr("4000000 bytes"), HasSubstr("250000 tokens"),
+                    HasSubstr("256 positions")));
+  EXPECT_EQ(engine_->counters().refused, 1);
+}
+
 // Long texts keep the encoder busy; behind them one is cancelled, one finds the
 // queue full, and tokens pass.
 TEST_F(EngineTest, ATextThatIsEncodedWaitsInTheQueue) {
   UseTokenizer();
+  config_.max_positions = 65536;
   Start({.max_queue = 3});
   std::string text;
   for (int i = 0; i < 200'000; ++i) text += "word ";
@@ -606,6 +620,7 @@ TEST_F(EngineTest, TextsRunInTheOrderInWhichTheyCame) {
 
 TEST_F(EngineTest, ALostGroupEndsTextsThatNoneIsLeftToRun) {
   UseTokenizer();
+  config_.max_positions = 65536;
   Start();
   std::string text;
   for (int i = 0; i < 200'000; ++i) text += "word ";

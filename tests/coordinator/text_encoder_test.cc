@@ -58,7 +58,7 @@ TEST(TextEncoder, TurnsTextsIntoTokens) {
   Encoded encoded;
   TextEncoder encoder(Demo(), 2, encoded.Callback());
   for (uint64_t id = 0; id < 50; ++id) {
-    encoder.Add(id, Text("number " + std::to_string(id)));
+    ASSERT_TRUE(encoder.Add(id, Text("number " + std::to_string(id))).ok());
   }
   ASSERT_TRUE(encoded.Await([&] { return encoded.requests.size() == 50; }));
   for (const auto& [id, request] : encoded.requests) {
@@ -73,7 +73,7 @@ TEST(TextEncoder, TurnsTextsIntoTokens) {
 TEST(TextEncoder, SaysWhyATextHasNoTokens) {
   Encoded encoded;
   TextEncoder encoder(Demo(), 1, encoded.Callback());
-  encoder.Add(7, Text("a\xff"));
+  ASSERT_TRUE(encoder.Add(7, Text("a\xff")).ok());
   ASSERT_TRUE(encoded.Await([&] { return encoded.requests.contains(7); }));
   EXPECT_EQ(encoded.requests.at(7).status().code(),
             absl::StatusCode::kInvalidArgument);
@@ -83,7 +83,9 @@ TEST(TextEncoder, WhatWaitsCanBeRemovedAndIsDroppedAtTheEnd) {
   Encoded encoded;
   encoded.Hold(true);
   auto encoder = std::make_unique<TextEncoder>(Demo(), 2, encoded.Callback());
-  for (uint64_t id = 0; id < 5; ++id) encoder->Add(id, Text("a"));
+  for (uint64_t id = 0; id < 5; ++id) {
+    ASSERT_TRUE(encoder->Add(id, Text("a")).ok());
+  }
   ASSERT_TRUE(encoded.Await([&] { return encoded.waiting == 2; }));
   encoder->Remove(3);
   encoder->Remove(0);   // too late
@@ -93,6 +95,24 @@ TEST(TextEncoder, WhatWaitsCanBeRemovedAndIsDroppedAtTheEnd) {
   EXPECT_FALSE(encoded.requests.contains(3));
   encoder.reset();
   EXPECT_EQ(encoded.requests.size(), 4u);
+}
+
+TEST(TextEncoder, TakesNoMoreBytesThanItMayHold) {
+  Encoded encoded;
+  encoded.Hold(true);
+  TextEncoder encoder(Demo(), 1, encoded.Callback());
+  ASSERT_TRUE(encoder.Add(0, Text("a")).ok());
+  ASSERT_TRUE(encoded.Await([&] { return encoded.waiting == 1; }));
+  const std::string half(TextEncoder::kMaxWaitingBytes / 2, ' ');
+  ASSERT_TRUE(encoder.Add(1, Text(half)).ok());
+  ASSERT_TRUE(encoder.Add(2, Text(half)).ok());
+  EXPECT_EQ(encoder.Add(3, Text("a")).code(),
+            absl::StatusCode::kResourceExhausted);
+  encoder.Remove(1);
+  EXPECT_TRUE(encoder.Add(4, Text("a")).ok());
+  encoder.Remove(2);
+  encoded.Hold(false);
+  EXPECT_TRUE(encoded.Await([&] { return encoded.requests.contains(4); }));
 }
 
 }  // namespace

@@ -96,6 +96,19 @@ TEST(TokenizerTest, EmptyTextIsOneToken) {
   EXPECT_THAT(*Demo().Encode(""), ElementsAre(2));
 }
 
+// opt-demo's longest tokens have 16 bytes.
+TEST(TokenizerTest, TellsTheLeastTokensFromTheLength) {
+  EXPECT_EQ(Demo().LeastTokens(""), 0);
+  EXPECT_EQ(Demo().LeastTokens("a"), 1);
+  EXPECT_EQ(Demo().LeastTokens(std::string(4'000'000, 'x')), 250'000);
+  for (const auto& line : ReadGoldens("encode.jsonl")) {
+    const std::string text = line[0];
+    ASSERT_LE(Demo().LeastTokens(text),
+              static_cast<int64_t>(Demo().Encode(text)->size()))
+        << text;
+  }
+}
+
 std::vector<std::string_view> SplitWords(std::string_view text) {
   std::vector<std::string_view> words;
   ForEachWord(text, [&](std::string_view word) { words.push_back(word); });
@@ -328,6 +341,9 @@ TEST_F(TokenizerFilesTest, DeclaresAddedTokensAsHuggingFaceDoes) {
       const auto ids = (*tokenizer)->Encode(line[0].get<std::string>());
       ASSERT_TRUE(ids.ok());
       EXPECT_EQ(*ids, line[1].get<std::vector<int32_t>>())
+          << line[0] << " under " << variant["files"];
+      EXPECT_LE((*tokenizer)->LeastTokens(line[0].get<std::string>()),
+                static_cast<int64_t>(ids->size()))
           << line[0] << " under " << variant["files"];
     }
     std::vector<int32_t> special;
