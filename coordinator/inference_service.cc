@@ -1,214 +1,115 @@
-// The gRPC service behind InferenceService: one reactor for each stream.
+// The gRPC service behind InferenceService: Generate as a generic method, whose
+// calls are known from their headers on, the others as gRPC has them.
 #include "coordinator/inference_service.h"
 
+#include <grpcpp/generic/async_generic_service.h>
+#include <grpcpp/server_builder.h>
 #include <grpcpp/support/server_callback.h>
 
-#include <algorithm>
-#include <chrono>
 #include <mutex>
+#include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "api/event_merger.h"
-#include "base/entropy.h"
-#include "base/limited_log.h"
-#include "base/status_macros.h"
+#include "base/cut_text.h"
+#include "coordinator/generate_stream.h"
+#include "coordinator/peer_address.h"
+#include "coordinator/request_spec.h"
 #include "proto/grpc_status.h"
 #include "proto/inference.grpc.pb.h"
-#include "proto/request_proto.h"
 
 namespace h2o {
 namespace {
 
 namespace v1 = h2oserve::v1;
 
-constexpr int kMaxRequestId = 128;
-constexpr int kMaxRequestBytes = 4 << 20;
+constexpr char kGenerate[] = "/h2oserve.v1.Inference/Generate";
 
-template <typename... Parts>
-absl::Status Bad(const Parts&... parts) {
-  return absl::InvalidArgumentError(absl::StrCat(parts...));
-}
+// All methods but Generate.
+using OtherMethods = v1::Inference::WithGenericMethod_Generate<
+    v1::Inference::WithCallbackMethod_GetModelInfo<v1::Inference::Service>>;
 
-absl::StatusOr<std::string> RequestIdOf(const v1::GenerateRequest& message) {
-  const std::string& id = message.request_id();
-  if (id.empty()) {
-    return absl::StrCat("req-", absl::Hex(RandomBits64(), absl::kZeroPad16));
-  }
-  if (id.size() > kMaxRequestId) {
-    return Bad("request_id has ", id.size(), " bytes; at most ", kMaxRequestId,
-               " are allowed");
-  }
-  if (std::any_of(id.begin(), id.end(), [](char c) {
-        return static_cast<unsigned char>(c) < ' ' || c == 0x7f;
-      })) {
-    return Bad("request_id contains a control character; use printable text");
-  }
-  return id;
-}
-
-absl::StatusOr<Request> RequestOf(const v1::GenerateRequest& message,
-                                  const KvPolicyRequest& server_default) {
-  const size_t bytes = message.ByteSizeLong();
-  if (bytes > kMaxRequestBytes) {
-    return Bad("the request has ", bytes, " bytes; at most ", kMaxRequestBytes,
-               " are allowed");
-  }
-  H2O_ASSIGN_OR_RETURN(Request request, FromProto(message, server_default));
-  if (!request.has_seed) request.sampling.seed = RandomBits64();
-  return request;
-}
-
-// Requests that are refused, and streams that end before they are finished, as
-// lines of the log.
-class Complaints {
+// Answers a call of no method that there is.
+class UnknownMethod final : public grpc::ServerGenericBidiReactor {
  public:
-  void Refused(const std::string& request_id, const absl::Status& why) {
-    refused_.Add(LogLevel::kWarning, request_id,
-                 absl::StrCat("refused: ", why.ToString()));
+  explicit UnknownMethod(const std::string& method) {
+    Finish(ToGrpc(absl::UnimplementedError(
+        absl::StrCat("there is no method ", CutText(method)))));
   }
-  // What a client ended itself is no complaint.
-  void Ended(const std::string& request_id, const absl::Status& why) {
-    if (absl::IsCancelled(why) || absl::IsDeadlineExceeded(why)) return;
-    ended_.Add(LogLevel::kWarning, request_id,
-               absl::StrCat("ended: ", why.ToString()));
-  }
-
- private:
-  const SteadyClock clock_;
-  LimitedLog refused_{&clock_};
-  LimitedLog ended_{&clock_};
-};
-
-// One Generate call: events in, messages out.  Lives until both gRPC and the
-// engine are done with it.
-//
-// Threads  events come from the engine's threads, reactions from gRPC's.
-class GenerateStream final
-    : public grpc::ServerWriteReactor<v1::GenerateResponse> {
- public:
-  static grpc::ServerWriteReactor<v1::GenerateResponse>* Start(
-      grpc::CallbackServerContext* context, absl::StatusOr<std::string> id,
-      absl::StatusOr<Request> request, Engine* engine, Complaints* complaints) {
-    auto stream = std::make_shared<GenerateStream>(context, engine, complaints);
-    stream->self_ = stream;
-    if (id.ok()) stream->request_id_ = *id;
-    if (!id.ok() || !request.ok()) {
-      stream->Refuse(id.ok() ? request.status() : id.status());
-    } else {
-      stream->Submit(*std::move(request));
-    }
-    return stream.get();
-  }
-
-  GenerateStream(grpc::CallbackServerContext* context, Engine* engine,
-                 Complaints* complaints)
-      : context_(context), engine_(engine), complaints_(complaints) {}
-
-  void OnWriteDone(bool /*ok*/) override {
-    // A broken stream takes no more messages, and OnCancel tells the engine;
-    // its last event still comes.
-    std::lock_guard lock(mutex_);
-    writing_ = false;
-    Flush();
-  }
-  void OnCancel() override {
-    std::unique_lock lock(mutex_);
-    cancelled_ = true;
-    const std::optional<uint64_t> id = engine_id_;
-    lock.unlock();
-    if (id) engine_->Cancel(*id, CancelReason());
-  }
-  void OnDone() override {
-    std::shared_ptr<GenerateStream> last;
-    std::lock_guard lock(mutex_);
-    last.swap(self_);  // destroyed after the lock is released
-  }
-
- private:
-  void Submit(Request request) {
-    absl::StatusOr<uint64_t> id = engine_->Submit(
-        std::move(request), [stream = self_](StreamEvent event) {
-          stream->OnEvent(std::move(event));
-        });
-    if (!id.ok()) return Refuse(id.status());
-    std::unique_lock lock(mutex_);
-    engine_id_ = *id;
-    const bool cancelled = cancelled_;
-    lock.unlock();
-    if (cancelled) engine_->Cancel(*id, CancelReason());
-  }
-
-  void Refuse(const absl::Status& why) {
-    complaints_->Refused(request_id_, why);
-    Finish(ToGrpc(why));
-  }
-
-  absl::Status CancelReason() const {
-    if (context_->deadline() <= std::chrono::system_clock::now()) {
-      return absl::DeadlineExceededError("the client's deadline has passed");
-    }
-    return absl::CancelledError("the client left");
-  }
-
-  void OnEvent(StreamEvent event) {
-    std::lock_guard lock(mutex_);
-    waiting_.Add(std::move(event));
-    if (!writing_) Flush();
-  }
-
-  // Sends what has gathered.  REQUIRES: mutex_ is held, no write is in flight.
-  void Flush() {
-    if (waiting_.empty()) return;
-    const StreamEvent event = waiting_.Take();
-    if (!event.status.ok()) {
-      complaints_->Ended(request_id_, event.status);
-      return Finish(ToGrpc(event.status));
-    }
-    sending_.Clear();
-    ToProto(event, &sending_);
-    sending_.set_request_id(request_id_);
-    if (event.done) {
-      StartWriteAndFinish(&sending_, grpc::WriteOptions(), grpc::Status::OK);
-    } else {
-      writing_ = true;
-      StartWrite(&sending_);
-    }
-  }
-
-  grpc::CallbackServerContext* const context_;  // valid until OnDone
-  Engine* const engine_;
-  Complaints* const complaints_;
-  std::string request_id_;
-
-  std::mutex mutex_;
-  std::shared_ptr<GenerateStream> self_;  // until OnDone
-  std::optional<uint64_t> engine_id_;     // once Submit has returned
-  bool cancelled_ = false;
-  EventMerger waiting_;           // gathers while a message is on its way
-  v1::GenerateResponse sending_;  // on its way while writing_
-  bool writing_ = false;
+  void OnDone() override { delete this; }
 };
 
 }  // namespace
 
-class InferenceService::Impl final : public v1::Inference::CallbackService {
+class InferenceService::Impl final : public OtherMethods,
+                                     public grpc::CallbackGenericService {
  public:
-  Impl(const InferenceServiceOptions& options, Engine* engine)
-      : options_(options), engine_(engine) {}
+  Impl(const InferenceServiceOptions& options, Engine* engine,
+       const Clock* clock)
+      : options_(options),
+        engine_(engine),
+        turns_(options.on_read),
+        refused_(clock),
+        ended_(clock),
+        door_{.default_kv_policy = options.default_kv_policy,
+              .max_request_bytes = options.max_request_bytes,
+              .most_request_bytes =
+                  MostRequestBytes(options.config, options.tokenizer),
+              .max_positions = options.config.max_positions,
+              .client_timeout_seconds = options.client_timeout_seconds,
+              .on_message = options.on_message,
+              .on_lost = options.on_lost,
+              .engine = engine,
+              .clock = clock,
+              .turns = &turns_,
+              .refused = &refused_,
+              .ended = &ended_} {}
 
-  grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
-      grpc::CallbackServerContext* context,
-      const v1::GenerateRequest* message) override {
-    return GenerateStream::Start(
-        context, RequestIdOf(*message),
-        RequestOf(*message, options_.default_kv_policy), engine_, &complaints_);
+  void AddTo(grpc::ServerBuilder* builder) {
+    builder->RegisterService(this);
+    builder->RegisterCallbackGenericService(this);
   }
 
-  grpc::ServerUnaryReactor* GetModelInfo(
-      grpc::CallbackServerContext* context,
-      const v1::GetModelInfoRequest* /*message*/,
-      v1::ModelInfo* info) override {
+  grpc::ServerGenericBidiReactor* CreateReactor(
+      grpc::GenericCallbackServerContext* context) override {
+    if (context->method() != kGenerate) {
+      return new UnknownMethod(context->method());
+    }
+    auto stream = std::make_shared<GenerateStream>(
+        context, &door_, [this](GenerateStream* done) { Remove(done); });
+    {
+      std::lock_guard lock(mutex_);
+      streams_.emplace(stream.get(), stream);
+    }
+    GenerateStream* const reactor = stream.get();
+    reactor->Start(std::move(stream));
+    return reactor;
+  }
+
+  void GiveUpReads(const std::string& peer) {
+    const absl::Status why = absl::ResourceExhaustedError(
+        absl::StrCat("the request is larger than ", options_.max_request_bytes,
+                     " bytes, or one beside it on this connection is"));
+    for (const auto& stream : Streams()) {
+      if (KeyOfPeer(stream->peer()) == peer) stream->GiveUpRead(why);
+    }
+  }
+
+  void Tick() {
+    const double now = door_.clock->Now();
+    if (now - ticked_ < kTickSeconds) return;
+    ticked_ = now;
+    for (const auto& stream : Streams()) stream->CheckTime(now);
+  }
+
+  grpc::ServerUnaryReactor* GetModelInfo(grpc::CallbackServerContext* context,
+                                         const v1::GetModelInfoRequest* message,
+                                         v1::ModelInfo* info) override {
+    if (options_.on_message) {
+      options_.on_message(context->peer(),
+                          static_cast<int64_t>(message->ByteSizeLong()));
+    }
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     const absl::StatusOr<GroupInfo> group = engine_->group_info();
     if (!group.ok()) {
@@ -239,15 +140,45 @@ class InferenceService::Impl final : public v1::Inference::CallbackService {
   }
 
  private:
+  static constexpr double kTickSeconds = 0.25;
+
+  std::vector<std::shared_ptr<GenerateStream>> Streams() {
+    std::lock_guard lock(mutex_);
+    std::vector<std::shared_ptr<GenerateStream>> streams;
+    for (const auto& [stream, owner] : streams_) streams.push_back(owner);
+    return streams;
+  }
+
+  void Remove(GenerateStream* done) {
+    std::shared_ptr<GenerateStream> last;  // destroyed without the lock
+    std::lock_guard lock(mutex_);
+    const auto it = streams_.find(done);
+    last = std::move(it->second);
+    streams_.erase(it);
+  }
+
   const InferenceServiceOptions options_;
   Engine* const engine_;
-  Complaints complaints_;
+  ReadTurns turns_;
+  LimitedLog refused_, ended_;
+  const GenerateDoor door_;
+
+  double ticked_ = 0;  // of the thread that calls Tick
+
+  std::mutex mutex_;  // guards what follows
+  std::unordered_map<GenerateStream*, std::shared_ptr<GenerateStream>> streams_;
 };
 
 InferenceService::InferenceService(const InferenceServiceOptions& options,
-                                   Engine* engine)
-    : impl_(std::make_unique<Impl>(options, engine)) {}
+                                   Engine* engine, const Clock* clock)
+    : impl_(std::make_unique<Impl>(options, engine, clock)) {}
 InferenceService::~InferenceService() = default;
-grpc::Service* InferenceService::service() { return impl_.get(); }
+void InferenceService::AddTo(grpc::ServerBuilder* builder) {
+  impl_->AddTo(builder);
+}
+void InferenceService::GiveUpReads(const std::string& peer) {
+  impl_->GiveUpReads(peer);
+}
+void InferenceService::Tick() { impl_->Tick(); }
 
 }  // namespace h2o

@@ -2,7 +2,9 @@
 // Engine and streams what comes back.
 //
 // A slow reader never delays the engine: while one message is on its way, the
-// events behind it are merged into the next (api/event_merger.h).
+// events behind it are merged into the next (api/event_merger.h).  A client
+// that neither finishes its message nor reads its answer for
+// client_timeout_seconds is given up.
 //
 // Threads  gRPC's, and those of the engine that run event callbacks.
 // Errors   status codes of absl are those of gRPC: INVALID_ARGUMENT for a bad
@@ -18,27 +20,46 @@
 #include "coordinator/engine.h"
 
 namespace grpc {
-class Service;
+class ServerBuilder;
 }
 
 namespace h2o {
 
 struct InferenceServiceOptions {
   ModelConfig config;
+  const Tokenizer* tokenizer = nullptr;  // null: no texts
   KvPolicyRequest default_kv_policy;
   std::string version;
   // Tells people why no group is ready.  May be null.
   std::function<std::string()> progress;
+
+  int64_t max_request_bytes = 4 << 20;
+  double client_timeout_seconds = 30;
+  // Hear of what comes over each connection, by its name in gRPC; all may be
+  // null.  on_read: a message begins (1) or ceases (-1) to be read.
+  // on_lost: before it ceases, without a message.
+  std::function<void(const std::string& peer, int change)> on_read;
+  std::function<void(const std::string& peer)> on_lost;
+  std::function<void(const std::string& peer, int64_t bytes)> on_message;
 };
 
 class InferenceService {
  public:
-  // `engine` must outlive the gRPC server.
-  InferenceService(const InferenceServiceOptions& options, Engine* engine);
+  // `engine` and `clock` must outlive the gRPC server.
+  InferenceService(const InferenceServiceOptions& options, Engine* engine,
+                   const Clock* clock);
   ~InferenceService();
 
-  // The Inference service, for the server's builder.
-  grpc::Service* service();
+  // Adds the Inference service to the server that `builder` makes.
+  void AddTo(grpc::ServerBuilder* builder);
+
+  // Refuses the requests that are being received from `peer` (of KeyOfPeer),
+  // because they have too many bytes.
+  void GiveUpReads(const std::string& peer);
+
+  // Gives up clients that are too slow.  The owner calls it a few times a
+  // second.
+  void Tick();
 
  private:
   class Impl;

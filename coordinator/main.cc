@@ -21,9 +21,11 @@
 #include "base/clock.h"
 #include "base/host_port.h"
 #include "base/log.h"
+#include "base/open_files.h"
 #include "base/running_clock.h"
 #include "base/status_macros.h"
 #include "base/stop_signals.h"
+#include "coordinator/connections.h"
 #include "coordinator/engine.h"
 #include "coordinator/inference_service.h"
 #include "coordinator/remote_workers.h"
@@ -35,7 +37,6 @@
 #include "model/tokenizer.h"
 #include "proto/channel.h"
 #include "proto/grpc_log.h"
-#include "proto/listen_check.h"
 
 namespace h2o {
 namespace {
@@ -63,22 +64,6 @@ class Events {
   const int fd_;  // -1: nobody listens
 };
 
-absl::StatusOr<std::unique_ptr<grpc::Server>> Listen(
-    const std::string& listen, const std::vector<grpc::Service*>& services,
-    int* port) {
-  grpc::EnableDefaultHealthCheckService(true);
-  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-  grpc::ServerBuilder builder;
-  ListenAsCoordinator(listen, port, &builder);
-  for (grpc::Service* service : services) builder.RegisterService(service);
-  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
-  if (server == nullptr || *port == 0) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot listen on ", listen, "; the log says why"));
-  }
-  return server;
-}
-
 // The tokenizer of the model, or null where its directory has none.
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(
     const ModelSpec& model, const ModelConfig& config) {
@@ -102,14 +87,18 @@ int WaitForSignal(const sigset_t& signals) {
 // The coordinator at work.  Members are destroyed from the last to the first:
 // the server before what its services use.
 struct Coordinator {
+  ~Coordinator() { StopAccepting(); }
+
   std::unique_ptr<Tokenizer> tokenizer;  // may be null
   SteadyClock steady;
   RunningClock clock{&steady};  // the loop of Serve looks at it
+  std::unique_ptr<Connections> connections;
   std::unique_ptr<Engine> engine;
   std::unique_ptr<RemoteWorkers> workers;
   std::unique_ptr<InferenceService> inference;
   std::unique_ptr<grpc::Server> server;
-  std::string address;  // where it listens
+  std::unique_ptr<ConnectionAcceptor> acceptor;  // of the server
+  std::string address;                           // where it listens
 
   void SetServing(bool serving) {
     for (const char* name : {"", "h2oserve.v1.Inference"}) {
@@ -120,6 +109,10 @@ struct Coordinator {
     clock.Now();  // a clock that nobody looks at stands still
     engine->Tick();
     workers->Tick();
+    inference->Tick();
+  }
+  void StopAccepting() {
+    if (connections != nullptr) connections->Stop();
   }
 };
 
@@ -133,6 +126,58 @@ absl::StatusOr<EngineOptions> EngineOptionsOf(const CoordinatorFlags& flags) {
   return options;
 }
 
+// The largest message that the server receives: a client's request, or what a
+// worker says.  Results grow with the sequences of a step, RankInfo with the
+// heads.
+int MaxMessageBytes(const CoordinatorFlags& flags) {
+  const int64_t of_worker =
+      (1 << 20) + int64_t{256} * flags.engine.options.max_sequences;
+  return static_cast<int>(std::min<int64_t>(
+      std::max(flags.max_request_bytes, of_worker), kMaxMessageBytes));
+}
+
+// Connections need descriptors, and others need some, too.
+int MaxConnections(const CoordinatorFlags& flags) {
+  constexpr int kSpare = 16, kLeast = 4;
+  const int limit = RaiseOpenFileLimit();
+  const int most = std::max(limit - CountOpenFiles() - kSpare, kLeast);
+  if (most >= flags.max_connections) return flags.max_connections;
+  H2O_LOG(LogLevel::kWarning)
+      << "takes at most " << most << " connections instead of "
+      << flags.max_connections << ": this process may have " << limit
+      << " files open (ulimit -n)";
+  return most;
+}
+
+// Makes and starts the server, and lets connections come in.
+absl::Status StartServer(const CoordinatorFlags& flags, Coordinator* c) {
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  // More streams than the queue and the groups take would be refused.
+  const EngineOptions& engine = flags.engine.options;
+  const int64_t streams = int64_t{engine.max_queue} +
+                          int64_t{flags.groups} * engine.max_sequences + 16;
+  c->acceptor = ServeAsCoordinator(
+      {.max_message_bytes = MaxMessageBytes(flags),
+       .max_streams = static_cast<int>(std::min<int64_t>(streams, 1 << 20))},
+      &builder);
+  c->inference->AddTo(&builder);
+  builder.RegisterService(c->workers->service());
+  c->server = builder.BuildAndStart();
+  if (c->server == nullptr) {
+    return absl::UnavailableError("gRPC cannot serve; the log says why");
+  }
+  c->SetServing(false);
+  c->connections->Start(
+      MaxConnections(flags),
+      [acceptor = c->acceptor.get()](int fd) { GiveConnection(fd, acceptor); },
+      [inference = c->inference.get()](const std::string& peer) {
+        inference->GiveUpReads(peer);
+      });
+  return absl::OkStatus();
+}
+
 // Loads what the coordinator needs, and listens.  `events` must outlive it.
 absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
                                                   const Events* events) {
@@ -141,12 +186,24 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
     return absl::InvalidArgumentError(
         absl::StrCat("--listen: ", where.status().message()));
   }
-  H2O_RETURN_IF_ERROR(CheckCanListen(*where));
   const ModelSpec& model = flags.model.spec;
   H2O_ASSIGN_OR_RETURN(const ModelConfig config, ConfigOf(model));
   H2O_RETURN_IF_ERROR(ValidateTensorParallel(config, flags.tp));
   H2O_ASSIGN_OR_RETURN(const EngineOptions options, EngineOptionsOf(flags));
   auto c = std::make_unique<Coordinator>();
+  H2O_ASSIGN_OR_RETURN(
+      c->connections,
+      Connections::Listen(&*where,
+                          {.message = MaxMessageBytes(flags),
+                           .all = 4 * int64_t{MaxMessageBytes(flags)},
+                           .seconds = flags.client_timeout_seconds},
+                          &c->clock));
+  c->address = where->ToString();
+  Connections* const connections = c->connections.get();
+  const auto on_message = [connections](const std::string& peer,
+                                        int64_t bytes) {
+    connections->Take(peer, bytes);
+  };
   H2O_ASSIGN_OR_RETURN(c->tokenizer, LoadTokenizer(model, config));
   H2O_ASSIGN_OR_RETURN(
       c->engine,
@@ -173,21 +230,26 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
                 events->Write(absl::StrCat(
                     "over ", absl::StrJoin(lost.pids, ","), " group ",
                     lost.group, ": ", lost.reason.message()));
-              }});
+              },
+          .on_message = on_message});
   RemoteWorkers* const workers = c->workers.get();
   c->inference = std::make_unique<InferenceService>(
       InferenceServiceOptions{
           .config = config,
+          .tokenizer = c->tokenizer.get(),
           .default_kv_policy = options.default_kv_policy,
           .version = Version(),
-          .progress = [workers] { return workers->Progress(); }},
-      engine);
-  H2O_ASSIGN_OR_RETURN(
-      c->server,
-      Listen(flags.listen, {c->inference->service(), workers->service()},
-             &where->port));
-  c->address = where->ToString();
-  c->SetServing(false);
+          .progress = [workers] { return workers->Progress(); },
+          .max_request_bytes = flags.max_request_bytes,
+          .client_timeout_seconds = flags.client_timeout_seconds,
+          .on_read = [connections](
+                         const std::string& peer,
+                         int change) { connections->Read(peer, change); },
+          .on_lost = [connections](
+                         const std::string& peer) { connections->Lose(peer); },
+          .on_message = on_message},
+      engine, &c->clock);
+  H2O_RETURN_IF_ERROR(StartServer(flags, c.get()));
   H2O_LOG() << "serves " << config.name << " on " << flags.groups
             << " group(s) of " << flags.tp << " worker(s)";
   return c;
@@ -246,6 +308,7 @@ void Drain(Coordinator* c, double grace_seconds, const sigset_t& signals,
   }
   const Engine::Counters all = c->engine->counters();
   c->workers->Shutdown();
+  c->StopAccepting();
   c->server->Shutdown(std::chrono::system_clock::now() + kFarewell);
   c->server->Wait();
   c->server.reset();  // before what its services use

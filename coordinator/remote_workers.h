@@ -66,6 +66,9 @@ class RemoteWorkers {
     std::function<void(std::unique_ptr<WorkerGroup>)> on_ready;
     // A group is over, ready or not, for another reason than Shutdown.
     std::function<void(const LostGroup& lost)> on_over;
+    // A message of so many bytes came over a connection, by its name in gRPC.
+    // May be null.
+    std::function<void(const std::string& peer, int64_t bytes)> on_message;
   };
 
   // `clock` must outlive this object and every group.

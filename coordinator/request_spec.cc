@@ -2,6 +2,8 @@
 #include "coordinator/request_spec.h"
 
 #include <algorithm>
+#include <limits>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -61,6 +63,23 @@ absl::Status CheckLength(const Request& request, const RequestRules& rules) {
 }
 
 }  // namespace
+
+int64_t MostRequestBytes(const ModelConfig& config,
+                         const Tokenizer* tokenizer) {
+  // A number of Protobuf takes at most 10 bytes, and 1 for the name of its
+  // field.
+  constexpr int64_t kTokenBytes = 11;
+  constexpr int64_t kStopBytes = kMaxStopStrings * (kMaxStopBytes + 8);
+  constexpr int64_t kOtherBytes = 4096;
+  const int64_t positions = config.max_positions;
+  int64_t prompt = positions * kTokenBytes;
+  if (tokenizer != nullptr) {
+    const std::optional<int64_t> text = tokenizer->MostBytes(positions);
+    if (!text) return std::numeric_limits<int64_t>::max();
+    prompt = std::max(prompt, *text);
+  }
+  return prompt + positions * kTokenBytes + kStopBytes + kOtherBytes;
+}
 
 absl::Status CheckUnencoded(const Request& request, const RequestRules& rules) {
   H2O_RETURN_IF_ERROR(CheckLength(request, rules));

@@ -24,6 +24,10 @@ struct RequestRules {
   int32_t kv_budget_cap = 0;  // slots a head; 0: no cap
 };
 
+// The most bytes that a request which the model can run has in
+// inference.proto.
+int64_t MostRequestBytes(const ModelConfig& config, const Tokenizer* tokenizer);
+
 // Checks what can be told before the text is encoded.  A prompt that is too
 // long for the model costs no more than its length tells.
 // Errors: INVALID_ARGUMENT naming the value and what would be right.

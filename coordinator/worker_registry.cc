@@ -25,6 +25,10 @@ constexpr double kHelloSeconds = 10;
 constexpr double kCallSeconds = 1;
 constexpr double kHereSeconds = 3;
 
+// Streams that have not introduced themselves.  Every message looks its stream
+// up, so there must not be many.
+constexpr int kMaxStrangers = 64;
+
 // Most bytes of a Hello.  The config of a large model has a few hundred.
 constexpr size_t kMaxHelloBytes = 64 << 10;
 
@@ -67,12 +71,30 @@ WorkerRegistry::Join(grpc::CallbackServerContext* context) {
   std::shared_ptr<WorkerStream> stream =
       WorkerStream::Open(context, shared_from_this());
   std::lock_guard lock(mutex_);
+  CloseOldStrangers();
   workers_.push_back({.stream = stream, .opened = clock_->Now()});
   return stream.get();
 }
 
+void WorkerRegistry::CloseOldStrangers() {
+  const auto is_stranger = [](const Worker& worker) { return !worker.hello; };
+  while (std::count_if(workers_.begin(), workers_.end(), is_stranger) >=
+         kMaxStrangers) {
+    // The oldest, because a worker says Hello at once.
+    const auto oldest =
+        std::find_if(workers_.begin(), workers_.end(), is_stranger);
+    oldest->stream->Close(
+        absl::ResourceExhaustedError("too many streams without a Hello"));
+    workers_.erase(oldest);
+  }
+}
+
 void WorkerRegistry::OnMessage(WorkerStream* stream,
                                const wire::WorkerMessage& message) {
+  if (observers_.on_message) {
+    observers_.on_message(stream->peer(),
+                          static_cast<int64_t>(message.ByteSizeLong()));
+  }
   if (message.has_hello()) return OnHello(stream, message.hello());
   if (message.has_here()) return OnHere(stream);
   std::shared_ptr<RemoteRanks> ranks;

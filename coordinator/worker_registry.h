@@ -80,6 +80,7 @@ class WorkerRegistry final
   // Logs `why` and ends the stream with `told`.
   void Refuse(Worker* worker, const std::string& name, const absl::Status& why,
               const absl::Status& told);
+  void CloseOldStrangers();
   std::vector<Worker>::iterator Find(const WorkerStream* stream);
   // Its error is for the log alone: a stranger does not learn what it would
   // have to say.

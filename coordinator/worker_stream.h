@@ -38,7 +38,12 @@ class WorkerStream final
 
   WorkerStream(grpc::CallbackServerContext* context,
                std::shared_ptr<Observer> observer)
-      : context_(context), observer_(std::move(observer)) {}
+      : context_(context),
+        peer_(context->peer()),
+        observer_(std::move(observer)) {}
+
+  // The connection, as gRPC calls it.
+  const std::string& peer() const { return peer_; }
 
   void Send(Message message);
   // The first call counts.  `end`: of proto/stream_end.h.
@@ -51,6 +56,7 @@ class WorkerStream final
 
  private:
   grpc::CallbackServerContext* const context_;  // valid until OnDone
+  const std::string peer_;
   const std::shared_ptr<Observer> observer_;
   h2oserve::worker::WorkerMessage incoming_;  // of the one read in flight
 

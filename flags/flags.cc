@@ -355,6 +355,23 @@ void AddCoordinatorFlags(CLI::App* app, CoordinatorFlags* flags) {
       ->check(Within(0, 1e6, "a number of seconds, 0 or more"))
       ->type_name("S")
       ->capture_default_str();
+  app->add_option("--max-connections", flags->max_connections,
+                  "Connections of clients and workers; fewer where ulimit -n "
+                  "allows fewer")
+      ->check(AtLeastOne())
+      ->type_name("N")
+      ->capture_default_str();
+  app->add_option("--max-request-bytes", flags->max_request_bytes,
+                  "Most bytes of a request")
+      ->check(Within(1024, 64 << 20, "1024 to 67108864 bytes"))
+      ->type_name("N")
+      ->capture_default_str();
+  app->add_option("--client-timeout", flags->client_timeout_seconds,
+                  "A client that neither finishes its request nor reads its "
+                  "answer for this long is given up")
+      ->check(Within(0.1, 1e6, "a number of seconds, 0.1 or more"))
+      ->type_name("S")
+      ->capture_default_str();
   AddPolicyFlags(app, &flags->policy);
 }
 

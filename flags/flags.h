@@ -93,8 +93,8 @@ void AddTransportFlag(CLI::App* app, bool* tcp_only);
 // long.
 void AddLogFlag(CLI::App* app);
 
-// --tp, --groups, --listen, --step-deadline-ms,
-// --formation-timeout, --grace; with the bundles of
+// --tp, --groups, --listen, --step-deadline-ms, --formation-timeout, --grace,
+// --max-connections, --max-request-bytes, --client-timeout; with the bundles of
 // model, policy and engine, all flags of a coordinator.
 struct CoordinatorFlags {
   ModelFlags model;
@@ -106,6 +106,9 @@ struct CoordinatorFlags {
   int step_deadline_ms = 30'000;
   double formation_timeout_seconds = 20;
   double grace_seconds = 30;
+  int max_connections = 1024;
+  int64_t max_request_bytes = 4 << 20;
+  double client_timeout_seconds = 30;
 };
 void AddCoordinatorFlags(CLI::App* app, CoordinatorFlags* flags);
 

@@ -71,6 +71,9 @@ class TokenizerImpl {
   void Encode(std::string_view text, std::vector<int32_t>* ids) const;
 
   int64_t LeastTokens(std::string_view text) const;
+  int64_t longest() const { return longest_; }
+  // Whether a token takes any number of spaces around it.
+  bool Strips() const;
 
   bool Known(int32_t id) const {
     return id >= 0 && static_cast<size_t>(id) < tokens_.size();
@@ -258,11 +261,13 @@ void TokenizerImpl::Encode(std::string_view text,
   ids->insert(ids->end(), back_.begin(), back_.end());
 }
 
+bool TokenizerImpl::Strips() const {
+  return as_is_.strips() || normalized_.strips();
+}
+
 int64_t TokenizerImpl::LeastTokens(std::string_view text) const {
-  // Such a token takes any number of spaces around it.
-  const bool strips = as_is_.strips() || normalized_.strips();
-  const int64_t bytes =
-      strips ? CountBytesBesideSpace(text) : static_cast<int64_t>(text.size());
+  const int64_t bytes = Strips() ? CountBytesBesideSpace(text)
+                                 : static_cast<int64_t>(text.size());
   return (bytes + longest_ - 1) / longest_;
 }
 
@@ -293,6 +298,11 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(
 
 int64_t Tokenizer::LeastTokens(std::string_view text) const {
   return impl_->LeastTokens(text);
+}
+
+std::optional<int64_t> Tokenizer::MostBytes(int64_t tokens) const {
+  if (impl_->Strips()) return std::nullopt;
+  return tokens * impl_->longest();
 }
 
 std::string Tokenizer::Decode(absl::Span<const int32_t> ids,

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -32,6 +33,10 @@ class Tokenizer {
   // A lower bound of the tokens that `text` becomes, told from its length: no
   // token stands for more bytes than the longest.
   int64_t LeastTokens(std::string_view text) const;
+
+  // The most bytes of a text of `tokens` tokens; nothing if there is a token
+  // that takes any number of spaces around it.
+  std::optional<int64_t> MostBytes(int64_t tokens) const;
 
   // The bytes that ids stand for; invalid UTF-8 is replaced by U+FFFD exactly
   // as Hugging Face's decode does.  Special tokens are left out if asked.  Ids

@@ -106,12 +106,23 @@ bool GoesDirect(const std::string& server, const std::string& no_proxy) {
   return false;
 }
 
-void ListenAsCoordinator(const std::string& listen, int* port,
-                         grpc::ServerBuilder* builder) {
-  builder->AddListeningPort(listen, grpc::InsecureServerCredentials(), port);
-  builder->SetMaxReceiveMessageSize(kMaxMessageBytes);
-  // Otherwise a second coordinator would share the port in silence.
-  builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+std::unique_ptr<ConnectionAcceptor> ServeAsCoordinator(
+    const ServerLimits& limits, grpc::ServerBuilder* builder) {
+  builder->SetMaxReceiveMessageSize(limits.max_message_bytes);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS,
+                              limits.max_streams);
+  // A client whose connection says nothing is no client.
+  builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 10'000);
+  // A stream's message may begin to come with so many bytes before it is read.
+  // Probing for a faster connection's window would raise it.
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 64 << 10);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  // gRPC 1.51 has no limit on what a compressed message becomes: four megabytes
+  // of it may hold gigabytes.
+  for (const grpc_compression_algorithm algorithm :
+       {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP}) {
+    builder->SetCompressionAlgorithmSupportStatus(algorithm, false);
+  }
   for (const auto& [name, value] : kKeepalive) {
     builder->AddChannelArgument(name, value);
   }
@@ -120,6 +131,17 @@ void ListenAsCoordinator(const std::string& listen, int* port,
   builder->AddChannelArgument(
       GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
+  using Builder = grpc::ServerBuilder::experimental_type;
+  return builder->experimental().AddExternalConnectionAcceptor(
+      Builder::ExternalConnectionType::FROM_FD,
+      grpc::InsecureServerCredentials());
+}
+
+void GiveConnection(int fd, ConnectionAcceptor* acceptor) {
+  ConnectionAcceptor::NewConnectionParameters connection;
+  connection.listener_fd = -1;
+  connection.fd = fd;
+  acceptor->HandleNewConnection(&connection);
 }
 
 }  // namespace h2o

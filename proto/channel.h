@@ -10,7 +10,7 @@
 
 namespace h2o {
 
-// The largest message that a coordinator or a worker accepts.
+// The largest message that a worker accepts from its coordinator.
 inline constexpr int kMaxMessageBytes = 64 << 20;
 
 // From a worker to its coordinator.  It keeps trying to connect, once a second;
@@ -30,9 +30,19 @@ std::shared_ptr<grpc::Channel> ClientChannel(const std::string& server,
 // own reading knows no * and no spaces.
 bool GoesDirect(const std::string& server, const std::string& no_proxy);
 
-// Makes `builder` listen at `listen` (HOST:PORT) as a coordinator does; `port`
-// becomes the port that was bound, or 0, when the server is built.
-void ListenAsCoordinator(const std::string& listen, int* port,
-                         grpc::ServerBuilder* builder);
+// What a coordinator grants each connection.
+struct ServerLimits {
+  int max_message_bytes = 4 << 20;
+  int max_streams = 1024;
+};
+
+// Makes `builder` a coordinator's.  Its connections are those that the returned
+// acceptor is given once the server runs.
+using ConnectionAcceptor = grpc::experimental::ExternalConnectionAcceptor;
+std::unique_ptr<ConnectionAcceptor> ServeAsCoordinator(
+    const ServerLimits& limits, grpc::ServerBuilder* builder);
+
+// Gives the server a connected socket, which it closes in the end.
+void GiveConnection(int fd, ConnectionAcceptor* acceptor);
 
 }  // namespace h2o

@@ -5,6 +5,7 @@
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
 #include <grpcpp/create_channel.h>
+#include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 #include <gtest/gtest.h>
@@ -19,6 +20,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -32,6 +34,7 @@ namespace {
 
 namespace v1 = h2oserve::v1;
 using namespace std::chrono_literals;
+using ::testing::AllOf;
 using ::testing::AnyOf;
 using ::testing::HasSubstr;
 using ::testing::MatchesRegex;
@@ -129,18 +132,20 @@ class InferenceServiceTest : public ::testing::Test {
         InferenceServiceOptions{.config = SmallConfig(),
                                 .default_kv_policy = default_policy_,
                                 .version = "1.2.3",
-                                .progress = [] { return "0 of 2"; }},
-        engine_.get());
+                                .progress = [] { return "0 of 2"; },
+                                .client_timeout_seconds = 0.5},
+        engine_.get(), &clock_);
     grpc::ServerBuilder builder;
     int port = 0;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(),
                              &port);
-    builder.RegisterService(service_->service());
+    service_->AddTo(&builder);
     server_ = builder.BuildAndStart();
     ASSERT_NE(server_, nullptr);
-    stub_ = v1::Inference::NewStub(
-        grpc::CreateChannel("127.0.0.1:" + std::to_string(port),
-                            grpc::InsecureChannelCredentials()));
+    address_ = "127.0.0.1:" + std::to_string(port);
+    channel_ =
+        grpc::CreateChannel(address_, grpc::InsecureChannelCredentials());
+    stub_ = v1::Inference::NewStub(channel_);
   }
 
   void AddGroup(std::chrono::milliseconds delay = 0ms) {
@@ -201,6 +206,8 @@ class InferenceServiceTest : public ::testing::Test {
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<InferenceService> service_;
   std::unique_ptr<grpc::Server> server_;
+  std::string address_;
+  std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::Inference::Stub> stub_;
 };
 
@@ -377,6 +384,115 @@ TEST_F(InferenceServiceTest, HugeRequestsAreRefused) {
   EXPECT_THAT(Generate(request).status.error_code(),
               AnyOf(grpc::StatusCode::RESOURCE_EXHAUSTED,
                     grpc::StatusCode::INVALID_ARGUMENT));
+}
+
+// A request for 512 positions has at most some 32,000 bytes.
+TEST_F(InferenceServiceTest, RequestsTooLongForTheModelAreRefusedUnread) {
+  Start();
+  AddGroup();
+  v1::GenerateRequest request = TokensRequest(1);
+  for (int i = 0; i < 100'000; ++i) request.mutable_tokens()->add_ids(-1);
+  const Answer answer = Generate(request);
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(answer.status.error_message(),
+              AllOf(HasSubstr("10000"), HasSubstr("512 positions")));
+}
+
+// A call of which only the headers are sent.
+class SilentCall final
+    : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+ public:
+  SilentCall(grpc::GenericStub* stub, const std::string& method) {
+    stub->PrepareBidiStreamingCall(&context_, method, {}, this);
+    StartCall();
+  }
+  ~SilentCall() override {
+    context_.TryCancel();
+    Wait();
+  }
+  void OnDone(const grpc::Status& status) override {
+    std::lock_guard lock(mutex_);
+    status_ = status;
+    changed_.notify_all();
+  }
+  grpc::Status Wait() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return status_.has_value(); });
+    return *status_;
+  }
+  bool ended() {
+    std::lock_guard lock(mutex_);
+    return status_.has_value();
+  }
+
+ private:
+  grpc::ClientContext context_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::optional<grpc::Status> status_;
+};
+
+constexpr char kGenerate[] = "/h2oserve.v1.Inference/Generate";
+
+TEST_F(InferenceServiceTest, ACallWithoutItsRequestIsGivenUp) {
+  Start();
+  AddGroup();
+  grpc::GenericStub stub(channel_);
+  std::deque<SilentCall> calls;
+  for (int i = 0; i < 20; ++i) calls.emplace_back(&stub, kGenerate);
+  EXPECT_FALSE(calls[0].ended());
+  while (!calls[0].ended()) {
+    service_->Tick();
+    std::this_thread::sleep_for(10ms);
+  }
+  for (SilentCall& call : calls) {
+    EXPECT_EQ(call.Wait().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  }
+  EXPECT_TRUE(Generate(TokensRequest(5)).status.ok());
+}
+
+TEST_F(InferenceServiceTest, ACallCancelledBeforeItsRequestLeavesNothing) {
+  Start();
+  AddGroup();
+  grpc::GenericStub stub(channel_);
+  {
+    std::deque<SilentCall> calls;
+    for (int i = 0; i < 20; ++i) calls.emplace_back(&stub, kGenerate);
+  }
+  EXPECT_TRUE(Generate(TokensRequest(5)).status.ok());
+}
+
+TEST_F(InferenceServiceTest, AClientThatDoesNotReadIsGivenUp) {
+  Start();
+  AddGroup();
+  grpc::ChannelArguments arguments;  // takes few bytes unread
+  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 16);
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  const auto stub = v1::Inference::NewStub(grpc::CreateCustomChannel(
+      address_, grpc::InsecureChannelCredentials(), arguments));
+  grpc::ClientContext context;
+  v1::GenerateRequest request = TokensRequest(500);
+  request.set_request_id(std::string(128, 'x'));
+  const auto reader = stub->Generate(&context, request);
+  for (int i = 0; i < 100; ++i) {  // 1 s
+    service_->Tick();
+    std::this_thread::sleep_for(10ms);
+  }
+  EXPECT_TRUE(BecomesIdle());
+  v1::GenerateResponse message;
+  int tokens = 0;
+  while (reader->Read(&message)) tokens += message.tokens_size();
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_LT(tokens, 500);
+}
+
+TEST_F(InferenceServiceTest, UnknownMethodsAreUnimplemented) {
+  Start();
+  grpc::GenericStub stub(channel_);
+  SilentCall call(&stub, "/h2oserve.v1.Inference/" + std::string(1000, 'x'));
+  const grpc::Status status = call.Wait();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_LT(status.error_message().size(), 300);
 }
 
 TEST_F(InferenceServiceTest, WithoutAGroupIsUnavailable) {

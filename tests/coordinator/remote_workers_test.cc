@@ -302,6 +302,26 @@ TEST_F(RemoteWorkersTest, FormsAGroupAndRunsSteps) {
   }
 }
 
+TEST_F(RemoteWorkersTest, StreamsWithoutAHelloLeaveRoomForWorkers) {
+  Start({.tp = 1});
+  const auto stub = h2oserve::worker::Workers::NewStub(
+      grpc::CreateChannel("127.0.0.1:" + std::to_string(port_),
+                          grpc::InsecureChannelCredentials()));
+  std::deque<grpc::ClientContext> contexts;
+  std::vector<decltype(stub->Join(nullptr))> streams;
+  for (int i = 0; i < 200; ++i) {
+    streams.push_back(stub->Join(&contexts.emplace_back()));
+  }
+  h2oserve::worker::CoordinatorMessage message;
+  EXPECT_FALSE(streams[0]->Read(&message));
+  EXPECT_EQ(streams[0]->Finish().error_code(),
+            grpc::StatusCode::RESOURCE_EXHAUSTED);
+  Dial();
+  EXPECT_NE(Group(0), nullptr);
+  for (grpc::ClientContext& context : contexts) context.TryCancel();
+  for (size_t i = 1; i < streams.size(); ++i) streams[i]->Finish();
+}
+
 TEST_F(RemoteWorkersTest, ShutdownLetsWorkersGo) {
   Start({.tp = 2});
   Dial();
