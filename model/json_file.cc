@@ -26,7 +26,8 @@ constexpr uint64_t kMaxFileBytes = 100'000'000;
 // if it has none.
 std::string QuoteNonFinite(std::string_view text) {
   constexpr std::string_view kWords[] = {"-Infinity", "Infinity", "NaN"};
-  if (text.find("Infinity") == text.npos && text.find("NaN") == text.npos) {
+  if (text.find("Infinity") == std::string_view::npos &&
+      text.find("NaN") == std::string_view::npos) {
     return {};
   }
   std::string quoted;

@@ -21,9 +21,10 @@ absl::Status Merges::Add(const std::string& left, const std::string& right,
   for (int i = 0; i < 3; ++i) {
     const auto it = vocabulary.find(names[i]);
     if (it == vocabulary.end()) {
-      return absl::DataLossError(absl::StrCat(
-          "token ", Describe(json(names[i])), " of the merge ",
-          Describe(json(left + " " + right)), " is not in the vocabulary"));
+      return absl::DataLossError(
+          absl::StrCat("token ", Describe(json(names[i])), " of the merge ",
+                       Describe(json(absl::StrCat(left, " ", right))),
+                       " is not in the vocabulary"));
     }
     ids[i] = it->second;
   }
@@ -34,7 +35,8 @@ absl::Status Merges::Add(const std::string& left, const std::string& right,
 absl::Status Merges::AddLine(std::string_view line,
                              const Vocabulary& vocabulary) {
   const size_t space = line.find(' ');
-  if (space == line.npos || line.find(' ', space + 1) != line.npos) {
+  if (space == std::string_view::npos ||
+      line.find(' ', space + 1) != std::string_view::npos) {
     return absl::DataLossError(
         absl::StrCat(Describe(json(line)),
                      " is no merge; it must be two tokens and a space between "

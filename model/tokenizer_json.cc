@@ -81,7 +81,9 @@ class Reader {
     for (const char* text :
          {"continuing_subword_prefix", "end_of_word_suffix"}) {
       const json value = model->value(text, json());
-      if (!value.is_null() && value != "") {
+      const bool empty =
+          value.is_string() && value.get_ref<const std::string&>().empty();
+      if (!value.is_null() && !empty) {
         return Unsupported("\"", text, "\" of the model is ", Describe(value),
                            "; it must be empty");
       }
