@@ -3,7 +3,8 @@
 #
 #   ./test.sh              release build, every test
 #   ./test.sh --sanitize   unit and multi-process tests under the address,
-#                          undefined-behaviour and thread sanitizers
+#                          undefined-behaviour and thread sanitizers; with asan
+#                          behind it without the last, with tsan that alone
 #   ./test.sh --no-grpc    builds and tests everything that needs no gRPC
 #   ./test.sh --cuda       builds the GPU worker for Hopper, without gRPC, and runs
 #                          its tests; those that need a GPU are skipped without one
@@ -44,7 +45,13 @@ case "$*" in
     test_release
     ;;
   --sanitize)
+    ./test.sh --sanitize asan
+    ./test.sh --sanitize tsan
+    ;;
+  "--sanitize asan")
     build_and_test asan 'unit|multiproc'
+    ;;
+  "--sanitize tsan")
     # gRPC and protobuf are not instrumented, so their own code is ignored.  Our
     # code is checked from where their callbacks call it.
     TSAN_OPTIONS="ignore_noninstrumented_modules=1:suppressions=$PWD/tools/tsan.suppressions" \
@@ -65,7 +72,7 @@ case "$*" in
     H2O_BIN=build/release/bin /usr/bin/python3 -m pytest -q tests/parity tests/system/test_memory.py --full-matrix
     ;;
   *)
-    sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,14s/^# \{0,1\}//p' "$0" >&2
     exit 1
     ;;
 esac

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what building, running and testing needs, from Debian 12 or Ubuntu
 # 24.04; with --clang also clang 19 and clang-tidy 19 (a quarter of a gigabyte),
-# with --torch also torch, which reads .bin checkpoints (50 MB to download).
+# with --torch on Debian also torch, which reads .bin checkpoints (50 MB to
+# download).
 # Does nothing, and needs no root, if all of it is installed.
 set -euo pipefail
 
@@ -15,7 +16,11 @@ packages=(
 if [ "${1:-}" = --clang ]; then
   packages+=(clang-19 clang-tidy-19 libclang-rt-19-dev)
 elif [ "${1:-}" = --torch ]; then
-  packages+=(python3-torch)
+  if grep -q '^ID=debian' /etc/os-release; then
+    packages+=(python3-torch)
+  else
+    echo "only Debian has python3-torch; without torch, tests of .bin checkpoints are skipped" >&2
+  fi
 fi
 
 missing=()
