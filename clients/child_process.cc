@@ -38,7 +38,7 @@ std::vector<std::string> LineReader::Read() {
   }
   std::vector<std::string> lines;
   std::string_view news(block, n);  // only these may hold the end of a line
-  for (size_t end; (end = news.find('\n')) != news.npos;) {
+  for (size_t end; (end = news.find('\n')) != std::string_view::npos;) {
     rest_.append(news.substr(0, end));
     lines.push_back(std::exchange(rest_, ""));
     news.remove_prefix(end + 1);

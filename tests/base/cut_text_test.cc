@@ -18,9 +18,9 @@ TEST(CutText, LeavesShortTextAsItIs) {
 }
 
 TEST(CutText, CutsLongTextAndTellsItsLength) {
-  const std::string cut = CutText(std::string(60'000'000, 'a'));
+  const std::string cut = CutText(std::string(6'000'000, 'a'));
   EXPECT_EQ(cut.size(), kMaxQuotedBytes);
-  EXPECT_TRUE(cut.ends_with("aaa... (60000000 bytes)")) << cut;
+  EXPECT_TRUE(cut.ends_with("aaa... (6000000 bytes)")) << cut;
   EXPECT_EQ(CutText(std::string(100, 'b'), 64).size(), 64u);
 }
 

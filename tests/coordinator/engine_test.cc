@@ -97,10 +97,10 @@ class EngineTest : public ::testing::Test {
     }
     return request;
   }
-  absl::StatusOr<uint64_t> Submit(Request request, Stream* stream) {
+  absl::StatusOr<uint64_t> Submit(const Request& request, Stream* stream) {
     return engine_->Submit(request, stream->Callback());
   }
-  absl::Status Refusal(Request request) {
+  absl::Status Refusal(const Request& request) {
     Stream stream;
     return Submit(request, &stream).status();
   }

@@ -149,8 +149,7 @@ TEST_F(ProductChoicesFile, OtherLinesAreLeftOut) {
         std::string("7 32 1 int8 1 0 1 0 1 2 3 4 5 6 7 8"),
         std::string("7 32 1 fp16 2 0 1 0 1 2 3 4 5 6 7 8"),
         std::string("7 32 1 fp16 1 0 1 0 1 2 3 4 5 6 7 g"),
-        std::string("7 32 1 fp16 1 0 1 0 1 2 3 4 5 6 7 " +
-                    std::string(17, 'f')),
+        std::string("7 32 1 fp16 1 0 1 0 1 2 3 4 5 6 7 fffffffffffffffff"),
         line + " 9", line + "x", "x" + line, line.substr(0, line.size() - 2),
         std::string(), std::string("\0\xff\0 garbage", 11),
         std::string(4096, '\0')}) {
