@@ -163,7 +163,10 @@ absl::Status TokenizerImpl::CheckMerges(const std::string& place,
     const bool added =
         std::any_of(special.added.begin(), special.added.end(),
                     [&](const AddedToken& t) { return t.content == token; });
-    if (added || tokens_[id].bytes.size() < 2) continue;
+    // Special tokens, "<unk>", are looked up whole, also where no file lists
+    // them.
+    const bool is_special = token.starts_with('<') && token.ends_with('>');
+    if (added || is_special || tokens_[id].bytes.size() < 2) continue;
     return Malformed(
         place, absl::StrCat("there are no merges, but tokens that "
                             "only merges make, such as ",
