@@ -18,6 +18,8 @@
 #include <thread>
 #include <vector>
 
+#include "tests/model/temp_directory.h"
+
 namespace h2o {
 namespace {
 
@@ -36,11 +38,6 @@ int64_t Host(const std::vector<MemoryCharge>& charges) {
 
 class HostMemories : public ::testing::Test {
  protected:
-  HostMemories() {
-    std::string name = ::testing::TempDir() + "host_memory_XXXXXX";
-    folder_ = mkdtemp(name.data());
-  }
-  ~HostMemories() override { std::filesystem::remove_all(folder_); }
   std::unique_ptr<HostMemory> Rank(const std::string& group) const {
     return std::make_unique<HostMemory>(group, folder_, Host);
   }
@@ -48,7 +45,8 @@ class HostMemories : public ::testing::Test {
     return std::distance(std::filesystem::directory_iterator(folder_), {});
   }
 
-  std::string folder_;
+  const TempDirectory directory_;
+  const std::string folder_ = directory_.path();
 };
 
 TEST_F(HostMemories, ClaimsAreNotFree) {

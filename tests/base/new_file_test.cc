@@ -14,6 +14,8 @@
 #include <iterator>
 #include <string>
 
+#include "tests/model/temp_directory.h"
+
 namespace h2o {
 namespace {
 
@@ -22,18 +24,13 @@ using ::testing::HasSubstr;
 
 class NewFiles : public ::testing::Test {
  protected:
-  NewFiles() {
-    std::string name = ::testing::TempDir() + "new_file_XXXXXX";
-    folder_ = mkdtemp(name.data());
-  }
-  ~NewFiles() override { fs::remove_all(folder_); }
-
   std::string Path(const char* name) const { return folder_ / name; }
   size_t NumFiles() const {
     return std::distance(fs::directory_iterator(folder_), {});
   }
 
-  fs::path folder_;
+  const TempDirectory directory_;
+  const fs::path folder_ = directory_.path();
 };
 
 std::string Read(const std::string& path) {

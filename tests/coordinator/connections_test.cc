@@ -20,6 +20,7 @@
 
 #include "coordinator/peer_address.h"
 #include "parallel/unique_fd.h"
+#include "tests/parallel/dial_port.h"
 
 namespace h2o {
 namespace {
@@ -41,16 +42,6 @@ bool Eventually(const std::function<bool()>& condition) {
     std::this_thread::sleep_for(5ms);
   }
   return false;
-}
-
-UniqueFd Dial(int port) {
-  UniqueFd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in to = {};
-  to.sin_family = AF_INET;
-  to.sin_port = htons(static_cast<uint16_t>(port));
-  to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  EXPECT_EQ(connect(fd.get(), reinterpret_cast<sockaddr*>(&to), sizeof(to)), 0);
-  return fd;
 }
 
 // Whether the other end has closed.
@@ -128,7 +119,7 @@ class ConnectionsTest : public ::testing::Test {
 TEST_F(ConnectionsTest, CountsThoseThatAreOpen) {
   Start(10);
   {
-    const UniqueFd a = Dial(port_), b = Dial(port_);
+    const UniqueFd a = DialPort(port_), b = DialPort(port_);
     EXPECT_TRUE(BecomesOpen(2));
   }
   EXPECT_TRUE(BecomesOpen(0));
@@ -136,16 +127,16 @@ TEST_F(ConnectionsTest, CountsThoseThatAreOpen) {
 
 TEST_F(ConnectionsTest, SilentOnesMakeRoomAndOthersDoNot) {
   Start(2);
-  const UniqueFd talks = Dial(port_);
+  const UniqueFd talks = DialPort(port_);
   ASSERT_TRUE(BecomesOpen(1));
   connections_->Take(PeerOf(talks), 10);
-  const UniqueFd silent = Dial(port_);
+  const UniqueFd silent = DialPort(port_);
   ASSERT_TRUE(BecomesOpen(2));
-  const UniqueFd too_soon = Dial(port_);
+  const UniqueFd too_soon = DialPort(port_);
   EXPECT_TRUE(Eventually([&] { return IsCut(too_soon); }));
   EXPECT_FALSE(IsCut(silent));
   clock_.now = clock_.now + 2;
-  const UniqueFd next = Dial(port_);
+  const UniqueFd next = DialPort(port_);
   EXPECT_TRUE(Eventually([&] { return IsCut(silent); }));
   EXPECT_FALSE(IsCut(talks));
   EXPECT_FALSE(IsCut(next));
@@ -153,7 +144,7 @@ TEST_F(ConnectionsTest, SilentOnesMakeRoomAndOthersDoNot) {
 
 TEST_F(ConnectionsTest, MessagesWithoutEndAreCut) {
   Start(10, {.message = kMiB, .all = 100 * kMiB});
-  const UniqueFd talks = Dial(port_), never_ends = Dial(port_);
+  const UniqueFd talks = DialPort(port_), never_ends = DialPort(port_);
   ASSERT_TRUE(BecomesOpen(2));
   for (int i = 0; i < 20; ++i) {
     ASSERT_TRUE(Send(talks, kMiB));
@@ -168,7 +159,7 @@ TEST_F(ConnectionsTest, MessagesWithoutEndAreCut) {
 
 TEST_F(ConnectionsTest, ReadsThatHoldTooMuchAreGivenUpFirst) {
   Start(10, {.message = kMiB, .all = 100 * kMiB});
-  const UniqueFd large = Dial(port_);
+  const UniqueFd large = DialPort(port_);
   ASSERT_TRUE(BecomesOpen(1));
   connections_->Read(PeerOf(large), 1);
   ASSERT_TRUE(Send(large, 5 * kMiB));
@@ -185,7 +176,7 @@ TEST_F(ConnectionsTest, ReadsThatHoldTooMuchAreGivenUpFirst) {
 
 TEST_F(ConnectionsTest, AMessageMustEndInTime) {
   Start(10, {.seconds = 20});
-  const UniqueFd slow = Dial(port_);
+  const UniqueFd slow = DialPort(port_);
   ASSERT_TRUE(Send(slow, kMiB));
   std::this_thread::sleep_for(250ms);
   EXPECT_FALSE(IsCut(slow));
@@ -202,7 +193,7 @@ TEST_F(ConnectionsTest, AcceptsAgainWhenDescriptorsComeFree) {
   const rlimit few = {.rlim_cur = static_cast<rlim_t>(first.get()) + 2,
                       .rlim_max = limit.rlim_max};
   ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
-  const UniqueFd client = Dial(port_);  // takes the last descriptor
+  const UniqueFd client = DialPort(port_);  // takes the last descriptor
   ASSERT_TRUE(client.valid());
   std::this_thread::sleep_for(200ms);
   EXPECT_EQ(connections_->num_open(), 0);
@@ -259,7 +250,7 @@ TEST(Connections, AWildcardTakesBothFamilies) {
           close(fd);
         },
         nullptr);
-    const UniqueFd v4 = Dial(where.port);
+    const UniqueFd v4 = DialPort(where.port);
     EXPECT_TRUE(Eventually([&] { return handed == 1; }));
     connections->Stop();
   }

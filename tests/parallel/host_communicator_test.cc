@@ -27,6 +27,7 @@
 #include "absl/strings/str_cat.h"
 #include "tests/base/seconds_since.h"
 #include "tests/parallel/communicator_bodies.h"
+#include "tests/parallel/dial_port.h"
 
 namespace h2o {
 namespace {
@@ -376,18 +377,6 @@ double ConnectTwoAndSum(MeshListener a, MeshListener b, MeshOptions options) {
   if (c.ok()) testing::ExpectSum(c->get(), 1000);
   other.join();
   return SecondsSince(start);
-}
-
-UniqueFd DialPort(int port) {
-  UniqueFd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(static_cast<uint16_t>(port));
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  EXPECT_EQ(
-      connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)),
-      0);
-  return fd;
 }
 
 TEST(FormMesh, StrangersChangeNothing) {
