@@ -78,11 +78,11 @@ absl::Status CheckRequest(const Request& request) {
   if (request.kv_policy) {
     H2O_RETURN_IF_ERROR(ValidateKvPolicyRequest(*request.kv_policy));
   }
-  if (!request.generated.empty()) {
-    return absl::UnimplementedError(
-        absl::StrCat("resuming with `generated` is not built yet; send the "
-                     "request without its ",
-                     request.generated.size(), " tokens"));
+  if (!request.generated.empty() && request.sampling.temperature > 0 &&
+      !request.has_seed) {
+    return Bad(
+        "generated is given without the seed of the request that is resumed; "
+        "other random numbers would draw other tokens");
   }
   return absl::OkStatus();
 }

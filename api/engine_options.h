@@ -8,6 +8,14 @@
 
 namespace h2o {
 
+// What becomes of the running requests of a group that was lost.
+enum class ReplayMode : uint8_t {
+  kOff,    // they end with UNAVAILABLE
+  kExact,  // they run again: the prompt is prefilled, and the tokens that were
+           // streamed are decoded again, so every head keeps what it kept
+  kFast,   // they run again: prompt and streamed tokens are prefilled together
+};
+
 struct EngineOptions {
   int max_queue = 1024;          // requests that wait; more: RESOURCE_EXHAUSTED
   int max_sequences = 256;       // sequences that run at once in one group
@@ -19,6 +27,9 @@ struct EngineOptions {
   double longest_step_seconds = std::numeric_limits<double>::infinity();
   KvPolicyRequest default_kv_policy;  // of requests that name none
   int32_t kv_budget_cap = 0;          // slots a head; 0: no cap
+  ReplayMode replay = ReplayMode::kOff;
+  // With replay: how long a request waits for a group that could run it.
+  double replay_timeout_seconds = 120;
 };
 
 }  // namespace h2o

@@ -31,6 +31,7 @@ void EventMerger::Add(StreamEvent event) {
   merged_->text += event.text;
   Append(std::move(event.trace), &merged_->trace);
   Append(std::move(event.logits), &merged_->logits);
+  if (event.seed) merged_->seed = event.seed;
   merged_->done = event.done;
   merged_->finish = event.finish;
   merged_->usage = event.usage;

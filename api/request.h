@@ -46,6 +46,7 @@ struct Usage {
   int32_t tokens_evicted = 0;  // the largest over layers and heads
   int64_t kv_bytes = 0;        // pages charged, over all ranks
   int64_t kv_bytes_full = 0;   // the same under the policy `full`
+  int32_t replays = 0;         // times it was run again after a lost group
   double queue_seconds = 0;
   double prefill_seconds = 0;
   double decode_seconds = 0;
@@ -58,6 +59,7 @@ struct StreamEvent {
   std::string text;  // whole UTF-8 characters only
   std::vector<HeadTrace> trace;
   std::vector<LogitRows> logits;
+  std::optional<uint64_t> seed;  // of the request's draws; in the first event
   bool done = false;
   FinishReason finish = FinishReason::kNone;
   Usage usage;  // set with `done`, also when `status` is an error

@@ -45,7 +45,8 @@ std::string ResultJson(const Result& result) {
         {"kv_slots_held", usage.kv_slots_held},
         {"tokens_evicted", usage.tokens_evicted},
         {"kv_bytes", usage.kv_bytes},
-        {"kv_bytes_full", usage.kv_bytes_full}}}};
+        {"kv_bytes_full", usage.kv_bytes_full},
+        {"replays", usage.replays}}}};
   if (!result.status.ok()) {
     object["error"] = {{"code", absl::StatusCodeToString(result.status.code())},
                        {"message", std::string(result.status.message())}};

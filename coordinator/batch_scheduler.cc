@@ -13,7 +13,7 @@ namespace h2o {
 void BatchScheduler::Admit(SequenceSpec spec) {
   Progress progress;
   progress.prompt_tokens = static_cast<int32_t>(spec.prompt.size());
-  progress.max_tokens = spec.max_tokens;
+  progress.max_tokens = spec.max_tokens - spec.generated;
   H2O_CHECK(sequences_.emplace(spec.id, progress).second)
       << "sequence " << spec.id << " is admitted twice";
   to_prefill_.push_back(spec.id);

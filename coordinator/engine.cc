@@ -23,6 +23,12 @@ constexpr int kMayPass = 0;
 absl::Status NoGroupError() {
   return absl::UnavailableError("no group of workers is ready");
 }
+absl::Status QuarantinedError(const absl::Status& lost) {
+  return absl::InternalError(absl::StrCat(
+      "quarantined: two groups were lost while they ran this request; the last "
+      "one: ",
+      lost.message()));
+}
 absl::Status ShutDownError() {
   return absl::UnavailableError("the server is shutting down");
 }
@@ -66,6 +72,10 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
   if (options.kv_budget_cap < 0) {
     return invalid("kv-budget-cap ", options.kv_budget_cap,
                    "; it must be at least 1, or 0 for none");
+  }
+  if (!(options.replay_timeout_seconds >= 0)) {
+    return invalid("replay timeout of ", options.replay_timeout_seconds,
+                   " s; it must be 0 or more");
   }
   H2O_RETURN_IF_ERROR(ValidateKvPolicyRequest(options.default_kv_policy));
   // A default that refuses the shortest request would refuse all.
@@ -125,6 +135,9 @@ void Engine::AddGroup(std::unique_ptr<WorkerGroup> workers,
   LiveGroup* group = groups_.back().get();
   ++num_loops_;
   group->loop = std::thread([this, group] { Loop(group); });
+  queue_.ForEach([&](Sequence& s) ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_) {
+    if (s.stranded() && CouldRun(&s)) s.SetStranded(std::nullopt);
+  });
   Place();
 }
 
@@ -145,7 +158,7 @@ absl::Status Engine::Check(const Request& request) const {
   H2O_RETURN_IF_ERROR(EncodePrompt(rules_.tokenizer, &encoded));
   H2O_ASSIGN_OR_RETURN(SequenceSpec spec, SpecOf(std::move(encoded), rules_));
   Sequence sequence(0, request.has_text, {}, nullptr, nullptr, 0);
-  sequence.SetSpec(std::move(spec));
+  H2O_RETURN_IF_ERROR(sequence.SetSpec(std::move(spec)));
   Monitor::Lock lock(monitor_);
   H2O_RETURN_IF_ERROR(CheckOpen());
   return CanEverFit(&sequence);
@@ -154,6 +167,7 @@ absl::Status Engine::Check(const Request& request) const {
 absl::StatusOr<uint64_t> Engine::Submit(Request request,
                                         EventCallback on_event) {
   const bool has_text = request.has_text;
+  std::vector<int32_t> generated = request.generated;
   auto stream = std::make_shared<EventStream>(std::move(on_event));
   std::vector<std::string> stops = request.stop;
   absl::Status status = CheckUnencoded(request, rules_);
@@ -173,8 +187,8 @@ absl::StatusOr<uint64_t> Engine::Submit(Request request,
                                              std::move(stream), clock_->Now());
   status.Update(CheckOpen());
   if (status.ok() && !has_text) {
-    sequence->SetSpec(std::move(spec));
-    status = CanEverFit(sequence.get());
+    status = sequence->SetSpec(std::move(spec), std::move(generated));
+    if (status.ok()) status = CanEverFit(sequence.get());
   }
   if (status.ok() && static_cast<int>(queue_.size()) >= options_.max_queue) {
     status = absl::ResourceExhaustedError(absl::StrCat(
@@ -194,6 +208,8 @@ absl::StatusOr<uint64_t> Engine::Submit(Request request,
 }
 
 void Engine::OnEncoded(uint64_t id, absl::StatusOr<Request> request) {
+  std::vector<int32_t> generated;
+  if (request.ok()) generated = request->generated;
   absl::StatusOr<SequenceSpec> spec =
       request.ok() ? SpecOf(*std::move(request), rules_) : request.status();
   Monitor::Lock lock(monitor_);
@@ -201,8 +217,8 @@ void Engine::OnEncoded(uint64_t id, absl::StatusOr<Request> request) {
   if (sequence == nullptr) return;  // cancelled meanwhile
   absl::Status status = spec.status();
   if (spec.ok()) {
-    sequence->SetSpec(*std::move(spec));
-    status = CanEverFit(sequence);
+    status = sequence->SetSpec(*std::move(spec), std::move(generated));
+    if (status.ok() && !sequence->stranded()) status = CanEverFit(sequence);
   }
   if (!status.ok()) {
     ++counters_.refused;
@@ -231,6 +247,7 @@ void Engine::Tick() {
       group->found_over |= !group->work.workers().status().ok();
     }
     if (options_.max_queue_seconds > 0) ExpireQueued();
+    ExpireStranded();
     Place();
     ended.swap(ended_loops_);
   }
@@ -327,6 +344,25 @@ void Engine::ExpireQueued() {
   }
 }
 
+void Engine::ExpireStranded() {
+  const bool replays = options_.replay != ReplayMode::kOff;
+  const double longest = replays ? options_.replay_timeout_seconds : 0;
+  const double now = clock_->Now();
+  for (const auto& sequence : queue_.RemoveIf([&](const Sequence& s) {
+         return s.stranded() && now - s.stranded()->since >= longest;
+       })) {
+    const absl::Status& lost = sequence->stranded()->reason;
+    const std::string waited =
+        replays ? absl::StrCat(
+                      "; no group that can run the request was ready "
+                      "within ",
+                      longest, " s")
+                : "";
+    EndQueued(sequence.get(),
+              absl::Status(lost.code(), absl::StrCat(lost.message(), waited)));
+  }
+}
+
 void Engine::EndQueued(Sequence* sequence, const absl::Status& reason) {
   if (sequence->state() == Sequence::State::kEncoding) {
     encoder_->Remove(sequence->id());
@@ -415,21 +451,47 @@ std::unique_ptr<Engine::LiveGroup> Engine::Remove(LiveGroup* group) {
   return removed;
 }
 
+bool Engine::CouldRun(Sequence* sequence) const {
+  return sequence->state() == Sequence::State::kEncoding
+             ? !groups_.empty()
+             : CanEverFit(sequence).ok();
+}
+
 void Engine::EndWithout(LiveGroup* lost, const absl::Status& reason,
                         Outbox* outbox) {
-  counters_.finished += lost->work.FailAll(reason, clock_->Now(), outbox);
-  // Requests that no remaining group can run end here.  Otherwise they would
-  // wait for ever and block the queue.
-  const auto cannot_run =
-      [this](Sequence& sequence) ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_) {
-        return sequence.state() == Sequence::State::kEncoding
-                   ? groups_.empty()
-                   : !CanEverFit(&sequence).ok();
-      };
-  for (const auto& sequence : queue_.RemoveIf(cannot_run)) {
-    EndQueued(sequence.get(), reason);
+  if (options_.replay == ReplayMode::kOff) {
+    counters_.finished += lost->work.FailAll(reason, clock_->Now(), outbox);
+  } else {
+    Requeue(lost, reason, outbox);
   }
+  // Requests that no remaining group can run would wait for ever and block the
+  // queue.
+  const double now = clock_->Now();
+  queue_.ForEach([&](Sequence& s) ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_) {
+    if (!s.stranded() && !CouldRun(&s)) {
+      s.SetStranded(Sequence::Stranded{now, reason});
+    }
+  });
+  if (options_.replay == ReplayMode::kOff) ExpireStranded();
   Place();
+}
+
+void Engine::Requeue(LiveGroup* lost, const absl::Status& reason,
+                     Outbox* outbox) {
+  RequestQueue::Taken again;
+  for (std::unique_ptr<Sequence>& sequence : lost->work.TakeAll()) {
+    if (sequence->CanReplay()) {
+      ++counters_.replays;
+      sequence->Requeue(options_.replay);
+      again.push_back(std::move(sequence));
+      continue;
+    }
+    ++counters_.quarantined;
+    ++counters_.finished;
+    outbox->Add(sequence->events(),
+                sequence->Fail(QuarantinedError(reason), clock_->Now()));
+  }
+  queue_.PushInFront(std::move(again));
 }
 
 void Engine::DeliverOutbox() {

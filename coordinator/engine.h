@@ -2,7 +2,9 @@
 // decides which run.  Submit checks a request and queues it; a text is encoded
 // meanwhile.  Placement moves the head of the queue to the group that holds it
 // and has the most free KV pages.  One loop thread for each group plans steps,
-// runs one plan ahead and streams the tokens.
+// runs one plan ahead and streams the tokens.  With EngineOptions::replay, the
+// running requests of a lost group go back to the queue's head, and their
+// streams go on with the next group.
 //
 //   Submit -> RequestQueue (-> TextEncoder) -> Admission (pages on every rank)
 //          -> BatchScheduler -> StepPlan -> WorkerGroup -> StepResult
@@ -58,8 +60,8 @@ class Engine {
   ~Engine();
 
   // Adds a group; its loop thread starts at once.  If the group fails,
-  // `on_lost` is called once, from the loop thread, after all its streams have
-  // ended.
+  // `on_lost` is called once, from the loop thread, after the streams that the
+  // loss ends have ended.
   void AddGroup(std::unique_ptr<WorkerGroup> workers,
                 std::function<void(absl::Status)> on_lost);
   int num_groups() const;  // that are not lost
@@ -121,6 +123,7 @@ class Engine {
   void Place() ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
 
   void ExpireQueued() ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
+  void ExpireStranded() ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
   // Ends a request that was just taken out of the queue.
   void EndQueued(Sequence* sequence, const absl::Status& reason)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
@@ -134,8 +137,14 @@ class Engine {
   absl::Status RunPlans(LiveGroup* group);
   std::unique_ptr<LiveGroup> Remove(LiveGroup* group)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
-  // Ends what a lost group ran, and the requests that only it could run.
+  // Whether a group could run the queued sequence some time.
+  bool CouldRun(Sequence* sequence) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
+  // Puts what a lost group ran back into the queue, or ends it.  Requests that
+  // only that group could run are stranded from now on.
   void EndWithout(LiveGroup* lost, const absl::Status& reason, Outbox* outbox)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
+  void Requeue(LiveGroup* lost, const absl::Status& reason, Outbox* outbox)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
   // The thread that delivers outbox_.
   void DeliverOutbox();

@@ -7,6 +7,8 @@ namespace h2o {
 
 struct EngineCounters {
   int64_t queued = 0, running = 0, finished = 0, refused = 0;
+  int64_t replays = 0;      // requests that went back into the queue
+  int64_t quarantined = 0;  // requests that lost two groups
   int64_t slabs_held = 0, slabs_total = 0;  // over living groups and ranks
   int64_t peak_slabs_held = 0;              // of one group
   int64_t steps = 0;                        // results received

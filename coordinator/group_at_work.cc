@@ -71,7 +71,7 @@ void GroupAtWork::Start(std::unique_ptr<Sequence> sequence, double now) {
   sequence->Start(BytesOf(charge, workers_->info()),
                   BytesOf(FullCharge(*sequence, admission_), workers_->info()),
                   now);
-  scheduler_.Admit(sequence->spec());
+  scheduler_.Admit(sequence->SpecToRun());
   const uint64_t id = sequence->id();
   running_[id] = std::move(sequence);
 }
@@ -100,6 +100,14 @@ int64_t GroupAtWork::FailAll(const absl::Status& reason, double now,
     Fail(running_.begin()->first, reason, now, outbox);
   }
   return ended;
+}
+
+std::vector<std::unique_ptr<Sequence>> GroupAtWork::TakeAll() {
+  std::vector<std::unique_ptr<Sequence>> all;
+  for (auto& [id, sequence] : std::exchange(running_, {})) {
+    all.push_back(std::move(sequence));
+  }
+  return all;
 }
 
 StepPlan GroupAtWork::MakePlan() {
@@ -152,8 +160,9 @@ bool GroupAtWork::Accept(const TokenResult& token, StepResult* result,
       token.sequence_id, &result->logits, [last_logit](const LogitRows& rows) {
         return rows.first_position <= last_logit;
       });
-  outbox->Add(sequence.events(),
-              sequence.Accept(token, std::move(trace), std::move(logits), now));
+  std::optional<StreamEvent> event =
+      sequence.Accept(token, std::move(trace), std::move(logits), now);
+  if (event) outbox->Add(sequence.events(), *std::move(event));
   if (sequence.state() != Sequence::State::kDone) return false;
   Leave(it);
   return true;

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "api/engine_options.h"
@@ -48,6 +49,10 @@ class GroupAtWork {
   bool Fail(uint64_t id, const absl::Status& reason, double now,
             Outbox* outbox);
   int64_t FailAll(const absl::Status& reason, double now, Outbox* outbox);
+
+  // Takes all running sequences away, in the order in which they came, from
+  // workers that run nothing more.
+  std::vector<std::unique_ptr<Sequence>> TakeAll();
 
   // Whether there is anything to plan or to wait for.
   bool IsBusy() const { return plans_in_flight_ > 0 || scheduler_.HasWork(); }

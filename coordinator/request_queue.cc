@@ -2,12 +2,22 @@
 #include "coordinator/request_queue.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 namespace h2o {
 
 void RequestQueue::Push(std::unique_ptr<Sequence> sequence) {
   waiting_.push_back(std::move(sequence));
+}
+
+void RequestQueue::PushInFront(Taken sequences) {
+  waiting_.insert(waiting_.begin(), std::make_move_iterator(sequences.begin()),
+                  std::make_move_iterator(sequences.end()));
+}
+
+void RequestQueue::ForEach(absl::FunctionRef<void(Sequence&)> visit) {
+  for (const std::unique_ptr<Sequence>& sequence : waiting_) visit(*sequence);
 }
 
 Sequence* RequestQueue::Next(absl::FunctionRef<bool(Sequence&)> fits,
@@ -20,6 +30,7 @@ Sequence* RequestQueue::Next(absl::FunctionRef<bool(Sequence&)> fits,
       continue;
     }
     if (a_text_is_encoded && sequence->was_text()) continue;
+    if (sequence->stranded()) continue;
     if (fits(*sequence)) return sequence.get();
     if (++passed > may_pass) break;
   }
@@ -55,7 +66,8 @@ RequestQueue::Taken RequestQueue::RemoveIf(
 RequestQueue::Taken RequestQueue::RemoveExpired(double max_seconds,
                                                 double now) {
   return RemoveIf([&](const Sequence& sequence) {
-    return sequence.queued_seconds(now) > max_seconds;
+    return sequence.CanReplay() && !sequence.stranded() &&
+           sequence.queued_seconds(now) > max_seconds;
   });
 }
 

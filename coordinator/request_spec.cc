@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "api/check_request.h"
 #include "base/status_macros.h"
@@ -58,6 +59,28 @@ absl::Status CheckLength(const Request& request, const RequestRules& rules) {
     return absl::InvalidArgumentError(
         absl::StrCat("a prompt of ", request.tokens.size(),
                      " tokens; the model has ", positions, " positions"));
+  }
+  return absl::OkStatus();
+}
+
+// Tokens that the client has of an earlier answer.
+absl::Status CheckGenerated(const Request& request, const SequenceSpec& spec,
+                            const RequestRules& rules) {
+  const std::vector<int32_t>& given = request.generated;
+  H2O_RETURN_IF_ERROR(
+      CheckVocabulary(given, "generated token", rules.config.vocab_size));
+  if (!given.empty() && static_cast<int64_t>(given.size()) >= spec.max_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "generated has ", given.size(), " tokens; max_tokens, ",
+        spec.max_tokens, ", counts them and leaves none to generate"));
+  }
+  if (spec.ignore_eos) return absl::OkStatus();
+  for (size_t i = 0; i < given.size(); ++i) {
+    if (absl::c_linear_search(rules.config.stop_tokens, given[i])) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("generated[", i, "] is ", given[i],
+                       ", which ends the answer; there is nothing to resume"));
+    }
   }
   return absl::OkStatus();
 }
@@ -119,8 +142,9 @@ absl::StatusOr<SequenceSpec> SpecOf(Request request,
       ResolveKvPolicy(request.kv_policy.value_or(rules.default_kv_policy),
                       static_cast<int32_t>(request.tokens.size()),
                       spec.max_tokens, rules.kv_budget_cap));
-  spec.prompt = std::move(request.tokens);
   spec.ignore_eos = request.ignore_eos;
+  H2O_RETURN_IF_ERROR(CheckGenerated(request, spec, rules));
+  spec.prompt = std::move(request.tokens);
   spec.sampling = request.sampling;
   spec.trace = request.trace;
   spec.forced = std::move(request.forced);

@@ -43,11 +43,45 @@ Sequence::Sequence(uint64_t id, bool was_text, std::vector<std::string> stops,
       stops_(std::move(stops)),
       submitted_(now) {}
 
-void Sequence::SetSpec(SequenceSpec spec) {
+absl::Status Sequence::SetSpec(SequenceSpec spec,
+                               std::vector<int32_t> generated) {
   H2O_CHECK(state_ == State::kEncoding) << "sequence " << id_;
   state_ = State::kQueued;
   spec_ = std::move(spec);
   spec_.id = id_;
+  tokens_ = std::move(generated);
+  // Their text is known to the client, but it may begin a character or a stop
+  // string that the next token ends.
+  for (int32_t token : tokens_) {
+    bool stopped = false;
+    TextOf(token, /*last=*/false, &stopped);
+    if (stopped) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("generated holds a stop string, which ends at token ",
+                       token, "; there is nothing to go on with"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+SequenceSpec Sequence::SpecToRun() const {
+  SequenceSpec spec = spec_;
+  if (tokens_.empty()) return spec;
+  if (prefills_tokens_) {
+    spec.prompt.insert(spec.prompt.end(), tokens_.begin(), tokens_.end());
+    spec.generated = num_tokens();
+  } else {
+    spec.forced = tokens_;
+  }
+  return spec;
+}
+
+void Sequence::Requeue(ReplayMode mode) {
+  H2O_CHECK(state_ == State::kRunning && CanReplay()) << "sequence " << id_;
+  state_ = State::kQueued;
+  ++replays_;
+  received_ = 0;
+  prefills_tokens_ = mode == ReplayMode::kFast;
 }
 
 const SlabCharge& Sequence::ChargeIn(uint64_t group,
@@ -67,7 +101,8 @@ void Sequence::Start(int64_t kv_bytes, int64_t kv_bytes_full, double now) {
   state_ = State::kRunning;
   kv_bytes_ = kv_bytes;
   kv_bytes_full_ = kv_bytes_full;
-  started_ = now;
+  received_ = prefills_tokens_ ? num_tokens() : 0;
+  if (!started_) started_ = now;
 }
 
 std::string Sequence::TextOf(int32_t token, bool last, bool* stopped) {
@@ -80,9 +115,10 @@ std::string Sequence::TextOf(int32_t token, bool last, bool* stopped) {
   return std::move(match.text);
 }
 
-StreamEvent Sequence::Accept(const TokenResult& token,
-                             std::vector<HeadTrace> trace,
-                             std::vector<LogitRows> logits, double now) {
+std::optional<StreamEvent> Sequence::Accept(const TokenResult& token,
+                                            std::vector<HeadTrace> trace,
+                                            std::vector<LogitRows> logits,
+                                            double now) {
   H2O_CHECK(state_ == State::kRunning) << "sequence " << id_;
   if (token.finish == FinishReason::kNonFinite) {
     return Fail(absl::InternalError(absl::StrCat(
@@ -91,9 +127,14 @@ StreamEvent Sequence::Accept(const TokenResult& token,
                     "follow it")),
                 now);
   }
-  if (tokens_.empty()) first_token_ = now;
-  tokens_.push_back(token.token);
+  ++received_;
+  if (received_ <= num_tokens()) return std::nullopt;  // given, not generated
   StreamEvent event;
+  if (!first_token_) {
+    first_token_ = now;
+    event.seed = spec_.sampling.seed;
+  }
+  tokens_.push_back(token.token);
   event.tokens = {token.token};
   event.trace = std::move(trace);
   event.logits = std::move(logits);
@@ -124,9 +165,10 @@ Usage Sequence::MakeUsage(double now) const {
   Usage usage;
   usage.prompt_tokens = static_cast<int32_t>(spec_.prompt.size());
   usage.completion_tokens = num_tokens();
+  usage.replays = replays_;
   usage.kv_bytes = kv_bytes_;
   usage.kv_bytes_full = kv_bytes_full_;
-  if (!tokens_.empty()) {
+  if (first_token_) {
     const int32_t stored = usage.prompt_tokens + num_tokens() - 1;
     int32_t least = stored;
     for (const KvSlots& slots : spec_.policy.slots) {

@@ -1,6 +1,10 @@
 // A Sequence is one request's life: encoding -> queued -> running -> done, with
 // what it was given, what it has produced and the stream of its events.
 //
+// If its group is lost, a running Sequence goes back into the queue with the
+// tokens that it has streamed.  The next group produces these again (they are
+// given to it, so they cannot differ), and the stream goes on behind them.
+//
 // Threads  not thread-safe; the Engine's lock.
 #pragma once
 
@@ -12,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "api/engine_options.h"
 #include "api/request.h"
 #include "coordinator/admission.h"
 #include "coordinator/event_stream.h"
@@ -59,11 +64,15 @@ class Sequence {
   double queued_seconds(double now) const { return now - submitted_; }
   const std::shared_ptr<EventStream>& events() const { return events_; }
 
-  // encoding -> queued.
-  void SetSpec(SequenceSpec spec);
+  // encoding -> queued.  `generated` are tokens that the client has already:
+  // the stream goes on behind them.
+  // Errors: INVALID_ARGUMENT if a stop string ends within them.
+  absl::Status SetSpec(SequenceSpec spec, std::vector<int32_t> generated = {});
   // The rest up to Fail needs a spec.
   const SequenceSpec& spec() const { return spec_; }
-  // The generated tokens that were streamed.
+  // What a group is told to run.
+  SequenceSpec SpecToRun() const;
+  // The generated tokens that the client has.
   const std::vector<int32_t>& tokens() const { return tokens_; }
   int64_t max_stored_tokens() const {
     return MaxStoredTokens(static_cast<int64_t>(spec_.prompt.size()),
@@ -77,21 +86,40 @@ class Sequence {
   // policy `full` would take.
   void Start(int64_t kv_bytes, int64_t kv_bytes_full, double now);
 
+  // running -> queued: the group was lost for `reason` at `now`.  REQUIRES:
+  // CanReplay().
+  void Requeue(ReplayMode mode);
+  // Whether it may run again.  A request that lost two groups may have caused
+  // that.
+  bool CanReplay() const { return replays_ == 0; }
+
+  // While no group could ever run the queued sequence: since when, and why the
+  // last such group was lost.
+  struct Stranded {
+    double since = 0;
+    absl::Status reason;
+  };
+  const std::optional<Stranded>& stranded() const { return stranded_; }
+  void SetStranded(std::optional<Stranded> stranded) {
+    stranded_ = std::move(stranded);
+  }
+
   // The positions of the traces and of the last logits that belong to the next
   // token.  Traces of a prefill have position -1, those of a decode step the
   // position of its input.
   int32_t next_traced_position() const {
-    return tokens_.empty() ? -1 : next_logit_position();
+    return received_ == 0 ? -1 : next_logit_position();
   }
   int32_t next_logit_position() const {
-    return static_cast<int32_t>(spec_.prompt.size()) + num_tokens() - 1;
+    return static_cast<int32_t>(spec_.prompt.size()) + received_ - 1;
   }
 
   // Takes one generated token with its traces and logits and returns the event
-  // for the client.  running -> done if it was the last token, also by a stop
-  // string.
-  StreamEvent Accept(const TokenResult& token, std::vector<HeadTrace> trace,
-                     std::vector<LogitRows> logits, double now);
+  // for the client; none for a token that the client has.  running -> done if
+  // it was the last token, also by a stop string.
+  std::optional<StreamEvent> Accept(const TokenResult& token,
+                                    std::vector<HeadTrace> trace,
+                                    std::vector<LogitRows> logits, double now);
 
   // Any other state -> done; returns the last event, which carries the error.
   StreamEvent Fail(absl::Status status, double now);
@@ -108,7 +136,11 @@ class Sequence {
   SequenceSpec spec_;                                     // from kQueued on
   std::vector<std::pair<uint64_t, SlabCharge>> charges_;  // by group
   int64_t kv_bytes_ = 0, kv_bytes_full_ = 0;
-  std::vector<int32_t> tokens_;                  // generated and streamed
+  std::vector<int32_t> tokens_;  // that the client has
+  int32_t received_ = 0;  // tokens of the answer that the group has produced
+  int32_t replays_ = 0;
+  bool prefills_tokens_ = false;  // as ReplayMode::kFast
+  std::optional<Stranded> stranded_;
   std::unique_ptr<IncrementalDecoder> decoder_;  // null: no tokenizer
   StopMatcher stops_;
   const double submitted_;

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdio>
 #include <limits>
+#include <map>
 #include <thread>
 
 #include "absl/strings/numbers.h"
@@ -225,6 +226,38 @@ void AddEngineFlags(CLI::App* app, EngineFlags* flags) {
       ->capture_default_str();
 }
 
+namespace {
+
+const std::map<std::string, ReplayMode>& ReplayModes() {
+  static const std::map<std::string, ReplayMode> modes = {
+      {"exact", ReplayMode::kExact},
+      {"fast", ReplayMode::kFast},
+      {"off", ReplayMode::kOff}};
+  return modes;
+}
+
+void AddReplayFlags(CLI::App* app, EngineOptions* options) {
+  options->replay = ReplayMode::kExact;
+  app->add_option_function<std::string>(
+         "--replay",
+         [options](const std::string& mode) {
+           options->replay = ReplayModes().at(mode);
+         },
+         "What becomes of running requests when their group is lost: they run "
+         "again and decode the tokens that were streamed once more, they "
+         "prefill these with the prompt, or they end with UNAVAILABLE")
+      ->check(CLI::IsMember({"exact", "fast", "off"}))
+      ->default_str("exact");
+  app->add_option("--replay-timeout", options->replay_timeout_seconds,
+                  "How long a request waits for a group that can run it after "
+                  "its group was lost")
+      ->check(Within(0, 1e9, "a number of seconds, 0 or more"))
+      ->type_name("S")
+      ->capture_default_str();
+}
+
+}  // namespace
+
 void AddRequestFlags(CLI::App* app, RequestFlags* flags) {
   // std::optional options would not do: CLI11 treats an empty argument as
   // absent, but an empty prompt is valid.
@@ -337,6 +370,7 @@ void AddCoordinatorFlags(CLI::App* app, CoordinatorFlags* flags) {
       ->type_name("HOST:PORT")
       ->capture_default_str();
   AddEngineFlags(app, &flags->engine);
+  AddReplayFlags(app, &flags->engine.options);
   app->add_option(
          "--step-deadline-ms", flags->step_deadline_ms,
          "A worker that does not answer a step within this time is lost")

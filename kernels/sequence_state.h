@@ -16,7 +16,7 @@ struct SequenceState {
   KvHead* heads = nullptr;  // [layers][heads of this rank]
   // The sequence's tokens by position: the prompt's p are tokens[0..p-1],
   // generated token t is tokens[p + t].  The first num_forced of the generated
-  // ones are given (teacher forcing); Advance writes the others, so
+  // ones are given (teacher forcing, replay); Advance writes the others, so
   // tokens[0..position] are always known.
   int32_t* tokens = nullptr;
   int32_t num_forced = 0;

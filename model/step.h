@@ -28,10 +28,18 @@ struct SequenceSpec {
   KvPolicy policy;
   bool trace = false;  // report what every head keeps and evicts
 
-  // Teacher forcing: token t of the decode steps is forced[t] whatever was
-  // sampled; max_tokens == forced.size() + 1.  Empty: generate freely.
+  // Generated token t is forced[t], whatever the model would choose; the tokens
+  // behind them are generated freely.  Fewer than max_tokens.  Teacher forcing
+  // gives all but the last; a replay gives those that were streamed already.
   std::vector<int32_t> forced;
+  // So many of the prompt's last tokens were generated before.  max_tokens and
+  // the index of a draw count them.
+  int32_t generated = 0;
   bool logits = false;  // report the logits of every position
+
+  int64_t num_positions() const {  // the last token needs none
+    return static_cast<int64_t>(prompt.size()) - generated + max_tokens - 1;
+  }
 
   friend bool operator==(const SequenceSpec&, const SequenceSpec&) = default;
 };

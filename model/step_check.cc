@@ -118,16 +118,19 @@ absl::Status CheckSequence(const SequenceSpec& spec,
   H2O_RETURN_IF_ERROR(CheckTokens(spec.prompt, config));
   H2O_RETURN_IF_ERROR(CheckTokens(spec.forced, config));
   H2O_RETURN_IF_ERROR(AtLeast("max_tokens", spec.max_tokens, 1));
-  const int64_t stored = MaxStoredTokens(spec.prompt.size(), spec.max_tokens);
-  if (stored > config.max_positions) {
-    return Bad("a prompt of ", spec.prompt.size(), " and max_tokens ",
-               spec.max_tokens, " need ", stored, " positions; the model has ",
+  const int64_t prompt = static_cast<int64_t>(spec.prompt.size());
+  H2O_RETURN_IF_ERROR(InRange("generated", spec.generated, 0, prompt - 1));
+  if (spec.num_positions() > config.max_positions) {
+    return Bad("a prompt of ", prompt, " and max_tokens ", spec.max_tokens,
+               " need ", spec.num_positions(), " positions; the model has ",
                config.max_positions);
   }
-  if (!spec.forced.empty() &&
-      static_cast<int64_t>(spec.forced.size()) != spec.max_tokens - 1) {
-    return Bad("forced has ", spec.forced.size(),
-               " tokens; it must have max_tokens - 1 = ", spec.max_tokens - 1);
+  const int64_t given =
+      spec.generated + static_cast<int64_t>(spec.forced.size());
+  if (given >= spec.max_tokens) {
+    return Bad("forced and generated have ", given,
+               " tokens; they must have fewer than max_tokens, ",
+               spec.max_tokens);
   }
   const SamplingParams& s = spec.sampling;
   if (!std::isfinite(s.temperature) || s.temperature < 0 || s.top_k < 0 ||

@@ -26,9 +26,9 @@ auto Fields(Is<KvPolicy> auto& s) {
 }
 auto Fields(Is<SequenceSpec> auto& s) {
   auto& [id, prompt, max_tokens, ignore_eos, sampling, policy, trace, forced,
-         logits] = s;
+         generated, logits] = s;
   return std::tie(id, prompt, max_tokens, ignore_eos, sampling, policy, trace,
-                  forced, logits);
+                  forced, generated, logits);
 }
 auto Fields(Is<PrefillSlice> auto& s) {
   auto& [sequence_ids, layer_begin, layer_end] = s;

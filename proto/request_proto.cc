@@ -154,6 +154,7 @@ void ToProto(const Usage& usage, v1::Usage* message) {
   message->set_queue_seconds(usage.queue_seconds);
   message->set_prefill_seconds(usage.prefill_seconds);
   message->set_decode_seconds(usage.decode_seconds);
+  message->set_replays(usage.replays);
 }
 
 Usage FromProto(const v1::Usage& message) {
@@ -163,6 +164,7 @@ Usage FromProto(const v1::Usage& message) {
           .tokens_evicted = message.tokens_evicted(),
           .kv_bytes = message.kv_bytes(),
           .kv_bytes_full = message.kv_bytes_full(),
+          .replays = message.replays(),
           .queue_seconds = message.queue_seconds(),
           .prefill_seconds = message.prefill_seconds(),
           .decode_seconds = message.decode_seconds()};
@@ -171,6 +173,7 @@ Usage FromProto(const v1::Usage& message) {
 void ToProto(const StreamEvent& event, v1::GenerateResponse* message) {
   message->mutable_tokens()->Add(event.tokens.begin(), event.tokens.end());
   message->set_text(event.text);
+  if (event.seed) message->set_seed(*event.seed);
   if (!event.done) return;
   message->set_finish_reason(ToProto(event.finish));
   ToProto(event.usage, message->mutable_usage());
@@ -180,6 +183,7 @@ StreamEvent FromProto(const v1::GenerateResponse& message) {
   StreamEvent event;
   event.tokens.assign(message.tokens().begin(), message.tokens().end());
   event.text = message.text();
+  if (message.has_seed()) event.seed = message.seed();
   event.done = message.has_usage();
   event.finish = FromProto(message.finish_reason());
   event.usage = FromProto(message.usage());

@@ -17,7 +17,7 @@ bool OpenSequence::KeepsScores() const {
 
 bool OpenSequence::Evicts() const {
   const std::vector<KvSlots>& slots = spec.policy.slots;
-  const int64_t stored = MaxStoredTokens(spec.prompt.size(), spec.max_tokens);
+  const int64_t stored = spec.num_positions();
   return std::any_of(slots.begin(), slots.end(),
                      [&](const KvSlots& s) { return s.Capacity() < stored; });
 }

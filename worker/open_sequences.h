@@ -31,10 +31,8 @@ struct OpenSequence {
   }
   // Position of the token that the step planned last processes.
   int32_t position() const { return prompt_length() + planned_tokens - 2; }
-  // Whether its tokens are sampled, not the most probable ones and not given.
-  bool draws() const {
-    return spec.sampling.temperature > 0 && spec.forced.empty();
-  }
+  // Whether its tokens are sampled, not the most probable ones.
+  bool draws() const { return spec.sampling.temperature > 0; }
 
   // Whether a head of its policy keeps scores; whether one will evict tokens.
   bool KeepsScores() const;

@@ -163,8 +163,7 @@ void Runner::ReadTimes(StepInFlight* step) {
 absl::Status Runner::Admit(const SequenceSpec& spec, StepInFlight* step) {
   H2O_RETURN_IF_ERROR(CheckSpec(spec));
   const absl::Status opened =
-      parts_->cache->Open(spec.id, spec.policy,
-                          MaxStoredTokens(spec.prompt.size(), spec.max_tokens));
+      parts_->cache->Open(spec.id, spec.policy, spec.num_positions());
   if (!opened.ok()) {
     return absl::InternalError(
         absl::StrCat("admission was not exact: ", opened.message()));
@@ -187,10 +186,10 @@ absl::Status Runner::CheckSpec(const SequenceSpec& spec) const {
                                             "the limit of ",
                                             parts_->max_sequences));
   }
+  const int64_t given =
+      spec.generated + static_cast<int64_t>(spec.forced.size());
   if (spec.prompt.empty() || spec.max_tokens < 1 ||
-      MaxStoredTokens(spec.prompt.size(), spec.max_tokens) >
-          config.max_positions ||
-      static_cast<int64_t>(spec.forced.size()) > spec.max_tokens) {
+      spec.num_positions() > config.max_positions || given >= spec.max_tokens) {
     return absl::InternalError(absl::StrCat("the plan admits sequence ",
                                             spec.id, " of ", spec.prompt.size(),
                                             " + ", spec.max_tokens, " tokens"));
@@ -218,7 +217,8 @@ void Runner::UploadState(const OpenSequence& sequence) {
   SequenceState state;
   state.heads = parts_->cache->Heads(spec.id);
   state.tokens = parts_->TokensAt(sequence.seat);
-  state.num_forced = static_cast<int32_t>(spec.forced.size());
+  state.num_generated = spec.generated;
+  state.num_forced = spec.generated + static_cast<int32_t>(spec.forced.size());
   state.position = sequence.prompt_length() - 1;
   state.max_tokens = spec.max_tokens;
   if (!spec.ignore_eos) {

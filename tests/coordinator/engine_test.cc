@@ -8,6 +8,7 @@
 #include <atomic>
 #include <filesystem>
 #include <iterator>
+#include <numeric>
 #include <string>
 #include <thread>
 
@@ -79,8 +80,10 @@ class EngineTest : public ::testing::Test {
     config_.vocab_size = 8192;
     tokenizer_ = Tokenizer::Load("models/opt-demo", 8192).value();
   }
-  void AddGroup(const std::vector<int64_t>& pages) {
+  void AddGroup(const std::vector<int64_t>& pages,
+                int allowed_steps = 1 << 30) {
     states_.push_back(std::make_shared<FakeGroupState>());
+    states_.back()->allowed_steps = allowed_steps;
     engine_->AddGroup(
         std::make_unique<FakeGroup>(config_, pages, states_.back()),
         [this](absl::Status status) {
@@ -313,6 +316,161 @@ TEST_F(EngineTest, ALostGroupEndsItsStreamsAndNoOthers) {
   EXPECT_EQ(engine_->num_groups(), 1);
   Monitor::Lock lock(monitor_);
   EXPECT_TRUE(lock.AwaitFor(30, [&] { return lost_.size() == 1; }));
+}
+
+class ReplayTest : public EngineTest,
+                   public ::testing::WithParamInterface<ReplayMode> {
+ protected:
+  EngineOptions Replays() {
+    EngineOptions options;
+    options.replay = GetParam();
+    options.replay_timeout_seconds = 20;
+    return options;
+  }
+  // Starts `streams` of 40 tokens and loses the group after the first three.
+  void LoseAfterThree(std::vector<Stream>* streams) {
+    states_.back()->Allow(-(1 << 30));
+    for (Stream& s : *streams) ASSERT_TRUE(Submit(Ask(10, 40), &s).ok());
+    while (streams->back().tokens().size() < 3) states_.back()->Step();
+    states_.back()->Fail(absl::UnavailableError("rank 1 died"));
+    WaitForLost(1);
+  }
+  void WaitForLost(size_t n) {
+    engine_->Tick();
+    Monitor::Lock lock(monitor_);
+    EXPECT_TRUE(lock.AwaitFor(30, [&] { return lost_.size() == n; }));
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Modes, ReplayTest,
+                         ::testing::Values(ReplayMode::kExact,
+                                           ReplayMode::kFast));
+
+TEST_P(ReplayTest, StreamsGoOnWithTheNextGroup) {
+  Start(Replays());
+  std::vector<Stream> streams(3);
+  LoseAfterThree(&streams);
+  EXPECT_EQ(engine_->counters().replays, 3);
+  EXPECT_EQ(engine_->counters().queued, 3);
+  AddGroup({1000});
+  for (Stream& s : streams) {
+    const StreamEvent last = s.Wait();
+    EXPECT_TRUE(last.status.ok()) << last.status;
+    std::vector<int32_t> all(40);
+    std::iota(all.begin(), all.end(), 100);
+    EXPECT_EQ(s.tokens(), all);
+    EXPECT_EQ(last.usage.replays, 1);
+    EXPECT_EQ(last.usage.prompt_tokens, 10);
+    EXPECT_EQ(last.usage.completion_tokens, 40);
+  }
+}
+
+TEST_P(ReplayTest, AnotherGroupTakesOverAtOnce) {
+  Start(Replays(), {1000}, 2);
+  for (auto& state : states_) state->Allow(-(1 << 30));
+  std::vector<Stream> streams(4);
+  for (Stream& s : streams) ASSERT_TRUE(Submit(Ask(10, 5), &s).ok());
+  states_[0]->Fail(absl::UnavailableError("rank 0 died"));
+  states_[1]->Allow(1 << 30);
+  for (Stream& s : streams) EXPECT_TRUE(s.Wait().status.ok());
+}
+
+// The prompt of a replayed request comes before prompts that never ran.
+TEST_P(ReplayTest, ReplayedRequestsComeFirst) {
+  EngineOptions options = Replays();
+  options.max_sequences = 1;
+  Start(options);
+  states_[0]->Allow(-(1 << 30));
+  std::vector<Stream> streams(2);
+  for (Stream& s : streams) ASSERT_TRUE(Submit(Ask(10, 5), &s).ok());
+  states_[0]->Fail(absl::UnavailableError("rank 0 died"));
+  WaitForLost(1);
+  AddGroup({1000});
+  for (Stream& s : streams) EXPECT_TRUE(s.Wait().status.ok());
+  std::vector<uint64_t> admitted;
+  for (const StepPlan& plan : states_[1]->Plans()) {
+    for (const SequenceSpec& spec : plan.admit) admitted.push_back(spec.id);
+  }
+  EXPECT_THAT(admitted, ElementsAre(1, 2));
+}
+
+TEST_P(ReplayTest, ARequestThatLosesTwoGroupsIsQuarantined) {
+  Start(Replays());
+  std::vector<Stream> streams(1);
+  LoseAfterThree(&streams);
+  AddGroup({1000}, /*allowed_steps=*/0);
+  states_[1]->Fail(absl::UnavailableError("rank 0 died"));
+  engine_->Tick();
+  const StreamEvent last = streams[0].Wait();
+  EXPECT_EQ(last.status.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(last.status.message(), HasSubstr("quarantined"));
+  EXPECT_THAT(last.status.message(), HasSubstr("rank 0 died"));
+  EXPECT_EQ(engine_->counters().quarantined, 1);
+}
+
+TEST_P(ReplayTest, ARequestWaitsForAGroupUntilTheTimeout) {
+  Start(Replays());
+  std::vector<Stream> streams(2);
+  LoseAfterThree(&streams);
+  clock_.now = clock_.now + 19;
+  engine_->Tick();
+  EXPECT_FALSE(streams[0].done());
+  clock_.now = clock_.now + 1;
+  engine_->Tick();
+  for (Stream& s : streams) {
+    const absl::Status status = s.Wait().status;
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+    EXPECT_THAT(status.message(), HasSubstr("rank 1 died"));
+  }
+}
+
+TEST_P(ReplayTest, ARequestThatWaitsForAGroupCanBeCancelled) {
+  Start(Replays());
+  std::vector<Stream> streams(1);
+  LoseAfterThree(&streams);
+  engine_->Cancel(1, absl::CancelledError("gone"));
+  EXPECT_EQ(streams[0].Wait().status, absl::CancelledError("gone"));
+  EXPECT_EQ(engine_->counters().queued, 0);
+}
+
+// What only the lost group could hold waits, and blocks nobody meanwhile.
+TEST_P(ReplayTest, StrandedRequestsBlockNobody) {
+  Start(Replays());
+  AddGroup({18});
+  for (auto& state : states_) state->Allow(-(1 << 30));
+  std::vector<Stream> large(60);
+  for (Stream& s : large) ASSERT_TRUE(Submit(Ask(40, 5), &s).ok());
+  Stream small;
+  ASSERT_TRUE(Submit(Ask(10, 5), &small).ok());
+  states_[1]->Allow(1 << 30);
+  states_[0]->Fail(absl::UnavailableError("rank 0 died"));
+  engine_->Tick();
+  EXPECT_EQ(small.Wait().finish, FinishReason::kLength);
+  AddGroup({1000});
+  for (Stream& s : large) EXPECT_TRUE(s.Wait().status.ok());
+}
+
+// A client that lost its server resumes with the tokens that it has.
+TEST_F(EngineTest, AnAnswerGoesOnBehindGeneratedTokens) {
+  Start();
+  Request request = Ask(10, 5);
+  request.generated = {100, 101};
+  Stream stream;
+  ASSERT_TRUE(Submit(request, &stream).ok());
+  const StreamEvent last = stream.Wait();
+  EXPECT_THAT(stream.tokens(), ElementsAre(102, 103, 104));
+  EXPECT_EQ(last.usage.completion_tokens, 5);
+  const auto refused = [&](std::vector<int32_t> generated, const char* says) {
+    request.generated = std::move(generated);
+    const absl::Status status = Refusal(request);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(status.message(), HasSubstr(says));
+  };
+  refused({100, 101, 102, 103, 104}, "leaves none to generate");
+  refused({100, 2}, "generated[1] is 2");
+  refused({100, 150}, "generated token 150");
+  refused({-1}, "generated[0] is -1");
+  request.sampling.temperature = 1;
+  refused({100}, "without the seed");
 }
 
 TEST_F(EngineTest, AGroupLostWhileIdleCostsNoRequest) {

@@ -29,6 +29,12 @@ struct FakeGroupState {
     Monitor::Lock lock(monitor);
     allowed_steps += steps;
   }
+  // Lets one more step run, and waits until it has.
+  void Step() {
+    Monitor::Lock lock(monitor);
+    const int before = allowed_steps++;
+    EXPECT_TRUE(lock.AwaitFor(30, [&] { return allowed_steps == before; }));
+  }
   void Fail(absl::Status status) {
     Monitor::Lock lock(monitor);
     failure = std::move(status);
@@ -104,9 +110,12 @@ class FakeGroup final : public WorkerGroup {
       EXPECT_FALSE(open_.contains(spec.id));
       Open& open = open_[spec.id];
       open.spec = spec;
+      open.tokens = spec.generated;
+      for (size_t i = 0; i < spec.forced.size(); ++i) {
+        EXPECT_EQ(spec.forced[i], 100 + static_cast<int32_t>(i));
+      }
       open.pages = info_.geometry().SlabsNeeded(
-          spec.policy, MaxStoredTokens(spec.prompt.size(), spec.max_tokens),
-          {0, info_.config().qkv.kv_heads});
+          spec.policy, spec.num_positions(), {0, info_.config().qkv.kv_heads});
       state_->held_slabs += open.pages;
     }
     state_->peak_slabs = std::max(state_->peak_slabs, state_->held_slabs);

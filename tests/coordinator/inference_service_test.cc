@@ -528,14 +528,24 @@ TEST_F(InferenceServiceTest, ModelInfo) {
   EXPECT_EQ(info.version(), "1.2.3");
 }
 
-TEST_F(InferenceServiceTest, ResumingIsNotBuiltYet) {
+TEST_F(InferenceServiceTest, AnAnswerIsResumedWithItsSeed) {
   Start();
   AddGroup();
   v1::GenerateRequest request = TokensRequest(5);
-  request.add_generated(3);
-  const Answer answer = Generate(request);
-  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
-  EXPECT_THAT(answer.status.error_message(), HasSubstr("`generated`"));
+  request.mutable_sampling()->set_temperature(1);
+  const Answer whole = Generate(request);
+  ASSERT_TRUE(whole.status.ok());
+  ASSERT_TRUE(whole.messages.front().has_seed());
+  request.add_generated(100);
+  request.add_generated(101);
+  EXPECT_EQ(Generate(request).status.error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
+  request.mutable_sampling()->set_seed(whole.messages.front().seed());
+  const Answer rest = Generate(request);
+  ASSERT_TRUE(rest.status.ok());
+  EXPECT_EQ(rest.messages.front().tokens(0), 102);
+  EXPECT_EQ(rest.messages.front().seed(), whole.messages.front().seed());
+  EXPECT_EQ(rest.messages.back().usage().completion_tokens(), 5);
 }
 
 TEST_F(InferenceServiceTest, ACancelledStreamFreesItsPages) {

@@ -25,7 +25,7 @@ void Push(uint64_t id, Kind kind, RequestQueue* queue, double now = 0) {
     SequenceSpec spec;
     spec.prompt = {2};
     spec.max_tokens = 1;
-    sequence->SetSpec(std::move(spec));
+    EXPECT_TRUE(sequence->SetSpec(std::move(spec)).ok());
   }
   queue->Push(std::move(sequence));
 }

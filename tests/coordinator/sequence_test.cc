@@ -68,12 +68,12 @@ SequenceSpec Spec() {
 
 TEST(Sequence, UsageSaysWhatTheCacheHeld) {
   Sequence sequence(1, false, {}, nullptr, nullptr, 5);
-  sequence.SetSpec(Spec());
+  ASSERT_TRUE(sequence.SetSpec(Spec()).ok());
   sequence.Start(1200, 2400, 6);
   StreamEvent last;
   for (int i = 0; i < 10; ++i) {
     EXPECT_FALSE(last.done);
-    last = sequence.Accept(
+    last = *sequence.Accept(
         {1, 70 + i, i == 9 ? FinishReason::kLength : FinishReason::kNone}, {},
         {}, 7 + i);
   }
@@ -93,7 +93,7 @@ TEST(Sequence, UsageSaysWhatTheCacheHeld) {
 
 TEST(Sequence, KeepsTheTokensThatItStreamed) {
   Sequence sequence(1, false, {}, nullptr, nullptr, 0);
-  sequence.SetSpec(Spec());
+  ASSERT_TRUE(sequence.SetSpec(Spec()).ok());
   EXPECT_TRUE(sequence.tokens().empty());
   sequence.Start(1200, 2400, 1);
   for (int32_t token : {9, 4, 9}) {
@@ -104,11 +104,11 @@ TEST(Sequence, KeepsTheTokensThatItStreamed) {
 
 TEST(Sequence, LogitsThatAreNotFiniteEndItWithThePosition) {
   Sequence sequence(1, false, {}, nullptr, nullptr, 0);
-  sequence.SetSpec(Spec());
+  ASSERT_TRUE(sequence.SetSpec(Spec()).ok());
   sequence.Start(1200, 2400, 1);
-  EXPECT_FALSE(sequence.Accept({1, 70, FinishReason::kNone}, {}, {}, 2).done);
+  EXPECT_FALSE(sequence.Accept({1, 70, FinishReason::kNone}, {}, {}, 2)->done);
   const StreamEvent last =
-      sequence.Accept({1, 0, FinishReason::kNonFinite}, {}, {}, 3);
+      *sequence.Accept({1, 0, FinishReason::kNonFinite}, {}, {}, 3);
   EXPECT_TRUE(last.done);
   EXPECT_TRUE(last.tokens.empty());
   EXPECT_EQ(last.status.code(), absl::StatusCode::kInternal);
@@ -127,7 +127,7 @@ TEST(Sequence, FailsBeforeAndAfterItsTextIsEncoded) {
   EXPECT_EQ(encoding.state(), Sequence::State::kDone);
 
   Sequence queued(2, false, {}, nullptr, nullptr, 0);
-  queued.SetSpec(Spec());
+  ASSERT_TRUE(queued.SetSpec(Spec()).ok());
   EXPECT_EQ(queued.spec().id, 2u);
   last = queued.Fail(absl::CancelledError("gone"), 3);
   EXPECT_EQ(last.usage.prompt_tokens, 50);
@@ -137,7 +137,7 @@ TEST(Sequence, ItsChargeIsComputedOnceForEachGroup) {
   const RankInfo rank = LoadedRank(SmallConfig(), 1000);
   const Admission admission(GroupInfo{.ranks = {rank, rank}});
   Sequence sequence(1, false, {}, nullptr, nullptr, 0);
-  sequence.SetSpec(Spec());
+  ASSERT_TRUE(sequence.SetSpec(Spec()).ok());
   const SlabCharge* charge = &sequence.ChargeIn(1, admission);
   EXPECT_EQ(*charge,
             admission.ChargeOf(Spec().policy, sequence.max_stored_tokens()));
