@@ -21,6 +21,7 @@ LEVELS = {
     "model": ["base", "kv/kv_geometry.h", "parallel/shard_spec.h",
               "parallel/unique_fd.h"],
     "api": ["base", "model"],
+    "http": ["base"],
     "proto": ["base", "model", "api", "kv/kv_geometry.h", "parallel/shard_spec.h"],
     "worker": ["base", "kernels", "kv", "model", "parallel"],
     "coordinator": ["base", "model", "api", "kv/kv_geometry.h", "parallel/shard_spec.h"],
@@ -56,6 +57,7 @@ OWNED = [
     (re.compile(r"<CLI/"), {"flags", "clients", "bench", "worker", "coordinator"}),
     (re.compile(r"<pcre2"), {"model"}),
     (re.compile(r"<nccl"), {"parallel"}),
+    (re.compile(r"<boost/"), {"http"}),
 ]
 INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^>"]+)[>"]', re.M)
 

@@ -1,0 +1,527 @@
+// The HTTP server on Boost.Beast: one coroutine for each connection. Everything
+// of Boost is in this file.
+#include "http/http_server.h"
+
+#include <sys/socket.h>
+
+#include <atomic>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/strand.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <boost/asio/write.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/core/tcp_stream.hpp>
+#include <boost/beast/http.hpp>
+#include <chrono>
+#include <deque>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+
+namespace h2o {
+namespace {
+
+namespace asio = boost::asio;
+namespace beast = boost::beast;
+namespace http = boost::beast::http;
+using asio::awaitable;
+using asio::redirect_error;
+using asio::use_awaitable;
+using asio::ip::tcp;
+using boost::system::error_code;
+
+// Small, so that an unread reply is noticed here and not in the kernel.
+constexpr int kSendBufferBytes = 64 << 10;
+// How long the acceptor rests when the process has no descriptor left.
+constexpr auto kAcceptPause = std::chrono::milliseconds(100);
+
+std::chrono::milliseconds Seconds(double seconds) {
+  return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
+}
+
+using Head = http::response<http::empty_body>;
+
+// What has been written of a reply and is not sent yet.  Held by the handler's
+// side and by the connection.
+class Reply final : public HttpReply,
+                    public std::enable_shared_from_this<Reply> {
+ public:
+  Reply(std::shared_ptr<asio::io_context> context,
+        asio::any_io_executor executor, int64_t max_unread_bytes)
+      : context_(std::move(context)),
+        executor_(executor),
+        wake_(executor),
+        max_unread_bytes_(max_unread_bytes) {
+    wake_.expires_at(asio::steady_timer::time_point::max());
+  }
+
+  void Send(HttpResponse response) override {
+    std::lock_guard lock(mutex_);
+    whole_ = true;
+    ended_ = true;
+    head_ = std::move(response);
+    Wake();
+  }
+  void Begin(HttpResponse head) override {
+    std::lock_guard lock(mutex_);
+    head_ = std::move(head);
+    Wake();
+  }
+  bool Write(std::string piece) override {
+    std::lock_guard lock(mutex_);
+    if (gone_) return false;
+    unread_ += static_cast<int64_t>(piece.size());
+    if (unread_ > max_unread_bytes_) {
+      cut_ = true;
+      pieces_.clear();
+    } else {
+      pieces_.push_back(std::move(piece));
+    }
+    Wake();
+    return !cut_;
+  }
+  void End() override {
+    std::lock_guard lock(mutex_);
+    ended_ = true;
+    Wake();
+  }
+  void OnGone(std::function<void()> on_gone) override {
+    {
+      std::lock_guard lock(mutex_);
+      if (!gone_) {
+        on_gone_ = std::move(on_gone);
+        return;
+      }
+    }
+    on_gone();
+  }
+
+  // The connection's side, on its strand.
+
+  // Waits until there is something to do.
+  awaitable<void> Wait() {
+    while (!Ready()) {
+      error_code ignored;
+      co_await wake_.async_wait(redirect_error(use_awaitable, ignored));
+      wake_.expires_at(asio::steady_timer::time_point::max());
+    }
+  }
+  struct Due {
+    std::optional<HttpResponse> head;
+    std::string body;
+    bool whole = false, ended = false, broken = false;
+  };
+  Due Take() {
+    std::lock_guard lock(mutex_);
+    Due due;
+    due.head = std::exchange(head_, std::nullopt);
+    for (const std::string& piece : pieces_) due.body += piece;
+    pieces_.clear();
+    unread_ = 0;
+    due.whole = whole_;
+    due.ended = ended_;
+    due.broken = cut_ || gone_;
+    return due;
+  }
+  // The client is gone, or the connection ends for another reason.
+  void Lose() {
+    std::function<void()> on_gone;
+    {
+      std::lock_guard lock(mutex_);
+      if (gone_ || complete_) return;
+      gone_ = true;
+      on_gone = std::exchange(on_gone_, nullptr);
+      Wake();
+    }
+    if (on_gone) on_gone();
+  }
+  void Complete() {
+    std::lock_guard lock(mutex_);
+    complete_ = true;
+    on_gone_ = nullptr;
+  }
+
+ private:
+  bool Ready() {
+    std::lock_guard lock(mutex_);
+    return head_ || !pieces_.empty() || ended_ || cut_ || gone_;
+  }
+  // REQUIRES: mutex_ is held.
+  void Wake() {
+    asio::post(executor_,
+               [self = shared_from_this()] { self->wake_.cancel(); });
+  }
+
+  const std::shared_ptr<asio::io_context> context_;  // outlives what follows
+  const asio::any_io_executor executor_;
+  asio::steady_timer wake_;
+  const int64_t max_unread_bytes_;
+
+  std::mutex mutex_;  // guards what follows
+  std::optional<HttpResponse> head_;
+  std::deque<std::string> pieces_;
+  int64_t unread_ = 0;
+  bool whole_ = false, ended_ = false, cut_ = false, gone_ = false;
+  bool complete_ = false;
+  std::function<void()> on_gone_;
+};
+
+HttpResponse ErrorResponse(int status, const std::string& message) {
+  return {.status = status,
+          .body = absl::StrCat(R"({"error":{"message":")", message,
+                               R"(","type":"invalid_request_error",)",
+                               R"("param":null,"code":null}})")};
+}
+
+// The response to what could not be read as a request; none if the client is
+// gone.
+std::optional<HttpResponse> RefusalOf(const error_code& error) {
+  if (error == http::error::body_limit) {
+    return ErrorResponse(413, "the body is too large");
+  }
+  if (error == http::error::header_limit ||
+      error == http::error::buffer_overflow) {
+    return ErrorResponse(431, "the headers are too large");
+  }
+  if (error == asio::error::timed_out) {
+    return ErrorResponse(408, "the request did not come in time");
+  }
+  if (error.category() == make_error_code(http::error::bad_method).category() &&
+      error != http::error::end_of_stream &&
+      error != http::error::partial_message) {
+    return ErrorResponse(400, "this is no HTTP/1.1 request");
+  }
+  return std::nullopt;
+}
+
+Head HeadOf(const HttpResponse& response, bool keep_alive) {
+  Head head(static_cast<http::status>(response.status), 11);
+  head.set(http::field::content_type, response.content_type);
+  head.set(http::field::server, "h2oserve");
+  for (const auto& [name, value] : response.headers) head.set(name, value);
+  head.keep_alive(keep_alive);
+  return head;
+}
+
+// The path of a target; of the absolute form as well.
+void SplitTarget(std::string_view target, HttpRequest* request) {
+  if (const size_t scheme = target.find("://");
+      scheme != std::string_view::npos && target.front() != '/') {
+    const size_t path = target.find('/', scheme + 3);
+    target = path == std::string_view::npos ? "/" : target.substr(path);
+  }
+  const size_t query = target.find('?');
+  request->path = target.substr(0, query);
+  if (query != std::string_view::npos) {
+    request->query = target.substr(query + 1);
+  }
+}
+
+class Server;
+
+// One connection: requests and their replies, one after another.
+class Connection : public std::enable_shared_from_this<Connection> {
+ public:
+  Connection(tcp::socket socket, const HttpServerOptions& options,
+             const HttpHandler& handler,
+             std::shared_ptr<asio::io_context> context,
+             std::shared_ptr<std::atomic<int>> count)
+      : stream_(std::move(socket)),
+        deadline_(stream_.get_executor()),
+        options_(options),
+        handler_(handler),
+        context_(std::move(context)),
+        count_(std::move(count)) {
+    ++*count_;
+  }
+  ~Connection() { --*count_; }
+
+  awaitable<void> Run() {
+    error_code error;
+    stream_.socket().set_option(tcp::no_delay(true), error);
+    stream_.socket().set_option(
+        asio::socket_base::send_buffer_size(kSendBufferBytes), error);
+    const tcp::endpoint peer = stream_.socket().remote_endpoint(error);
+    if (!error) peer_ = peer.address().to_string();
+    bool first = true;
+    while (co_await Exchange(first)) first = false;
+    stream_.socket().shutdown(tcp::socket::shutdown_send, error);
+  }
+
+ private:
+  // One request and its reply.  Returns whether the connection goes on.
+  awaitable<bool> Exchange(bool first) {
+    http::request_parser<http::string_body> parser;
+    parser.header_limit(static_cast<uint32_t>(options_.max_header_bytes));
+    parser.body_limit(static_cast<uint64_t>(options_.max_body_bytes));
+    error_code error;
+    BeginDeadline(first ? options_.header_seconds : options_.idle_seconds);
+    co_await http::async_read_header(stream_, buffer_, parser,
+                                     redirect_error(use_awaitable, error));
+    EndDeadline(&error);
+    if (!error) error = co_await ReadBody(&parser);
+    if (error) {
+      const std::optional<HttpResponse> refusal = RefusalOf(error);
+      if (refusal && (first || error != asio::error::timed_out)) {
+        co_await WriteWhole(*refusal, false, false);
+      }
+      co_return false;
+    }
+    const bool is_head = parser.get().method() == http::verb::head;
+    const bool keep_alive = parser.get().keep_alive();
+    auto reply = std::make_shared<Reply>(context_, stream_.get_executor(),
+                                         options_.max_unread_bytes);
+    Watch(reply);
+    handler_(RequestOf(parser.release()), reply);
+    const bool sent = co_await SendReply(reply.get(), is_head, keep_alive);
+    sent ? reply->Complete() : reply->Lose();
+    stream_.socket().cancel(error);  // the watch
+    co_return sent&& keep_alive;
+  }
+
+  // Reads that take longer are cancelled and end with timed_out.  A timeout of
+  // the stream itself would close it before the client is told.
+  void BeginDeadline(double seconds) {
+    stream_.expires_never();
+    deadline_.expires_after(Seconds(seconds));
+    deadline_.async_wait([self = shared_from_this(),
+                          reading = ++reading_](const error_code& error) {
+      if (error || reading != self->reading_) return;
+      self->timed_out_ = true;
+      self->stream_.cancel();
+    });
+  }
+  void EndDeadline(error_code* error) {
+    ++reading_;
+    deadline_.cancel();
+    if (std::exchange(timed_out_, false) && *error) {
+      *error = asio::error::timed_out;
+    }
+  }
+
+  awaitable<error_code> ReadBody(http::request_parser<http::string_body>* p) {
+    error_code error;
+    BeginDeadline(options_.body_seconds);
+    if (beast::iequals(p->get()[http::field::expect], "100-continue")) {
+      const std::string_view go_on = "HTTP/1.1 100 Continue\r\n\r\n";
+      co_await asio::async_write(stream_,
+                                 asio::buffer(go_on.data(), go_on.size()),
+                                 redirect_error(use_awaitable, error));
+    }
+    if (!error) {
+      co_await http::async_read(stream_, buffer_, *p,
+                                redirect_error(use_awaitable, error));
+    }
+    EndDeadline(&error);
+    co_return error;
+  }
+
+  HttpRequest RequestOf(http::request<http::string_body> message) const {
+    HttpRequest request;
+    const auto text = [](auto view) {
+      return std::string(view.data(), view.size());
+    };
+    request.method = message.method() == http::verb::head
+                         ? "GET"
+                         : text(message.method_string());
+    SplitTarget(text(message.target()), &request);
+    for (const auto& field : message) {
+      request.headers.emplace_back(text(field.name_string()),
+                                   text(field.value()));
+    }
+    request.body = std::move(message.body());
+    request.peer = peer_;
+    return request;
+  }
+
+  // Notices a client that leaves before it has its reply.
+  void Watch(std::shared_ptr<Reply> reply) {
+    stream_.socket().async_wait(
+        tcp::socket::wait_read,
+        [self = shared_from_this(), reply](const error_code& error) {
+          if (error) return;  // cancelled
+          char c;
+          const ssize_t n = recv(self->stream_.socket().native_handle(), &c, 1,
+                                 MSG_PEEK | MSG_DONTWAIT);
+          if (n == 0 || (n < 0 && errno != EAGAIN)) reply->Lose();
+        });
+  }
+
+  // Returns whether the whole reply was sent.
+  awaitable<bool> SendReply(Reply* reply, bool is_head, bool keep_alive) {
+    bool began = false;
+    while (true) {
+      stream_.expires_never();
+      co_await reply->Wait();
+      Reply::Due due = reply->Take();
+      if (due.broken) co_return false;
+      if (due.whole) {
+        co_return co_await WriteWhole(*due.head, is_head, keep_alive);
+      }
+      if (due.head) {
+        began = true;
+        if (!co_await WriteChunkedHead(*due.head, keep_alive)) co_return false;
+        if (is_head) co_return true;
+      }
+      H2O_CHECK(began) << "a reply has no head";
+      if (!due.body.empty() &&
+          !co_await WriteBytes(http::make_chunk(asio::buffer(due.body)))) {
+        co_return false;
+      }
+      if (due.ended) co_return co_await WriteBytes(http::make_chunk_last());
+    }
+  }
+
+  awaitable<bool> WriteWhole(const HttpResponse& response, bool is_head,
+                             bool keep_alive) {
+    Head head = HeadOf(response, keep_alive);
+    head.content_length(response.body.size());
+    if (!co_await WriteHead(&head)) co_return false;
+    if (is_head || response.body.empty()) co_return true;
+    co_return co_await WriteBytes(asio::buffer(response.body));
+  }
+
+  awaitable<bool> WriteChunkedHead(const HttpResponse& response,
+                                   bool keep_alive) {
+    Head head = HeadOf(response, keep_alive);
+    head.chunked(true);
+    co_return co_await WriteHead(&head);
+  }
+
+  awaitable<bool> WriteHead(Head* head) {
+    http::response_serializer<http::empty_body> serializer(*head);
+    error_code error;
+    stream_.expires_after(Seconds(options_.write_seconds));
+    co_await http::async_write_header(stream_, serializer,
+                                      redirect_error(use_awaitable, error));
+    co_return !error;
+  }
+
+  template <typename Buffers>
+  awaitable<bool> WriteBytes(Buffers buffers) {
+    error_code error;
+    stream_.expires_after(Seconds(options_.write_seconds));
+    co_await asio::async_write(stream_, buffers,
+                               redirect_error(use_awaitable, error));
+    co_return !error;
+  }
+
+  beast::tcp_stream stream_;
+  beast::flat_buffer buffer_;
+  asio::steady_timer deadline_;
+  uint64_t reading_ = 0;  // a number for each read with a deadline
+  bool timed_out_ = false;
+  const HttpServerOptions& options_;
+  const HttpHandler& handler_;
+  const std::shared_ptr<asio::io_context> context_;
+  const std::shared_ptr<std::atomic<int>> count_;
+  std::string peer_;
+};
+
+class Server final : public HttpServer {
+ public:
+  Server(const HttpServerOptions& options, HttpHandler handler)
+      : options_(options),
+        handler_(std::move(handler)),
+        context_(std::make_shared<asio::io_context>(options.threads)),
+        acceptor_(*context_),
+        count_(std::make_shared<std::atomic<int>>(0)) {}
+
+  ~Server() override {
+    context_->stop();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  absl::Status Listen(const HostPort& where) {
+    error_code error;
+    tcp::resolver resolver(*context_);
+    const auto found = resolver.resolve(where.host, std::to_string(where.port),
+                                        tcp::resolver::passive, error);
+    if (error || found.empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(where.host, " names no address: ", error.message()));
+    }
+    const tcp::endpoint endpoint = found.begin()->endpoint();
+    acceptor_.open(endpoint.protocol(), error);
+    if (!error) acceptor_.set_option(tcp::acceptor::reuse_address(true), error);
+    if (!error) acceptor_.bind(endpoint, error);
+    if (!error)
+      acceptor_.listen(asio::socket_base::max_listen_connections, error);
+    if (error) {
+      return absl::UnavailableError(absl::StrCat(
+          "cannot listen on ", where.ToString(), ": ", error.message()));
+    }
+    address_ = where;
+    address_.port = acceptor_.local_endpoint(error).port();
+    return absl::OkStatus();
+  }
+
+  void Run() {
+    asio::co_spawn(*context_, Accept(), asio::detached);
+    for (int i = 0; i < options_.threads; ++i) {
+      threads_.emplace_back([this] { context_->run(); });
+    }
+  }
+
+  const HostPort& address() const override { return address_; }
+  int num_connections() const override { return *count_; }
+
+ private:
+  awaitable<void> Accept() {
+    while (true) {
+      error_code error;
+      tcp::socket socket = co_await acceptor_.async_accept(
+          asio::make_strand(*context_), redirect_error(use_awaitable, error));
+      if (error == asio::error::operation_aborted) co_return;
+      if (error) {  // no descriptor is left, for example
+        asio::steady_timer pause(*context_, kAcceptPause);
+        co_await pause.async_wait(redirect_error(use_awaitable, error));
+        continue;
+      }
+      if (*count_ >= options_.max_connections) continue;  // closes it
+      const asio::any_io_executor strand = socket.get_executor();
+      auto connection = std::make_shared<Connection>(
+          std::move(socket), options_, handler_, context_, count_);
+      asio::co_spawn(
+          strand, [connection] { return connection->Run(); }, asio::detached);
+    }
+  }
+
+  const HttpServerOptions options_;
+  const HttpHandler handler_;
+  const std::shared_ptr<asio::io_context> context_;
+  tcp::acceptor acceptor_;
+  const std::shared_ptr<std::atomic<int>> count_;
+  HostPort address_;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace
+
+std::string_view HttpRequest::Header(std::string_view name) const {
+  for (const auto& [key, value] : headers) {
+    if (beast::iequals(key, {name.data(), name.size()})) return value;
+  }
+  return {};
+}
+
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(
+    const HostPort& where, const HttpServerOptions& options,
+    HttpHandler handler) {
+  auto server = std::make_unique<Server>(options, std::move(handler));
+  if (absl::Status status = server->Listen(where); !status.ok()) return status;
+  server->Run();
+  return server;
+}
+
+}  // namespace h2o
