@@ -198,7 +198,7 @@ absl::StatusOr<uint64_t> Engine::Submit(Request request,
     status = encoder_->Add(next_id_, *std::move(to_encode));
   }
   if (!status.ok()) {
-    ++counters_.refused;
+    counters_.CountRefusal(ReasonOf(status));
     return status;
   }
   const uint64_t id = next_id_++;
@@ -221,7 +221,7 @@ void Engine::OnEncoded(uint64_t id, absl::StatusOr<Request> request) {
     if (status.ok() && !sequence->stranded()) status = CanEverFit(sequence);
   }
   if (!status.ok()) {
-    ++counters_.refused;
+    counters_.CountRefusal(ReasonOf(status));
     const std::unique_ptr<Sequence> refused = queue_.Remove(id);
     outbox_.Add(refused->events(), refused->Fail(status, clock_->Now()));
   }
@@ -234,7 +234,7 @@ void Engine::Cancel(uint64_t id, absl::Status reason) {
     EndQueued(queued.get(), reason);
   }
   for (const std::unique_ptr<LiveGroup>& group : groups_) {
-    counters_.finished += group->work.Fail(id, reason, clock_->Now(), &outbox_);
+    group->work.Fail(id, reason, clock_->Now(), &counters_, &outbox_);
   }
   Place();
 }
@@ -289,6 +289,12 @@ absl::Status Engine::CheckOpen() const {
   return groups_.empty() ? NoGroupError() : absl::OkStatus();
 }
 
+Refusal Engine::ReasonOf(const absl::Status& refusal) const {
+  if (absl::IsResourceExhausted(refusal)) return Refusal::kQueueFull;
+  if (!absl::IsUnavailable(refusal)) return Refusal::kBadRequest;
+  return draining_ || stopping_ ? Refusal::kDraining : Refusal::kNoGroup;
+}
+
 absl::Status Engine::CanEverFit(Sequence* sequence) const {
   absl::Status fits = NoGroupError();
   for (const std::unique_ptr<LiveGroup>& group : groups_) {
@@ -336,6 +342,7 @@ void Engine::ExpireQueued() {
   const double now = clock_->Now();
   for (const std::unique_ptr<Sequence>& sequence :
        queue_.RemoveExpired(options_.max_queue_seconds, now)) {
+    ++counters_.refused_for[static_cast<size_t>(Refusal::kQueueSeconds)];
     EndQueued(sequence.get(),
               absl::ResourceExhaustedError(absl::StrCat(
                   "the request waited ", sequence->queued_seconds(now),
@@ -367,8 +374,10 @@ void Engine::EndQueued(Sequence* sequence, const absl::Status& reason) {
   if (sequence->state() == Sequence::State::kEncoding) {
     encoder_->Remove(sequence->id());
   }
-  outbox_.Add(sequence->events(), sequence->Fail(reason, clock_->Now()));
-  ++counters_.finished;
+  const double now = clock_->Now();
+  StreamEvent last = sequence->Fail(reason, now);
+  counters_.CountEnd(last, sequence->queued_seconds(now));
+  outbox_.Add(sequence->events(), std::move(last));
 }
 
 void Engine::FailAll(const absl::Status& reason) {
@@ -376,7 +385,7 @@ void Engine::FailAll(const absl::Status& reason) {
     EndQueued(sequence.get(), reason);
   }
   for (const std::unique_ptr<LiveGroup>& group : groups_) {
-    counters_.finished += group->work.FailAll(reason, clock_->Now(), &outbox_);
+    group->work.FailAll(reason, clock_->Now(), &counters_, &outbox_);
   }
 }
 
@@ -409,8 +418,7 @@ absl::Status Engine::RunPlans(LiveGroup* group) {
     H2O_ASSIGN_OR_RETURN(StepResult result, workers.Next());
     lock.Acquire();
     if (stopping_) return absl::OkStatus();
-    counters_.finished +=
-        work.Deliver(std::move(result), clock_->Now(), &counters_, &outbox);
+    work.Deliver(std::move(result), clock_->Now(), &counters_, &outbox);
     Place();
     ++delivering_;
     lock.Release();
@@ -460,7 +468,7 @@ bool Engine::CouldRun(Sequence* sequence) const {
 void Engine::EndWithout(LiveGroup* lost, const absl::Status& reason,
                         Outbox* outbox) {
   if (options_.replay == ReplayMode::kOff) {
-    counters_.finished += lost->work.FailAll(reason, clock_->Now(), outbox);
+    lost->work.FailAll(reason, clock_->Now(), &counters_, outbox);
   } else {
     Requeue(lost, reason, outbox);
   }
@@ -478,6 +486,7 @@ void Engine::EndWithout(LiveGroup* lost, const absl::Status& reason,
 
 void Engine::Requeue(LiveGroup* lost, const absl::Status& reason,
                      Outbox* outbox) {
+  const double now = clock_->Now();
   RequestQueue::Taken again;
   for (std::unique_ptr<Sequence>& sequence : lost->work.TakeAll()) {
     if (sequence->CanReplay()) {
@@ -487,9 +496,9 @@ void Engine::Requeue(LiveGroup* lost, const absl::Status& reason,
       continue;
     }
     ++counters_.quarantined;
-    ++counters_.finished;
-    outbox->Add(sequence->events(),
-                sequence->Fail(QuarantinedError(reason), clock_->Now()));
+    StreamEvent last = sequence->Fail(QuarantinedError(reason), now);
+    counters_.CountEnd(last, sequence->queued_seconds(now));
+    outbox->Add(sequence->events(), std::move(last));
   }
   queue_.PushInFront(std::move(again));
 }

@@ -108,6 +108,8 @@ class Engine {
 
   // Whether requests are taken at all.
   absl::Status CheckOpen() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
+  Refusal ReasonOf(const absl::Status& refusal) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
   // Whether any group could ever run the sequence.
   absl::Status CanEverFit(Sequence* sequence) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);

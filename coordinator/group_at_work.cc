@@ -85,21 +85,21 @@ void GroupAtWork::Leave(Running it) {
 }
 
 bool GroupAtWork::Fail(uint64_t id, const absl::Status& reason, double now,
-                       Outbox* outbox) {
+                       EngineCounters* counters, Outbox* outbox) {
   const Running it = running_.find(id);
   if (it == running_.end()) return false;
-  outbox->Add(it->second->events(), it->second->Fail(reason, now));
+  StreamEvent last = it->second->Fail(reason, now);
+  counters->CountEnd(last, it->second->queued_seconds(now));
+  outbox->Add(it->second->events(), std::move(last));
   Leave(it);
   return true;
 }
 
-int64_t GroupAtWork::FailAll(const absl::Status& reason, double now,
-                             Outbox* outbox) {
-  const auto ended = static_cast<int64_t>(running_.size());
+void GroupAtWork::FailAll(const absl::Status& reason, double now,
+                          EngineCounters* counters, Outbox* outbox) {
   while (!running_.empty()) {
-    Fail(running_.begin()->first, reason, now, outbox);
+    Fail(running_.begin()->first, reason, now, counters, outbox);
   }
-  return ended;
 }
 
 std::vector<std::unique_ptr<Sequence>> GroupAtWork::TakeAll() {
@@ -115,17 +115,15 @@ StepPlan GroupAtWork::MakePlan() {
   return scheduler_.MakePlan();
 }
 
-int64_t GroupAtWork::Deliver(StepResult result, double now,
-                             EngineCounters* counters, Outbox* outbox) {
+void GroupAtWork::Deliver(StepResult result, double now,
+                          EngineCounters* counters, Outbox* outbox) {
   --plans_in_flight_;
   scheduler_.Observe(result);
   Account(result, now, counters);
   SortTraces(&result.trace);
-  int64_t ended = 0;
   for (const TokenResult& token : result.tokens) {
-    ended += Accept(token, &result, now, outbox);
+    Accept(token, &result, now, counters, outbox);
   }
-  return ended;
 }
 
 void GroupAtWork::Account(const StepResult& result, double now,
@@ -144,10 +142,10 @@ void GroupAtWork::Account(const StepResult& result, double now,
   last_result_ = plans_in_flight_ > 0 ? now : -1;
 }
 
-bool GroupAtWork::Accept(const TokenResult& token, StepResult* result,
-                         double now, Outbox* outbox) {
+void GroupAtWork::Accept(const TokenResult& token, StepResult* result,
+                         double now, EngineCounters* counters, Outbox* outbox) {
   const Running it = running_.find(token.sequence_id);
-  if (it == running_.end()) return false;  // ended after the plan was made
+  if (it == running_.end()) return;  // ended after the plan was made
   Sequence& sequence = *it->second;
   // One plan may hold a sequence's prefill and its first decode step.  So
   // traces and logits are matched to a token by their positions.
@@ -162,10 +160,15 @@ bool GroupAtWork::Accept(const TokenResult& token, StepResult* result,
       });
   std::optional<StreamEvent> event =
       sequence.Accept(token, std::move(trace), std::move(logits), now);
-  if (event) outbox->Add(sequence.events(), *std::move(event));
-  if (sequence.state() != Sequence::State::kDone) return false;
-  Leave(it);
-  return true;
+  if (!event) return;  // the client has this token
+  const double seconds = sequence.queued_seconds(now);
+  if (event->seed) {
+    counters->CountFirstToken(seconds, sequence.spec().prompt.size());
+  }
+  counters->generated_tokens += static_cast<int64_t>(event->tokens.size());
+  if (event->done) counters->CountEnd(*event, seconds);
+  outbox->Add(sequence.events(), *std::move(event));
+  if (sequence.state() == Sequence::State::kDone) Leave(it);
 }
 
 }  // namespace h2o

@@ -44,11 +44,11 @@ class GroupAtWork {
   void Start(std::unique_ptr<Sequence> sequence, double now);
 
   // Ends one running sequence, or all of them, with an error; their pages are
-  // free from the next plan on.  Fail returns whether the sequence ran here,
-  // FailAll how many sequences it ended.
+  // free from the next plan on.  Fail returns whether the sequence ran here.
   bool Fail(uint64_t id, const absl::Status& reason, double now,
-            Outbox* outbox);
-  int64_t FailAll(const absl::Status& reason, double now, Outbox* outbox);
+            EngineCounters* counters, Outbox* outbox);
+  void FailAll(const absl::Status& reason, double now, EngineCounters* counters,
+               Outbox* outbox);
 
   // Takes all running sequences away, in the order in which they came, from
   // workers that run nothing more.
@@ -66,18 +66,18 @@ class GroupAtWork {
   StepPlan MakePlan();
 
   // The oldest plan was answered: its times are counted and its tokens go to
-  // the outbox.  Returns how many sequences it ended.
-  int64_t Deliver(StepResult result, double now, EngineCounters* counters,
-                  Outbox* outbox);
+  // the outbox.
+  void Deliver(StepResult result, double now, EngineCounters* counters,
+               Outbox* outbox);
 
  private:
   using Running = std::map<uint64_t, std::unique_ptr<Sequence>>::iterator;
 
   // Adds the times of a result to `counters`.
   void Account(const StepResult& result, double now, EngineCounters* counters);
-  // Gives one token to its sequence; returns whether that ended it.
-  bool Accept(const TokenResult& token, StepResult* result, double now,
-              Outbox* outbox);
+  // Gives one token to its sequence.
+  void Accept(const TokenResult& token, StepResult* result, double now,
+              EngineCounters* counters, Outbox* outbox);
   void Leave(Running it);
 
   const uint64_t number_;
