@@ -39,6 +39,8 @@ class Admission {
   int64_t FreeSlabs() const;
   int64_t HeldSlabs() const;   // over all ranks
   int64_t TotalSlabs() const;  // likewise
+  int64_t held(int rank) const { return held_[rank]; }
+  int64_t total(int rank) const { return num_slabs_[rank]; }
 
  private:
   const KvGeometry geometry_;

@@ -284,6 +284,35 @@ Engine::Counters Engine::counters() const {
   return c;
 }
 
+absl::Status Engine::Open() const {
+  Monitor::Lock lock(monitor_);
+  return CheckOpen();
+}
+
+std::vector<GroupStatus> Engine::groups() const {
+  Monitor::Lock lock(monitor_);
+  std::vector<GroupStatus> all;
+  for (const auto& group : groups_) all.push_back(group->work.status());
+  return all;
+}
+
+double Engine::queue_age_seconds() const {
+  const double now = clock_->Now();
+  Monitor::Lock lock(monitor_);
+  return queue_.OldestSeconds(now);
+}
+
+double Engine::stalled_seconds() const {
+  const double now = clock_->Now();
+  Monitor::Lock lock(monitor_);
+  double longest = 0;
+  for (const auto& group : groups_) {
+    if (group->work.num_running() == 0) continue;
+    longest = std::max(longest, now - group->work.status().busy_since);
+  }
+  return longest;
+}
+
 absl::Status Engine::CheckOpen() const {
   if (draining_ || stopping_) return ShutDownError();
   return groups_.empty() ? NoGroupError() : absl::OkStatus();

@@ -35,6 +35,7 @@
 #include "base/monitor.h"
 #include "coordinator/engine_counters.h"
 #include "coordinator/event_stream.h"
+#include "coordinator/group_status.h"
 #include "coordinator/request_queue.h"
 #include "coordinator/request_spec.h"
 #include "coordinator/text_encoder.h"
@@ -95,6 +96,12 @@ class Engine {
   void Drain(double grace_seconds);
 
   Counters counters() const;
+  // OK, or why new requests are refused.
+  absl::Status Open() const;
+  std::vector<GroupStatus> groups() const;  // that are not lost
+  double queue_age_seconds() const;         // of the oldest that waits
+  // While requests run: since when no step has ended.  Otherwise 0.
+  double stalled_seconds() const;
 
  private:
   struct LiveGroup;  // at work, with its thread

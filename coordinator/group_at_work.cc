@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/kv_page.h"
+
 namespace h2o {
 namespace {
 
@@ -71,6 +73,7 @@ void GroupAtWork::Start(std::unique_ptr<Sequence> sequence, double now) {
   sequence->Start(BytesOf(charge, workers_->info()),
                   BytesOf(FullCharge(*sequence, admission_), workers_->info()),
                   now);
+  if (running_.empty()) busy_since_ = now;
   scheduler_.Admit(sequence->SpecToRun());
   const uint64_t id = sequence->id();
   running_[id] = std::move(sequence);
@@ -110,6 +113,24 @@ std::vector<std::unique_ptr<Sequence>> GroupAtWork::TakeAll() {
   return all;
 }
 
+GroupStatus GroupAtWork::status() const {
+  GroupStatus status;
+  status.number = number_;
+  status.running = static_cast<int64_t>(running_.size());
+  status.busy_since = busy_since_;
+  const GroupInfo& info = workers_->info();
+  int64_t heads = 0;
+  for (int rank = 0; rank < info.tp(); ++rank) {
+    status.ranks.push_back({admission_.held(rank), admission_.total(rank)});
+    heads += info.config().Shard(rank, info.tp()).kv_heads.size();
+  }
+  const KvGeometry& geometry = info.geometry();
+  status.slots_of_a_head = admission_.TotalSlabs() * geometry.SlabBytes() /
+                           geometry.PageBytes(geometry.formats[0]) *
+                           kPageSlots / (heads * geometry.num_layers);
+  return status;
+}
+
 StepPlan GroupAtWork::MakePlan() {
   ++plans_in_flight_;
   return scheduler_.MakePlan();
@@ -118,6 +139,7 @@ StepPlan GroupAtWork::MakePlan() {
 void GroupAtWork::Deliver(StepResult result, double now,
                           EngineCounters* counters, Outbox* outbox) {
   --plans_in_flight_;
+  busy_since_ = now;
   scheduler_.Observe(result);
   Account(result, now, counters);
   SortTraces(&result.trace);

@@ -16,6 +16,7 @@
 #include "coordinator/batch_scheduler.h"
 #include "coordinator/engine_counters.h"
 #include "coordinator/event_stream.h"
+#include "coordinator/group_status.h"
 #include "coordinator/sequence.h"
 #include "coordinator/worker_group.h"
 
@@ -31,6 +32,7 @@ class GroupAtWork {
   const WorkerGroup& workers() const { return *workers_; }
   const Admission& admission() const { return admission_; }
   size_t num_running() const { return running_.size(); }
+  GroupStatus status() const;
 
   // Whether the group could run the sequence if it ran nothing else.
   // Errors: INVALID_ARGUMENT with the arithmetic of the rank that could not.
@@ -88,6 +90,7 @@ class GroupAtWork {
   std::map<uint64_t, std::unique_ptr<Sequence>> running_;
   int plans_in_flight_ = 0;
   double last_result_ = -1;  // time of the last result while busy; -1: idle
+  double busy_since_ = 0;    // the last result, or the first start behind it
 };
 
 }  // namespace h2o

@@ -16,6 +16,14 @@ void RequestQueue::PushInFront(Taken sequences) {
                   std::make_move_iterator(sequences.end()));
 }
 
+double RequestQueue::OldestSeconds(double now) const {
+  double oldest = 0;
+  for (const std::unique_ptr<Sequence>& sequence : waiting_) {
+    oldest = std::max(oldest, sequence->queued_seconds(now));
+  }
+  return oldest;
+}
+
 void RequestQueue::ForEach(absl::FunctionRef<void(Sequence&)> visit) {
   for (const std::unique_ptr<Sequence>& sequence : waiting_) visit(*sequence);
 }

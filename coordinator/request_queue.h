@@ -37,6 +37,8 @@ class RequestQueue {
   // Null if it does not wait here.
   std::unique_ptr<Sequence> Remove(uint64_t id);
   Taken RemoveIf(absl::FunctionRef<bool(Sequence&)> goes);
+  // How long the request that has waited longest waits; 0 if none does.
+  double OldestSeconds(double now) const;
   void ForEach(absl::FunctionRef<void(Sequence&)> visit);
   // Those that have waited for longer than `max_seconds` at the time `now`.
   // Requests that ran before, and stranded ones, have limits of their own.

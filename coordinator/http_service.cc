@@ -1,0 +1,159 @@
+// The routes of the coordinator's HTTP interface.
+#include "coordinator/http_service.h"
+
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/kv_page.h"
+#include "coordinator/metrics_page.h"
+
+namespace h2o {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr double kPageSeconds = 0.1;
+
+HttpResponse JsonAnswer(int status, const Json& body) {
+  HttpResponse response;
+  response.status = status;
+  response.body = body.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return response;
+}
+
+HttpResponse ErrorAnswer(int status, const char* code, std::string message) {
+  const Json error = {{"message", std::move(message)},
+                      {"type", "invalid_request_error"},
+                      {"param", nullptr},
+                      {"code", code}};
+  return JsonAnswer(status, {{"error", error}});
+}
+
+// 200, or 503 with the reason.
+HttpResponse HealthAnswer(const char* what, const absl::Status& status) {
+  Json body = {{what, status.ok()}};
+  if (!status.ok()) body["reason"] = std::string(status.message());
+  return JsonAnswer(status.ok() ? 200 : 503, body);
+}
+
+}  // namespace
+
+const HttpService::Route HttpService::kRoutes[] = {
+    {"/livez", &HttpService::Alive},
+    {"/readyz", &HttpService::Ready},
+    {"/progressz", &HttpService::Progress},
+    {"/health", &HttpService::Health},
+    {"/metrics", &HttpService::Metrics},
+    {"/version", &HttpService::VersionOf},
+    {"/v1/status", &HttpService::Status},
+};
+
+HttpService::HttpService(HttpServiceOptions options, const Engine* engine,
+                         const Clock* clock)
+    : options_(std::move(options)), engine_(engine), clock_(clock) {}
+
+void HttpService::Handle(const HttpRequest& request, HttpReply* reply) {
+  for (const Route& route : kRoutes) {
+    if (request.path != route.path) continue;
+    if (request.method == "GET") return reply->Send((this->*route.answer)());
+    HttpResponse refusal =
+        ErrorAnswer(405, "method_not_allowed",
+                    absl::StrCat(route.path, " answers GET and HEAD alone"));
+    refusal.headers = {{"Allow", "GET, HEAD"}};
+    return reply->Send(std::move(refusal));
+  }
+  reply->Send(ErrorAnswer(404, "not_found",
+                          "there is nothing at this path; /v1/status, /metrics "
+                          "and /health are"));
+}
+
+HttpResponse HttpService::Alive() {
+  return HealthAnswer("alive", absl::OkStatus());
+}
+
+HttpResponse HttpService::Ready() { return HealthAnswer("ready", Readiness()); }
+
+HttpResponse HttpService::Health() {
+  // As vLLM's: an empty body says that all is well.
+  const absl::Status status = Readiness();
+  return status.ok() ? HttpResponse() : HealthAnswer("ready", status);
+}
+
+HttpResponse HttpService::Progress() {
+  return HealthAnswer("progress", ProgressOf());
+}
+
+absl::Status HttpService::Readiness() const {
+  const absl::Status open = engine_->Open();
+  if (open.ok() || engine_->num_groups() > 0) return open;
+  return absl::UnavailableError(
+      absl::StrCat(open.message(), ": ", options_.loading()));
+}
+
+absl::Status HttpService::ProgressOf() const {
+  const double stalled = engine_->stalled_seconds();
+  if (stalled <= options_.step_deadline_seconds) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrCat("requests run, but no step has ended for ", stalled, " s"));
+}
+
+HttpResponse HttpService::Metrics() {
+  HttpResponse response;
+  response.content_type = "text/plain; version=0.0.4; charset=utf-8";
+  std::lock_guard lock(mutex_);
+  if (const double now = clock_->Now(); now - page_made_ >= kPageSeconds) {
+    page_ = MakePage();
+    page_made_ = now;
+  }
+  response.body = page_;
+  return response;
+}
+
+std::string HttpService::MakePage() const {
+  MetricsSource source;
+  source.model = options_.model_id;
+  source.version = options_.version;
+  source.vllm_names = options_.vllm_metrics;
+  source.counters = engine_->counters();
+  source.page_slots = kPageSlots;
+  for (const GroupStatus& group : engine_->groups()) {
+    ++source.groups_ready;
+    source.slots_of_a_head += group.slots_of_a_head;
+  }
+  source.queue_age_seconds = engine_->queue_age_seconds();
+  return MetricsPage(source);
+}
+
+HttpResponse HttpService::VersionOf() {
+  return JsonAnswer(200, {{"version", options_.version}});
+}
+
+HttpResponse HttpService::Status() {
+  const EngineCounters c = engine_->counters();
+  Json groups = Json::array();
+  for (const GroupStatus& group : engine_->groups()) {
+    Json ranks = Json::array();
+    for (const GroupStatus::Rank& rank : group.ranks) {
+      ranks.push_back(
+          {{"pages_held", rank.slabs_held}, {"pages_total", rank.slabs_total}});
+    }
+    groups.push_back({{"group", group.number},
+                      {"running", group.running},
+                      {"ranks", std::move(ranks)}});
+  }
+  return JsonAnswer(
+      200,
+      {{"model", options_.model_id},
+       {"build", {{"version", options_.version}}},
+       {"groups", std::move(groups)},
+       {"queue",
+        {{"waiting", c.queued}, {"age_seconds", engine_->queue_age_seconds()}}},
+       {"running", c.running},
+       {"finished", c.finished},
+       {"refused", c.refused},
+       {"replays", c.replays},
+       {"quarantined", c.quarantined}});
+}
+
+}  // namespace h2o

@@ -1,0 +1,66 @@
+// What the coordinator answers over HTTP: health, metrics and status.
+//
+// Threads  Handle by any thread; it never waits.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "absl/status/status.h"
+#include "base/clock.h"
+#include "coordinator/engine.h"
+#include "http/http_server.h"
+
+namespace h2o {
+
+struct HttpServiceOptions {
+  std::string model_id;  // the name that clients call the model by
+  std::string version;
+  bool vllm_metrics = true;
+  // Steps that take longer than this are no progress.
+  double step_deadline_seconds = 30;
+  // Why no group is ready, for people.
+  std::function<std::string()> loading = [] { return std::string(); };
+};
+
+class HttpService {
+ public:
+  // `engine` and `clock` must outlive this.
+  HttpService(HttpServiceOptions options, const Engine* engine,
+              const Clock* clock);
+
+  void Handle(const HttpRequest& request, HttpReply* reply);
+
+ private:
+  using Answer = HttpResponse (HttpService::*)();
+  struct Route {
+    const char* path;
+    Answer answer;  // to GET
+  };
+  static const Route kRoutes[];
+
+  HttpResponse Alive();
+  HttpResponse Ready();
+  HttpResponse Health();
+  HttpResponse Progress();
+  HttpResponse Metrics();
+  HttpResponse VersionOf();
+  HttpResponse Status();
+
+  // OK, or why requests are not taken, or do not advance.
+  absl::Status Readiness() const;
+  absl::Status ProgressOf() const;
+  std::string MakePage() const;
+
+  const HttpServiceOptions options_;
+  const Engine* const engine_;
+  const Clock* const clock_;
+
+  // Scrapers ask up to 20 times a second; a page is made ten times at most.
+  std::mutex mutex_;
+  std::string page_;
+  double page_made_ = -1e9;
+};
+
+}  // namespace h2o
