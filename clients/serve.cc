@@ -1,9 +1,11 @@
 // `h2oserve serve`: a coordinator and its workers as processes of this host,
 // started, watched and stopped together.
 //
-// The programs lie beside this one.  They end when it ends, in whatever way. If
-// one of them is lost, the groups that are left go on; if none is left, all are
-// stopped and the error names what was lost.
+// The programs lie beside this one.  They end when it ends, in whatever way.
+// Workers that are lost are started again, ever later if it happens again and
+// again (restarts.h); the groups that are left go on meanwhile.  If the
+// coordinator is lost, or workers before they were ready, all are stopped and
+// the error names what was lost.
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -34,6 +36,7 @@
 #include "clients/child_process.h"
 #include "clients/commands.h"
 #include "clients/losses.h"
+#include "clients/restarts.h"
 #include "flags/flags.h"
 #include "parallel/unique_fd.h"
 
@@ -169,6 +172,7 @@ class Supervisor {
         OnLoss();
       }
       EndStragglers();
+      H2O_RETURN_IF_ERROR(Restart());
       if (stopping_ && Now() > stop_deadline_) break;
     }
     return Verdict();
@@ -203,16 +207,35 @@ class Supervisor {
 
   absl::Status StartWorkers(const std::string& address) {
     for (int i = 0; i < flags_.workers; ++i) {
-      Child& child = children_.emplace_back();
-      child.name = absl::StrCat("worker ", i);
-      const absl::Status status =
-          Start(folder_ / "h2oserve-worker",
-                WorkerArguments(flags_, address, i), -1, &child);
-      if (!status.ok()) {
-        children_.pop_back();
-        return status;
-      }
+      H2O_ASSIGN_OR_RETURN(Child worker, StartWorker(address, i));
+      children_.push_back(std::move(worker));
     }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<Child> StartWorker(const std::string& address,
+                                    int worker) const {
+    Child child;
+    child.name = absl::StrCat("worker ", worker);
+    H2O_RETURN_IF_ERROR(Start(folder_ / "h2oserve-worker",
+                              WorkerArguments(flags_, address, worker), -1,
+                              &child));
+    return child;
+  }
+
+  // Starts lost workers again, when it is time and they have ended.
+  absl::Status Restart() {
+    if (!restart_at_ || stopping_ || Now() < *restart_at_) {
+      return absl::OkStatus();
+    }
+    for (size_t i = 1; i < children_.size(); ++i) {
+      if (!children_[i].status) continue;
+      H2O_ASSIGN_OR_RETURN(children_[i], StartWorker(CallableAddress(address_),
+                                                     static_cast<int>(i) - 1));
+    }
+    const bool all = std::none_of(children_.begin(), children_.end(),
+                                  [](const Child& c) { return c.lost_at; });
+    if (all) restart_at_.reset();
     return absl::OkStatus();
   }
 
@@ -252,8 +275,10 @@ class Supervisor {
       address_ = rest;
       return StartWorkers(CallableAddress(address_));
     }
-    if (what == "ready" && !serving_ &&
-        rest == absl::StrCat(flags_.coordinator.groups)) {
+    const bool all_ready =
+        what == "ready" && rest == absl::StrCat(flags_.coordinator.groups);
+    if (all_ready) restarts_.Ready(Now());
+    if (all_ready && !serving_) {
       serving_ = true;
       std::printf("listening on %s\n", address_.c_str());
       std::fflush(stdout);
@@ -317,15 +342,17 @@ class Supervisor {
     if (!loss_) loss_ = Loss{.noticed = Now()};
   }
 
-  // Goes on without what was lost, if a group is left; else stops.
+  // Workers start again, unless they never were ready or are lost again and
+  // again; then all stops, as it does without the coordinator.
   void OnLoss() {
-    const int usable = UsableWorkers(children_);
-    const bool goes_on =
-        serving_ && !children_[0].status && usable >= flags_.coordinator.tp;
-    if (!goes_on) return Stop(kFarewellSeconds);
-    H2O_LOG(LogLevel::kError) << Describe(children_, *loss_) << "; " << usable
-                              << " worker(s) are left and go on";
+    std::optional<double> wait;
+    if (serving_ && !children_[0].status) wait = restarts_.Lost(Now());
+    if (!wait) return Stop(kFarewellSeconds);
+    H2O_LOG(LogLevel::kError)
+        << Describe(children_, *loss_) << "; lost workers start again in "
+        << *wait << " s, " << UsableWorkers(children_) << " go on";
     for (Child& child : children_) child.reported |= child.status.has_value();
+    restart_at_ = Now() + *wait;
     loss_.reset();
   }
 
@@ -358,7 +385,7 @@ class Supervisor {
 
   // A loss is looked at to its end, also if nothing is left.
   bool Finished() const {
-    return (stopping_ || !loss_) &&
+    return (stopping_ || (!loss_ && !restart_at_)) &&
            std::all_of(children_.begin(), children_.end(),
                        [](const Child& child) { return child.status; });
   }
@@ -381,6 +408,8 @@ class Supervisor {
 
   std::optional<Loss> loss_;  // that is not understood yet
   absl::Status verdict_;      // the loss that ended it all, or OK
+  Restarts restarts_;
+  std::optional<double> restart_at_;  // of lost workers
 
   StopSignals stop_signals_;
   bool told_ = false;  // by a signal
