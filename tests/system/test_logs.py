@@ -63,8 +63,8 @@ def test_json_lines(system):
     serve = system.serve("--log-format", "json", tp=1)
     client = system.client(serve)
     assert client.generate([2], max_tokens=3).code == grpc.StatusCode.OK
-    (worker,) = serve.workers()
-    os.kill(worker, signal.SIGKILL)
+    (coordinator,) = set(serve.children()) - set(serve.workers())
+    os.kill(coordinator, signal.SIGKILL)
     assert serve.wait(15) == 1
     lines = [json.loads(line) for line in serve.lines["stderr"]]
     for line in lines:
@@ -72,11 +72,11 @@ def test_json_lines(system):
         assert line["time"].endswith("Z") and line["program"].startswith("h2oserve"), line
     assert {line["program"] for line in lines} == {"h2oserve", "h2oserve-coordinator", "h2oserve-worker"}
     assert [line["level"] for line in lines].count("fatal") == 1
-    assert lines[-1]["level"] == "fatal" and f"pid {worker})" in lines[-1]["message"], lines[-1]
+    assert lines[-1]["level"] == "fatal" and f"pid {coordinator})" in lines[-1]["message"], lines[-1]
 
 
 def test_refused_and_lost_requests_are_logged_with_their_id(system):
-    coordinator, (worker,), client = system.group(tp=1)
+    coordinator, (worker,), client = system.group("--replay", "off", tp=1)
     assert client.generate([2], max_tokens=-1, request_id="bad one").code == grpc.StatusCode.INVALID_ARGUMENT
     until(lambda: "request bad one: refused: INVALID_ARGUMENT: max_tokens" in coordinator.stderr(), "the refusal is logged")
     call = client.start([2], max_tokens=2000, ignore_eos=True, request_id="lost one")

@@ -273,7 +273,7 @@ def assert_over_until_workers_are_back(system, coordinator, client):
     assert client.generate([2], max_tokens=3).code == grpc.StatusCode.OK
 
 def test_a_killed_worker_ends_its_streams_by_name(system):
-    coordinator, workers, client = system.group()
+    coordinator, workers, client = system.group("--replay", "off")
     answers, threads = start_streams(client, 3)
     os.kill(workers[1].pid, signal.SIGKILL)
     join(threads, 10)
@@ -295,7 +295,7 @@ def test_a_worker_killed_while_idle(system):
 
 
 def test_a_stopped_worker_is_lost_at_the_step_deadline(system):
-    coordinator, workers, client = system.group("--step-deadline-ms", 2000)
+    coordinator, workers, client = system.group("--replay", "off", "--step-deadline-ms", 2000)
     answers, threads = start_streams(client, 2)
     os.kill(workers[0].pid, signal.SIGSTOP)
     start = time.monotonic()
@@ -319,34 +319,6 @@ def test_a_pause_of_the_coordinator_counts_against_nobody(system):
     join(threads)
     assert answer.code == grpc.StatusCode.OK, answer.details
     assert client.health() == "SERVING"
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_serve_ends_when_a_worker_is_lost_and_names_it(system, how):
-    serve = system.serve("--step-deadline-ms", 2000)
-    client = system.client(serve)
-    answers, threads = start_streams(client, 2)
-    serve_neighbour, victim = serve.workers()
-    children = serve.children()
-    os.kill(victim, how)
-    join(threads, 15)
-    for answer in answers:
-        assert answer.code == grpc.StatusCode.UNAVAILABLE, answer.details
-        assert f"pid {victim})" in answer.details, answer.details
-    assert 1 <= serve.wait(15) <= 127
-    last = serve.lines["stderr"][-1]
-    assert "rank " in last and f"pid {victim})" in last, serve.stderr()
-    assert f"pid {serve_neighbour})" not in last, last
-    until(lambda: not any(is_running(pid) for pid in children), "no process is left", 5)
-
-
-def test_serve_ends_when_an_idle_worker_is_killed(system):
-    serve = system.serve()
-    serve.address()
-    victim = serve.workers()[0]
-    os.kill(victim, signal.SIGKILL)
-    assert 1 <= serve.wait(15) <= 127
-    assert f"pid {victim})" in serve.lines["stderr"][-1]
 
 
 def test_serve_ends_when_its_coordinator_dies(system):
@@ -390,7 +362,7 @@ def test_two_groups_share_the_load(system):
 
 
 def test_a_lost_group_does_not_touch_the_other(system):
-    coordinator, workers, client = system.group("--groups", 2, "--max-sequences", 1, tp=1, workers=2)
+    coordinator, workers, client = system.group("--replay", "off", "--groups", 2, "--max-sequences", 1, tp=1, workers=2)
     until(lambda: client.info().num_groups == 2, "both groups are ready")
     answers, threads = start_streams(client, 2)
     os.kill(workers[0].pid, signal.SIGKILL)
@@ -423,20 +395,14 @@ def test_serve_with_two_groups(system):
 def test_a_lost_group_of_serve_does_not_end_the_other(system):
     serve = system.serve("--groups", 2, "--max-sequences", 1, tp=1)
     client = system.client(serve)
-    answers, threads = start_streams(client, 2)  # one in each group
+    answers, threads = start_streams(client, 2, max_tokens=300)  # one in each group
     victim, survivor = serve.workers()
     os.kill(victim, signal.SIGKILL)
     join(threads)
-    assert sorted(answer.code.name for answer in answers) == ["OK", "UNAVAILABLE"]
-    until(lambda: "1 worker(s) are left" in serve.stderr(), "serve tells")
-    assert f"pid {victim})" in serve.stderr()
-    time.sleep(4)  # longer than serve waits for anything
-    assert not serve.ended()
-    assert client.generate([2], max_tokens=3).code == grpc.StatusCode.OK
-    os.kill(survivor, signal.SIGKILL)
-    assert serve.wait(10) == 1
-    assert f"pid {survivor})" in serve.lines["stderr"][-1] and f"pid {victim})" not in serve.lines["stderr"][-1]
-
+    assert [answer.code for answer in answers] == [grpc.StatusCode.OK] * 2
+    assert f"pid {victim})" in serve.stderr() and "1 go on" in serve.stderr()
+    until(lambda: client.info().num_groups == 2, "the second group is back")
+    assert survivor in serve.workers() and victim not in serve.workers()
 
 def test_too_few_workers_are_refused(system):
     serve = system.serve("--workers", 1)
