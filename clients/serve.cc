@@ -43,6 +43,9 @@
 namespace h2o {
 namespace {
 
+// Where HTTP is unless the flags say.  If it is taken, there is no HTTP.
+constexpr char kDefaultHttp[] = "127.0.0.1:8000";
+
 // After a loss the other programs may take this long to stop.
 constexpr double kFarewellSeconds = 3;
 
@@ -60,6 +63,7 @@ struct ServeFlags {
   int workers = 0;                         // 0: tp * groups
   uint64_t memory_group = RandomBits64();  // of all workers
 
+  const CLI::Option* http = nullptr;
   // The options to pass on to the coordinator and to the workers.
   std::vector<const CLI::Option*> for_coordinator, for_workers;
 };
@@ -196,6 +200,9 @@ class Supervisor {
     H2O_RETURN_IF_ERROR(MakePipe(&events, &events_of_child));
     std::vector<std::string> arguments = AsGiven(flags_.for_coordinator);
     arguments.push_back(absl::StrCat("--events-fd=", events_of_child.get()));
+    if (flags_.http->count() == 0) {
+      arguments.push_back(absl::StrCat("--http-if-free=", kDefaultHttp));
+    }
     Child& child = children_.emplace_back();
     child.name = "the coordinator";
     const absl::Status status = Start(folder_ / "h2oserve-coordinator",
@@ -281,8 +288,10 @@ class Supervisor {
     if (all_ready && !serving_) {
       serving_ = true;
       std::printf("listening on %s\n", address_.c_str());
+      if (!http_.empty()) std::printf("http on %s\n", http_.c_str());
       std::fflush(stdout);
     }
+    if (what == "http") http_ = rest;
     if (what == "stopping") coordinator_stops_ = true;
     if (what == "over") OnGroupOver(rest);
     return absl::OkStatus();
@@ -404,6 +413,7 @@ class Supervisor {
   std::vector<Child> children_;  // the coordinator first
   LineReader events_{UniqueFd()};
   std::string address_;
+  std::string http_;  // empty: no HTTP
   bool serving_ = false;
 
   std::optional<Loss> loss_;  // that is not understood yet
@@ -443,7 +453,9 @@ void AddServeCommand(CLI::App* app, int* exit_code) {
     return app->get_options();
   };
   const size_t before = options().size();  // --help
+  flags->coordinator.http = kDefaultHttp;
   AddCoordinatorFlags(command, &flags->coordinator);
+  flags->http = command->get_option("--http");
   const size_t between = options().size();
   AddShardFlags(command, &flags->shard);
   AddTransportFlag(command, &flags->tcp_only);

@@ -1,8 +1,8 @@
 # The coordinator's doors.
 h2o_library(h2o_coordinator_door
-  SRCS connections.cc generate_stream.cc inference_service.cc listen_sockets.cc
-    peer_address.cc remote_ranks.cc remote_workers.cc worker_registry.cc
-  SRCS http_service.cc inference_service.cc remote_ranks.cc remote_workers.cc worker_registry.cc
+  SRCS connections.cc generate_stream.cc http_service.cc inference_service.cc
+    listen_sockets.cc peer_address.cc remote_ranks.cc remote_workers.cc
+    worker_registry.cc
     worker_stream.cc
   DEPS h2o_api h2o_coordinator_core h2o_http
   PRIVATE_DEPS nlohmann_json::nlohmann_json h2o_proto h2o_proto_stubs)

@@ -12,6 +12,7 @@
 #include <chrono>
 #include <cstdio>
 #include <deque>
+#include <filesystem>
 #include <future>
 #include <memory>
 #include <string>
@@ -27,6 +28,7 @@
 #include "base/stop_signals.h"
 #include "coordinator/connections.h"
 #include "coordinator/engine.h"
+#include "coordinator/http_service.h"
 #include "coordinator/inference_service.h"
 #include "coordinator/remote_workers.h"
 #include "flags/exit_code.h"
@@ -99,6 +101,8 @@ struct Coordinator {
   std::unique_ptr<grpc::Server> server;
   std::unique_ptr<ConnectionAcceptor> acceptor;  // of the server
   std::string address;                           // where it listens
+  std::unique_ptr<HttpService> http_service;
+  std::unique_ptr<HttpServer> http;  // null: off
 
   void SetServing(bool serving) {
     for (const char* name : {"", "h2oserve.v1.Inference"}) {
@@ -255,10 +259,63 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
   return c;
 }
 
+std::string ModelIdOf(const CoordinatorFlags& flags) {
+  if (!flags.served_model_name.empty()) return flags.served_model_name;
+  const std::string& model = flags.model.spec.model;
+  const std::filesystem::path path(model);
+  const std::string last = path.filename().empty()
+                               ? path.parent_path().filename().string()
+                               : path.filename().string();
+  return last.empty() ? model : last;
+}
+
+// Serves HTTP where `flags` say, or at `if_free`, if that is not taken.
+absl::Status StartHttp(const CoordinatorFlags& flags,
+                       const std::string& if_free, Coordinator* c) {
+  const bool asked = if_free.empty();
+  const std::string& address = asked ? flags.http : if_free;
+  if (address == "off") return absl::OkStatus();
+  const absl::StatusOr<HostPort> where = ParseHostPort(address);
+  if (!where.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--http: ", where.status().message()));
+  }
+  RemoteWorkers* const workers = c->workers.get();
+  c->http_service = std::make_unique<HttpService>(
+      HttpServiceOptions{
+          .model_id = ModelIdOf(flags),
+          .version = Version(),
+          .vllm_metrics = flags.vllm_metrics,
+          .step_deadline_seconds = flags.step_deadline_ms / 1000.0,
+          .loading = [workers] { return workers->Progress(); }},
+      c->engine.get(), &c->clock);
+  absl::StatusOr<std::unique_ptr<HttpServer>> server = HttpServer::Start(
+      *where, {},
+      [service = c->http_service.get()](
+          const HttpRequest& request, const std::shared_ptr<HttpReply>& reply) {
+        service->Handle(request, reply.get());
+      });
+  if (server.ok()) {
+    c->http = *std::move(server);
+  } else if (asked) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--http: ", server.status().message()));
+  } else {
+    H2O_LOG(LogLevel::kWarning)
+        << "no HTTP: " << server.status().message() << "; --http names another";
+  }
+  return absl::OkStatus();
+}
+
 // Serves until a signal comes, and returns it.
 int Serve(Coordinator* c, const Events& events, const sigset_t& signals,
           StopSignals* stop_signals) {
   std::printf("listening on %s\n", c->address.c_str());
+  if (c->http != nullptr) {
+    const std::string http = c->http->address().ToString();
+    std::printf("http on %s\n", http.c_str());
+    events.Write(absl::StrCat("http ", http));
+  }
   std::fflush(stdout);
   events.Write(absl::StrCat("listening ", c->address));
   int num_ready = 0;
@@ -309,6 +366,7 @@ void Drain(Coordinator* c, double grace_seconds, const sigset_t& signals,
   const Engine::Counters all = c->engine->counters();
   c->workers->Shutdown();
   c->StopAccepting();
+  c->http.reset();
   c->server->Shutdown(std::chrono::system_clock::now() + kFarewell);
   c->server->Wait();
   c->server.reset();  // before what its services use
@@ -316,11 +374,12 @@ void Drain(Coordinator* c, double grace_seconds, const sigset_t& signals,
   LogTotals(all);
 }
 
-absl::Status Run(const CoordinatorFlags& flags, int events_fd,
-                 const sigset_t& signals) {
+absl::Status Run(const CoordinatorFlags& flags, const std::string& http_if_free,
+                 int events_fd, const sigset_t& signals) {
   const Events events(events_fd);
   H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Coordinator> coordinator,
                        Make(flags, &events));
+  H2O_RETURN_IF_ERROR(StartHttp(flags, http_if_free, coordinator.get()));
   StopSignals stop_signals;
   const int signal = Serve(coordinator.get(), events, signals, &stop_signals);
   const Engine::Counters open = coordinator->engine->counters();
@@ -348,11 +407,13 @@ int Main(int argc, char** argv) {
   AddCoordinatorFlags(&app, &flags);
   AddLogFlag(&app);
   int events_fd = -1;
-  app.add_option("--events-fd", events_fd)->group("");  // for `serve`
+  std::string http_if_free;  // as --http, but off if it is taken
+  app.add_option("--events-fd", events_fd)->group("");        // for `serve`
+  app.add_option("--http-if-free", http_if_free)->group("");  // likewise
   if (std::optional<int> code = ParseCommandLine(&app, argc, argv))
     return *code;
 
-  const absl::Status status = Run(flags, events_fd, signals);
+  const absl::Status status = Run(flags, http_if_free, events_fd, signals);
   if (!status.ok()) LogWhyItEnds(status.ToString());
   return ExitCodeFor(status);
 }

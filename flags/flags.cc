@@ -369,6 +369,24 @@ void AddCoordinatorFlags(CLI::App* app, CoordinatorFlags* flags) {
                   "Address for clients and workers; port 0 picks a free port")
       ->type_name("HOST:PORT")
       ->capture_default_str();
+  app->add_option("--http", flags->http,
+                  "Address of HTTP (health, metrics, status); port 0 picks a "
+                  "free port; off: none")
+      ->type_name("HOST:PORT")
+      ->capture_default_str();
+  app->add_option("--served-model-name", flags->served_model_name,
+                  "Name of the model over HTTP and in metrics. Default: the "
+                  "last part of --model")
+      ->type_name("NAME");
+  app->add_option_function<std::string>(
+         "--metrics-compat",
+         [flags](const std::string& names) {
+           flags->vllm_metrics = names == "vllm";
+         },
+         "Metrics beside our own: vllm (the names that routers, autoscalers "
+         "and dashboards of vLLM read) or none")
+      ->check(CLI::IsMember({"vllm", "none"}))
+      ->default_str("vllm");
   AddEngineFlags(app, &flags->engine);
   AddReplayFlags(app, &flags->engine.options);
   app->add_option(

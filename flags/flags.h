@@ -103,6 +103,9 @@ struct CoordinatorFlags {
   int tp = 1;
   int groups = 1;
   std::string listen = "127.0.0.1:50051";
+  std::string http = "off";
+  std::string served_model_name;  // empty: the last part of --model
+  bool vllm_metrics = true;
   int step_deadline_ms = 30'000;
   double formation_timeout_seconds = 20;
   double grace_seconds = 30;

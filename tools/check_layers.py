@@ -38,7 +38,6 @@ DOORS = {
     "worker/main.cc": ["flags", "proto"],
     "worker/worker_service.cc": ["proto", "flags"],
     "worker/worker_service.h": [],
-    "coordinator/main.cc": ["flags", "proto"],
     "coordinator/connections.cc": ["parallel/unique_fd.h"],
     "coordinator/listen_sockets.h": ["parallel/unique_fd.h"],
     "coordinator/main.cc": ["flags", "http", "proto"],
