@@ -63,13 +63,21 @@ TEST(CheckRequest, NamesTheFieldAndTheValue) {
   }
 }
 
-TEST(CheckRequest, ResumingIsNotBuiltYet) {
+TEST(CheckRequest, ResumingDrawsNeedsTheirSeed) {
   Request request = Possible();
   request.generated = {3, 5};
+  request.sampling.temperature = 1;
+  request.has_seed = false;
   const absl::Status status = CheckRequest(request);
-  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(std::string(status.message()),
-              HasSubstr("resuming with `generated` is not built yet"));
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("without the seed"));
+  request.has_seed = true;
+  EXPECT_TRUE(CheckRequest(request).ok());
+  request.has_seed = false;
+  request.sampling.temperature = 0;
+  EXPECT_TRUE(CheckRequest(request).ok());
+  request.generated = {-1};
+  EXPECT_FALSE(CheckRequest(request).ok());
 }
 
 TEST(CheckRequest, TakesAllThatIsPossible) {

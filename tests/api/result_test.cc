@@ -17,7 +17,8 @@ TEST(ResultJson, HasExactlyTheContractsFields) {
             "{\"index\":3,\"tokens\":[5,2],\"text\":\"a\\\"\uFFFD\","
             "\"finish_reason\":\"stop\",\"usage\":{\"prompt_tokens\":10,"
             "\"completion_tokens\":2,\"kv_slots_held\":11,\"tokens_evicted\":0,"
-            "\"kv_bytes\":100,\"kv_bytes_full\":200}}");
+            "\"kv_bytes\":100,\"kv_bytes_full\":200,"
+            "\"replays\":0}}");
   result.status = absl::CancelledError("");
   EXPECT_EQ(FinishName(result), "cancelled");
   result.status = absl::DeadlineExceededError("");
