@@ -22,6 +22,7 @@ class Connection:
         host, port = address.rsplit(":", 1)
         self.socket = socket.create_connection((host, int(port)))
         self.changed = threading.Condition()
+        self.sending = threading.Lock()  # a frame is sent whole, by either thread
         self.window, self.windows, self.first_window, self.frame = 65535, {}, 65535, 16384
         self.ended = {}  # streams that the server has reset, and why
         self.over = False
@@ -32,7 +33,9 @@ class Connection:
         self.reader.start()
 
     def send(self, kind, flags, stream, payload):
-        self.socket.sendall(struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload)
+        frame = struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+        with self.sending:
+            self.socket.sendall(frame)
 
     def begin(self, method="/h2oserve.v1.Inference/Generate"):
         """The headers of a call; returns its stream."""
