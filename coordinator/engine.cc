@@ -37,9 +37,9 @@ absl::Status ShutDownError() {
 
 struct Engine::LiveGroup {
   LiveGroup(uint64_t number, std::unique_ptr<WorkerGroup> workers,
-            const EngineOptions& options,
+            const EngineOptions& options, double now,
             std::function<void(absl::Status)> on_lost)
-      : work(number, std::move(workers), options),
+      : work(number, std::move(workers), options, now),
         on_lost(std::move(on_lost)) {}
 
   GroupAtWork work;
@@ -130,8 +130,9 @@ void Engine::AddGroup(std::unique_ptr<WorkerGroup> workers,
           });
     }
   }
-  groups_.push_back(std::make_unique<LiveGroup>(
-      next_group_++, std::move(workers), options_, std::move(on_lost)));
+  groups_.push_back(
+      std::make_unique<LiveGroup>(next_group_++, std::move(workers), options_,
+                                  clock_->Now(), std::move(on_lost)));
   LiveGroup* group = groups_.back().get();
   ++num_loops_;
   group->loop = std::thread([this, group] { Loop(group); });
@@ -291,8 +292,9 @@ absl::Status Engine::Open() const {
 
 std::vector<GroupStatus> Engine::groups() const {
   Monitor::Lock lock(monitor_);
+  const double now = clock_->Now();
   std::vector<GroupStatus> all;
-  for (const auto& group : groups_) all.push_back(group->work.status());
+  for (const auto& group : groups_) all.push_back(group->work.status(now));
   return all;
 }
 
@@ -308,7 +310,7 @@ double Engine::stalled_seconds() const {
   double longest = 0;
   for (const auto& group : groups_) {
     if (group->work.num_running() == 0) continue;
-    longest = std::max(longest, now - group->work.status().busy_since);
+    longest = std::max(longest, now - group->work.busy_since());
   }
   return longest;
 }
@@ -436,7 +438,7 @@ absl::Status Engine::RunPlans(LiveGroup* group) {
     if (stopping_) return absl::OkStatus();
     if (group->found_over) return workers.status();
     if (work.CanPlan()) {
-      const StepPlan plan = work.MakePlan();
+      const StepPlan plan = work.MakePlan(clock_->Now());
       lock.Release();
       H2O_RETURN_IF_ERROR(workers.Submit(plan));
       lock.Acquire();
@@ -444,7 +446,7 @@ absl::Status Engine::RunPlans(LiveGroup* group) {
       if (work.HasRoomForPlan()) continue;
     }
     lock.Release();
-    H2O_ASSIGN_OR_RETURN(StepResult result, workers.Next());
+    H2O_ASSIGN_OR_RETURN(GroupResult result, workers.Next());
     lock.Acquire();
     if (stopping_) return absl::OkStatus();
     work.Deliver(std::move(result), clock_->Now(), &counters_, &outbox);

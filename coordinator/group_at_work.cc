@@ -49,14 +49,16 @@ std::vector<Item> TakeOf(uint64_t id, std::vector<Item>* items,
 }  // namespace
 
 GroupAtWork::GroupAtWork(uint64_t number, std::unique_ptr<WorkerGroup> workers,
-                         const EngineOptions& options)
+                         const EngineOptions& options, double now)
     : number_(number),
       workers_(std::move(workers)),
       max_sequences_(options.max_sequences),
+      history_(workers_->info().tp()),
       admission_(workers_->info()),
       scheduler_(workers_->info().config().num_layers,
                  options.stall_target_seconds, workers_->info().packed_tokens(),
-                 options.longest_step_seconds) {}
+                 options.longest_step_seconds),
+      answered_(now) {}
 
 absl::Status GroupAtWork::CanEverFit(Sequence* sequence) const {
   return admission_.CanEverFit(sequence->ChargeIn(number_, admission_));
@@ -113,15 +115,22 @@ std::vector<std::unique_ptr<Sequence>> GroupAtWork::TakeAll() {
   return all;
 }
 
-GroupStatus GroupAtWork::status() const {
+GroupStatus GroupAtWork::status(double now) const {
   GroupStatus status;
-  status.number = number_;
+  status.number = workers_->info().number;
   status.running = static_cast<int64_t>(running_.size());
   status.busy_since = busy_since_;
   const GroupInfo& info = workers_->info();
+  const std::vector<double> answers = workers_->last_answers();
   int64_t heads = 0;
   for (int rank = 0; rank < info.tp(); ++rank) {
-    status.ranks.push_back({admission_.held(rank), admission_.total(rank)});
+    GroupStatus::Rank& r = status.ranks.emplace_back();
+    r.slabs_held = admission_.held(rank);
+    r.slabs_total = admission_.total(rank);
+    if (!info.places.empty()) r.place = info.places[rank];
+    r.steps = history_.rank(rank);
+    r.recent_seconds = history_.RecentSeconds(rank);
+    r.last_step_age = now - (answers.empty() ? answered_ : answers[rank]);
     heads += info.config().Shard(rank, info.tp()).kv_heads.size();
   }
   const KvGeometry& geometry = info.geometry();
@@ -131,15 +140,19 @@ GroupStatus GroupAtWork::status() const {
   return status;
 }
 
-StepPlan GroupAtWork::MakePlan() {
+StepPlan GroupAtWork::MakePlan(double now) {
   ++plans_in_flight_;
-  return scheduler_.MakePlan();
+  StepPlan plan = scheduler_.MakePlan();
+  history_.Sent(plan, admission_.HeldSlabs(), now);
+  return plan;
 }
 
-void GroupAtWork::Deliver(StepResult result, double now,
+void GroupAtWork::Deliver(GroupResult answer, double now,
                           EngineCounters* counters, Outbox* outbox) {
   --plans_in_flight_;
-  busy_since_ = now;
+  busy_since_ = answered_ = now;
+  history_.Done(answer, now);
+  StepResult& result = answer.step;
   scheduler_.Observe(result);
   Account(result, now, counters);
   SortTraces(&result.trace);

@@ -18,6 +18,7 @@
 #include "coordinator/event_stream.h"
 #include "coordinator/group_status.h"
 #include "coordinator/sequence.h"
+#include "coordinator/step_history.h"
 #include "coordinator/worker_group.h"
 
 namespace h2o {
@@ -26,13 +27,16 @@ class GroupAtWork {
  public:
   // `number` tells the groups of one engine apart, also those that are gone.
   GroupAtWork(uint64_t number, std::unique_ptr<WorkerGroup> workers,
-              const EngineOptions& options);
+              const EngineOptions& options, double now);
 
   WorkerGroup& workers() { return *workers_; }
   const WorkerGroup& workers() const { return *workers_; }
   const Admission& admission() const { return admission_; }
   size_t num_running() const { return running_.size(); }
-  GroupStatus status() const;
+  double busy_since() const { return busy_since_; }
+  // At `now`, by the clock of the Engine.
+  GroupStatus status(double now) const;
+  const StepHistory& history() const { return history_; }
 
   // Whether the group could run the sequence if it ran nothing else.
   // Errors: INVALID_ARGUMENT with the arithmetic of the rank that could not.
@@ -65,11 +69,11 @@ class GroupAtWork {
   bool CanPlan() const { return HasRoomForPlan() && scheduler_.HasWork(); }
 
   // The next plan, for the workers.  REQUIRES: CanPlan().
-  StepPlan MakePlan();
+  StepPlan MakePlan(double now);
 
   // The oldest plan was answered: its times are counted and its tokens go to
   // the outbox.
-  void Deliver(StepResult result, double now, EngineCounters* counters,
+  void Deliver(GroupResult result, double now, EngineCounters* counters,
                Outbox* outbox);
 
  private:
@@ -85,11 +89,13 @@ class GroupAtWork {
   const uint64_t number_;
   const std::unique_ptr<WorkerGroup> workers_;
   const int max_sequences_;
+  StepHistory history_;
   Admission admission_;
   BatchScheduler scheduler_;
   std::map<uint64_t, std::unique_ptr<Sequence>> running_;
   int plans_in_flight_ = 0;
   double last_result_ = -1;  // time of the last result while busy; -1: idle
+  double answered_ = 0;      // the last result, or when the group came
   double busy_since_ = 0;    // the last result, or the first start behind it
 };
 

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/kv_page.h"
 #include "coordinator/metrics_page.h"
+#include "coordinator/status_page.h"
 
 namespace h2o {
 namespace {
@@ -117,10 +118,7 @@ std::string HttpService::MakePage() const {
   source.vllm_names = options_.vllm_metrics;
   source.counters = engine_->counters();
   source.page_slots = kPageSlots;
-  for (const GroupStatus& group : engine_->groups()) {
-    ++source.groups_ready;
-    source.slots_of_a_head += group.slots_of_a_head;
-  }
+  source.groups = engine_->groups();
   source.queue_age_seconds = engine_->queue_age_seconds();
   return MetricsPage(source);
 }
@@ -130,30 +128,14 @@ HttpResponse HttpService::VersionOf() {
 }
 
 HttpResponse HttpService::Status() {
-  const EngineCounters c = engine_->counters();
-  Json groups = Json::array();
-  for (const GroupStatus& group : engine_->groups()) {
-    Json ranks = Json::array();
-    for (const GroupStatus::Rank& rank : group.ranks) {
-      ranks.push_back(
-          {{"pages_held", rank.slabs_held}, {"pages_total", rank.slabs_total}});
-    }
-    groups.push_back({{"group", group.number},
-                      {"running", group.running},
-                      {"ranks", std::move(ranks)}});
-  }
-  return JsonAnswer(
-      200,
-      {{"model", options_.model_id},
-       {"build", {{"version", options_.version}}},
-       {"groups", std::move(groups)},
-       {"queue",
-        {{"waiting", c.queued}, {"age_seconds", engine_->queue_age_seconds()}}},
-       {"running", c.running},
-       {"finished", c.finished},
-       {"refused", c.refused},
-       {"replays", c.replays},
-       {"quarantined", c.quarantined}});
+  HttpResponse response;
+  response.body =
+      StatusPage({.model = options_.model_id,
+                  .version = options_.version,
+                  .counters = engine_->counters(),
+                  .groups = engine_->groups(),
+                  .queue_age_seconds = engine_->queue_age_seconds()});
+  return response;
 }
 
 }  // namespace h2o

@@ -24,6 +24,7 @@ class OwnFamilies {
     Requests();
     Times();
     Pages();
+    Ranks();
     page_.Family("h2oserve_build_info", "gauge", "The program that runs");
     page_.Sample({{"model", source_.model}, {"version", source_.version}}, 1);
   }
@@ -71,7 +72,8 @@ class OwnFamilies {
         "Requests that ended because two groups were lost while they ran",
         Number(c_.quarantined));
     One("h2oserve_groups_ready", "gauge",
-        "Groups of workers that take requests", source_.groups_ready);
+        "Groups of workers that take requests",
+        Number(static_cast<int64_t>(source_.groups.size())));
   }
 
   void Times() {
@@ -101,6 +103,38 @@ class OwnFamilies {
                  Number(c_.slabs_total - c_.slabs_held));
     One("h2oserve_kv_usage_ratio", "gauge", "Pages held, of all pages",
         Ratio(c_.slabs_held, c_.slabs_total));
+  }
+
+  // A family with one series for each rank.
+  template <typename ValueOf>
+  void OfRanks(std::string_view name, std::string_view type,
+               std::string_view help, ValueOf&& value_of) {
+    page_.Family(name, type, help);
+    for (const GroupStatus& group : source_.groups) {
+      for (size_t rank = 0; rank < group.ranks.size(); ++rank) {
+        page_.Sample(Labels({{"group", std::to_string(group.number)},
+                             {"rank", std::to_string(rank)}}),
+                     value_of(group.ranks[rank]));
+      }
+    }
+  }
+
+  void Ranks() {
+    using Rank = GroupStatus::Rank;
+    OfRanks("h2oserve_step_seconds", "histogram",
+            "Time of a step on the rank's device",
+            [](const Rank& rank) { return rank.steps.step_seconds; });
+    OfRanks("h2oserve_all_reduce_wait_seconds", "gauge",
+            "Time of a step in sums over the ranks, on average of the last "
+            "ones; 0 on GPUs",
+            [](const Rank& rank) { return rank.steps.sum_wait_seconds; });
+    OfRanks("h2oserve_rank_skew_seconds", "gauge",
+            "Time of a step in the rank's own work, beyond that of its fastest "
+            "neighbour, on average of the last ones",
+            [](const Rank& rank) { return rank.steps.skew_seconds; });
+    OfRanks("h2oserve_rank_last_step_age_seconds", "gauge",
+            "Time since the rank answered a step, or was ready",
+            [](const Rank& rank) { return rank.last_step_age; });
   }
 
   const MetricsSource& source_;
@@ -147,9 +181,12 @@ class VllmFamilies {
         Ratio(c_.slabs_held, c_.slabs_total));
     page_.Family("vllm:cache_config_info", "gauge",
                  "block_size x num_gpu_blocks tokens fill the cache");
-    const int64_t blocks = source_.page_slots > 0
-                               ? source_.slots_of_a_head / source_.page_slots
-                               : 0;
+    int64_t slots_of_a_head = 0;  // over all groups
+    for (const GroupStatus& group : source_.groups) {
+      slots_of_a_head += group.slots_of_a_head;
+    }
+    const int64_t blocks =
+        source_.page_slots > 0 ? slots_of_a_head / source_.page_slots : 0;
     page_.Sample(Labels({{"block_size", std::to_string(source_.page_slots)},
                          {"num_gpu_blocks", std::to_string(blocks)}}),
                  1);

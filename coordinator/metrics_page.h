@@ -3,9 +3,10 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "coordinator/engine_counters.h"
-#include "coordinator/worker_group.h"
+#include "coordinator/group_status.h"
 
 namespace h2o {
 
@@ -14,12 +15,9 @@ struct MetricsSource {
   std::string version;  // of this program
   bool vllm_names = true;
   EngineCounters counters;
-  int groups_ready = 0;
+  std::vector<GroupStatus> groups;
   double queue_age_seconds = 0;  // of the oldest request that waits
-  // Of the pools: slots of a page, and slots that each head has over all
-  // groups.
-  int64_t page_slots = 0;
-  int64_t slots_of_a_head = 0;
+  int64_t page_slots = 0;        // slots of a page
 };
 
 // In Prometheus' text format.

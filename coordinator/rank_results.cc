@@ -14,12 +14,13 @@ bool RankResults::Complete() const {
                       [](const auto& results) { return results.empty(); });
 }
 
-absl::StatusOr<StepResult> RankResults::Take() {
+absl::StatusOr<GroupResult> RankResults::Take() {
   std::vector<StepResult> oldest;
   for (std::deque<StepResult>& results : of_ranks_) {
     oldest.push_back(std::move(results.front()));
     results.pop_front();
   }
+  diverged_ = FindDiverged(oldest);
   return MergeResults(std::move(oldest));
 }
 
@@ -27,17 +28,46 @@ void RankResults::Clear() {
   for (std::deque<StepResult>& results : of_ranks_) results.clear();
 }
 
-absl::StatusOr<StepResult> MergeResults(std::vector<StepResult> of_ranks) {
+int FindDiverged(absl::Span<const StepResult> of_ranks) {
+  const auto same = [&](size_t a, size_t b) {
+    return of_ranks[a].step == of_ranks[b].step &&
+           of_ranks[a].checksum == of_ranks[b].checksum;
+  };
+  const auto like = [&](size_t rank) {
+    size_t count = 0;
+    for (size_t r = 0; r < of_ranks.size(); ++r) count += same(rank, r);
+    return count;
+  };
+  size_t right = 0;
+  for (size_t r = 0; r < of_ranks.size(); ++r) {
+    if (2 * like(r) > of_ranks.size()) right = r;
+  }
+  for (size_t r = 0; r < of_ranks.size(); ++r) {
+    if (!same(r, right)) return static_cast<int>(r);
+  }
+  return -1;
+}
+
+absl::StatusOr<GroupResult> MergeResults(std::vector<StepResult> of_ranks) {
   H2O_CHECK(!of_ranks.empty());
-  StepResult merged = std::move(of_ranks[0]);
+  if (const int rank = FindDiverged(of_ranks); rank >= 0) {
+    const StepResult& wrong = of_ranks[rank];
+    const int other = rank == 0 ? 1 : 0;
+    const StepResult& right = of_ranks[other];
+    return absl::InternalError(absl::StrCat(
+        "rank ", rank, " is at step ", wrong.step, " with state ",
+        absl::Hex(wrong.checksum), ", rank ", other, " at step ", right.step,
+        " with ", absl::Hex(right.checksum), "; ranks must not diverge"));
+  }
+  GroupResult all;
+  for (const StepResult& result : of_ranks) {
+    all.ranks.push_back({result.prefill_seconds + result.decode_seconds,
+                         result.sum_wait_seconds});
+  }
+  StepResult& merged = all.step;
+  merged = std::move(of_ranks[0]);
   for (size_t rank = 1; rank < of_ranks.size(); ++rank) {
     StepResult& other = of_ranks[rank];
-    if (other.step != merged.step || other.checksum != merged.checksum) {
-      return absl::InternalError(absl::StrCat(
-          "rank ", rank, " is at step ", other.step, " with state ",
-          absl::Hex(other.checksum), ", rank 0 at step ", merged.step, " with ",
-          absl::Hex(merged.checksum), "; ranks must not diverge"));
-    }
     std::move(other.trace.begin(), other.trace.end(),
               std::back_inserter(merged.trace));
     merged.prefill_seconds =
@@ -47,8 +77,10 @@ absl::StatusOr<StepResult> MergeResults(std::vector<StepResult> of_ranks) {
     merged.slowest_layer_seconds =
         std::max(merged.slowest_layer_seconds, other.slowest_layer_seconds);
     merged.idle_seconds = std::max(merged.idle_seconds, other.idle_seconds);
+    merged.sum_wait_seconds =
+        std::max(merged.sum_wait_seconds, other.sum_wait_seconds);
   }
-  return merged;
+  return all;
 }
 
 }  // namespace h2o

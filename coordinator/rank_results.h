@@ -8,9 +8,24 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "model/step.h"
 
 namespace h2o {
+
+// How long a rank took for a plan.
+struct RankSeconds {
+  // Of its device, waits for other ranks included.
+  double step_seconds = 0;
+  // Of these, in sums and gathers (StepResult::sum_wait_seconds); 0 on GPUs.
+  double sum_wait_seconds = 0;
+};
+
+// What a group answers to a plan.
+struct GroupResult {
+  StepResult step;               // of all ranks, see MergeResults
+  std::vector<RankSeconds> ranks;  // in their order
+};
 
 class RankResults {
  public:
@@ -29,17 +44,23 @@ class RankResults {
   bool Complete() const;
 
   // Takes the oldest plan's results, as MergeResults.  REQUIRES: Complete().
-  absl::StatusOr<StepResult> Take();
+  absl::StatusOr<GroupResult> Take();
+  // The rank that made Take fail, -1: none yet.
+  int diverged() const { return diverged_; }
 
   void Clear();
 
  private:
   std::vector<std::deque<StepResult>> of_ranks_;
+  int diverged_ = -1;
 };
 
+// The first rank whose step or checksum differs from what most ranks have, or,
+// if there is no majority, from rank 0's; -1: all are equal.
+int FindDiverged(absl::Span<const StepResult> of_ranks);
+
 // One result from those of all ranks, in rank order: rank 0's tokens, all
-// traces, the longest times.  Errors: INTERNAL naming the first rank whose step
-// or checksum differs from rank 0's.
-absl::StatusOr<StepResult> MergeResults(std::vector<StepResult> of_ranks);
+// traces, the longest times.  Errors: INTERNAL naming the rank of FindDiverged.
+absl::StatusOr<GroupResult> MergeResults(std::vector<StepResult> of_ranks);
 
 }  // namespace h2o

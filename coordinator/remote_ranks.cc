@@ -60,6 +60,13 @@ std::vector<int64_t> RemoteRanks::pids() const {
   return pids;
 }
 
+std::vector<double> RemoteRanks::last_answers() const {
+  std::lock_guard lock(mutex_);
+  std::vector<double> answers;
+  for (const RankState& rank : state_.ranks) answers.push_back(rank.heard);
+  return answers;
+}
+
 bool RemoteRanks::ready() const {
   std::lock_guard lock(mutex_);
   return ready_ && status_.ok();
@@ -146,9 +153,13 @@ void RemoteRanks::OnReady(int rank, const std::string& bytes) {
 void RemoteRanks::BecomeReady() {
   std::lock_guard lock(mutex_);
   int64_t pages = 0;
-  for (const std::optional<RankInfo>& rank : loaded_) {
-    info_.ranks.push_back(*rank);
-    pages += rank->num_slabs;
+  info_.number = group_;
+  for (size_t r = 0; r < ranks_.size(); ++r) {
+    const wire::Hello& hello = ranks_[r].hello;
+    info_.ranks.push_back(*loaded_[r]);
+    info_.places.push_back({hello.device(), hello.mesh_address(), hello.pid()});
+    pages += loaded_[r]->num_slabs;
+    state_.ranks[r].heard = clock_->Now();
   }
   ready_ = true;
   const MemoryPlan memory = info_.memory();
@@ -229,7 +240,7 @@ absl::Status RemoteRanks::Submit(const StepPlan& plan) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<StepResult> RemoteRanks::Next() {
+absl::StatusOr<GroupResult> RemoteRanks::Next() {
   std::unique_lock lock(mutex_);
   while (true) {
     // A step that all ranks finished counts, even if a rank was lost since.
@@ -247,7 +258,7 @@ absl::StatusOr<StepResult> RemoteRanks::Next() {
     changed_.wait_for(lock, std::chrono::duration<double>(
                                 std::min(left, RunningClock::kLookSeconds)));
   }
-  absl::StatusOr<StepResult> merged = results_.Take();
+  absl::StatusOr<GroupResult> merged = results_.Take();
   state_.sent.pop_front();
   state_.last_done = clock_->Now();
   for (size_t r = 0; r < ranks_.size(); ++r) {
@@ -322,10 +333,13 @@ class RemoteGroup final : public WorkerGroup {
   }
   const GroupInfo& info() const override { return ranks_->info(); }
   absl::Status status() const override { return ranks_->status(); }
+  std::vector<double> last_answers() const override {
+    return ranks_->last_answers();
+  }
   absl::Status Submit(const StepPlan& plan) override {
     return ranks_->Submit(plan);
   }
-  absl::StatusOr<StepResult> Next() override { return ranks_->Next(); }
+  absl::StatusOr<GroupResult> Next() override { return ranks_->Next(); }
   void Abort(absl::Status reason) override { ranks_->Abort(reason); }
 
  private:

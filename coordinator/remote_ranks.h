@@ -46,7 +46,8 @@ class RemoteRanks final : public std::enable_shared_from_this<RemoteRanks> {
               std::vector<RemoteRank> ranks);
 
   int group() const { return group_; }
-  std::vector<int64_t> pids() const;  // in the order of ranks
+  std::vector<int64_t> pids() const;         // in the order of ranks
+  std::vector<double> last_answers() const;  // see WorkerGroup
   bool ready() const;
   absl::Status status() const;
   // REQUIRES: ready() was true once (both).
@@ -69,7 +70,7 @@ class RemoteRanks final : public std::enable_shared_from_this<RemoteRanks> {
 
   // As WorkerGroup's.
   absl::Status Submit(const StepPlan& plan);
-  absl::StatusOr<StepResult> Next();
+  absl::StatusOr<GroupResult> Next();
   // Also forgets results that have come.
   void Abort(const absl::Status& reason);
 

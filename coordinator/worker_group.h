@@ -3,10 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "coordinator/rank_results.h"
 #include "kv/kv_geometry.h"
 #include "model/model_config.h"
 #include "model/rank_info.h"
@@ -17,7 +19,16 @@ namespace h2o {
 // The ranks of a group, in their order; at least one.  They are alike (see
 // CheckAlike), so rank 0 speaks for the group.
 struct GroupInfo {
+  // Where a rank runs.
+  struct Place {
+    std::string device;   // cpu, cuda:0
+    std::string address;  // of its mesh socket
+    int64_t pid = 0;
+  };
+
   std::vector<RankInfo> ranks;
+  int number = 0;             // that people know the group by
+  std::vector<Place> places;  // of the ranks; empty: in this process
 
   int tp() const { return static_cast<int>(ranks.size()); }
   const ModelConfig& config() const { return ranks[0].config; }
@@ -51,7 +62,11 @@ class WorkerGroup {
   // Waits for the oldest unanswered plan to be done on every rank.
   // REQUIRES: there is one.  Errors: UNAVAILABLE naming a rank that died or is
   // past the step deadline, INTERNAL when ranks disagree.
-  virtual absl::StatusOr<StepResult> Next() = 0;
+  virtual absl::StatusOr<GroupResult> Next() = 0;
+
+  // When each rank last answered a plan, or was ready, by the coordinator's
+  // clock; empty: not known.
+  virtual std::vector<double> last_answers() const { return {}; }
 
   // Ends the group; Submit and Next fail with `reason` from now on.
   virtual void Abort(absl::Status reason) = 0;

@@ -291,7 +291,7 @@ absl::Status ForkedGroup::Submit(const StepPlan& plan) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<StepResult> ForkedGroup::Next() {
+absl::StatusOr<GroupResult> ForkedGroup::Next() {
   Monitor::Lock lock(impl_->monitor);
   RankResults& results = impl_->results;
   const bool known = lock.AwaitFor(kRankTimeoutSeconds, [&] {

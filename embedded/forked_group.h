@@ -34,7 +34,7 @@ class ForkedGroup final : public WorkerGroup {
   const GroupInfo& info() const override;
   absl::Status status() const override;
   absl::Status Submit(const StepPlan& plan) override;
-  absl::StatusOr<StepResult> Next() override;
+  absl::StatusOr<GroupResult> Next() override;
   void Abort(absl::Status reason) override;  // kills the ranks
 
   const std::vector<pid_t>& pids() const;  // by rank

@@ -143,7 +143,7 @@ absl::Status LocalGroup::Submit(const StepPlan& plan) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<StepResult> LocalGroup::Next() {
+absl::StatusOr<GroupResult> LocalGroup::Next() {
   Monitor::Lock lock(impl_->monitor);
   lock.Await([&] { return !impl_->failure.ok() || impl_->results.Complete(); });
   H2O_RETURN_IF_ERROR(impl_->failure);

@@ -22,7 +22,7 @@ class LocalGroup final : public WorkerGroup {
   const GroupInfo& info() const override;
   absl::Status status() const override;
   absl::Status Submit(const StepPlan& plan) override;
-  absl::StatusOr<StepResult> Next() override;
+  absl::StatusOr<GroupResult> Next() override;
   void Abort(absl::Status reason) override;
 
  private:

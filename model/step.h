@@ -110,6 +110,10 @@ struct StepResult {
   // How long the device was idle between the step before and this one; 0 if
   // this step was launched only after the step before had ended.
   double idle_seconds = 0;
+  // Of this step's seconds, how long the rank was in sums and gathers of its
+  // group, mostly waiting for other ranks.  CPUs only: the sums of GPUs are
+  // enqueued, and the host does not see them; then it is 0.
+  double sum_wait_seconds = 0;
 
   friend bool operator==(const StepResult&, const StepResult&) = default;
 };

@@ -325,7 +325,8 @@ absl::Status Check(const StepResult& result, const ModelConfig& config) {
   H2O_RETURN_IF_ERROR(FiniteSeconds("decode_seconds", result.decode_seconds));
   H2O_RETURN_IF_ERROR(
       FiniteSeconds("slowest_layer_seconds", result.slowest_layer_seconds));
-  return FiniteSeconds("idle_seconds", result.idle_seconds);
+  H2O_RETURN_IF_ERROR(FiniteSeconds("idle_seconds", result.idle_seconds));
+  return FiniteSeconds("sum_wait_seconds", result.sum_wait_seconds);
 }
 
 absl::Status CheckSameModel(const ModelConfig& ours,

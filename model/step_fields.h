@@ -53,9 +53,10 @@ auto Fields(Is<LogitRows> auto& s) {
 }
 auto Fields(Is<StepResult> auto& s) {
   auto& [step, checksum, tokens, trace, logits, prefill_seconds, decode_seconds,
-         slowest_layer_seconds, idle_seconds] = s;
+         slowest_layer_seconds, idle_seconds, sum_wait_seconds] = s;
   return std::tie(step, checksum, tokens, trace, logits, prefill_seconds,
-                  decode_seconds, slowest_layer_seconds, idle_seconds);
+                  decode_seconds, slowest_layer_seconds, idle_seconds,
+                  sum_wait_seconds);
 }
 
 auto Fields(Is<ModelSpec> auto& s) {

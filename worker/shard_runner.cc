@@ -107,6 +107,9 @@ absl::Status Runner::Launch(const StepPlan& plan) {
   step.prefilled = parts_->backend->Mark();
   H2O_RETURN_IF_ERROR(decode_.Run(plan.decode, &open_, &step));
   step.end = parts_->backend->Mark();
+  if (parts_->timed != nullptr) {
+    step.result.sum_wait_seconds = parts_->timed->TakeSeconds();
+  }
   steps_.push_back(std::move(step));
   return absl::OkStatus();
 }

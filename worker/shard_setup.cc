@@ -312,7 +312,15 @@ absl::StatusOr<std::unique_ptr<ShardParts>> MakeShardParts(
   o.model = WithFormats(options.model, options.config, options.device.cuda);
   H2O_ASSIGN_OR_RETURN(const DType dtype, WeightDType(o.model));
   H2O_RETURN_IF_ERROR(GeometryOf(o.config, o.model).status());
+  TimedCommunicator* timed = nullptr;
+  if (!o.device.cuda) {
+    auto owned =
+        std::make_unique<TimedCommunicator>(std::move(communicator), clock);
+    timed = owned.get();
+    communicator = std::move(owned);
+  }
   auto parts = std::make_unique<ShardParts>(o, std::move(communicator));
+  parts->timed = timed;
   parts->info.config = o.config;
   StageTimes at;
   at.device = clock->Now();
@@ -337,6 +345,7 @@ absl::StatusOr<std::unique_ptr<ShardParts>> MakeShardParts(
   H2O_RETURN_IF_ERROR(parts->backend->Synchronize());
   at.end = clock->Now();
   if (o.device.cuda) LogGpuSetup(o, *parts, at);
+  if (timed != nullptr) timed->TakeSeconds();  // those of loading
   return parts;
 }
 

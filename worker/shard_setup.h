@@ -14,6 +14,7 @@
 #include "model/model_config.h"
 #include "model/rank_info.h"
 #include "parallel/communicator.h"
+#include "parallel/timed_communicator.h"
 #include "worker/forward.h"
 #include "worker/shard_options.h"
 #include "worker/shard_weights.h"
@@ -48,6 +49,7 @@ struct ShardParts {
   RankInfo info;            // filled as the parts are made
 
   const std::unique_ptr<Communicator> communicator;
+  TimedCommunicator* timed = nullptr;  // the communicator, on CPUs
   std::unique_ptr<HostMemory> memory;  // of a CPU's rank; else null
   std::unique_ptr<Backend> backend;
   ShardWeights weights;

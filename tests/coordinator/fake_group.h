@@ -69,7 +69,7 @@ class FakeGroup final : public WorkerGroup {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<StepResult> Next() override {
+  absl::StatusOr<GroupResult> Next() override {
     Monitor::Lock lock(state_->monitor);
     EXPECT_FALSE(unanswered_.empty());
     const auto ready = [&] {
@@ -80,7 +80,7 @@ class FakeGroup final : public WorkerGroup {
     --state_->allowed_steps;
     const StepPlan plan = std::move(unanswered_.front());
     unanswered_.pop_front();
-    return Play(plan);
+    return GroupResult{Play(plan), std::vector<RankSeconds>(info_.tp())};
   }
 
   void Abort(absl::Status reason) override {

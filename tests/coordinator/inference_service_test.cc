@@ -94,13 +94,13 @@ class FakeGroup final : public WorkerGroup {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<StepResult> Next() override {
+  absl::StatusOr<GroupResult> Next() override {
     std::this_thread::sleep_for(delay_);
     std::lock_guard lock(mutex_);
     if (!aborted_.ok()) return aborted_;
     StepResult result = std::move(results_.front());
     results_.pop_front();
-    return result;
+    return GroupResult{std::move(result), std::vector<RankSeconds>(info_.tp())};
   }
 
   void Abort(absl::Status reason) override {

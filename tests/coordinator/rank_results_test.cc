@@ -14,6 +14,7 @@ StepResult ResultOf(uint64_t step, double seconds, int head) {
   result.trace = {{.sequence_id = 1, .head = head}};
   result.decode_seconds = seconds;
   result.idle_seconds = 1 - seconds;
+  result.sum_wait_seconds = seconds / 4;
   return result;
 }
 
@@ -27,7 +28,8 @@ TEST(RankResults, APlanIsDoneWhenAllHaveAnswered) {
   EXPECT_FALSE(results.Complete());
   results.Push(0, ResultOf(1, 0.75, 0));
   ASSERT_TRUE(results.Complete());
-  const StepResult merged = results.Take().value();
+  const GroupResult all = results.Take().value();
+  const StepResult& merged = all.step;
   EXPECT_EQ(merged.step, 1);
   EXPECT_EQ(merged.decode_seconds, 0.75);
   EXPECT_EQ(merged.idle_seconds, 0.75);
@@ -35,6 +37,10 @@ TEST(RankResults, APlanIsDoneWhenAllHaveAnswered) {
   EXPECT_EQ(merged.tokens[0].token, 0);
   ASSERT_EQ(merged.trace.size(), 2);
   EXPECT_EQ(merged.trace[1].head, 1);
+  ASSERT_EQ(all.ranks.size(), 2);
+  EXPECT_EQ(all.ranks[0].step_seconds, 0.75);
+  EXPECT_EQ(all.ranks[1].step_seconds, 0.25);
+  EXPECT_EQ(all.ranks[1].sum_wait_seconds, 0.0625);
   EXPECT_FALSE(results.Complete());
   results.Clear();
   EXPECT_TRUE(results.Owes(1));
@@ -45,6 +51,16 @@ TEST(RankResults, RanksThatDivergeAreAnError) {
   results.Push(0, ResultOf(1, 0, 0));
   results.Push(1, ResultOf(2, 0, 0));
   EXPECT_EQ(results.Take().status().code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(results.diverged(), 1);
+}
+
+TEST(FindDiverged, TheMajorityIsRight) {
+  const StepResult right = ResultOf(7, 0, 0);
+  const StepResult wrong = ResultOf(8, 0, 0);
+  EXPECT_EQ(FindDiverged({right, right}), -1);
+  EXPECT_EQ(FindDiverged({right, wrong}), 1);
+  EXPECT_EQ(FindDiverged({wrong, right, right}), 0);
+  EXPECT_EQ(FindDiverged({right, right, wrong}), 2);
 }
 
 }  // namespace

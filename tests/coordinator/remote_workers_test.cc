@@ -295,10 +295,10 @@ TEST_F(RemoteWorkersTest, FormsAGroupAndRunsSteps) {
   ASSERT_TRUE(group->Submit(PlanOf(1)).ok());
   for (uint64_t step = 1; step <= 200; ++step) {
     ASSERT_TRUE(group->Submit(PlanOf(step + 1)).ok());
-    const absl::StatusOr<StepResult> result = group->Next();
+    const absl::StatusOr<GroupResult> result = group->Next();
     ASSERT_TRUE(result.ok()) << result.status();
-    EXPECT_EQ(result->step, step);
-    EXPECT_EQ(result->tokens.size(), 2);
+    EXPECT_EQ(result->step.step, step);
+    EXPECT_EQ(result->step.tokens.size(), 2);
   }
 }
 
@@ -528,7 +528,7 @@ TEST_F(RemoteWorkersTest,
   ASSERT_NE(group, nullptr);
   ASSERT_TRUE(group->Submit(PlanOf(1)).ok());
   wall_.ahead = 3600;  // frozen for an hour
-  const absl::StatusOr<StepResult> result = group->Next();
+  const absl::StatusOr<GroupResult> result = group->Next();
   EXPECT_TRUE(result.ok()) << result.status();
   EXPECT_EQ(workers_->num_ready(), 1);
 }

@@ -98,7 +98,7 @@ std::vector<StepResult> RunSteps(WorkerGroup* group) {
     auto result = group->Next();
     EXPECT_TRUE(result.ok()) << result.status();
     if (!result.ok()) break;
-    results.push_back(*std::move(result));
+    results.push_back(std::move(result->step));
   }
   return results;
 }
@@ -338,7 +338,7 @@ TEST(ForkedGroup, LargePlansAndResultsPassEachOther) {
   const auto result = group->Next();
   ASSERT_TRUE(result.ok()) << result.status();
   size_t floats = 0;
-  for (const LogitRows& rows : result->logits) floats += rows.rows.size();
+  for (const LogitRows& rows : result->step.logits) floats += rows.rows.size();
   EXPECT_EQ(floats, size_t{8} * 230 * 150);
   const auto next = group->Next();
   EXPECT_TRUE(next.ok()) << next.status();

@@ -68,6 +68,7 @@ inline StepResult SampleResult() {
   result.decode_seconds = 0.25;
   result.slowest_layer_seconds = 0.125;
   result.idle_seconds = 0.0625;
+  result.sum_wait_seconds = 0.03125;
   return result;
 }
 

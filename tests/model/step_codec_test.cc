@@ -179,6 +179,7 @@ TEST(StepCodec, GarbledResultsAreRefused) {
        [](auto* r) { r->logits[0].first_position = 64; }},
       {"decode_seconds is nan",
        [](auto* r) { r->decode_seconds = std::nan(""); }},
+      {"sum_wait_seconds is -1", [](auto* r) { r->sum_wait_seconds = -1; }},
       {"prefill_seconds is -1", [](auto* r) { r->prefill_seconds = -1; }},
       {"idle_seconds is inf",
        [](auto* r) {

@@ -1,0 +1,66 @@
+// Which field of the status has which name.
+#include "coordinator/status_page.h"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+namespace h2o {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// With three digits behind the point.
+double Milliseconds(double seconds) { return std::round(1e6 * seconds) / 1e3; }
+
+Json RankJson(size_t number, const GroupStatus::Rank& rank) {
+  const auto percentile = [&](double share) {
+    return Milliseconds(Percentile(rank.recent_seconds, share));
+  };
+  return {{"rank", number},
+          {"device", rank.place.device},
+          {"address", rank.place.address},
+          {"pid", rank.place.pid},
+          {"pages_held", rank.slabs_held},
+          {"pages_total", rank.slabs_total},
+          {"steps", rank.steps.step_seconds.count()},
+          {"step_ms_p50", percentile(0.5)},
+          {"step_ms_p99", percentile(0.99)},
+          {"all_reduce_wait_ms", Milliseconds(rank.steps.sum_wait_seconds)},
+          {"skew_ms", Milliseconds(rank.steps.skew_seconds)},
+          {"last_step_age_seconds", rank.last_step_age}};
+}
+
+Json GroupJson(const GroupStatus& group) {
+  Json ranks = Json::array();
+  for (size_t rank = 0; rank < group.ranks.size(); ++rank) {
+    ranks.push_back(RankJson(rank, group.ranks[rank]));
+  }
+  return {{"group", group.number},
+          {"running", group.running},
+          {"ranks", std::move(ranks)}};
+}
+
+}  // namespace
+
+std::string StatusPage(const StatusSource& source) {
+  const EngineCounters& c = source.counters;
+  Json groups = Json::array();
+  for (const GroupStatus& group : source.groups) {
+    groups.push_back(GroupJson(group));
+  }
+  const Json status = {
+      {"model", source.model},
+      {"build", {{"version", source.version}}},
+      {"groups", std::move(groups)},
+      {"queue",
+       {{"waiting", c.queued}, {"age_seconds", source.queue_age_seconds}}},
+      {"running", c.running},
+      {"finished", c.finished},
+      {"refused", c.refused},
+      {"replays", c.replays},
+      {"quarantined", c.quarantined}};
+  return status.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+}  // namespace h2o
