@@ -42,9 +42,9 @@ absl::Status CheckSampling(const SamplingParams& sampling) {
   return absl::OkStatus();
 }
 
-absl::Status CheckStop(const std::vector<std::string>& stop) {
-  if (stop.size() > kMaxStopStrings) {
-    return Bad("stop has ", stop.size(), " strings; at most ", kMaxStopStrings,
+absl::Status CheckStop(const std::vector<std::string>& stop, int max_stop) {
+  if (static_cast<int64_t>(stop.size()) > max_stop) {
+    return Bad("stop has ", stop.size(), " strings; at most ", max_stop,
                " are allowed");
   }
   for (size_t i = 0; i < stop.size(); ++i) {
@@ -62,7 +62,7 @@ absl::Status CheckStop(const std::vector<std::string>& stop) {
 
 }  // namespace
 
-absl::Status CheckRequest(const Request& request) {
+absl::Status CheckRequest(const Request& request, int max_stop) {
   if (!request.has_text && request.tokens.empty()) {
     return Bad("the prompt has no tokens; give at least one, or a text");
   }
@@ -74,7 +74,7 @@ absl::Status CheckRequest(const Request& request) {
                "; it must be at least 1");
   }
   H2O_RETURN_IF_ERROR(CheckSampling(request.sampling));
-  H2O_RETURN_IF_ERROR(CheckStop(request.stop));
+  H2O_RETURN_IF_ERROR(CheckStop(request.stop, max_stop));
   if (request.kv_policy) {
     H2O_RETURN_IF_ERROR(ValidateKvPolicyRequest(*request.kv_policy));
   }

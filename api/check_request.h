@@ -10,10 +10,12 @@ namespace h2o {
 // Every piece of generated text is searched for stop strings, so their number
 // and length are limited.
 inline constexpr int kMaxStopStrings = 16;
-inline constexpr int kMaxStopBytes = 1024;
+inline constexpr int kMostStopStrings = 256;  // that an operator may allow
+inline constexpr int kMaxStopBytes = 256;
 
 // Errors: INVALID_ARGUMENT naming the field, its value and what would be right;
 // UNIMPLEMENTED for a request with `generated`.
-absl::Status CheckRequest(const Request& request);
+absl::Status CheckRequest(const Request& request,
+                          int max_stop = kMaxStopStrings);
 
 }  // namespace h2o

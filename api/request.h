@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "api/tenant.h"
 #include "base/finish_reason.h"
 #include "base/kv_policy.h"
 #include "base/sampling.h"
@@ -32,6 +33,8 @@ struct Request {
   // answer goes on behind them.
   std::vector<int32_t> generated;
   std::vector<std::string> stop;  // generation ends before one of these texts
+
+  TenantRow tenant;  // who asks, as the door found out; null: `default`
 
   // Not for clients of a server.
   bool trace = false;           // report what each head keeps and evicts

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -48,6 +49,7 @@ struct CallFlags {
   OutputFlags output;
   double timeout_seconds = 0;  // 0: none
   bool no_retry = false;
+  std::string api_key;
   std::string trace;  // refused with a hint
 };
 
@@ -84,9 +86,13 @@ class Call final : public grpc::ClientReadReactor<v1::GenerateResponse> {
  public:
   Call(v1::Inference::Stub* stub, const v1::GenerateRequest* request,
        std::optional<std::chrono::system_clock::time_point> deadline,
-       size_t prompt, Answers* answers, EndedCalls* ended)
+       const std::string& api_key, size_t prompt, Answers* answers,
+       EndedCalls* ended)
       : prompt_(prompt), answers_(answers), ended_(ended) {
     if (deadline) context_.set_deadline(*deadline);
+    if (!api_key.empty()) {
+      context_.AddMetadata("authorization", absl::StrCat("Bearer ", api_key));
+    }
     stub->async()->Generate(&context_, request, this);
     StartRead(&response_);
     StartCall();
@@ -163,8 +169,9 @@ class Caller {
                               flags_.timeout_seconds * 1000));
       }
       ++open_;
-      prompt.call = std::make_unique<Call>(
-          stub_, &prompt.message, prompt.deadline, i, answers_, &ended_);
+      prompt.call = std::make_unique<Call>(stub_, &prompt.message,
+                                           prompt.deadline, flags_.api_key, i,
+                                           answers_, &ended_);
     }
   }
 
@@ -277,6 +284,15 @@ absl::Status CheckServer(const std::string& server) {
                                  : address.status().message()));
 }
 
+// A header takes printable characters.
+absl::Status CheckKey(const std::string& key) {
+  const bool plain = std::all_of(key.begin(), key.end(),
+                                 [](char c) { return c > ' ' && c <= '~'; });
+  if (plain) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "--api-key: a key has printable characters of ASCII and no blanks");
+}
+
 absl::Status Run(const CallFlags& flags) {
   if (!flags.trace.empty()) {
     return absl::InvalidArgumentError(
@@ -285,6 +301,7 @@ absl::Status Run(const CallFlags& flags) {
   H2O_ASSIGN_OR_RETURN(const std::vector<Prompt> prompts,
                        PromptsOf(flags.request, RandomBits64()));
   H2O_RETURN_IF_ERROR(CheckServer(flags.server));
+  H2O_RETURN_IF_ERROR(CheckKey(flags.api_key));
   std::vector<v1::GenerateRequest> messages;
   for (const Prompt& prompt : prompts) {
     H2O_ASSIGN_OR_RETURN(messages.emplace_back(), ToProto(prompt.request));
@@ -335,6 +352,12 @@ void AddCallCommand(CLI::App* app, int* exit_code) {
                     "Ask once. By default prompts are asked again, ever later, "
                     "if the server cannot be reached (about 8 s long) or its "
                     "queue is full");
+  command
+      ->add_option("--api-key", flags->api_key,
+                   "Key, where the server takes some; better in the variable, "
+                   "which other users of this host cannot see")
+      ->envname("H2OSERVE_API_KEY")
+      ->type_name("KEY");
   command->add_option("--trace", flags->trace)->group("");
   command->callback(
       [flags, exit_code] { *exit_code = ExitCodeOf(Run(*flags)); });

@@ -24,5 +24,6 @@ int main(int argc, char** argv) {
   h2o::AddTokenizeCommand(&app, &exit_code);
   h2o::AddBenchCommand(&app, &exit_code);
   h2o::AddTuneCommand(&app, &exit_code);
+  h2o::AddKeyCommand(&app, &exit_code);
   return h2o::ParseCommandLine(&app, argc, argv).value_or(exit_code);
 }

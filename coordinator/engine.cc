@@ -92,7 +92,8 @@ Engine::Engine(const EngineOptions& options, const ModelConfig& config,
       rules_({.config = config,
               .tokenizer = tokenizer,
               .default_kv_policy = options.default_kv_policy,
-              .kv_budget_cap = options.kv_budget_cap}),
+              .kv_budget_cap = options.kv_budget_cap,
+              .max_stop = options.max_stop}),
       clock_(clock) {}
 
 Engine::~Engine() {
@@ -270,6 +271,11 @@ void Engine::Drain(double grace_seconds) {
   lock.Await([this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_) {
     return outbox_.empty() && delivering_ == 0;
   });
+}
+
+void Engine::CountRefusal(Refusal reason) {
+  Monitor::Lock lock(monitor_);
+  counters_.CountRefusal(reason);
 }
 
 Engine::Counters Engine::counters() const {

@@ -96,6 +96,8 @@ class Engine {
   void Drain(double grace_seconds);
 
   Counters counters() const;
+  // Counts what a door refused before Submit.
+  void CountRefusal(Refusal reason);
   // OK, or why new requests are refused.
   absl::Status Open() const;
   std::vector<GroupStatus> groups() const;  // that are not lost

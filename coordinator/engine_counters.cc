@@ -23,7 +23,8 @@ const char* Name(Outcome outcome) {
 
 const char* Name(Refusal refusal) {
   constexpr const char* kNames[kRefusals] = {
-      "bad_request", "queue_full", "queue_seconds", "no_group", "draining"};
+      "bad_request",     "queue_full", "queue_seconds", "no_group",  "draining",
+      "unauthenticated", "forbidden",  "worker",        "connection"};
   return kNames[static_cast<size_t>(refusal)];
 }
 

@@ -24,8 +24,12 @@ enum class Refusal : uint8_t {
   kQueueSeconds,  // it waited too long
   kNoGroup,
   kDraining,
+  kUnauthenticated,  // no key, a wrong one, or no certificate for it
+  kForbidden,        // a key that may not do this
+  kWorker,           // a worker that may not join
+  kConnection,       // closed before it sent a request
 };
-inline constexpr int kRefusals = 5;
+inline constexpr int kRefusals = 9;
 const char* Name(Refusal refusal);
 
 struct EngineCounters {

@@ -48,9 +48,11 @@ absl::StatusOr<std::string> RequestIdOf(const v1::GenerateRequest& message) {
 
 GenerateStream::GenerateStream(grpc::GenericCallbackServerContext* context,
                                const GenerateDoor* door,
+                               absl::StatusOr<TenantRow> tenant,
                                std::function<void(GenerateStream*)> on_done)
     : context_(context),
       door_(door),
+      tenant_(std::move(tenant)),
       on_done_(std::move(on_done)),
       peer_(context->peer()),
       began_(door->clock->Now()) {}
@@ -116,13 +118,21 @@ absl::StatusOr<Request> GenerateStream::TakeRequest() {
   H2O_ASSIGN_OR_RETURN(Request request,
                        FromProto(message, door_->default_kv_policy));
   if (!request.has_seed) request.sampling.seed = RandomBits64();
+  request.tenant = *tenant_;
   return request;
 }
 
 void GenerateStream::Submit() {
+  if (!tenant_.ok()) {  // the doorkeeper has counted and logged it
+    std::lock_guard lock(mutex_);
+    return End(tenant_.status());
+  }
   absl::StatusOr<Request> request = TakeRequest();
   received_.Clear();
-  if (!request.ok()) return Refuse(request.status());
+  if (!request.ok()) {
+    door_->engine->CountRefusal(Refusal::kBadRequest);
+    return Refuse(request.status());
+  }
   // Not self_, which OnDone may reset meanwhile.
   std::unique_lock lock(mutex_);
   std::shared_ptr<GenerateStream> self = self_;

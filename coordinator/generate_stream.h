@@ -44,9 +44,10 @@ struct GenerateDoor {
 class GenerateStream final : public grpc::ServerGenericBidiReactor,
                              public MessageReader {
  public:
-  // `door` must outlive the call.  `on_done` runs once, at its end.
+  // `door` must outlive the call.  `tenant`: who asks, or why it may not.
+  // `on_done` runs once, at its end.
   GenerateStream(grpc::GenericCallbackServerContext* context,
-                 const GenerateDoor* door,
+                 const GenerateDoor* door, absl::StatusOr<TenantRow> tenant,
                  std::function<void(GenerateStream*)> on_done);
 
   // Reads the message when its turn comes.
@@ -85,6 +86,7 @@ class GenerateStream final : public grpc::ServerGenericBidiReactor,
 
   grpc::GenericCallbackServerContext* const context_;  // valid until OnDone
   const GenerateDoor* const door_;
+  const absl::StatusOr<TenantRow> tenant_;
   const std::function<void(GenerateStream*)> on_done_;
   const std::string peer_;
   const double began_;

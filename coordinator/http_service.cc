@@ -15,6 +15,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr double kPageSeconds = 0.1;
+constexpr char kMetricsPath[] = "/metrics";
 
 HttpResponse JsonAnswer(int status, const Json& body) {
   HttpResponse response;
@@ -31,6 +32,17 @@ HttpResponse ErrorAnswer(int status, const char* code, std::string message) {
   return JsonAnswer(status, {{"error", error}});
 }
 
+// 401 or 403.
+HttpResponse Unwelcome(const absl::Status& why) {
+  if (absl::IsPermissionDenied(why)) {
+    return ErrorAnswer(403, "permission_denied", std::string(why.message()));
+  }
+  HttpResponse response =
+      ErrorAnswer(401, "invalid_api_key", std::string(why.message()));
+  response.headers = {{"WWW-Authenticate", "Bearer"}};
+  return response;
+}
+
 // 200, or 503 with the reason.
 HttpResponse HealthAnswer(const char* what, const absl::Status& status) {
   Json body = {{what, status.ok()}};
@@ -41,13 +53,13 @@ HttpResponse HealthAnswer(const char* what, const absl::Status& status) {
 }  // namespace
 
 const HttpService::Route HttpService::kRoutes[] = {
-    {"/livez", &HttpService::Alive},
-    {"/readyz", &HttpService::Ready},
-    {"/progressz", &HttpService::Progress},
-    {"/health", &HttpService::Health},
-    {"/metrics", &HttpService::Metrics},
-    {"/version", &HttpService::VersionOf},
-    {"/v1/status", &HttpService::Status},
+    {"/livez", Right::kNone, &HttpService::Alive},
+    {"/readyz", Right::kNone, &HttpService::Ready},
+    {"/progressz", Right::kNone, &HttpService::Progress},
+    {"/health", Right::kNone, &HttpService::Health},
+    {kMetricsPath, Right::kNone, &HttpService::Metrics},
+    {"/version", Right::kKey, &HttpService::VersionOf},
+    {"/v1/status", Right::kAdmin, &HttpService::Status},
 };
 
 HttpService::HttpService(HttpServiceOptions options, const Engine* engine,
@@ -57,6 +69,11 @@ HttpService::HttpService(HttpServiceOptions options, const Engine* engine,
 void HttpService::Handle(const HttpRequest& request, HttpReply* reply) {
   for (const Route& route : kRoutes) {
     if (request.path != route.path) continue;
+    const Right right =
+        route.path == kMetricsPath ? options_.metrics_right : route.right;
+    if (const absl::Status status = Admit(right, request); !status.ok()) {
+      return reply->Send(Unwelcome(status));
+    }
     if (request.method == "GET") return reply->Send((this->*route.answer)());
     HttpResponse refusal =
         ErrorAnswer(405, "method_not_allowed",
@@ -64,9 +81,22 @@ void HttpService::Handle(const HttpRequest& request, HttpReply* reply) {
     refusal.headers = {{"Allow", "GET, HEAD"}};
     return reply->Send(std::move(refusal));
   }
+  // What is not named above takes a key, whatever it may become.
+  if (const absl::Status status = Admit(Right::kKey, request); !status.ok()) {
+    return reply->Send(Unwelcome(status));
+  }
   reply->Send(ErrorAnswer(404, "not_found",
                           "there is nothing at this path; /v1/status, /metrics "
                           "and /health are"));
+}
+
+absl::Status HttpService::Admit(Right right, const HttpRequest& request) {
+  if (options_.keeper == nullptr) return absl::OkStatus();
+  return options_.keeper
+      ->Admit(right, {.peer = request.peer,
+                      .authorization = request.Header("authorization"),
+                      .asks_for = request.path})
+      .status();
 }
 
 HttpResponse HttpService::Alive() {

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "base/clock.h"
+#include "coordinator/doorkeeper.h"
 #include "coordinator/engine.h"
 #include "http/http_server.h"
 
@@ -18,6 +19,8 @@ struct HttpServiceOptions {
   std::string model_id;  // the name that clients call the model by
   std::string version;
   bool vllm_metrics = true;
+  Doorkeeper* keeper = nullptr;         // null: everybody may see all
+  Right metrics_right = Right::kNone;   // what /metrics takes
   // Steps that take longer than this are no progress.
   double step_deadline_seconds = 30;
   // Why no group is ready, for people.
@@ -36,6 +39,7 @@ class HttpService {
   using Answer = HttpResponse (HttpService::*)();
   struct Route {
     const char* path;
+    Right right;
     Answer answer;  // to GET
   };
   static const Route kRoutes[];
@@ -47,6 +51,9 @@ class HttpService {
   HttpResponse Metrics();
   HttpResponse VersionOf();
   HttpResponse Status();
+
+  // Errors: as Doorkeeper's.
+  absl::Status Admit(Right right, const HttpRequest& request);
 
   // OK, or why requests are not taken, or do not advance.
   absl::Status Readiness() const;

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/cut_text.h"
 #include "coordinator/generate_stream.h"
+#include "coordinator/grpc_visitor.h"
 #include "coordinator/peer_address.h"
 #include "coordinator/request_spec.h"
 #include "proto/grpc_status.h"
@@ -30,13 +31,10 @@ constexpr char kGenerate[] = "/h2oserve.v1.Inference/Generate";
 using OtherMethods = v1::Inference::WithGenericMethod_Generate<
     v1::Inference::WithCallbackMethod_GetModelInfo<v1::Inference::Service>>;
 
-// Answers a call of no method that there is.
-class UnknownMethod final : public grpc::ServerGenericBidiReactor {
+// Ends a call at once.
+class RefusedCall final : public grpc::ServerGenericBidiReactor {
  public:
-  explicit UnknownMethod(const std::string& method) {
-    Finish(ToGrpc(absl::UnimplementedError(
-        absl::StrCat("there is no method ", CutText(method)))));
-  }
+  explicit RefusedCall(const absl::Status& why) { Finish(ToGrpc(why)); }
   void OnDone() override { delete this; }
 };
 
@@ -74,10 +72,11 @@ class InferenceService::Impl final : public OtherMethods,
   grpc::ServerGenericBidiReactor* CreateReactor(
       grpc::GenericCallbackServerContext* context) override {
     if (context->method() != kGenerate) {
-      return new UnknownMethod(context->method());
+      return new RefusedCall(NoMethod(*context));
     }
     auto stream = std::make_shared<GenerateStream>(
-        context, &door_, [this](GenerateStream* done) { Remove(done); });
+        context, &door_, Admit(Right::kModel, *context, kGenerate),
+        [this](GenerateStream* done) { Remove(done); });
     {
       std::lock_guard lock(mutex_);
       streams_.emplace(stream.get(), stream);
@@ -111,6 +110,11 @@ class InferenceService::Impl final : public OtherMethods,
                           static_cast<int64_t>(message->ByteSizeLong()));
     }
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    if (const auto tenant = Admit(Right::kKey, *context, "GetModelInfo");
+        !tenant.ok()) {
+      reactor->Finish(ToGrpc(tenant.status()));
+      return reactor;
+    }
     const absl::StatusOr<GroupInfo> group = engine_->group_info();
     if (!group.ok()) {
       absl::Status status = group.status();
@@ -141,6 +145,23 @@ class InferenceService::Impl final : public OtherMethods,
 
  private:
   static constexpr double kTickSeconds = 0.25;
+
+  // Every method asks here first; whose call it is.
+  absl::StatusOr<TenantRow> Admit(Right right,
+                                  const grpc::ServerContextBase& context,
+                                  std::string_view method) {
+    if (options_.keeper == nullptr) return TenantRow();
+    return options_.keeper->Admit(right, VisitorOf(context, method));
+  }
+
+  absl::Status NoMethod(const grpc::GenericCallbackServerContext& context) {
+    const std::string& method = context.method();
+    if (const auto tenant = Admit(Right::kKey, context, method); !tenant.ok()) {
+      return tenant.status();
+    }
+    return absl::UnimplementedError(
+        absl::StrCat("there is no method ", CutText(method)));
+  }
 
   std::vector<std::shared_ptr<GenerateStream>> Streams() {
     std::lock_guard lock(mutex_);

@@ -9,7 +9,8 @@
 // Threads  gRPC's, and those of the engine that run event callbacks.
 // Errors   status codes of absl are those of gRPC: INVALID_ARGUMENT for a bad
 //          value, RESOURCE_EXHAUSTED for a full queue, UNAVAILABLE without a
-//          group of workers, UNIMPLEMENTED for `generated`, CANCELLED and
+//          group of workers, UNIMPLEMENTED for `generated`, UNAUTHENTICATED and
+//          PERMISSION_DENIED by the doorkeeper, CANCELLED and
 //          DEADLINE_EXCEEDED as the client left or its deadline passed.
 #pragma once
 
@@ -17,6 +18,7 @@
 #include <memory>
 #include <string>
 
+#include "coordinator/doorkeeper.h"
 #include "coordinator/engine.h"
 
 namespace grpc {
@@ -30,6 +32,7 @@ struct InferenceServiceOptions {
   const Tokenizer* tokenizer = nullptr;  // null: no texts
   KvPolicyRequest default_kv_policy;
   std::string version;
+  Doorkeeper* keeper = nullptr;  // null: everybody may do all
   // Tells people why no group is ready.  May be null.
   std::function<std::string()> progress;
 

@@ -19,6 +19,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "access/keys.h"
 #include "base/clock.h"
 #include "base/host_port.h"
 #include "base/log.h"
@@ -27,6 +28,7 @@
 #include "base/status_macros.h"
 #include "base/stop_signals.h"
 #include "coordinator/connections.h"
+#include "coordinator/doorkeeper.h"
 #include "coordinator/engine.h"
 #include "coordinator/http_service.h"
 #include "coordinator/inference_service.h"
@@ -94,8 +96,10 @@ struct Coordinator {
   std::unique_ptr<Tokenizer> tokenizer;  // may be null
   SteadyClock steady;
   RunningClock clock{&steady};  // the loop of Serve looks at it
+  std::unique_ptr<Keys> keys;  // null: there are none
   std::unique_ptr<Connections> connections;
   std::unique_ptr<Engine> engine;
+  std::unique_ptr<Doorkeeper> keeper;
   std::unique_ptr<RemoteWorkers> workers;
   std::unique_ptr<InferenceService> inference;
   std::unique_ptr<grpc::Server> server;
@@ -151,6 +155,36 @@ int MaxConnections(const CoordinatorFlags& flags) {
       << flags.max_connections << ": this process may have " << limit
       << " files open (ulimit -n)";
   return most;
+}
+
+std::string ModelIdOf(const CoordinatorFlags& flags) {
+  if (!flags.served_model_name.empty()) return flags.served_model_name;
+  const std::string& model = flags.model.spec.model;
+  const std::filesystem::path path(model);
+  const std::string last = path.filename().empty()
+                               ? path.parent_path().filename().string()
+                               : path.filename().string();
+  return last.empty() ? model : last;
+}
+
+// The name of the file's flag goes before what is wrong with it.
+absl::Status OfFlag(const char* flag, const absl::Status& status) {
+  return absl::Status(status.code(),
+                      absl::StrCat(flag, ": ", status.message()));
+}
+
+absl::Status MakeKeeper(const CoordinatorFlags& flags, Coordinator* c) {
+  if (const std::string& file = flags.access.api_keys; !file.empty()) {
+    absl::StatusOr<std::unique_ptr<Keys>> keys = Keys::Load(file);
+    if (!keys.ok()) return OfFlag("--api-keys", keys.status());
+    c->keys = *std::move(keys);
+  }
+  c->keeper = std::make_unique<Doorkeeper>(
+      DoorkeeperOptions{.keys = c->keys.get(),
+                        .model_names = {ModelIdOf(flags),
+                                        flags.model.spec.model}},
+      c->engine.get(), &c->clock);
+  return absl::OkStatus();
 }
 
 // Makes and starts the server, and lets connections come in.
@@ -213,6 +247,7 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
       c->engine,
       Engine::Create(options, config, c->tokenizer.get(), &c->clock));
   Engine* const engine = c->engine.get();
+  H2O_RETURN_IF_ERROR(MakeKeeper(flags, c.get()));
   c->workers = std::make_unique<RemoteWorkers>(
       RemoteWorkersOptions{
           .config = config,
@@ -243,6 +278,7 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
           .tokenizer = c->tokenizer.get(),
           .default_kv_policy = options.default_kv_policy,
           .version = Version(),
+          .keeper = c->keeper.get(),
           .progress = [workers] { return workers->Progress(); },
           .max_request_bytes = flags.max_request_bytes,
           .client_timeout_seconds = flags.client_timeout_seconds,
@@ -257,16 +293,6 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
   H2O_LOG() << "serves " << config.name << " on " << flags.groups
             << " group(s) of " << flags.tp << " worker(s)";
   return c;
-}
-
-std::string ModelIdOf(const CoordinatorFlags& flags) {
-  if (!flags.served_model_name.empty()) return flags.served_model_name;
-  const std::string& model = flags.model.spec.model;
-  const std::filesystem::path path(model);
-  const std::string last = path.filename().empty()
-                               ? path.parent_path().filename().string()
-                               : path.filename().string();
-  return last.empty() ? model : last;
 }
 
 // Serves HTTP where `flags` say, or at `if_free`, if that is not taken.
@@ -286,6 +312,9 @@ absl::Status StartHttp(const CoordinatorFlags& flags,
           .model_id = ModelIdOf(flags),
           .version = Version(),
           .vllm_metrics = flags.vllm_metrics,
+          .keeper = c->keeper.get(),
+          .metrics_right = flags.access.metrics_need_key ? Right::kKey
+                                                         : Right::kNone,
           .step_deadline_seconds = flags.step_deadline_ms / 1000.0,
           .loading = [workers] { return workers->Progress(); }},
       c->engine.get(), &c->clock);

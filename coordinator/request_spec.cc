@@ -92,7 +92,7 @@ int64_t MostRequestBytes(const ModelConfig& config,
   // A number of Protobuf takes at most 10 bytes, and 1 for the name of its
   // field.
   constexpr int64_t kTokenBytes = 11;
-  constexpr int64_t kStopBytes = kMaxStopStrings * (kMaxStopBytes + 8);
+  constexpr int64_t kStopBytes = kMostStopStrings * (kMaxStopBytes + 8);
   constexpr int64_t kOtherBytes = 4096;
   const int64_t positions = config.max_positions;
   int64_t prompt = positions * kTokenBytes;
@@ -106,7 +106,7 @@ int64_t MostRequestBytes(const ModelConfig& config,
 
 absl::Status CheckUnencoded(const Request& request, const RequestRules& rules) {
   H2O_RETURN_IF_ERROR(CheckLength(request, rules));
-  H2O_RETURN_IF_ERROR(CheckRequest(request));
+  H2O_RETURN_IF_ERROR(CheckRequest(request, rules.max_stop));
   if (rules.tokenizer != nullptr) return absl::OkStatus();
   if (request.has_text) {
     return absl::InvalidArgumentError(

@@ -22,6 +22,7 @@ struct RequestRules {
   const Tokenizer* tokenizer = nullptr;  // null: no texts, no stop strings
   KvPolicyRequest default_kv_policy;
   int32_t kv_budget_cap = 0;  // slots a head; 0: no cap
+  int max_stop = 16;          // stop strings
 };
 
 // The most bytes that a request which the model can run has in

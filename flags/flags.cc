@@ -13,11 +13,13 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "api/check_request.h"
 #include "api/request_json.h"
 #include "base/cgroup.h"
 #include "base/device_name.h"
 #include "base/kv_page.h"
 #include "base/log.h"
+#include "flags/access_flags.h"
 #include "flags/exit_code.h"
 #include "flags/version.h"
 
@@ -218,6 +220,12 @@ void AddEngineFlags(CLI::App* app, EngineFlags* flags) {
       ->check(Within(0.001, 1e9, "a number of milliseconds over 0"))
       ->type_name("MS")
       ->default_str(absl::StrCat(options->stall_target_seconds * 1000));
+  app->add_option("--max-stop", options->max_stop,
+                  "Most stop strings of a request, of up to 256 bytes each")
+      ->check(Within(0, kMostStopStrings,
+                     absl::StrCat("0 to ", kMostStopStrings, " strings")))
+      ->type_name("N")
+      ->capture_default_str();
   app->add_option("--kv-budget-cap", options->kv_budget_cap,
                   "Most slots of a head that a request may ask for; 0: no cap")
       ->check(Within(0, kMaxPositions,
@@ -424,6 +432,13 @@ void AddCoordinatorFlags(CLI::App* app, CoordinatorFlags* flags) {
       ->check(Within(0.1, 1e6, "a number of seconds, 0.1 or more"))
       ->type_name("S")
       ->capture_default_str();
+  app->add_option("--http-header-timeout", flags->http_header_timeout_seconds,
+                  "An HTTP client that has not sent the headers of its request "
+                  "within this time is given up")
+      ->check(Within(0.1, 1e6, "a number of seconds, 0.1 or more"))
+      ->type_name("S")
+      ->capture_default_str();
+  AddAccessFlags(app, &flags->access);
   AddPolicyFlags(app, &flags->policy);
 }
 

@@ -93,6 +93,14 @@ void AddTransportFlag(CLI::App* app, bool* tcp_only);
 // long.
 void AddLogFlag(CLI::App* app);
 
+// Of access_flags.h.  Empty: not given.
+struct AccessFlags {
+  std::string certificate, key, client_ca, worker_ca, api_keys;
+  bool metrics_need_key = true;  // where keys exist
+  bool require_auth = false;
+  bool no_reflection = false;
+};
+
 // --tp, --groups, --listen, --step-deadline-ms, --formation-timeout, --grace,
 // --max-connections, --max-request-bytes, --client-timeout; with the bundles of
 // model, policy and engine, all flags of a coordinator.
@@ -112,6 +120,8 @@ struct CoordinatorFlags {
   int max_connections = 1024;
   int64_t max_request_bytes = 4 << 20;
   double client_timeout_seconds = 30;
+  double http_header_timeout_seconds = 10;
+  AccessFlags access;
 };
 void AddCoordinatorFlags(CLI::App* app, CoordinatorFlags* flags);
 

@@ -21,6 +21,7 @@ LEVELS = {
     "model": ["base", "kv/kv_geometry.h", "parallel/shard_spec.h",
               "parallel/unique_fd.h"],
     "api": ["base", "model"],
+    "access": ["base", "api"],
     "http": ["base"],
     "proto": ["base", "model", "api", "kv/kv_geometry.h", "parallel/shard_spec.h"],
     "worker": ["base", "kernels", "kv", "model", "parallel"],
@@ -29,7 +30,7 @@ LEVELS = {
     "embedded": ["base", "kernels", "kv", "model", "parallel", "api", "worker",
                  "coordinator"],
     "clients": ["base", "kernels", "kv", "model", "parallel", "api", "proto",
-                "worker", "coordinator", "embedded", "flags"],
+                "worker", "coordinator", "embedded", "flags", "access"],
     "bench": ["base", "kernels", "kv", "model", "parallel", "api", "proto",
               "worker", "coordinator", "embedded", "flags", "clients"],
 }
@@ -39,8 +40,10 @@ DOORS = {
     "worker/worker_service.cc": ["proto", "flags"],
     "worker/worker_service.h": [],
     "coordinator/connections.cc": ["parallel/unique_fd.h"],
+    "coordinator/doorkeeper.cc": ["access"],
+    "coordinator/doorkeeper.h": ["access"],
     "coordinator/listen_sockets.h": ["parallel/unique_fd.h"],
-    "coordinator/main.cc": ["flags", "http", "proto"],
+    "coordinator/main.cc": ["access", "flags", "http", "proto"],
     "coordinator/remote_ranks.h": ["proto"],
     "coordinator/worker_registry.cc": ["proto"],
     "coordinator/worker_registry.h": ["proto"],
@@ -60,6 +63,7 @@ OWNED = [
     (re.compile(r"<pcre2"), {"model"}),
     (re.compile(r"<nccl"), {"parallel"}),
     (re.compile(r"<boost/"), {"http"}),
+    (re.compile(r"<openssl"), {"access", "http", "parallel"}),
 ]
 INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^>"]+)[>"]', re.M)
 

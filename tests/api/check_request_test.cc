@@ -46,8 +46,8 @@ TEST(CheckRequest, NamesTheFieldAndTheValue) {
        [](R* r) {
          r->stop = {"x", ""};
        }},
-      {"stop[0] has 1025 bytes",
-       [](R* r) { r->stop = {std::string(1025, 'x')}; }},
+      {"stop[0] has 257 bytes",
+       [](R* r) { r->stop = {std::string(257, 'x')}; }},
       {"stop[0] is not UTF-8", [](R* r) { r->stop = {"\xff"}; }},
       {"kv policy full",
        [](R* r) {

@@ -353,8 +353,8 @@ TEST_F(InferenceServiceTest, RefusesWhatCannotBe) {
        [](R* r) {
          for (int i = 0; i < 17; ++i) r->add_stop(std::string("x"));
        }},
-      {"stop[0] has 1025 bytes",
-       [](R* r) { r->add_stop(std::string(1025, 'x')); }},
+      {"stop[0] has 257 bytes",
+       [](R* r) { r->add_stop(std::string(257, 'x')); }},
       {"request_id has 129 bytes",
        [](R* r) { r->set_request_id(std::string(129, 'x')); }},
       {"request_id contains a control character",
