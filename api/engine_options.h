@@ -20,6 +20,11 @@ struct EngineOptions {
   int max_queue = 1024;          // requests that wait; more: RESOURCE_EXHAUSTED
   int max_sequences = 256;       // sequences that run at once in one group
   double max_queue_seconds = 0;  // longest wait of a request; 0: no limit
+  int64_t max_queue_tokens =
+      0;  // that waiting requests may ask for; 0: no limit
+  // A request that does not fit lets others pass it for so long; then pages are
+  // gathered for it.
+  double head_patience_seconds = 0.5;
   // A new prompt may delay running streams by about this long at a time.
   double stall_target_seconds = 0.05;
   // Upper bound of a step even when nobody decodes.  Keep it well under the

@@ -33,6 +33,9 @@ struct Request {
   // answer goes on behind them.
   std::vector<int32_t> generated;
   std::vector<std::string> stop;  // generation ends before one of these texts
+  int32_t priority = 0;           // among its tenant's requests; higher first
+  // The request ends with DEADLINE_EXCEEDED so long after it was submitted.
+  std::optional<double> timeout_seconds;
 
   TenantRow tenant;  // who asks, as the door found out; null: `default`
 

@@ -209,6 +209,13 @@ constexpr Option kOptions[] = {
        return ReadBool("ignore_eos", value, &request->ignore_eos);
      },
      "Continue after the end-of-text token", RequestFlag::Takes::kNothing},
+    {"priority",
+     [](const json& value, Request* request) {
+       return ReadInt("priority", value, &request->priority);
+     },
+     "Requests of the same tenant with a higher number go first; 10 s of "
+     "waiting are worth one",
+     RequestFlag::Takes::kNumber, "N", "0"},
     {"generated",
      [](const json& value, Request* request) {
        return ReadTokens("generated", value, &request->generated);

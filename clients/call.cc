@@ -20,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/entropy.h"
@@ -37,6 +38,7 @@
 #include "proto/grpc_status.h"
 #include "proto/inference.grpc.pb.h"
 #include "proto/request_proto.h"
+#include "proto/retry_after.h"
 
 namespace h2o {
 namespace {
@@ -65,6 +67,7 @@ class EndedCalls {
   struct Ended {
     size_t prompt;
     absl::Status status;
+    std::optional<double> retry_after;  // seconds, if the server has told
   };
   void Push(Ended ended) {
     std::lock_guard lock(mutex_);
@@ -79,6 +82,19 @@ class EndedCalls {
   std::mutex mutex_;
   std::vector<Ended> ended_;
 };
+
+// What the server has told of when to ask again.
+std::optional<double> RetryAfter(const grpc::ClientContext& context) {
+  const auto& metadata = context.GetServerTrailingMetadata();
+  const auto told = metadata.find(kRetryAfterKey);
+  int64_t ms = 0;
+  if (told == metadata.end() ||
+      !absl::SimpleAtoi(std::string(told->second.data(), told->second.size()),
+                        &ms)) {
+    return std::nullopt;
+  }
+  return static_cast<double>(ms) / 1000;
+}
 
 // One attempt of a Generate call.  What it receives goes to `answers`, its end
 // to `ended`.
@@ -115,7 +131,7 @@ class Call final : public grpc::ClientReadReactor<v1::GenerateResponse> {
     }
     // At once, so that it is printed; failures may be tried again.
     if (end.ok()) answers_->Close(prompt_, end);
-    ended_->Push({prompt_, std::move(end)});
+    ended_->Push({prompt_, std::move(end), RetryAfter(context_)});
   }
 
  private:
@@ -212,8 +228,8 @@ class Caller {
   bool Again(const EndedCalls::Ended& end) {
     if (flags_.no_retry || cancelled_) return false;
     Asked& prompt = prompts_[end.prompt];
-    const std::optional<double> wait =
-        prompt.retry.After(end.status, clock_.Now(), last_answer_);
+    const std::optional<double> wait = prompt.retry.After(
+        end.status, clock_.Now(), last_answer_, end.retry_after);
     if (!wait) return false;
     const auto pause = std::chrono::duration_cast<std::chrono::nanoseconds>(
         std::chrono::duration<double>(*wait));

@@ -10,7 +10,8 @@
 namespace h2o {
 
 std::optional<double> Retry::After(const absl::Status& status, double now,
-                                   double last_answer) {
+                                   double last_answer,
+                                   std::optional<double> told) {
   if (!first_failed_) first_failed_ = now;
   const bool away = absl::IsUnavailable(status) &&
                     attempts_ < kUnavailableRetries &&
@@ -19,7 +20,7 @@ std::optional<double> Retry::After(const absl::Status& status, double now,
                     !absl::StrContains(status.message(), "larger than max") &&
                     now - std::max(*first_failed_, last_answer) <= kBusySeconds;
   if (!away && !busy) return std::nullopt;
-  return NextWait();
+  return std::max(NextWait(), std::min(told.value_or(0), kMostToldSeconds));
 }
 
 double Retry::NextWait() {

@@ -9,6 +9,10 @@
 
 namespace h2o {
 
+int64_t SumOf(const SlabCharge& charge) {
+  return std::accumulate(charge.begin(), charge.end(), int64_t{0});
+}
+
 Admission::Admission(const GroupInfo& info)
     : geometry_(info.geometry()), config_(info.config()), held_(info.tp()) {
   for (const RankInfo& rank : info.ranks) num_slabs_.push_back(rank.num_slabs);
@@ -67,12 +71,8 @@ int64_t Admission::FreeSlabs() const {
   return least;
 }
 
-int64_t Admission::HeldSlabs() const {
-  return std::accumulate(held_.begin(), held_.end(), int64_t{0});
-}
+int64_t Admission::HeldSlabs() const { return SumOf(held_); }
 
-int64_t Admission::TotalSlabs() const {
-  return std::accumulate(num_slabs_.begin(), num_slabs_.end(), int64_t{0});
-}
+int64_t Admission::TotalSlabs() const { return SumOf(num_slabs_); }
 
 }  // namespace h2o

@@ -17,6 +17,7 @@ namespace h2o {
 
 // Slabs of one sequence on each rank; a slab is a page where all have one size.
 using SlabCharge = std::vector<int64_t>;
+int64_t SumOf(const SlabCharge& charge);  // over the ranks
 
 class Admission {
  public:

@@ -6,8 +6,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "api/refusal.h"
 #include "base/status_macros.h"
 #include "coordinator/group_at_work.h"
+#include "coordinator/queue_limits.h"
 
 namespace h2o {
 namespace {
@@ -16,12 +18,9 @@ constexpr int kEncoderThreads = 2;
 
 constexpr double kDrainTurnSeconds = 0.25;
 
-// A request that fits may overtake this many waiting requests that do not.  0:
-// requests are served in order of arrival.
-constexpr int kMayPass = 0;
-
 absl::Status NoGroupError() {
-  return absl::UnavailableError("no group of workers is ready");
+  return Refused(Refusal::kNoGroup,
+                 absl::UnavailableError("no group of workers is ready"));
 }
 absl::Status QuarantinedError(const absl::Status& lost) {
   return absl::InternalError(absl::StrCat(
@@ -30,16 +29,18 @@ absl::Status QuarantinedError(const absl::Status& lost) {
       lost.message()));
 }
 absl::Status ShutDownError() {
-  return absl::UnavailableError("the server is shutting down");
+  return Refused(Refusal::kDraining,
+                 absl::UnavailableError("the server is shutting down"));
 }
 
 }  // namespace
 
 struct Engine::LiveGroup {
-  LiveGroup(uint64_t number, std::unique_ptr<WorkerGroup> workers,
-            const EngineOptions& options, double now,
+  LiveGroup(uint64_t number, uint64_t shape,
+            std::unique_ptr<WorkerGroup> workers, const EngineOptions& options,
+            TenantAccounts* tenants, double now,
             std::function<void(absl::Status)> on_lost)
-      : work(number, std::move(workers), options, now),
+      : work(number, shape, std::move(workers), options, tenants, now),
         on_lost(std::move(on_lost)) {}
 
   GroupAtWork work;
@@ -77,6 +78,14 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
     return invalid("replay timeout of ", options.replay_timeout_seconds,
                    " s; it must be 0 or more");
   }
+  if (options.max_queue_tokens < 0) {
+    return invalid("max-queue-tokens ", options.max_queue_tokens,
+                   "; it must be at least 1, or 0 for no limit");
+  }
+  if (!(options.head_patience_seconds >= 0)) {
+    return invalid("head patience of ", options.head_patience_seconds,
+                   " s; it must be 0 or more");
+  }
   H2O_RETURN_IF_ERROR(ValidateKvPolicyRequest(options.default_kv_policy));
   // A default that refuses the shortest request would refuse all.
   H2O_RETURN_IF_ERROR(ResolveKvPolicy(options.default_kv_policy,
@@ -94,7 +103,9 @@ Engine::Engine(const EngineOptions& options, const ModelConfig& config,
               .default_kv_policy = options.default_kv_policy,
               .kv_budget_cap = options.kv_budget_cap,
               .max_stop = options.max_stop}),
-      clock_(clock) {}
+      clock_(clock),
+      queue_(&tenants_, options.head_patience_seconds),
+      placement_(&queue_, &tenants_) {}
 
 Engine::~Engine() {
   std::vector<std::thread> threads;
@@ -131,16 +142,18 @@ void Engine::AddGroup(std::unique_ptr<WorkerGroup> workers,
           });
     }
   }
-  groups_.push_back(
-      std::make_unique<LiveGroup>(next_group_++, std::move(workers), options_,
-                                  clock_->Now(), std::move(on_lost)));
+  const double now = clock_->Now();
+  const uint64_t shape = placement_.ShapeOf(workers->info());
+  groups_.push_back(std::make_unique<LiveGroup>(
+      next_group_++, shape, std::move(workers), options_, &tenants_, now,
+      std::move(on_lost)));
   LiveGroup* group = groups_.back().get();
+  placement_.Add(&group->work);
+  CountPool();
   ++num_loops_;
   group->loop = std::thread([this, group] { Loop(group); });
-  queue_.ForEach([&](Sequence& s) ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_) {
-    if (s.stranded() && CouldRun(&s)) s.SetStranded(std::nullopt);
-  });
-  Place();
+  MarkStranded(std::nullopt);
+  Place(now);
 }
 
 int Engine::num_groups() const {
@@ -166,47 +179,111 @@ absl::Status Engine::Check(const Request& request) const {
   return CanEverFit(&sequence);
 }
 
+absl::StatusOr<AdmissionAnswer> Engine::CheckAdmission(const Request& request) {
+  Request encoded = request;
+  H2O_RETURN_IF_ERROR(CheckUnencoded(request, rules_));
+  H2O_RETURN_IF_ERROR(EncodePrompt(rules_.tokenizer, &encoded));
+  Arrival arrival = ArrivalOf(std::move(encoded), rules_);
+  Monitor::Lock lock(monitor_);
+  const double now = clock_->Now();
+  Sequence sequence(0, /*was_text=*/false, std::move(arrival.stops), nullptr,
+                    nullptr, now, StandingOf(arrival, now));
+  H2O_RETURN_IF_ERROR(CheckArrival(&arrival, &sequence));
+  AdmissionAnswer answer;
+  for (const std::unique_ptr<LiveGroup>& group : groups_) {
+    if (!group->work.CanEverFit(&sequence).ok()) continue;
+    const SlabCharge& charge = group->work.ChargeOf(&sequence);
+    answer.pages = SumOf(charge);
+    answer.kv_bytes = group->work.BytesOf(charge);
+    break;
+  }
+  absl::Status limits = CheckLimits(sequence, now);
+  if (limits.ok()) limits = CheckAllowance(sequence, now);
+  answer.fits_now = limits.ok() && placement_.WouldStart(&sequence) != nullptr;
+  if (answer.fits_now) return answer;
+  answer.retry_after_seconds = RetryAfterSeconds(limits).value_or(
+      queue_.EstimateWait(sequence.standing(), sequence.most_tokens(), now));
+  answer.reason =
+      limits.ok()
+          ? absl::StrCat("it would wait: no group has room for it now, and ",
+                         queue_.size(), " requests wait")
+          : std::string(limits.message());
+  return answer;
+}
+
 absl::StatusOr<uint64_t> Engine::Submit(Request request,
                                         EventCallback on_event) {
-  const bool has_text = request.has_text;
-  std::vector<int32_t> generated = request.generated;
+  Arrival arrival = ArrivalOf(std::move(request), rules_);
   auto stream = std::make_shared<EventStream>(std::move(on_event));
-  std::vector<std::string> stops = request.stop;
-  absl::Status status = CheckUnencoded(request, rules_);
-  SequenceSpec spec;
-  std::optional<Request> to_encode;
-  if (has_text) {
-    to_encode = std::move(request);
-  } else if (status.ok()) {
-    absl::StatusOr<SequenceSpec> made = SpecOf(std::move(request), rules_);
-    status = made.status();
-    if (made.ok()) spec = *std::move(made);
-  }
 
   Monitor::Lock lock(monitor_);
-  auto sequence = std::make_unique<Sequence>(next_id_, has_text,
-                                             std::move(stops), rules_.tokenizer,
-                                             std::move(stream), clock_->Now());
-  status.Update(CheckOpen());
-  if (status.ok() && !has_text) {
-    status = sequence->SetSpec(std::move(spec), std::move(generated));
-    if (status.ok()) status = CanEverFit(sequence.get());
-  }
-  if (status.ok() && static_cast<int>(queue_.size()) >= options_.max_queue) {
-    status = absl::ResourceExhaustedError(absl::StrCat(
-        "the queue is full: ", queue_.size(), " requests wait; try later"));
-  }
-  if (status.ok() && to_encode) {
-    status = encoder_->Add(next_id_, *std::move(to_encode));
+  const double now = clock_->Now();
+  auto sequence = std::make_unique<Sequence>(
+      next_id_, arrival.to_encode.has_value(), std::move(arrival.stops),
+      rules_.tokenizer, std::move(stream), now, StandingOf(arrival, now));
+  absl::Status status = CheckArrival(&arrival, sequence.get());
+  if (status.ok()) status = CheckLimits(*sequence, now);
+  if (status.ok()) status = CheckAllowance(*sequence, now);
+  if (status.ok() && arrival.to_encode) {
+    status = encoder_->Add(next_id_, *std::move(arrival.to_encode));
   }
   if (!status.ok()) {
-    counters_.CountRefusal(ReasonOf(status));
+    counters_.CountNotTaken(status);
     return status;
   }
   const uint64_t id = next_id_++;
-  queue_.Push(std::move(sequence));
-  Place();
+  sequence->SetAllowance(sequence->most_tokens());
+  tenants_.Take(sequence->standing().tenant, sequence->allowance());
+  queue_.Push(std::move(sequence), now);
+  Place(now);
   return id;
+}
+
+Standing Engine::StandingOf(const Arrival& arrival, double now) {
+  Standing standing;
+  standing.tenant = tenants_.Of(arrival.tenant, now);
+  const int64_t priority =
+      int64_t{arrival.priority} + standing.tenant->row->priority;
+  standing.priority = static_cast<int32_t>(std::clamp<int64_t>(
+      priority, -RequestQueue::kMostPriority, RequestQueue::kMostPriority));
+  if (arrival.timeout_seconds) {
+    standing.deadline = now + *arrival.timeout_seconds;
+  }
+  standing.expected_tokens = arrival.expected_tokens;
+  return standing;
+}
+
+absl::Status Engine::CheckArrival(Arrival* arrival, Sequence* sequence) const {
+  H2O_RETURN_IF_ERROR(arrival->status);
+  H2O_RETURN_IF_ERROR(CheckOpen());
+  if (arrival->timeout_seconds && *arrival->timeout_seconds <= 0) {
+    return absl::DeadlineExceededError(
+        "the client's deadline had passed before the request was read");
+  }
+  if (arrival->to_encode) return absl::OkStatus();
+  H2O_RETURN_IF_ERROR(sequence->SetSpec(std::move(arrival->spec),
+                                        std::move(arrival->generated)));
+  return CanEverFit(sequence);
+}
+
+absl::Status Engine::CheckLimits(const Sequence& sequence, double now) const {
+  return CheckQueueLimits(
+      options_, queue_, sequence,
+      queue_.EstimateWait(sequence.standing(), sequence.most_tokens(), now));
+}
+
+absl::Status Engine::CheckAllowance(const Sequence& sequence, double now) {
+  TenantAccount* const tenant = sequence.standing().tenant;
+  const std::optional<double> wait =
+      tenants_.MissingAllowance(tenant, sequence.most_tokens(), now);
+  if (!wait) return absl::OkStatus();
+  return Refused(
+      Refusal::kTenantTokens,
+      absl::ResourceExhaustedError(absl::StrCat(
+          "tenant ", tenant->row->name, " has used up its ",
+          tenant->row->tokens_per_minute, " tokens per minute; the request's ",
+          sequence.most_tokens(), " fit in ", *wait, " s")),
+      wait);
 }
 
 void Engine::OnEncoded(uint64_t id, absl::StatusOr<Request> request) {
@@ -217,28 +294,36 @@ void Engine::OnEncoded(uint64_t id, absl::StatusOr<Request> request) {
   Monitor::Lock lock(monitor_);
   Sequence* const sequence = queue_.Find(id);
   if (sequence == nullptr) return;  // cancelled meanwhile
+  const double now = clock_->Now();
   absl::Status status = spec.status();
   if (spec.ok()) {
     status = sequence->SetSpec(*std::move(spec), std::move(generated));
     if (status.ok() && !sequence->stranded()) status = CanEverFit(sequence);
   }
-  if (!status.ok()) {
-    counters_.CountRefusal(ReasonOf(status));
-    const std::unique_ptr<Sequence> refused = queue_.Remove(id);
-    outbox_.Add(refused->events(), refused->Fail(status, clock_->Now()));
+  if (status.ok()) {
+    tenants_.Take(sequence->standing().tenant,
+                  sequence->most_tokens() - sequence->allowance());
+    sequence->SetAllowance(sequence->most_tokens());
+    queue_.Refile(id, now);
+  } else {
+    counters_.CountNotTaken(status);
+    const std::unique_ptr<Sequence> refused = queue_.Remove(id, now);
+    tenants_.GiveBack(refused->standing().tenant, refused->allowance());
+    outbox_.Add(refused->events(), refused->Fail(status, now));
   }
-  Place();
+  Place(now);
 }
 
 void Engine::Cancel(uint64_t id, absl::Status reason) {
   Monitor::Lock lock(monitor_);
-  if (const std::unique_ptr<Sequence> queued = queue_.Remove(id)) {
+  const double now = clock_->Now();
+  if (const std::unique_ptr<Sequence> queued = queue_.Remove(id, now)) {
     EndQueued(queued.get(), reason);
   }
   for (const std::unique_ptr<LiveGroup>& group : groups_) {
-    group->work.Fail(id, reason, clock_->Now(), &counters_, &outbox_);
+    group->work.Fail(id, reason, now, &counters_, &outbox_);
   }
-  Place();
+  Place(now);
 }
 
 void Engine::Tick() {
@@ -248,9 +333,10 @@ void Engine::Tick() {
     for (const std::unique_ptr<LiveGroup>& group : groups_) {
       group->found_over |= !group->work.workers().status().ok();
     }
+    ExpireDeadlines();
     if (options_.max_queue_seconds > 0) ExpireQueued();
     ExpireStranded();
-    Place();
+    Place(clock_->Now());
     ended.swap(ended_loops_);
   }
   for (std::thread& thread : ended) thread.join();
@@ -287,7 +373,7 @@ Engine::Counters Engine::counters() const {
     c.slabs_held += group->work.admission().HeldSlabs();
     c.slabs_total += group->work.admission().TotalSlabs();
   }
-  c.head_fits = NextToPlace().sequence != nullptr;
+  c.head_fits = placement_.HasNext(clock_->Now());
   return c;
 }
 
@@ -301,6 +387,19 @@ std::vector<GroupStatus> Engine::groups() const {
   const double now = clock_->Now();
   std::vector<GroupStatus> all;
   for (const auto& group : groups_) all.push_back(group->work.status(now));
+  return all;
+}
+
+std::vector<TenantStatus> Engine::tenants() const {
+  Monitor::Lock lock(monitor_);
+  std::vector<TenantStatus> all;
+  for (const TenantAccount* tenant : tenants_.all()) {
+    all.push_back({.name = tenant->row->name,
+                   .waiting = queue_.waiting(*tenant),
+                   .running = tenant->running,
+                   .pages = tenant->pages,
+                   .tokens = tenant->tokens});
+  }
   return all;
 }
 
@@ -326,52 +425,45 @@ absl::Status Engine::CheckOpen() const {
   return groups_.empty() ? NoGroupError() : absl::OkStatus();
 }
 
-Refusal Engine::ReasonOf(const absl::Status& refusal) const {
-  if (absl::IsResourceExhausted(refusal)) return Refusal::kQueueFull;
-  if (!absl::IsUnavailable(refusal)) return Refusal::kBadRequest;
-  return draining_ || stopping_ ? Refusal::kDraining : Refusal::kNoGroup;
-}
-
 absl::Status Engine::CanEverFit(Sequence* sequence) const {
   absl::Status fits = NoGroupError();
   for (const std::unique_ptr<LiveGroup>& group : groups_) {
     fits = group->work.CanEverFit(sequence);
-    if (fits.ok()) break;
+    if (!fits.ok()) continue;
+    const TenantAccount* const tenant = sequence->standing().tenant;
+    return tenant == nullptr
+               ? fits
+               : tenants_.CanEverHold(*tenant,
+                                      SumOf(group->work.ChargeOf(sequence)));
   }
   return fits;
 }
 
-Engine::LiveGroup* Engine::BestGroupFor(Sequence* sequence) const {
-  LiveGroup* best = nullptr;
+void Engine::CountPool() {
+  int64_t pages = 0;
   for (const std::unique_ptr<LiveGroup>& group : groups_) {
-    if (!group->work.workers().status().ok() || !group->work.Fits(sequence)) {
-      continue;
-    }
-    if (best == nullptr || group->work.admission().FreeSlabs() >
-                               best->work.admission().FreeSlabs()) {
-      best = group.get();
-    }
+    pages += group->work.admission().TotalSlabs();
   }
-  return best;
+  tenants_.SetPoolPages(pages);
 }
 
-Engine::Placement Engine::NextToPlace() const {
-  Placement next;
-  next.sequence = queue_.Next(
-      [&](Sequence& s) ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_) {
-        next.group = BestGroupFor(&s);
-        return next.group != nullptr;
-      },
-      kMayPass);
-  return next;
+void Engine::Place(double now) {
+  while (const std::optional<Placement::Choice> next = placement_.Next(now)) {
+    next->group->Start(queue_.Take(next->sequence->id(), now), now);
+    counters_.peak_slabs_held = std::max(counters_.peak_slabs_held,
+                                         next->group->admission().HeldSlabs());
+  }
 }
 
-void Engine::Place() {
-  for (Placement next = NextToPlace(); next.sequence != nullptr;
-       next = NextToPlace()) {
-    next.group->work.Start(queue_.Remove(next.sequence->id()), clock_->Now());
-    counters_.peak_slabs_held = std::max(
-        counters_.peak_slabs_held, next.group->work.admission().HeldSlabs());
+void Engine::ExpireDeadlines() {
+  const double now = clock_->Now();
+  for (const std::unique_ptr<Sequence>& sequence : queue_.RemoveIf(
+           [now](const Sequence& s) { return s.standing().deadline <= now; },
+           now)) {
+    EndQueued(sequence.get(), sequence->DeadlineError(now));
+  }
+  for (const std::unique_ptr<LiveGroup>& group : groups_) {
+    group->work.FailExpired(now, &counters_, &outbox_);
   }
 }
 
@@ -381,10 +473,13 @@ void Engine::ExpireQueued() {
        queue_.RemoveExpired(options_.max_queue_seconds, now)) {
     ++counters_.refused_for[static_cast<size_t>(Refusal::kQueueSeconds)];
     EndQueued(sequence.get(),
-              absl::ResourceExhaustedError(absl::StrCat(
-                  "the request waited ", sequence->queued_seconds(now),
-                  " s in the queue; the limit is ", options_.max_queue_seconds,
-                  " s")));
+              Refused(Refusal::kQueueSeconds,
+                      absl::ResourceExhaustedError(absl::StrCat(
+                          "the request waited ", sequence->queued_seconds(now),
+                          " s in the queue; the limit is ",
+                          options_.max_queue_seconds, " s")),
+                      queue_.EstimateWait(sequence->standing(),
+                                          sequence->most_tokens(), now)));
   }
 }
 
@@ -392,9 +487,10 @@ void Engine::ExpireStranded() {
   const bool replays = options_.replay != ReplayMode::kOff;
   const double longest = replays ? options_.replay_timeout_seconds : 0;
   const double now = clock_->Now();
-  for (const auto& sequence : queue_.RemoveIf([&](const Sequence& s) {
-         return s.stranded() && now - s.stranded()->since >= longest;
-       })) {
+  const auto is_over = [&](const Sequence& s) {
+    return s.stranded() && now - s.stranded()->since >= longest;
+  };
+  for (const auto& sequence : queue_.RemoveIf(is_over, now)) {
     const absl::Status& lost = sequence->stranded()->reason;
     const std::string waited =
         replays ? absl::StrCat(
@@ -412,17 +508,20 @@ void Engine::EndQueued(Sequence* sequence, const absl::Status& reason) {
     encoder_->Remove(sequence->id());
   }
   const double now = clock_->Now();
+  tenants_.GiveBack(sequence->standing().tenant, sequence->allowance());
   StreamEvent last = sequence->Fail(reason, now);
   counters_.CountEnd(last, sequence->queued_seconds(now));
   outbox_.Add(sequence->events(), std::move(last));
 }
 
 void Engine::FailAll(const absl::Status& reason) {
-  for (const auto& sequence : queue_.RemoveIf([](Sequence&) { return true; })) {
+  const double now = clock_->Now();
+  for (const auto& sequence :
+       queue_.RemoveIf([](Sequence&) { return true; }, now)) {
     EndQueued(sequence.get(), reason);
   }
   for (const std::unique_ptr<LiveGroup>& group : groups_) {
-    group->work.FailAll(reason, clock_->Now(), &counters_, &outbox_);
+    group->work.FailAll(reason, now, &counters_, &outbox_);
   }
 }
 
@@ -455,8 +554,10 @@ absl::Status Engine::RunPlans(LiveGroup* group) {
     H2O_ASSIGN_OR_RETURN(GroupResult result, workers.Next());
     lock.Acquire();
     if (stopping_) return absl::OkStatus();
-    work.Deliver(std::move(result), clock_->Now(), &counters_, &outbox);
-    Place();
+    const double now = clock_->Now();
+    const size_t before = work.num_running();
+    work.Deliver(std::move(result), now, &counters_, &outbox);
+    if (work.num_running() < before) Place(now);
     ++delivering_;
     lock.Release();
     outbox.Deliver();
@@ -493,6 +594,8 @@ std::unique_ptr<Engine::LiveGroup> Engine::Remove(LiveGroup* group) {
                                [&](const auto& g) { return g.get() == group; });
   std::unique_ptr<LiveGroup> removed = std::move(*it);
   groups_.erase(it);
+  placement_.Remove(&removed->work, clock_->Now());
+  CountPool();
   return removed;
 }
 
@@ -509,35 +612,43 @@ void Engine::EndWithout(LiveGroup* lost, const absl::Status& reason,
   } else {
     Requeue(lost, reason, outbox);
   }
-  // Requests that no remaining group can run would wait for ever and block the
-  // queue.
-  const double now = clock_->Now();
-  queue_.ForEach([&](Sequence& s) ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_) {
-    if (!s.stranded() && !CouldRun(&s)) {
-      s.SetStranded(Sequence::Stranded{now, reason});
-    }
-  });
+  // Requests that no remaining group can run would wait for ever.
+  MarkStranded(reason);
   if (options_.replay == ReplayMode::kOff) ExpireStranded();
-  Place();
+  Place(clock_->Now());
+}
+
+void Engine::MarkStranded(const std::optional<absl::Status>& lost) {
+  const double now = clock_->Now();
+  std::vector<uint64_t> changed;
+  queue_.ForEach([&](Sequence& s) ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_) {
+    const bool could_run = CouldRun(&s);
+    if (could_run == !s.stranded()) return;
+    if (!could_run && !lost) return;
+    s.SetStranded(could_run ? std::nullopt
+                            : std::optional(Sequence::Stranded{now, *lost}));
+    changed.push_back(s.id());
+  });
+  for (const uint64_t id : changed) queue_.Refile(id, now);
 }
 
 void Engine::Requeue(LiveGroup* lost, const absl::Status& reason,
                      Outbox* outbox) {
   const double now = clock_->Now();
-  RequestQueue::Taken again;
-  for (std::unique_ptr<Sequence>& sequence : lost->work.TakeAll()) {
+  for (std::unique_ptr<Sequence>& sequence : lost->work.TakeAll(now)) {
     if (sequence->CanReplay()) {
       ++counters_.replays;
       sequence->Requeue(options_.replay);
-      again.push_back(std::move(sequence));
+      queue_.Push(std::move(sequence), now);
       continue;
     }
     ++counters_.quarantined;
+    tenants_.GiveBack(sequence->standing().tenant,
+                      sequence->allowance() - sequence->used_tokens());
     StreamEvent last = sequence->Fail(QuarantinedError(reason), now);
     counters_.CountEnd(last, sequence->queued_seconds(now));
     outbox->Add(sequence->events(), std::move(last));
   }
-  queue_.PushInFront(std::move(again));
 }
 
 void Engine::DeliverOutbox() {

@@ -1,10 +1,10 @@
 // The Engine is the coordinator without its doors: it owns the requests and
 // decides which run.  Submit checks a request and queues it; a text is encoded
-// meanwhile.  Placement moves the head of the queue to the group that holds it
-// and has the most free KV pages.  One loop thread for each group plans steps,
-// runs one plan ahead and streams the tokens.  With EngineOptions::replay, the
-// running requests of a lost group go back to the queue's head, and their
-// streams go on with the next group.
+// meanwhile.  Placement moves the request whose turn it is to the group that
+// holds it and has the most free KV pages.  One loop thread for each group
+// plans steps, runs one plan ahead and streams the tokens.  With
+// EngineOptions::replay, the running requests of a lost group go back to the
+// queue's head, and their streams go on with the next group.
 //
 //   Submit -> RequestQueue (-> TextEncoder) -> Admission (pages on every rank)
 //          -> BatchScheduler -> StepPlan -> WorkerGroup -> StepResult
@@ -29,15 +29,20 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "api/admission_answer.h"
 #include "api/engine_options.h"
 #include "api/request.h"
 #include "base/clock.h"
 #include "base/monitor.h"
+#include "coordinator/arrival.h"
 #include "coordinator/engine_counters.h"
 #include "coordinator/event_stream.h"
 #include "coordinator/group_status.h"
+#include "coordinator/placement.h"
 #include "coordinator/request_queue.h"
 #include "coordinator/request_spec.h"
+#include "coordinator/tenant_accounts.h"
+#include "coordinator/tenant_status.h"
 #include "coordinator/text_encoder.h"
 #include "coordinator/worker_group.h"
 #include "model/model_config.h"
@@ -73,11 +78,16 @@ class Engine {
   // Errors: all that Submit or the stream's last event would report.
   absl::Status Check(const Request& request) const;
 
+  // Whether Submit would take the request now, and when it would start.
+  // Nothing is queued.  Errors: those of Check.
+  absl::StatusOr<AdmissionAnswer> CheckAdmission(const Request& request);
+
   // Queues a request; returns its id.  Errors (and then no event comes):
   // INVALID_ARGUMENT for a bad value or a request that can never fit (with the
-  // arithmetic), RESOURCE_EXHAUSTED if the queue is full, UNAVAILABLE if no
-  // group is ready or the engine drains.  Errors of a text that show only when
-  // it is encoded come as the stream's last event.
+  // arithmetic), RESOURCE_EXHAUSTED if the queue or a limit of the tenant is
+  // full, UNAVAILABLE if no group is ready or the engine drains (api/refusal.h
+  // has the reason), DEADLINE_EXCEEDED if there is no time left.  Errors of a
+  // text that show only when it is encoded come as the stream's last event.
   absl::StatusOr<uint64_t> Submit(Request request, EventCallback on_event);
 
   // Ends a request: its stream gets a last event with `reason`, its pages are
@@ -85,9 +95,10 @@ class Engine {
   // the request has ended already.
   void Cancel(uint64_t id, absl::Status reason);
 
-  // Ends queued requests that are older than max_queue_seconds, notices groups
-  // that were lost while idle, and frees what lost groups leave behind.  The
-  // owner calls it about ten times a second.
+  // Ends requests whose deadline has passed and queued ones that are older than
+  // max_queue_seconds, keeps groups for those that have waited too long,
+  // notices groups that were lost while idle, and frees what lost groups leave
+  // behind.  The owner calls it about ten times a second.
   void Tick();
 
   // Refuses new requests; returns when none is left or after `grace_seconds`,
@@ -101,38 +112,40 @@ class Engine {
   // OK, or why new requests are refused.
   absl::Status Open() const;
   std::vector<GroupStatus> groups() const;  // that are not lost
-  double queue_age_seconds() const;         // of the oldest that waits
+  std::vector<TenantStatus> tenants() const;
+  double queue_age_seconds() const;  // of the oldest that waits
   // While requests run: since when no step has ended.  Otherwise 0.
   double stalled_seconds() const;
 
  private:
   struct LiveGroup;  // at work, with its thread
-  struct Placement {
-    Sequence* sequence = nullptr;  // in the queue; null: none can start now
-    LiveGroup* group = nullptr;
-  };
 
   Engine(const EngineOptions& options, const ModelConfig& config,
          const Tokenizer* tokenizer, const Clock* clock);
 
   // Whether requests are taken at all.
   absl::Status CheckOpen() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
-  Refusal ReasonOf(const absl::Status& refusal) const
+  Standing StandingOf(const Arrival& arrival, double now)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
-  // Whether any group could ever run the sequence.
+  // Whether the request is good and may be taken at all.
+  absl::Status CheckArrival(Arrival* arrival, Sequence* sequence) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
+  // Whether the queue has room for it, and its tenant tokens.
+  absl::Status CheckLimits(const Sequence& sequence, double now) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
+  absl::Status CheckAllowance(const Sequence& sequence, double now)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
+  void CountPool() ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
+  // Whether any group could ever run the sequence, within its tenant's share.
   absl::Status CanEverFit(Sequence* sequence) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
   // The text of request `id` has become tokens, or cannot.
   void OnEncoded(uint64_t id, absl::StatusOr<Request> request);
 
-  // The group with the most free pages of those that hold the sequence now, or
-  // null.
-  LiveGroup* BestGroupFor(Sequence* sequence) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
-  Placement NextToPlace() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
   // Moves requests from the queue to groups while they fit.
-  void Place() ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
+  void Place(double now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
 
+  void ExpireDeadlines() ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
   void ExpireQueued() ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
   void ExpireStranded() ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
   // Ends a request that was just taken out of the queue.
@@ -151,6 +164,10 @@ class Engine {
   // Whether a group could run the queued sequence some time.
   bool CouldRun(Sequence* sequence) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
+  // Finds the queued requests that no group could run any more, since one was
+  // `lost`, and those that one can run again.
+  void MarkStranded(const std::optional<absl::Status>& lost)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
   // Puts what a lost group ran back into the queue, or ends it.  Requests that
   // only that group could run are stranded from now on.
   void EndWithout(LiveGroup* lost, const absl::Status& reason, Outbox* outbox)
@@ -165,7 +182,9 @@ class Engine {
   const Clock* const clock_;
 
   mutable Monitor monitor_;
+  TenantAccounts tenants_ ABSL_GUARDED_BY(monitor_);
   RequestQueue queue_ ABSL_GUARDED_BY(monitor_);
+  Placement placement_ ABSL_GUARDED_BY(monitor_);
   std::vector<std::unique_ptr<LiveGroup>> groups_ ABSL_GUARDED_BY(monitor_);
   Counters counters_ ABSL_GUARDED_BY(monitor_);
   uint64_t next_id_ ABSL_GUARDED_BY(monitor_) = 1;

@@ -21,13 +21,6 @@ const char* Name(Outcome outcome) {
   return kNames[static_cast<size_t>(outcome)];
 }
 
-const char* Name(Refusal refusal) {
-  constexpr const char* kNames[kRefusals] = {
-      "bad_request",     "queue_full", "queue_seconds", "no_group",  "draining",
-      "unauthenticated", "forbidden",  "worker",        "connection"};
-  return kNames[static_cast<size_t>(refusal)];
-}
-
 std::vector<double> EngineCounters::RequestBuckets() {
   return {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
           30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
@@ -45,6 +38,15 @@ void EngineCounters::CountFirstToken(double seconds,
                                      int64_t prompt_token_count) {
   first_token_seconds.Observe(seconds);
   prompt_tokens += prompt_token_count;
+}
+
+void EngineCounters::CountNotTaken(const absl::Status& why) {
+  if (absl::IsDeadlineExceeded(why)) {
+    ++finished;
+    ++ended_by[static_cast<size_t>(Outcome::kDeadline)];
+    return;
+  }
+  CountRefusal(RefusalOf(why).value_or(Refusal::kBadRequest));
 }
 
 void EngineCounters::CountEnd(const StreamEvent& last, double seconds) {

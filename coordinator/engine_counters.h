@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "api/refusal.h"
 #include "api/request.h"
 #include "base/histogram.h"
 
@@ -16,21 +17,6 @@ namespace h2o {
 enum class Outcome : uint8_t { kStop, kLength, kCancelled, kDeadline, kError };
 inline constexpr int kOutcomes = 5;
 const char* Name(Outcome outcome);
-
-// Why a request was not taken, or was sent away from the queue.
-enum class Refusal : uint8_t {
-  kBadRequest,  // also one that can never fit
-  kQueueFull,
-  kQueueSeconds,  // it waited too long
-  kNoGroup,
-  kDraining,
-  kUnauthenticated,  // no key, a wrong one, or no certificate for it
-  kForbidden,        // a key that may not do this
-  kWorker,           // a worker that may not join
-  kConnection,       // closed before it sent a request
-};
-inline constexpr int kRefusals = 9;
-const char* Name(Refusal refusal);
 
 struct EngineCounters {
   int64_t queued = 0, running = 0, finished = 0, refused = 0;
@@ -70,6 +56,8 @@ struct EngineCounters {
     ++refused;
     ++refused_for[static_cast<size_t>(reason)];
   }
+  // A request was not taken; one without time left counts as expired.
+  void CountNotTaken(const absl::Status& why);
 
   static std::vector<double> RequestBuckets();
   static std::vector<double> FirstTokenBuckets();

@@ -9,11 +9,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "api/refusal.h"
 #include "base/entropy.h"
 #include "base/status_macros.h"
 #include "proto/grpc_status.h"
 #include "proto/inference.grpc.pb.h"
 #include "proto/request_proto.h"
+#include "proto/retry_after.h"
 
 namespace h2o {
 namespace {
@@ -42,6 +44,23 @@ absl::StatusOr<std::string> RequestIdOf(const v1::GenerateRequest& message) {
     return Bad("request_id contains a control character; use printable text");
   }
   return id;
+}
+
+// Code and message, without what api/refusal.h adds for programs.
+std::string Shown(const absl::Status& status) {
+  return status.ToString(absl::StatusToStringMode::kWithNoExtraData);
+}
+
+// Until the client's deadline; none: it has none.
+std::optional<double> SecondsLeft(
+    const grpc::GenericCallbackServerContext& context) {
+  const auto deadline = context.deadline();
+  if (deadline == std::chrono::system_clock::time_point::max()) {
+    return std::nullopt;
+  }
+  return std::chrono::duration<double>(deadline -
+                                       std::chrono::system_clock::now())
+      .count();
 }
 
 }  // namespace
@@ -119,6 +138,7 @@ absl::StatusOr<Request> GenerateStream::TakeRequest() {
                        FromProto(message, door_->default_kv_policy));
   if (!request.has_seed) request.sampling.seed = RandomBits64();
   request.tenant = *tenant_;
+  request.timeout_seconds = SecondsLeft(*context_);
   return request;
 }
 
@@ -151,13 +171,17 @@ void GenerateStream::Submit() {
 
 void GenerateStream::Refuse(const absl::Status& status) {
   door_->refused->Add(LogLevel::kWarning, request_id_,
-                      absl::StrCat("refused: ", status.ToString()));
+                      absl::StrCat("refused: ", Shown(status)));
   std::lock_guard lock(mutex_);
   End(status);
 }
 
 void GenerateStream::End(const absl::Status& status) {
   stage_ = Stage::kEnded;
+  if (const std::optional<double> seconds = RetryAfterSeconds(status)) {
+    const auto ms = static_cast<int64_t>(*seconds * 1000);
+    context_->AddTrailingMetadata(kRetryAfterKey, absl::StrCat(ms));
+  }
   Finish(ToGrpc(status));
 }
 
@@ -169,7 +193,7 @@ void GenerateStream::OnEvent(StreamEvent event) {
   if (!status.ok() && !absl::IsCancelled(status) &&
       !absl::IsDeadlineExceeded(status)) {
     door_->ended->Add(LogLevel::kWarning, request_id_,
-                      absl::StrCat("ended: ", status.ToString()));
+                      absl::StrCat("ended: ", Shown(status)));
   }
   std::lock_guard lock(mutex_);
   waiting_.Add(std::move(event));

@@ -11,12 +11,6 @@
 namespace h2o {
 namespace {
 
-int64_t BytesOf(const SlabCharge& charge, const GroupInfo& info) {
-  int64_t slabs = 0;
-  for (int64_t n : charge) slabs += n;
-  return slabs * info.geometry().SlabBytes();
-}
-
 // What the sequence would be charged if it kept every token.
 SlabCharge FullCharge(const Sequence& sequence, const Admission& admission) {
   const int64_t stored = sequence.max_stored_tokens();
@@ -48,32 +42,49 @@ std::vector<Item> TakeOf(uint64_t id, std::vector<Item>* items,
 
 }  // namespace
 
-GroupAtWork::GroupAtWork(uint64_t number, std::unique_ptr<WorkerGroup> workers,
-                         const EngineOptions& options, double now)
+GroupAtWork::GroupAtWork(uint64_t number, uint64_t shape,
+                         std::unique_ptr<WorkerGroup> workers,
+                         const EngineOptions& options, TenantAccounts* tenants,
+                         double now)
     : number_(number),
+      shape_(shape),
       workers_(std::move(workers)),
       max_sequences_(options.max_sequences),
       history_(workers_->info().tp()),
+      tenants_(tenants),
       admission_(workers_->info()),
       scheduler_(workers_->info().config().num_layers,
                  options.stall_target_seconds, workers_->info().packed_tokens(),
                  options.longest_step_seconds),
       answered_(now) {}
 
+const SlabCharge& GroupAtWork::ChargeOf(Sequence* sequence) const {
+  return sequence->ChargeIn(shape_, admission_);
+}
+
+int64_t GroupAtWork::BytesOf(const SlabCharge& charge) const {
+  return SumOf(charge) * workers_->info().geometry().SlabBytes();
+}
+
+TenantCharge GroupAtWork::TenantChargeOf(Sequence* sequence) const {
+  return {.most_tokens = sequence->most_tokens(),
+          .pages = SumOf(ChargeOf(sequence))};
+}
+
 absl::Status GroupAtWork::CanEverFit(Sequence* sequence) const {
-  return admission_.CanEverFit(sequence->ChargeIn(number_, admission_));
+  return admission_.CanEverFit(ChargeOf(sequence));
 }
 
 bool GroupAtWork::Fits(Sequence* sequence) const {
-  return static_cast<int>(running_.size()) < max_sequences_ &&
-         admission_.Fits(sequence->ChargeIn(number_, admission_));
+  return has_seat() && admission_.Fits(ChargeOf(sequence));
 }
 
 void GroupAtWork::Start(std::unique_ptr<Sequence> sequence, double now) {
-  const SlabCharge& charge = sequence->ChargeIn(number_, admission_);
+  const SlabCharge& charge = ChargeOf(sequence.get());
   admission_.Charge(charge);
-  sequence->Start(BytesOf(charge, workers_->info()),
-                  BytesOf(FullCharge(*sequence, admission_), workers_->info()),
+  tenants_->Start(sequence->standing().tenant, TenantChargeOf(sequence.get()),
+                  now);
+  sequence->Start(BytesOf(charge), BytesOf(FullCharge(*sequence, admission_)),
                   now);
   if (running_.empty()) busy_since_ = now;
   scheduler_.Admit(sequence->SpecToRun());
@@ -81,11 +92,16 @@ void GroupAtWork::Start(std::unique_ptr<Sequence> sequence, double now) {
   running_[id] = std::move(sequence);
 }
 
-void GroupAtWork::Leave(Running it) {
+void GroupAtWork::Leave(Running it, double now) {
   // Plans run in order: a sequence that is admitted from now on gets these
   // pages after the plan that retires their holder.
+  Sequence* const sequence = it->second.get();
+  TenantAccount* const tenant = sequence->standing().tenant;
+  const int64_t used = sequence->used_tokens();
   scheduler_.Retire(it->first);
-  admission_.Release(it->second->ChargeIn(number_, admission_));
+  admission_.Release(ChargeOf(sequence));
+  tenants_->End(tenant, TenantChargeOf(sequence), used, now);
+  tenants_->GiveBack(tenant, sequence->allowance() - used);
   running_.erase(it);
 }
 
@@ -96,7 +112,7 @@ bool GroupAtWork::Fail(uint64_t id, const absl::Status& reason, double now,
   StreamEvent last = it->second->Fail(reason, now);
   counters->CountEnd(last, it->second->queued_seconds(now));
   outbox->Add(it->second->events(), std::move(last));
-  Leave(it);
+  Leave(it, now);
   return true;
 }
 
@@ -107,9 +123,23 @@ void GroupAtWork::FailAll(const absl::Status& reason, double now,
   }
 }
 
-std::vector<std::unique_ptr<Sequence>> GroupAtWork::TakeAll() {
+void GroupAtWork::FailExpired(double now, EngineCounters* counters,
+                              Outbox* outbox) {
+  std::vector<uint64_t> expired;
+  for (const auto& [id, sequence] : running_) {
+    if (sequence->standing().deadline <= now) expired.push_back(id);
+  }
+  for (const uint64_t id : expired) {
+    Fail(id, running_.at(id)->DeadlineError(now), now, counters, outbox);
+  }
+}
+
+std::vector<std::unique_ptr<Sequence>> GroupAtWork::TakeAll(double now) {
   std::vector<std::unique_ptr<Sequence>> all;
   for (auto& [id, sequence] : std::exchange(running_, {})) {
+    // What it took will be taken again; it is paid for once.
+    tenants_->End(sequence->standing().tenant, TenantChargeOf(sequence.get()),
+                  0, now);
     all.push_back(std::move(sequence));
   }
   return all;
@@ -203,7 +233,9 @@ void GroupAtWork::Accept(const TokenResult& token, StepResult* result,
   counters->generated_tokens += static_cast<int64_t>(event->tokens.size());
   if (event->done) counters->CountEnd(*event, seconds);
   outbox->Add(sequence.events(), *std::move(event));
-  if (sequence.state() == Sequence::State::kDone) Leave(it);
+  if (sequence.state() != Sequence::State::kDone) return;
+  tenants_->CountRun(sequence.running_seconds(now));
+  Leave(it, now);
 }
 
 }  // namespace h2o

@@ -19,20 +19,28 @@
 #include "coordinator/group_status.h"
 #include "coordinator/sequence.h"
 #include "coordinator/step_history.h"
+#include "coordinator/tenant_accounts.h"
 #include "coordinator/worker_group.h"
 
 namespace h2o {
 
 class GroupAtWork {
  public:
-  // `number` tells the groups of one engine apart, also those that are gone.
-  GroupAtWork(uint64_t number, std::unique_ptr<WorkerGroup> workers,
-              const EngineOptions& options, double now);
+  // `number` tells the groups of one engine apart, also those that are gone;
+  // groups of one `shape` charge a sequence alike.  `tenants` must outlive
+  // this.
+  GroupAtWork(uint64_t number, uint64_t shape,
+              std::unique_ptr<WorkerGroup> workers,
+              const EngineOptions& options, TenantAccounts* tenants,
+              double now);
 
   WorkerGroup& workers() { return *workers_; }
   const WorkerGroup& workers() const { return *workers_; }
   const Admission& admission() const { return admission_; }
   size_t num_running() const { return running_.size(); }
+  bool has_seat() const {
+    return static_cast<int>(running_.size()) < max_sequences_;
+  }
   double busy_since() const { return busy_since_; }
   // At `now`, by the clock of the Engine.
   GroupStatus status(double now) const;
@@ -45,6 +53,10 @@ class GroupAtWork {
   // Whether the sequence could start now: every rank has the pages free.
   bool Fits(Sequence* sequence) const;
 
+  // What it is charged here, on every rank, and in bytes.
+  const SlabCharge& ChargeOf(Sequence* sequence) const;
+  int64_t BytesOf(const SlabCharge& charge) const;
+
   // Charges the pages and runs the sequence from the next plan on.
   // REQUIRES: Fits.
   void Start(std::unique_ptr<Sequence> sequence, double now);
@@ -56,9 +68,12 @@ class GroupAtWork {
   void FailAll(const absl::Status& reason, double now, EngineCounters* counters,
                Outbox* outbox);
 
+  // Ends with DEADLINE_EXCEEDED those whose deadline has passed.
+  void FailExpired(double now, EngineCounters* counters, Outbox* outbox);
+
   // Takes all running sequences away, in the order in which they came, from
   // workers that run nothing more.
-  std::vector<std::unique_ptr<Sequence>> TakeAll();
+  std::vector<std::unique_ptr<Sequence>> TakeAll(double now);
 
   // Whether there is anything to plan or to wait for.
   bool IsBusy() const { return plans_in_flight_ > 0 || scheduler_.HasWork(); }
@@ -84,12 +99,15 @@ class GroupAtWork {
   // Gives one token to its sequence.
   void Accept(const TokenResult& token, StepResult* result, double now,
               EngineCounters* counters, Outbox* outbox);
-  void Leave(Running it);
+  void Leave(Running it, double now);
+  TenantCharge TenantChargeOf(Sequence* sequence) const;
 
   const uint64_t number_;
+  const uint64_t shape_;
   const std::unique_ptr<WorkerGroup> workers_;
   const int max_sequences_;
   StepHistory history_;
+  TenantAccounts* const tenants_;
   Admission admission_;
   BatchScheduler scheduler_;
   std::map<uint64_t, std::unique_ptr<Sequence>> running_;

@@ -1,10 +1,12 @@
 // The routes of the coordinator's HTTP interface.
 #include "coordinator/http_service.h"
 
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "api/request_json.h"
 #include "base/kv_page.h"
 #include "coordinator/metrics_page.h"
 #include "coordinator/status_page.h"
@@ -16,6 +18,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr double kPageSeconds = 0.1;
 constexpr char kMetricsPath[] = "/metrics";
+constexpr char kAdmissionPath[] = "/v1/admission";
 
 HttpResponse JsonAnswer(int status, const Json& body) {
   HttpResponse response;
@@ -43,6 +46,25 @@ HttpResponse Unwelcome(const absl::Status& why) {
   return response;
 }
 
+HttpResponse WrongMethod(const char* path, const char* allowed) {
+  HttpResponse refusal =
+      ErrorAnswer(405, "method_not_allowed",
+                  absl::StrCat(path, " answers ", allowed, " alone"));
+  refusal.headers = {{"Allow", allowed}};
+  return refusal;
+}
+
+HttpResponse BadRequest(const absl::Status& why) {
+  return ErrorAnswer(400, "invalid_value", std::string(why.message()));
+}
+
+// Over HTTP a lower priority goes first, as in vLLM.
+int32_t Negated(int32_t priority) {
+  return priority == std::numeric_limits<int32_t>::min()
+             ? std::numeric_limits<int32_t>::max()
+             : -priority;
+}
+
 // 200, or 503 with the reason.
 HttpResponse HealthAnswer(const char* what, const absl::Status& status) {
   Json body = {{what, status.ok()}};
@@ -62,41 +84,62 @@ const HttpService::Route HttpService::kRoutes[] = {
     {"/v1/status", Right::kAdmin, &HttpService::Status},
 };
 
-HttpService::HttpService(HttpServiceOptions options, const Engine* engine,
+HttpService::HttpService(HttpServiceOptions options, Engine* engine,
                          const Clock* clock)
     : options_(std::move(options)), engine_(engine), clock_(clock) {}
 
 void HttpService::Handle(const HttpRequest& request, HttpReply* reply) {
+  if (request.path == kAdmissionPath) return reply->Send(Admission(request));
   for (const Route& route : kRoutes) {
     if (request.path != route.path) continue;
     const Right right =
         route.path == kMetricsPath ? options_.metrics_right : route.right;
-    if (const absl::Status status = Admit(right, request); !status.ok()) {
-      return reply->Send(Unwelcome(status));
+    if (const auto tenant = Admit(right, request); !tenant.ok()) {
+      return reply->Send(Unwelcome(tenant.status()));
     }
     if (request.method == "GET") return reply->Send((this->*route.answer)());
-    HttpResponse refusal =
-        ErrorAnswer(405, "method_not_allowed",
-                    absl::StrCat(route.path, " answers GET and HEAD alone"));
-    refusal.headers = {{"Allow", "GET, HEAD"}};
-    return reply->Send(std::move(refusal));
+    return reply->Send(WrongMethod(route.path, "GET, HEAD"));
   }
   // What is not named above takes a key, whatever it may become.
-  if (const absl::Status status = Admit(Right::kKey, request); !status.ok()) {
-    return reply->Send(Unwelcome(status));
+  if (const auto tenant = Admit(Right::kKey, request); !tenant.ok()) {
+    return reply->Send(Unwelcome(tenant.status()));
   }
   reply->Send(ErrorAnswer(404, "not_found",
                           "there is nothing at this path; /v1/status, /metrics "
                           "and /health are"));
 }
 
-absl::Status HttpService::Admit(Right right, const HttpRequest& request) {
-  if (options_.keeper == nullptr) return absl::OkStatus();
-  return options_.keeper
-      ->Admit(right, {.peer = request.peer,
-                      .authorization = request.Header("authorization"),
-                      .asks_for = request.path})
-      .status();
+absl::StatusOr<TenantRow> HttpService::Admit(Right right,
+                                             const HttpRequest& request) {
+  if (options_.keeper == nullptr) return TenantRow();
+  return options_.keeper->Admit(
+      right, {.peer = request.peer,
+              .authorization = request.Header("authorization"),
+              .asks_for = request.path});
+}
+
+HttpResponse HttpService::Admission(const HttpRequest& request) {
+  const absl::StatusOr<TenantRow> tenant = Admit(Right::kModel, request);
+  if (!tenant.ok()) return Unwelcome(tenant.status());
+  if (request.method != "POST") return WrongMethod(kAdmissionPath, "POST");
+  std::string others;  // fields that change nothing here, as `model`
+  absl::StatusOr<Request> asked =
+      RequestFromJson(request.body, Request{}, &others);
+  if (!asked.ok()) return BadRequest(asked.status());
+  asked->priority = Negated(asked->priority);
+  asked->tenant = *tenant;
+  const absl::StatusOr<AdmissionAnswer> answer =
+      engine_->CheckAdmission(*asked);
+  if (absl::IsUnavailable(answer.status())) {
+    return ErrorAnswer(503, "server_is_unavailable",
+                       std::string(answer.status().message()));
+  }
+  if (!answer.ok()) return BadRequest(answer.status());
+  return JsonAnswer(200, {{"fits_now", answer->fits_now},
+                          {"retry_after_seconds", answer->retry_after_seconds},
+                          {"pages", answer->pages},
+                          {"kv_bytes", answer->kv_bytes},
+                          {"reason", answer->reason}});
 }
 
 HttpResponse HttpService::Alive() {

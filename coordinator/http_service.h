@@ -8,6 +8,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "coordinator/doorkeeper.h"
 #include "coordinator/engine.h"
@@ -19,8 +20,8 @@ struct HttpServiceOptions {
   std::string model_id;  // the name that clients call the model by
   std::string version;
   bool vllm_metrics = true;
-  Doorkeeper* keeper = nullptr;         // null: everybody may see all
-  Right metrics_right = Right::kNone;   // what /metrics takes
+  Doorkeeper* keeper = nullptr;        // null: everybody may see all
+  Right metrics_right = Right::kNone;  // what /metrics takes
   // Steps that take longer than this are no progress.
   double step_deadline_seconds = 30;
   // Why no group is ready, for people.
@@ -30,8 +31,7 @@ struct HttpServiceOptions {
 class HttpService {
  public:
   // `engine` and `clock` must outlive this.
-  HttpService(HttpServiceOptions options, const Engine* engine,
-              const Clock* clock);
+  HttpService(HttpServiceOptions options, Engine* engine, const Clock* clock);
 
   void Handle(const HttpRequest& request, HttpReply* reply);
 
@@ -44,6 +44,8 @@ class HttpService {
   };
   static const Route kRoutes[];
 
+  // Whether a request would be taken now (POST).
+  HttpResponse Admission(const HttpRequest& request);
   HttpResponse Alive();
   HttpResponse Ready();
   HttpResponse Health();
@@ -53,7 +55,7 @@ class HttpService {
   HttpResponse Status();
 
   // Errors: as Doorkeeper's.
-  absl::Status Admit(Right right, const HttpRequest& request);
+  absl::StatusOr<TenantRow> Admit(Right right, const HttpRequest& request);
 
   // OK, or why requests are not taken, or do not advance.
   absl::Status Readiness() const;
@@ -61,7 +63,7 @@ class HttpService {
   std::string MakePage() const;
 
   const HttpServiceOptions options_;
-  const Engine* const engine_;
+  Engine* const engine_;
   const Clock* const clock_;
 
   // Scrapers ask up to 20 times a second; a page is made ten times at most.

@@ -13,12 +13,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/cut_text.h"
+#include "base/status_macros.h"
 #include "coordinator/generate_stream.h"
 #include "coordinator/grpc_visitor.h"
 #include "coordinator/peer_address.h"
 #include "coordinator/request_spec.h"
 #include "proto/grpc_status.h"
 #include "proto/inference.grpc.pb.h"
+#include "proto/request_proto.h"
 
 namespace h2o {
 namespace {
@@ -29,7 +31,9 @@ constexpr char kGenerate[] = "/h2oserve.v1.Inference/Generate";
 
 // All methods but Generate.
 using OtherMethods = v1::Inference::WithGenericMethod_Generate<
-    v1::Inference::WithCallbackMethod_GetModelInfo<v1::Inference::Service>>;
+    v1::Inference::WithCallbackMethod_GetModelInfo<
+        v1::Inference::WithCallbackMethod_CheckAdmission<
+            v1::Inference::Service>>>;
 
 // Ends a call at once.
 class RefusedCall final : public grpc::ServerGenericBidiReactor {
@@ -143,6 +147,18 @@ class InferenceService::Impl final : public OtherMethods,
     return reactor;
   }
 
+  grpc::ServerUnaryReactor* CheckAdmission(
+      grpc::CallbackServerContext* context, const v1::GenerateRequest* message,
+      v1::AdmissionAnswer* answer) override {
+    if (options_.on_message) {
+      options_.on_message(context->peer(),
+                          static_cast<int64_t>(message->ByteSizeLong()));
+    }
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    reactor->Finish(ToGrpc(AnswerTo(*message, *context, answer)));
+    return reactor;
+  }
+
  private:
   static constexpr double kTickSeconds = 0.25;
 
@@ -161,6 +177,20 @@ class InferenceService::Impl final : public OtherMethods,
     }
     return absl::UnimplementedError(
         absl::StrCat("there is no method ", CutText(method)));
+  }
+
+  absl::Status AnswerTo(const v1::GenerateRequest& message,
+                        const grpc::ServerContextBase& context,
+                        v1::AdmissionAnswer* answer) {
+    H2O_ASSIGN_OR_RETURN(const TenantRow tenant,
+                         Admit(Right::kModel, context, "CheckAdmission"));
+    H2O_ASSIGN_OR_RETURN(Request request,
+                         FromProto(message, options_.default_kv_policy));
+    request.tenant = tenant;
+    H2O_ASSIGN_OR_RETURN(const AdmissionAnswer found,
+                         engine_->CheckAdmission(request));
+    ToProto(found, answer);
+    return absl::OkStatus();
   }
 
   std::vector<std::shared_ptr<GenerateStream>> Streams() {

@@ -194,7 +194,8 @@ absl::Status StartServer(const CoordinatorFlags& flags, Coordinator* c) {
   grpc::ServerBuilder builder;
   // More streams than the queue and the groups take would be refused.
   const EngineOptions& engine = flags.engine.options;
-  const int64_t streams = int64_t{engine.max_queue} +
+  // The queue takes up to twice its length (coordinator/queue_limits.h).
+  const int64_t streams = 2 * int64_t{engine.max_queue} +
                           int64_t{flags.groups} * engine.max_sequences + 16;
   c->acceptor = ServeAsCoordinator(
       {.max_message_bytes = MaxMessageBytes(flags),

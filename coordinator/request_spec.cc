@@ -15,8 +15,6 @@
 namespace h2o {
 namespace {
 
-constexpr int32_t kDefaultMaxTokens = 128;
-
 absl::Status CheckVocabulary(const std::vector<int32_t>& tokens,
                              const char* what, int vocab_size) {
   for (size_t i = 0; i < tokens.size(); ++i) {

@@ -16,6 +16,9 @@
 
 namespace h2o {
 
+// Tokens of an answer whose request names no number, if positions are left.
+inline constexpr int32_t kDefaultMaxTokens = 128;
+
 // The model and the operator's limits that requests are checked against.
 struct RequestRules {
   ModelConfig config;

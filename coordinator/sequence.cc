@@ -34,13 +34,15 @@ StopMatcher::Match StopMatcher::Push(std::string_view piece) {
 
 Sequence::Sequence(uint64_t id, bool was_text, std::vector<std::string> stops,
                    const Tokenizer* tokenizer,
-                   std::shared_ptr<EventStream> events, double now)
+                   std::shared_ptr<EventStream> events, double now,
+                   Standing standing)
     : id_(id),
       was_text_(was_text),
       events_(std::move(events)),
       decoder_(tokenizer ? std::make_unique<IncrementalDecoder>(tokenizer)
                          : nullptr),
       stops_(std::move(stops)),
+      standing_(standing),
       submitted_(now) {}
 
 absl::Status Sequence::SetSpec(SequenceSpec spec,
@@ -50,6 +52,7 @@ absl::Status Sequence::SetSpec(SequenceSpec spec,
   spec_ = std::move(spec);
   spec_.id = id_;
   tokens_ = std::move(generated);
+  given_ = num_tokens();
   // Their text is known to the client, but it may begin a character or a stop
   // string that the next token ends.
   for (int32_t token : tokens_) {
@@ -84,14 +87,14 @@ void Sequence::Requeue(ReplayMode mode) {
   prefills_tokens_ = mode == ReplayMode::kFast;
 }
 
-const SlabCharge& Sequence::ChargeIn(uint64_t group,
+const SlabCharge& Sequence::ChargeIn(uint64_t shape,
                                      const Admission& admission) {
   H2O_CHECK(state_ != State::kEncoding) << "sequence " << id_;
   for (const auto& [number, charge] : charges_) {
-    if (number == group) return charge;
+    if (number == shape) return charge;
   }
   return charges_
-      .emplace_back(group,
+      .emplace_back(shape,
                     admission.ChargeOf(spec_.policy, max_stored_tokens()))
       .second;
 }
@@ -102,6 +105,7 @@ void Sequence::Start(int64_t kv_bytes, int64_t kv_bytes_full, double now) {
   kv_bytes_ = kv_bytes;
   kv_bytes_full_ = kv_bytes_full;
   received_ = prefills_tokens_ ? num_tokens() : 0;
+  taken_ = now;
   if (!started_) started_ = now;
 }
 
@@ -149,6 +153,14 @@ std::optional<StreamEvent> Sequence::Accept(const TokenResult& token,
     event.usage = MakeUsage(now);
   }
   return event;
+}
+
+absl::Status Sequence::DeadlineError(double now) const {
+  return absl::DeadlineExceededError(absl::StrCat(
+      "the client's deadline has passed ", queued_seconds(now),
+      " s after the request came; ",
+      started_ ? absl::StrCat("it has ", num_tokens(), " tokens of its answer")
+               : "it was in the queue all the time"));
 }
 
 StreamEvent Sequence::Fail(absl::Status status, double now) {

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -25,6 +26,17 @@
 #include "model/tokenizer.h"
 
 namespace h2o {
+
+struct TenantAccount;
+
+// Where a request stands among the others.
+struct Standing {
+  TenantAccount* tenant = nullptr;
+  int32_t priority = 0;  // with the tenant's; higher first
+  // When it ends with DEADLINE_EXCEEDED, by the Engine's clock.
+  double deadline = std::numeric_limits<double>::infinity();
+  int64_t expected_tokens = 0;  // most_tokens() of a text that is not encoded
+};
 
 // Finds stop strings in a stream of text.  Text that may begin a stop string is
 // held back until more text decides.
@@ -56,12 +68,16 @@ class Sequence {
   // `was_text` tells whether the request's prompt is a text.
   Sequence(uint64_t id, bool was_text, std::vector<std::string> stops,
            const Tokenizer* tokenizer, std::shared_ptr<EventStream> events,
-           double now);
+           double now, Standing standing = {});
 
   uint64_t id() const { return id_; }
   State state() const { return state_; }
   bool was_text() const { return was_text_; }
+  const Standing& standing() const { return standing_; }
+  double submitted() const { return submitted_; }
   double queued_seconds(double now) const { return now - submitted_; }
+  // Since the group that runs it took it.
+  double running_seconds(double now) const { return now - taken_; }
   const std::shared_ptr<EventStream>& events() const { return events_; }
 
   // encoding -> queued.  `generated` are tokens that the client has already:
@@ -79,8 +95,25 @@ class Sequence {
                            spec_.max_tokens);
   }
 
-  // What the sequence costs in a group; computed once for each group.
-  const SlabCharge& ChargeIn(uint64_t group, const Admission& admission);
+  // The most tokens that it can take, of prompt and answer.
+  int64_t most_tokens() const {
+    return state_ == State::kEncoding
+               ? standing_.expected_tokens
+               : static_cast<int64_t>(spec_.prompt.size()) + spec_.max_tokens;
+  }
+  // Those that it has taken; not those that the client had before.
+  int64_t used_tokens() const {
+    return first_token_ ? static_cast<int64_t>(spec_.prompt.size()) +
+                              num_tokens() - given_
+                        : 0;
+  }
+  // What its tenant's allowance was charged (TenantAccounts::Spend).
+  int64_t allowance() const { return allowance_; }
+  void SetAllowance(int64_t tokens) { allowance_ = tokens; }
+
+  // What the sequence costs in groups of one shape, which `shape` numbers;
+  // computed once for each.
+  const SlabCharge& ChargeIn(uint64_t shape, const Admission& admission);
 
   // queued -> running, with the bytes of its pages, and of those that the
   // policy `full` would take.
@@ -121,6 +154,9 @@ class Sequence {
                                     std::vector<HeadTrace> trace,
                                     std::vector<LogitRows> logits, double now);
 
+  // DEADLINE_EXCEEDED, with how far the request came.
+  absl::Status DeadlineError(double now) const;
+
   // Any other state -> done; returns the last event, which carries the error.
   StreamEvent Fail(absl::Status status, double now);
 
@@ -134,16 +170,20 @@ class Sequence {
   const std::shared_ptr<EventStream> events_;
   State state_ = State::kEncoding;
   SequenceSpec spec_;                                     // from kQueued on
-  std::vector<std::pair<uint64_t, SlabCharge>> charges_;  // by group
+  std::vector<std::pair<uint64_t, SlabCharge>> charges_;  // by shape
   int64_t kv_bytes_ = 0, kv_bytes_full_ = 0;
   std::vector<int32_t> tokens_;  // that the client has
+  int32_t given_ = 0;            // of these, that it had before this request
   int32_t received_ = 0;  // tokens of the answer that the group has produced
   int32_t replays_ = 0;
   bool prefills_tokens_ = false;  // as ReplayMode::kFast
   std::optional<Stranded> stranded_;
   std::unique_ptr<IncrementalDecoder> decoder_;  // null: no tokenizer
   StopMatcher stops_;
+  const Standing standing_;
+  int64_t allowance_ = 0;
   const double submitted_;
+  double taken_ = 0;
   std::optional<double> started_, first_token_;
 };
 

@@ -208,6 +208,18 @@ void AddEngineFlags(CLI::App* app, EngineFlags* flags) {
       ->check(Within(0, 1e9, "a number of seconds, 0 or more"))
       ->type_name("S")
       ->capture_default_str();
+  app->add_option("--max-queue-tokens", options->max_queue_tokens,
+                  "Tokens, of prompts and answers, that the requests in the "
+                  "queue may ask for; more are refused; 0: no limit")
+      ->check(Within(0, 1e15, "a number of tokens, 0 or more"))
+      ->type_name("N")
+      ->capture_default_str();
+  app->add_option("--head-patience", options->head_patience_seconds,
+                  "How long a request that does not fit lets others pass; then "
+                  "a group is kept free for it")
+      ->check(Within(0, 1e9, "a number of seconds, 0 or more"))
+      ->type_name("S")
+      ->capture_default_str();
   app->add_option("--max-sequences", options->max_sequences,
                   "Sequences that one group runs at once")
       ->check(AtLeastOne())

@@ -50,8 +50,9 @@ struct PolicyFlags {
 };
 void AddPolicyFlags(CLI::App* app, PolicyFlags* flags);
 
-// --max-queue, --max-queue-seconds, --max-sequences, --stall-target-ms,
-// --kv-budget-cap.  The default policy comes from PolicyFlags.
+// --max-queue, --max-queue-seconds, --max-queue-tokens, --head-patience,
+// --max-sequences, --stall-target-ms, --kv-budget-cap.  The default policy
+// comes from PolicyFlags.
 struct EngineFlags {
   EngineOptions options;
 };

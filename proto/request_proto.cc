@@ -107,6 +107,7 @@ absl::StatusOr<v1::GenerateRequest> ToProto(const Request& request) {
   message.set_ignore_eos(request.ignore_eos);
   message.mutable_generated()->Add(request.generated.begin(),
                                    request.generated.end());
+  message.set_priority(request.priority);
   if (request.kv_policy) {
     PolicyToProto(*request.kv_policy, message.mutable_kv_policy());
   }
@@ -139,6 +140,7 @@ absl::StatusOr<Request> FromProto(const v1::GenerateRequest& message,
   request.ignore_eos = message.ignore_eos();
   request.generated.assign(message.generated().begin(),
                            message.generated().end());
+  request.priority = message.priority();
   H2O_ASSIGN_OR_RETURN(request.kv_policy,
                        PolicyOf(message.kv_policy(), server_default));
   return request;
@@ -168,6 +170,14 @@ Usage FromProto(const v1::Usage& message) {
           .queue_seconds = message.queue_seconds(),
           .prefill_seconds = message.prefill_seconds(),
           .decode_seconds = message.decode_seconds()};
+}
+
+void ToProto(const AdmissionAnswer& answer, v1::AdmissionAnswer* message) {
+  message->set_fits_now(answer.fits_now);
+  message->set_retry_after_seconds(answer.retry_after_seconds);
+  message->set_pages(answer.pages);
+  message->set_kv_bytes(answer.kv_bytes);
+  message->set_reason(answer.reason);
 }
 
 void ToProto(const StreamEvent& event, v1::GenerateResponse* message) {

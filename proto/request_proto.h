@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "api/admission_answer.h"
 #include "api/request.h"
 #include "proto/inference.pb.h"
 
@@ -24,6 +25,9 @@ absl::StatusOr<Request> FromProto(const h2oserve::v1::GenerateRequest& message,
 
 void ToProto(const Usage& usage, h2oserve::v1::Usage* message);
 Usage FromProto(const h2oserve::v1::Usage& message);
+
+void ToProto(const AdmissionAnswer& answer,
+             h2oserve::v1::AdmissionAnswer* message);
 
 // Of an event that is no error; an error is the status of the call.
 void ToProto(const StreamEvent& event, h2oserve::v1::GenerateResponse* message);

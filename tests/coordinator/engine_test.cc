@@ -12,14 +12,17 @@
 #include <string>
 #include <thread>
 
+#include "api/refusal.h"
 #include "tests/coordinator/fake_group.h"
 #include "tests/worker/tiny_model.h"
 
 namespace h2o {
 namespace {
 
+using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 class FakeClock final : public Clock {
  public:
@@ -653,6 +656,257 @@ TEST_F(EngineTest, ACallbackMayCallTheEngine) {
   Monitor::Lock lock(monitor);
   EXPECT_TRUE(lock.AwaitFor(30, [&] { return done; }));
   EXPECT_EQ(last, absl::CancelledError("by itself"));
+}
+
+// ---- admission and fairness
+
+std::vector<uint64_t> Admitted(const std::vector<StepPlan>& plans) {
+  std::vector<uint64_t> admitted;
+  for (const StepPlan& plan : plans) {
+    for (const SequenceSpec& spec : plan.admit) admitted.push_back(spec.id);
+  }
+  return admitted;
+}
+
+TEST_F(EngineTest, ARefusalTellsTheReasonAndWhenToAskAgain) {
+  EngineOptions options;
+  options.max_queue = 100;
+  options.max_queue_tokens = 40;
+  options.max_sequences = 1;
+  Start(options);
+  states_[0]->Allow(-(1 << 30));
+  std::vector<Stream> streams(4);
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(Submit(Ask(10, 5), &streams[i]).ok());
+  }
+  const absl::Status refused = Refusal(Ask(10, 5));
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(refused.message(), HasSubstr("of at most 40"));
+  EXPECT_EQ(RefusalOf(refused), h2o::Refusal::kQueueTokens);
+  EXPECT_EQ(RetryAfterSeconds(refused), 1) << "nothing has ended yet";
+  EXPECT_TRUE(Submit(Ask(5, 5), &streams[3]).ok()) << "10 tokens";
+  EXPECT_EQ(engine_->counters()
+                .refused_for[static_cast<size_t>(h2o::Refusal::kQueueTokens)],
+            1);
+  states_[0]->Allow(1 << 30);
+  for (Stream& s : streams) s.Wait();
+  // The longest request passes an empty queue.
+  Stream longest;
+  ASSERT_TRUE(Submit(Ask(100, 50), &longest).ok());
+  EXPECT_TRUE(longest.Wait().status.ok());
+}
+
+TEST_F(EngineTest, TheLimitsOfATenant) {
+  EngineOptions options;
+  options.max_sequences = 4;
+  Start(options, {100});  // 18 pages a 32 tokens
+  states_[0]->Allow(-(1 << 30));
+  const auto row = std::make_shared<const Tenant>(
+      Tenant{.name = "a", .max_waiting = 2, .max_running = 1});
+  const auto small = std::make_shared<const Tenant>(
+      Tenant{.name = "b", .max_kv_share = 0.2, .tokens_per_minute = 20});
+  const auto of = [](const TenantRow& tenant, Request request) {
+    request.tenant = tenant;
+    return request;
+  };
+  std::vector<Stream> streams(5);
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(Submit(of(row, Ask(10, 5)), &streams[i]).ok());
+  }
+  EXPECT_EQ(engine_->counters().running, 1);
+  EXPECT_EQ(RefusalOf(Refusal(of(row, Ask(10, 5)))),
+            h2o::Refusal::kTenantWaiting);
+  EXPECT_TRUE(absl::IsInvalidArgument(Refusal(of(small, Ask(40, 5)))))
+      << "36 pages of 20";
+  ASSERT_TRUE(Submit(of(small, Ask(10, 5)), &streams[3]).ok());
+  EXPECT_EQ(engine_->counters().running, 2);
+  const absl::Status spent = Refusal(of(small, Ask(10, 5)));
+  EXPECT_EQ(RefusalOf(spent), h2o::Refusal::kTenantTokens);
+  EXPECT_EQ(RetryAfterSeconds(spent), 30) << "10 tokens of 20 a minute";
+  clock_.now = clock_.now + 30;
+  ASSERT_TRUE(Submit(of(small, Ask(10, 5)), &streams[4]).ok());
+  EXPECT_EQ(engine_->counters().running, 2) << "18 pages of 20 are held";
+  states_[0]->Allow(1 << 30);
+  for (Stream& s : streams) EXPECT_TRUE(s.Wait().status.ok());
+  const std::vector<TenantStatus> tenants = engine_->tenants();
+  ASSERT_EQ(tenants.size(), 2u);
+  EXPECT_EQ(tenants[0].name, "a");
+  EXPECT_EQ(tenants[0].tokens, 45);
+  EXPECT_EQ(tenants[1].tokens, 30);
+  EXPECT_EQ(tenants[1].running + tenants[1].pages + tenants[1].waiting, 0);
+}
+
+// A tenant that fills the queue does not lock out another.
+TEST_F(EngineTest, AFullQueueTakesThoseWhoHaveLessThanTheirShare) {
+  EngineOptions options;
+  options.max_sequences = 1;
+  options.max_queue = 4;
+  Start(options);
+  states_[0]->Allow(-(1 << 30));
+  std::vector<Stream> streams(7);
+  for (int i = 0; i < 5; ++i) {
+    ASSERT_TRUE(Submit(Ask(10, 5), &streams[i]).ok());
+  }
+  EXPECT_EQ(RefusalOf(Refusal(Ask(10, 5))), h2o::Refusal::kQueueFull);
+  Request other = Ask(10, 5);
+  other.tenant = std::make_shared<const Tenant>(Tenant{.name = "other"});
+  ASSERT_TRUE(Submit(other, &streams[5]).ok());
+  ASSERT_TRUE(Submit(other, &streams[6]).ok());
+  EXPECT_EQ(RefusalOf(Refusal(other)), h2o::Refusal::kQueueFull);
+  states_[0]->Allow(1 << 30);
+  for (Stream& s : streams) EXPECT_TRUE(s.Wait().status.ok());
+  EXPECT_THAT(Admitted(states_[0]->Plans()), ElementsAre(1, 2, 6, 3, 7, 4, 5));
+}
+
+TEST_F(EngineTest, AnExpiredRequestNeverReachesAWorker) {
+  EngineOptions options;
+  options.max_sequences = 1;
+  Start(options);
+  states_[0]->Allow(-(1 << 30));
+  Request request = Ask(10, 50);
+  request.timeout_seconds = 0;
+  EXPECT_TRUE(absl::IsDeadlineExceeded(Refusal(request)));
+  Stream running, waiting, next;
+  request.timeout_seconds = 20;
+  ASSERT_TRUE(Submit(request, &running).ok());
+  request.timeout_seconds = 10;
+  const uint64_t expired = Submit(request, &waiting).value();
+  ASSERT_TRUE(Submit(Ask(10, 5), &next).ok());
+  states_[0]->Allow(3);
+  running.WaitForTokens(2);
+  clock_.now = 110;
+  engine_->Tick();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(waiting.Wait().status));
+  EXPECT_FALSE(running.done());
+  // In decode as well.
+  clock_.now = 120;
+  engine_->Tick();
+  const StreamEvent last = running.Wait();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(last.status)) << last.status;
+  EXPECT_GE(last.usage.completion_tokens, 2);
+  states_[0]->Allow(1 << 30);
+  EXPECT_TRUE(next.Wait().status.ok());
+  EXPECT_THAT(Admitted(states_[0]->Plans()), Not(Contains(expired)));
+  EXPECT_EQ(
+      engine_->counters().ended_by[static_cast<size_t>(Outcome::kDeadline)], 3);
+}
+
+// Even before the Tick that ends it.
+TEST_F(EngineTest, AnExpiredRequestIsNotPlaced) {
+  EngineOptions options;
+  options.max_sequences = 1;
+  Start(options);
+  states_[0]->Allow(-(1 << 30));
+  Stream running, waiting;
+  ASSERT_TRUE(Submit(Ask(10, 5), &running).ok());
+  Request request = Ask(10, 5);
+  request.timeout_seconds = 10;
+  ASSERT_TRUE(Submit(request, &waiting).ok());
+  clock_.now = 111;
+  states_[0]->Allow(1 << 30);
+  EXPECT_TRUE(running.Wait().status.ok());
+  EXPECT_FALSE(waiting.done());
+  engine_->Tick();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(waiting.Wait().status));
+  EXPECT_THAT(Admitted(states_[0]->Plans()), ElementsAre(1));
+}
+
+// Small requests keep the pool full; the large one waits for its patience and
+// for those that run.
+TEST_F(EngineTest, PagesAreGatheredForALargeRequest) {
+  Start({}, {90});  // five small ones, or one of 72
+  states_[0]->Allow(-(1 << 30));
+  std::vector<Stream> streams(12);
+  for (int i = 0; i < 5; ++i) {
+    ASSERT_TRUE(Submit(Ask(10, 5 + i), &streams[i]).ok());
+  }
+  Request large = Ask(100, 20);
+  large.tenant = std::make_shared<const Tenant>(Tenant{.name = "large"});
+  ASSERT_TRUE(Submit(large, &streams[5]).ok());
+  for (int i = 6; i < 12; ++i) {
+    ASSERT_TRUE(Submit(Ask(10, 5), &streams[i]).ok());
+  }
+  clock_.now = clock_.now + 0.5;
+  engine_->Tick();
+  EXPECT_EQ(engine_->counters().head_fits, false);
+  states_[0]->Allow(1 << 30);
+  for (Stream& s : streams) EXPECT_TRUE(s.Wait().status.ok());
+  const std::vector<uint64_t> admitted = Admitted(states_[0]->Plans());
+  ASSERT_EQ(admitted.size(), 12u);
+  EXPECT_EQ(admitted[5], 6u) << "right behind those that ran";
+  Monitor::Lock lock(states_[0]->monitor);
+  EXPECT_LE(states_[0]->peak_slabs, 90);
+}
+
+// The group that is kept for a request may be lost, and the request may leave.
+TEST_F(EngineTest, AGroupIsNotKeptForNobody) {
+  EngineOptions options;
+  options.replay = ReplayMode::kExact;
+  Start(options, {90});
+  states_[0]->Allow(-(1 << 30));
+  std::vector<Stream> streams(8);
+  for (int i = 0; i < 4; ++i) {
+    ASSERT_TRUE(Submit(Ask(10, 5), &streams[i]).ok());
+  }
+  const uint64_t large = Submit(Ask(100, 20), &streams[4]).value();
+  clock_.now = clock_.now + 1;
+  engine_->Tick();  // becomes the head
+  clock_.now = clock_.now + 1;
+  engine_->Tick();
+  ASSERT_TRUE(Submit(Ask(10, 5), &streams[5]).ok());
+  EXPECT_EQ(engine_->counters().queued, 2) << "it would fit";
+  engine_->Cancel(large, absl::CancelledError("left"));
+  EXPECT_EQ(engine_->counters().queued, 0);
+  ASSERT_TRUE(Submit(Ask(100, 20), &streams[6]).ok());
+  clock_.now = clock_.now + 1;
+  engine_->Tick();
+  clock_.now = clock_.now + 1;
+  engine_->Tick();
+  states_[0]->Fail(absl::UnavailableError("rank 0 died"));
+  engine_->Tick();
+  {
+    Monitor::Lock lock(monitor_);
+    EXPECT_TRUE(lock.AwaitFor(30, [&] { return lost_.size() == 1; }));
+  }
+  AddGroup({90});
+  ASSERT_TRUE(Submit(Ask(10, 5), &streams[7]).ok());
+  for (Stream& s : streams) {
+    const absl::Status status = s.Wait().status;
+    EXPECT_TRUE(status.ok() || absl::IsCancelled(status)) << status;
+  }
+}
+
+TEST_F(EngineTest, AdmissionIsAnsweredAndNothingIsQueued) {
+  EngineOptions options;
+  options.max_sequences = 2;
+  options.max_queue = 1;
+  Start(options, {72});
+  states_[0]->Allow(-(1 << 30));
+  AdmissionAnswer answer = engine_->CheckAdmission(Ask(10, 5)).value();
+  EXPECT_TRUE(answer.fits_now);
+  EXPECT_EQ(answer.pages, 18);
+  EXPECT_EQ(answer.kv_bytes,
+            18 * engine_->group_info()->geometry().SlabBytes());
+  EXPECT_EQ(answer.retry_after_seconds, 0);
+  EXPECT_EQ(answer.reason, "");
+  EXPECT_EQ(engine_->counters().running + engine_->counters().queued, 0);
+  Stream running, waiting;
+  ASSERT_TRUE(Submit(Ask(10, 5), &running).ok());
+  EXPECT_TRUE(engine_->CheckAdmission(Ask(10, 5))->fits_now);
+  answer = engine_->CheckAdmission(Ask(100, 20)).value();  // 72 pages
+  EXPECT_FALSE(answer.fits_now);
+  EXPECT_EQ(answer.pages, 72);
+  EXPECT_GT(answer.retry_after_seconds, 0);
+  EXPECT_THAT(answer.reason, HasSubstr("no group has room"));
+  ASSERT_TRUE(Submit(Ask(100, 20), &waiting).ok());
+  answer = engine_->CheckAdmission(Ask(100, 20)).value();
+  EXPECT_FALSE(answer.fits_now);
+  EXPECT_THAT(answer.reason, HasSubstr("the queue is full"));
+  EXPECT_TRUE(
+      absl::IsInvalidArgument(engine_->CheckAdmission(Ask(300, 1)).status()));
+  states_[0]->Allow(1 << 30);
+  EXPECT_TRUE(running.Wait().status.ok());
+  EXPECT_TRUE(waiting.Wait().status.ok());
 }
 
 size_t NumThreads() {

@@ -171,6 +171,7 @@ class InferenceServiceTest : public ::testing::Test {
     std::vector<v1::GenerateResponse> messages;
     std::vector<int32_t> tokens;
     grpc::Status status;
+    int64_t retry_after_ms = 0;
   };
   Answer Generate(const v1::GenerateRequest& request,
                   std::chrono::milliseconds timeout = 10s) {
@@ -185,6 +186,20 @@ class InferenceServiceTest : public ::testing::Test {
       answer.messages.push_back(message);
     }
     answer.status = reader->Finish();
+    const auto& trailing = context.GetServerTrailingMetadata();
+    if (const auto told = trailing.find("retry-after-ms");
+        told != trailing.end()) {
+      answer.retry_after_ms =
+          std::stoll(std::string(told->second.data(), told->second.size()));
+    }
+    return answer;
+  }
+  v1::AdmissionAnswer Admission(const v1::GenerateRequest& request,
+                                grpc::StatusCode expected) {
+    grpc::ClientContext context;
+    v1::AdmissionAnswer answer;
+    EXPECT_EQ(stub_->CheckAdmission(&context, request, &answer).error_code(),
+              expected);
     return answer;
   }
 
@@ -591,6 +606,7 @@ TEST_F(InferenceServiceTest, AFullQueueRefuses) {
         ++served;
       } else if (answer.status.error_code() ==
                  grpc::StatusCode::RESOURCE_EXHAUSTED) {
+        EXPECT_GT(answer.retry_after_ms, 0);
         ++refused;
       }
     });
@@ -599,6 +615,26 @@ TEST_F(InferenceServiceTest, AFullQueueRefuses) {
   for (std::thread& call : calls) call.join();
   EXPECT_EQ(served, 2);
   EXPECT_EQ(refused, 3);
+}
+
+TEST_F(InferenceServiceTest, AdmissionIsAnswered) {
+  Start({.max_sequences = 1});
+  Admission(TokensRequest(5), grpc::StatusCode::UNAVAILABLE);
+  AddGroup(5ms);
+  v1::AdmissionAnswer answer =
+      Admission(TokensRequest(5), grpc::StatusCode::OK);
+  EXPECT_TRUE(answer.fits_now());
+  EXPECT_GT(answer.pages(), 0);
+  EXPECT_GT(answer.kv_bytes(), 0);
+  Admission(TokensRequest(0), grpc::StatusCode::INVALID_ARGUMENT);
+  std::thread running([&] { Generate(TokensRequest(200)); });
+  while (engine_->counters().running == 0) std::this_thread::sleep_for(1ms);
+  answer = Admission(TokensRequest(5), grpc::StatusCode::OK);
+  EXPECT_FALSE(answer.fits_now());
+  EXPECT_GT(answer.retry_after_seconds(), 0);
+  EXPECT_NE(answer.reason(), "");
+  running.join();
+  EXPECT_TRUE(BecomesIdle());
 }
 
 TEST_F(InferenceServiceTest, ASlowReaderHoldsUpNobody) {
