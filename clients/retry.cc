@@ -20,7 +20,9 @@ std::optional<double> Retry::After(const absl::Status& status, double now,
                     !absl::StrContains(status.message(), "larger than max") &&
                     now - std::max(*first_failed_, last_answer) <= kBusySeconds;
   if (!away && !busy) return std::nullopt;
-  return std::max(NextWait(), std::min(told.value_or(0), kMostToldSeconds));
+  const double wait = NextWait();
+  const double asked = std::min(told.value_or(0), kMostToldSeconds);
+  return std::max(wait, asked * (1 + 0.25 * UniformDraw(seed_, attempts_)));
 }
 
 double Retry::NextWait() {

@@ -457,9 +457,7 @@ void Engine::Place(double now) {
 
 void Engine::ExpireDeadlines() {
   const double now = clock_->Now();
-  for (const std::unique_ptr<Sequence>& sequence : queue_.RemoveIf(
-           [now](const Sequence& s) { return s.standing().deadline <= now; },
-           now)) {
+  for (const auto& sequence : queue_.RemoveDue(now)) {
     EndQueued(sequence.get(), sequence->DeadlineError(now));
   }
   for (const std::unique_ptr<LiveGroup>& group : groups_) {

@@ -88,6 +88,7 @@ void GroupAtWork::Start(std::unique_ptr<Sequence> sequence, double now) {
                   now);
   if (running_.empty()) busy_since_ = now;
   scheduler_.Admit(sequence->SpecToRun());
+  deadlines_.Add(*sequence);
   const uint64_t id = sequence->id();
   running_[id] = std::move(sequence);
 }
@@ -98,6 +99,7 @@ void GroupAtWork::Leave(Running it, double now) {
   Sequence* const sequence = it->second.get();
   TenantAccount* const tenant = sequence->standing().tenant;
   const int64_t used = sequence->used_tokens();
+  deadlines_.Remove(*sequence);
   scheduler_.Retire(it->first);
   admission_.Release(ChargeOf(sequence));
   tenants_->End(tenant, TenantChargeOf(sequence), used, now);
@@ -125,17 +127,14 @@ void GroupAtWork::FailAll(const absl::Status& reason, double now,
 
 void GroupAtWork::FailExpired(double now, EngineCounters* counters,
                               Outbox* outbox) {
-  std::vector<uint64_t> expired;
-  for (const auto& [id, sequence] : running_) {
-    if (sequence->standing().deadline <= now) expired.push_back(id);
-  }
-  for (const uint64_t id : expired) {
+  for (const uint64_t id : deadlines_.Due(now)) {
     Fail(id, running_.at(id)->DeadlineError(now), now, counters, outbox);
   }
 }
 
 std::vector<std::unique_ptr<Sequence>> GroupAtWork::TakeAll(double now) {
   std::vector<std::unique_ptr<Sequence>> all;
+  deadlines_.Clear();
   for (auto& [id, sequence] : std::exchange(running_, {})) {
     // What it took will be taken again; it is paid for once.
     tenants_->End(sequence->standing().tenant, TenantChargeOf(sequence.get()),

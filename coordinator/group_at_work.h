@@ -14,6 +14,7 @@
 #include "api/engine_options.h"
 #include "coordinator/admission.h"
 #include "coordinator/batch_scheduler.h"
+#include "coordinator/deadlines.h"
 #include "coordinator/engine_counters.h"
 #include "coordinator/event_stream.h"
 #include "coordinator/group_status.h"
@@ -111,6 +112,7 @@ class GroupAtWork {
   Admission admission_;
   BatchScheduler scheduler_;
   std::map<uint64_t, std::unique_ptr<Sequence>> running_;
+  Deadlines deadlines_;  // of these
   int plans_in_flight_ = 0;
   double last_result_ = -1;  // time of the last result while busy; -1: idle
   double answered_ = 0;      // the last result, or when the group came

@@ -67,6 +67,7 @@ void RequestQueue::Push(std::unique_ptr<Sequence> sequence, double now) {
   Entry& entry = entries_[id];
   entry.turn = TurnOf(sequence->standing(), /*is_new=*/sequence->CanReplay(),
                       sequence->submitted(), id);
+  deadlines_.Add(*sequence);
   entry.sequence = std::move(sequence);
   File(&entry, now);
 }
@@ -149,6 +150,7 @@ std::unique_ptr<Sequence> RequestQueue::Remove(uint64_t id, double now) {
   if (it == entries_.end()) return nullptr;
   Unfile(&it->second, now);
   std::unique_ptr<Sequence> sequence = std::move(it->second.sequence);
+  deadlines_.Remove(*sequence);
   entries_.erase(it);
   return sequence;
 }
@@ -181,6 +183,14 @@ RequestQueue::Taken RequestQueue::RemoveExpired(double max_seconds,
                sequence.queued_seconds(now) > max_seconds;
       },
       now);
+}
+
+RequestQueue::Taken RequestQueue::RemoveDue(double now) {
+  Taken taken;
+  for (const uint64_t id : deadlines_.Due(now)) {
+    taken.push_back(Remove(id, now));
+  }
+  return taken;
 }
 
 double RequestQueue::OldestSeconds(double now) const {

@@ -29,6 +29,7 @@
 #include <vector>
 
 #include "absl/functional/function_ref.h"
+#include "coordinator/deadlines.h"
 #include "coordinator/sequence.h"
 #include "coordinator/start_rate.h"
 #include "coordinator/tenant_accounts.h"
@@ -87,6 +88,8 @@ class RequestQueue {
   // Those that have waited for longer than `max_seconds`.  Requests that ran
   // before, and stranded ones, have limits of their own.
   Taken RemoveExpired(double max_seconds, double now);
+  // Those whose deadline has passed.
+  Taken RemoveDue(double now);
   // How long the request that has waited longest waits; 0 if none does.
   double OldestSeconds(double now) const;
   void ForEach(absl::FunctionRef<void(Sequence&)> visit);
@@ -139,6 +142,7 @@ class RequestQueue {
   const double patience_;
   std::map<uint64_t, Entry> entries_;
   std::map<std::string, Line> lines_;  // by the tenant's name
+  Deadlines deadlines_;                // of all
   int64_t tokens_ = 0;
   int64_t ready_ = 0;  // in a line, or kept
   StartRate rate_;

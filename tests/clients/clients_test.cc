@@ -339,6 +339,15 @@ TEST(Retry, WaitsForABusyServerWhileItAnswersSomebody) {
   EXPECT_TRUE(retry.After(busy, 1000, 950).has_value());
 }
 
+TEST(Retry, WaitsAsLongAsTheServerSays) {
+  const absl::Status busy = absl::ResourceExhaustedError("the queue is full");
+  const double wait = *Retry(1).After(busy, 100, 0, 7.5);
+  EXPECT_GE(wait, 7.5);
+  EXPECT_LE(wait, 1.25 * 7.5);
+  EXPECT_NE(wait, *Retry(2).After(busy, 100, 0, 7.5)) << "not all at once";
+  EXPECT_LE(*Retry(1).After(busy, 100, 0, 1e9), 1.25 * Retry::kMostToldSeconds);
+}
+
 TEST(Retry, OtherFailuresStand) {
   for (const absl::Status& status :
        {absl::InvalidArgumentError("x"), absl::InternalError("x"),

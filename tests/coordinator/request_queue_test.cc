@@ -209,6 +209,23 @@ TEST_F(QueueTest, RemovesWhatWaitedTooLong) {
   EXPECT_EQ(queue_.size(), 1u);
 }
 
+TEST_F(QueueTest, RemovesWhoseDeadlineHasPassed) {
+  for (uint64_t id : {1, 2, 3}) {
+    Standing standing;
+    standing.tenant = TenantOf({});
+    standing.deadline = static_cast<double>(20 - id);
+    queue_.Push(std::make_unique<Sequence>(id, true, std::vector<std::string>(),
+                                           nullptr, nullptr, 0, standing),
+                0);
+  }
+  Push({.id = 4});  // has none
+  queue_.Remove(2, 1);
+  EXPECT_EQ(queue_.RemoveDue(16.9).size(), 0u);
+  EXPECT_EQ(queue_.RemoveDue(17).size(), 1u);
+  EXPECT_EQ(queue_.RemoveDue(1e9).size(), 1u);
+  EXPECT_EQ(queue_.size(), 1u);
+}
+
 // One request starts each second, and is over a second later.
 TEST_F(QueueTest, TheWaitFollowsFromTheRateAndTheShare) {
   Standing standing;
