@@ -99,7 +99,7 @@ TEST(RequestFromJson, NamesTheKeyAndTheValue) {
       std::string(
           RequestFromJson(R"({"tokens": [1], "x": 1})", {}).status().message()),
       HasSubstr("known are prompt, tokens, max_tokens, kv_policy, kv_budget, "
-                "temperature, top_k, top_p, seed, stop, ignore_eos, "
+                "temperature, top_k, top_p, seed, stop, ignore_eos, priority, "
                 "generated"));
 }
 
