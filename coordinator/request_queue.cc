@@ -65,7 +65,7 @@ double RequestQueue::WeightsWith(const TenantAccount& tenant) const {
 void RequestQueue::Push(std::unique_ptr<Sequence> sequence, double now) {
   const uint64_t id = sequence->id();
   Entry& entry = entries_[id];
-  entry.turn = TurnOf(sequence->standing(), /*is_new=*/sequence->CanReplay(),
+  entry.turn = TurnOf(sequence->standing(), /*is_new=*/!sequence->has_run(),
                       sequence->submitted(), id);
   deadlines_.Add(*sequence);
   entry.sequence = std::move(sequence);
@@ -179,7 +179,7 @@ RequestQueue::Taken RequestQueue::RemoveExpired(double max_seconds,
                                                 double now) {
   return RemoveIf(
       [&](const Sequence& sequence) {
-        return sequence.CanReplay() && !sequence.stranded() &&
+        return !sequence.has_run() && !sequence.stranded() &&
                sequence.queued_seconds(now) > max_seconds;
       },
       now);

@@ -126,6 +126,9 @@ class Sequence {
   // that.
   bool CanReplay() const { return replays_ == 0; }
 
+  // Whether a group has run it before.
+  bool has_run() const { return started_.has_value(); }
+
   // While no group could ever run the queued sequence: since when, and why the
   // last such group was lost.
   struct Stranded {

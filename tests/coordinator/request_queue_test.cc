@@ -372,7 +372,7 @@ TEST(Fairness, WeightsShareTheTokens) {
     Simulation simulation(16);
     simulation.SetRow({.name = "light", .weight = 1});
     simulation.SetRow({.name = "heavy", .weight = weight});
-    for (int second = 0; second < 4000; ++second) {
+    for (int second = 0; second < 1500; ++second) {
       Fill(&simulation, {.tenant = "light"}, 20);
       Fill(&simulation, {.tenant = "heavy"}, 20);
       simulation.Step();
@@ -387,7 +387,7 @@ TEST(Fairness, WeightsShareTheTokens) {
 // requests hold more pages gets fewer tokens.
 TEST(Fairness, PagesCostAsWellAsTokens) {
   Simulation simulation(64);
-  for (int second = 0; second < 4000; ++second) {
+  for (int second = 0; second < 1500; ++second) {
     Fill(&simulation, {.tenant = "small", .pages = 1}, 80);
     Fill(&simulation, {.tenant = "large", .pages = 3}, 80);
     simulation.Step();
@@ -476,11 +476,11 @@ TEST(Fairness, ALargeRequestIsServed) {
 // Whatever comes: nothing is lost, nothing starves, no page is given twice, and
 // the server is never idle while something fits.
 TEST(Fairness, RandomRunsServeEverybody) {
-  for (uint32_t seed = 0; seed < 20; ++seed) {
+  for (uint32_t seed = 0; seed < 10; ++seed) {
     std::mt19937 random(seed);
     Simulation simulation(20 + random() % 80);
     size_t submitted = 0;
-    for (int second = 0; second < 500; ++second) {
+    for (int second = 0; second < 300; ++second) {
       for (uint32_t n = random() % 3; n > 0; --n, ++submitted) {
         simulation.Submit(
             {.tenant = std::string(1, static_cast<char>('a' + random() % 5)),
