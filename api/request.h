@@ -52,6 +52,9 @@ struct Usage {
   int32_t tokens_evicted = 0;  // the largest over layers and heads
   int64_t kv_bytes = 0;        // pages charged, over all ranks
   int64_t kv_bytes_full = 0;   // the same under the policy `full`
+  // The share of all attention given that went to tokens still stored
+  // (kv/kept_mass.h); none if nothing is scored.
+  std::optional<double> attention_mass_kept;
   int32_t replays = 0;         // times it was run again after a lost group
   double queue_seconds = 0;
   double prefill_seconds = 0;

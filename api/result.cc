@@ -46,7 +46,11 @@ std::string ResultJson(const Result& result) {
         {"tokens_evicted", usage.tokens_evicted},
         {"kv_bytes", usage.kv_bytes},
         {"kv_bytes_full", usage.kv_bytes_full},
+        {"attention_mass_kept", nullptr},
         {"replays", usage.replays}}}};
+  if (usage.attention_mass_kept) {
+    object["usage"]["attention_mass_kept"] = *usage.attention_mass_kept;
+  }
   if (!result.status.ok()) {
     object["error"] = {{"code", absl::StatusCodeToString(result.status.code())},
                        {"message", std::string(result.status.message())}};

@@ -372,6 +372,7 @@ Engine::Counters Engine::counters() const {
     c.running += static_cast<int64_t>(group->work.num_running());
     c.slabs_held += group->work.admission().HeldSlabs();
     c.slabs_total += group->work.admission().TotalSlabs();
+    c.headroom_sequences += group->work.HeadroomSequences();
   }
   c.head_fits = placement_.HasNext(clock_->Now());
   return c;

@@ -34,6 +34,15 @@ std::vector<double> EngineCounters::TokenBuckets() {
           .75, 1,    2.5, 5,    7.5, 10,  20, 40, 80};
 }
 
+std::vector<double> EngineCounters::ShareBuckets() {
+  return {.1, .2, .3, .4, .5, .6, .7, .8, .9, .95, .99, 1};
+}
+
+std::vector<double> EngineCounters::LengthBuckets() {
+  return {1,   2,    5,    10,   20,    50,    100,   200,
+          500, 1000, 2000, 5000, 10000, 20000, 50000, 100000};
+}
+
 void EngineCounters::CountFirstToken(double seconds,
                                      int64_t prompt_token_count) {
   first_token_seconds.Observe(seconds);
@@ -58,6 +67,9 @@ void EngineCounters::CountEnd(const StreamEvent& last, double seconds) {
   queue_seconds.Observe(usage.queue_seconds);
   if (usage.completion_tokens == 0) return;
   evicted_tokens += usage.tokens_evicted;
+  if (usage.attention_mass_kept) mass_kept.Observe(*usage.attention_mass_kept);
+  prompt_length_of.Observe(usage.prompt_tokens);
+  answer_length_of.Observe(usage.completion_tokens);
   prefill_seconds_of.Observe(usage.prefill_seconds);
   decode_seconds_of.Observe(usage.decode_seconds);
   if (usage.completion_tokens > 1) {

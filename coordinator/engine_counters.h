@@ -24,7 +24,9 @@ struct EngineCounters {
   int64_t quarantined = 0;  // requests that lost two groups
   int64_t slabs_held = 0, slabs_total = 0;  // over living groups and ranks
   int64_t peak_slabs_held = 0;              // of one group
-  int64_t steps = 0;                        // results received
+  int64_t headroom_sequences = 0;  // that would start now, were they like the
+                                   // last ones
+  int64_t steps = 0;               // results received
   bool head_fits = false;  // the queue's head waits although a group holds it
   double slowest_layer_seconds = 0;  // of any prefill so far
 
@@ -39,6 +41,10 @@ struct EngineCounters {
   Histogram request_seconds = Histogram(RequestBuckets());
   Histogram prefill_seconds_of = Histogram(RequestBuckets());
   Histogram decode_seconds_of = Histogram(RequestBuckets());
+  Histogram token_gap_seconds = Histogram(TokenBuckets());  // every gap
+  Histogram prompt_length_of = Histogram(LengthBuckets());
+  Histogram answer_length_of = Histogram(LengthBuckets());
+  Histogram mass_kept = Histogram(ShareBuckets());  // attention; of scored ones
 
   // Sums over all steps, as the ranks measured them: work on prompts, work on
   // decode steps, and devices that waited for the host between steps.
@@ -62,6 +68,8 @@ struct EngineCounters {
   static std::vector<double> RequestBuckets();
   static std::vector<double> FirstTokenBuckets();
   static std::vector<double> TokenBuckets();
+  static std::vector<double> ShareBuckets();
+  static std::vector<double> LengthBuckets();
 };
 
 }  // namespace h2o

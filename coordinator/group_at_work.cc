@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/kv_page.h"
+#include "kv/kept_mass.h"
 
 namespace h2o {
 namespace {
@@ -79,9 +80,23 @@ bool GroupAtWork::Fits(Sequence* sequence) const {
   return has_seat() && admission_.Fits(ChargeOf(sequence));
 }
 
+int64_t GroupAtWork::HeadroomSequences() const {
+  const int64_t seats = max_sequences_ - static_cast<int64_t>(running_.size());
+  if (usual_charge_ == 0) return seats;
+  const double free = static_cast<double>(admission_.FreeSlabs());
+  return std::min(seats, static_cast<int64_t>(free / usual_charge_));
+}
+
 void GroupAtWork::Start(std::unique_ptr<Sequence> sequence, double now) {
   const SlabCharge& charge = ChargeOf(sequence.get());
   admission_.Charge(charge);
+  constexpr double kShareOfNewest = 1.0 / 16;
+  const auto slabs =
+      static_cast<double>(*std::max_element(charge.begin(), charge.end()));
+  usual_charge_ =
+      usual_charge_ == 0
+          ? slabs
+          : usual_charge_ + kShareOfNewest * (slabs - usual_charge_);
   tenants_->Start(sequence->standing().tenant, TenantChargeOf(sequence.get()),
                   now);
   sequence->Start(BytesOf(charge), BytesOf(FullCharge(*sequence, admission_)),
@@ -206,6 +221,19 @@ void GroupAtWork::Account(const StepResult& result, double now,
   last_result_ = plans_in_flight_ > 0 ? now : -1;
 }
 
+void GroupAtWork::TakeScores(StepResult* result, Sequence* sequence) const {
+  const int32_t queries = sequence->next_logit_position() + 1;
+  const std::vector<KeptScores> of_ranks =
+      TakeOf(sequence->id(), &result->scores,
+             [queries](const KeptScores& s) { return s.queries == queries; });
+  if (of_ranks.empty()) return;
+  double sum = 0;
+  for (const KeptScores& scores : of_ranks) sum += scores.sum;
+  const ModelConfig& config = workers_->info().config();
+  sequence->SetMassKept(AttentionMassKept(sum, queries, sequence->spec().policy,
+                                          config.qkv, config.num_layers));
+}
+
 void GroupAtWork::Accept(const TokenResult& token, StepResult* result,
                          double now, EngineCounters* counters, Outbox* outbox) {
   const Running it = running_.find(token.sequence_id);
@@ -222,10 +250,15 @@ void GroupAtWork::Accept(const TokenResult& token, StepResult* result,
       token.sequence_id, &result->logits, [last_logit](const LogitRows& rows) {
         return rows.first_position <= last_logit;
       });
+  TakeScores(result, &sequence);
+  const std::optional<double> token_before = sequence.last_token();
   std::optional<StreamEvent> event =
       sequence.Accept(token, std::move(trace), std::move(logits), now);
   if (!event) return;  // the client has this token
   const double seconds = sequence.queued_seconds(now);
+  if (token_before && !event->tokens.empty()) {
+    counters->token_gap_seconds.Observe(now - *token_before);
+  }
   if (event->seed) {
     counters->CountFirstToken(seconds, sequence.spec().prompt.size());
   }

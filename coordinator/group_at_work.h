@@ -58,6 +58,10 @@ class GroupAtWork {
   const SlabCharge& ChargeOf(Sequence* sequence) const;
   int64_t BytesOf(const SlabCharge& charge) const;
 
+  // How many more sequences could start now if each cost what the last ones did
+  // in the mean; of a group that has run none, all that it may run.
+  int64_t HeadroomSequences() const;
+
   // Charges the pages and runs the sequence from the next plan on.
   // REQUIRES: Fits.
   void Start(std::unique_ptr<Sequence> sequence, double now);
@@ -102,6 +106,7 @@ class GroupAtWork {
               EngineCounters* counters, Outbox* outbox);
   void Leave(Running it, double now);
   TenantCharge TenantChargeOf(Sequence* sequence) const;
+  void TakeScores(StepResult* result, Sequence* sequence) const;
 
   const uint64_t number_;
   const uint64_t shape_;
@@ -114,6 +119,7 @@ class GroupAtWork {
   std::map<uint64_t, std::unique_ptr<Sequence>> running_;
   Deadlines deadlines_;  // of these
   int plans_in_flight_ = 0;
+  double usual_charge_ = 0;  // slabs of the tightest rank, of recent sequences
   double last_result_ = -1;  // time of the last result while busy; -1: idle
   double answered_ = 0;      // the last result, or when the group came
   double busy_since_ = 0;    // the last result, or the first start behind it

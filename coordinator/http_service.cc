@@ -188,6 +188,7 @@ std::string HttpService::MakePage() const {
   MetricsSource source;
   source.model = options_.model_id;
   source.version = options_.version;
+  source.commit = options_.commit;
   source.vllm_names = options_.vllm_metrics;
   source.counters = engine_->counters();
   source.page_slots = kPageSlots;
@@ -205,6 +206,7 @@ HttpResponse HttpService::Status() {
   response.body =
       StatusPage({.model = options_.model_id,
                   .version = options_.version,
+                  .commit = options_.commit,
                   .counters = engine_->counters(),
                   .groups = engine_->groups(),
                   .queue_age_seconds = engine_->queue_age_seconds()});

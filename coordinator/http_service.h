@@ -18,7 +18,7 @@ namespace h2o {
 
 struct HttpServiceOptions {
   std::string model_id;  // the name that clients call the model by
-  std::string version;
+  std::string version, commit;
   bool vllm_metrics = true;
   Doorkeeper* keeper = nullptr;        // null: everybody may see all
   Right metrics_right = Right::kNone;  // what /metrics takes

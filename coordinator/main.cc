@@ -312,6 +312,7 @@ absl::Status StartHttp(const CoordinatorFlags& flags,
       HttpServiceOptions{
           .model_id = ModelIdOf(flags),
           .version = Version(),
+          .commit = Commit(),
           .vllm_metrics = flags.vllm_metrics,
           .keeper = c->keeper.get(),
           .metrics_right = flags.access.metrics_need_key ? Right::kKey

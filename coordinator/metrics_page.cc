@@ -26,7 +26,8 @@ class OwnFamilies {
     Pages();
     Ranks();
     page_.Family("h2oserve_build_info", "gauge", "The program that runs");
-    page_.Sample({{"model", source_.model}, {"version", source_.version}}, 1);
+    page_.Sample(
+        Labels({{"version", source_.version}, {"commit", source_.commit}}), 1);
   }
 
  private:
@@ -93,6 +94,10 @@ class OwnFamilies {
     One("h2oserve_evicted_tokens_total", "counter",
         "Tokens that a head evicted, of the head that evicted most",
         Number(c_.evicted_tokens));
+    One("h2oserve_attention_mass_kept",
+        "Share of a request's attention that went to tokens still stored at "
+        "its end",
+        c_.mass_kept);
   }
 
   void Pages() {
@@ -101,6 +106,9 @@ class OwnFamilies {
     page_.Sample(Labels({{"state", "held"}}), Number(c_.slabs_held));
     page_.Sample(Labels({{"state", "free"}}),
                  Number(c_.slabs_total - c_.slabs_held));
+    One("h2oserve_admission_headroom_sequences", "gauge",
+        "How many more requests like the last ones would start at once",
+        Number(c_.headroom_sequences));
     One("h2oserve_kv_usage_ratio", "gauge", "Pages held, of all pages",
         Ratio(c_.slabs_held, c_.slabs_total));
   }
@@ -158,6 +166,9 @@ class VllmFamilies {
     One("vllm:request_queue_time_seconds", c_.queue_seconds);
     One("vllm:request_prefill_time_seconds", c_.prefill_seconds_of);
     One("vllm:request_decode_time_seconds", c_.decode_seconds_of);
+    One("vllm:inter_token_latency_seconds", c_.token_gap_seconds);
+    One("vllm:request_prompt_tokens", c_.prompt_length_of);
+    One("vllm:request_generation_tokens", c_.answer_length_of);
   }
 
  private:
@@ -196,6 +207,8 @@ class VllmFamilies {
     One("vllm:prompt_tokens_total", "counter", Number(c_.prompt_tokens));
     One("vllm:generation_tokens_total", "counter", Number(c_.generated_tokens));
     One("vllm:num_preemptions_total", "counter", 0);
+    One("vllm:prefix_cache_queries_total", "counter", 0);
+    One("vllm:prefix_cache_hits_total", "counter", 0);
     page_.Family("vllm:request_success_total", "counter",
                  "As vLLM's of this name");
     const auto ended = [&](Outcome outcome) {

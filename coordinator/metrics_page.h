@@ -11,8 +11,8 @@
 namespace h2o {
 
 struct MetricsSource {
-  std::string model;    // label model, and model_name of the families of vLLM
-  std::string version;  // of this program
+  std::string model;  // label model, and model_name of the families of vLLM
+  std::string version, commit;  // of this program
   bool vllm_names = true;
   EngineCounters counters;
   std::vector<GroupStatus> groups;

@@ -70,6 +70,8 @@ absl::StatusOr<GroupResult> MergeResults(std::vector<StepResult> of_ranks) {
     StepResult& other = of_ranks[rank];
     std::move(other.trace.begin(), other.trace.end(),
               std::back_inserter(merged.trace));
+    std::move(other.scores.begin(), other.scores.end(),
+              std::back_inserter(merged.scores));
     merged.prefill_seconds =
         std::max(merged.prefill_seconds, other.prefill_seconds);
     merged.decode_seconds =

@@ -51,6 +51,7 @@ absl::Status Sequence::SetSpec(SequenceSpec spec,
   state_ = State::kQueued;
   spec_ = std::move(spec);
   spec_.id = id_;
+  spec_.scores = stops_.any();
   tokens_ = std::move(generated);
   given_ = num_tokens();
   // Their text is known to the client, but it may begin a character or a stop
@@ -138,6 +139,7 @@ std::optional<StreamEvent> Sequence::Accept(const TokenResult& token,
     first_token_ = now;
     event.seed = spec_.sampling.seed;
   }
+  last_token_ = now;
   tokens_.push_back(token.token);
   event.tokens = {token.token};
   event.trace = std::move(trace);
@@ -178,6 +180,7 @@ Usage Sequence::MakeUsage(double now) const {
   usage.prompt_tokens = static_cast<int32_t>(spec_.prompt.size());
   usage.completion_tokens = num_tokens();
   usage.replays = replays_;
+  usage.attention_mass_kept = mass_kept_;
   usage.kv_bytes = kv_bytes_;
   usage.kv_bytes_full = kv_bytes_full_;
   if (first_token_) {

@@ -49,6 +49,7 @@ class StopMatcher {
     std::string text;  // can be shown now
     bool stopped = false;
   };
+  bool any() const { return !stops_.empty(); }
   // REQUIRES: no earlier call stopped.
   Match Push(std::string_view piece);
   // The text that is held back, when no more will come.
@@ -156,6 +157,10 @@ class Sequence {
   std::optional<StreamEvent> Accept(const TokenResult& token,
                                     std::vector<HeadTrace> trace,
                                     std::vector<LogitRows> logits, double now);
+  // When the last token came; nothing before the first.
+  const std::optional<double>& last_token() const { return last_token_; }
+  // Before the token is accepted: usage.attention_mass_kept.
+  void SetMassKept(std::optional<double> share) { mass_kept_ = share; }
 
   // DEADLINE_EXCEEDED, with how far the request came.
   absl::Status DeadlineError(double now) const;
@@ -179,6 +184,7 @@ class Sequence {
   int32_t given_ = 0;            // of these, that it had before this request
   int32_t received_ = 0;  // tokens of the answer that the group has produced
   int32_t replays_ = 0;
+  std::optional<double> mass_kept_;
   bool prefills_tokens_ = false;  // as ReplayMode::kFast
   std::optional<Stranded> stranded_;
   std::unique_ptr<IncrementalDecoder> decoder_;  // null: no tokenizer
@@ -187,7 +193,7 @@ class Sequence {
   int64_t allowance_ = 0;
   const double submitted_;
   double taken_ = 0;
-  std::optional<double> started_, first_token_;
+  std::optional<double> started_, first_token_, last_token_;
 };
 
 }  // namespace h2o

@@ -51,13 +51,15 @@ std::string StatusPage(const StatusSource& source) {
   }
   const Json status = {
       {"model", source.model},
-      {"build", {{"version", source.version}}},
+      {"build", {{"version", source.version}, {"commit", source.commit}}},
       {"groups", std::move(groups)},
       {"queue",
        {{"waiting", c.queued}, {"age_seconds", source.queue_age_seconds}}},
       {"running", c.running},
       {"finished", c.finished},
       {"refused", c.refused},
+      {"prompt_tokens", c.prompt_tokens},
+      {"generated_tokens", c.generated_tokens},
       {"replays", c.replays},
       {"quarantined", c.quarantined}};
   return status.dump(-1, ' ', false, Json::error_handler_t::replace);

@@ -11,8 +11,8 @@
 namespace h2o {
 
 struct StatusSource {
-  std::string model;    // the name that clients call the model by
-  std::string version;  // of this program
+  std::string model;            // the name that clients call the model by
+  std::string version, commit;  // of this program
   EngineCounters counters;
   std::vector<GroupStatus> groups;
   double queue_age_seconds = 0;  // of the oldest request that waits

@@ -10,6 +10,8 @@ namespace h2o {
 
 std::string Version() { return H2O_VERSION; }
 
+std::string Commit() { return H2O_COMMIT; }
+
 std::string BuildId() {
   std::ifstream file("/proc/self/exe", std::ios::binary);
   Fnv1a hash;

@@ -209,6 +209,13 @@ class Backend : public Device {
   virtual void Advance(SequenceState* states, const int32_t* seats,
                        int64_t rows, const int32_t* tokens,
                        RowResult* results) = 0;
+  // results[r].kept_scores = the sum of all scores in the slots of the row's
+  // sequence, over its `num_heads` heads of all layers, where WantsScores.
+  // Heads without a score rule add nothing.  The same bits every time.
+  // REQUIRES: `results` are Advance's.
+  virtual void SumScores(const SequenceState* states, const int32_t* seats,
+                         int64_t rows, int num_heads, const KvPool& pool,
+                         RowResult* results) = 0;
 
   // Element e of the whole tensor is lane e % 4, as a signed number, of
   // CounterRandom(seed, e / 4, stream) times 2^-31 * scale.  Columns behind are

@@ -26,6 +26,7 @@ struct SequenceState {
   int32_t max_tokens = 0;
   SamplingParams sampling;
   FinishReason finish = FinishReason::kNone;
+  bool reports_scores = false;  // with every token, not only with the last
   // The tokens that end the sequence: the first num_stop_tokens of them.
   int32_t num_stop_tokens = 0;
   int32_t stop_tokens[kMaxStopTokens] = {};
@@ -44,6 +45,7 @@ struct BestLogit {
 struct RowResult {
   int32_t token = kNoToken;  // kNoToken: the row did not run or ends without
   FinishReason finish = FinishReason::kNone;
+  float kept_scores = 0;  // SumScores' sum, where it was taken
 };
 
 // The rules that both twins run, a row at a time.
@@ -69,6 +71,14 @@ H2O_HOST_DEVICE inline bool Stops(const SequenceState& state, int32_t token) {
     stops |= token == state.stop_tokens[i];
   }
   return stops;
+}
+
+// Whether the row's scores are summed: it ran, and it ends or wants them
+// always.
+H2O_HOST_DEVICE inline bool WantsScores(const SequenceState* states,
+                                        int32_t seat, const RowResult& result) {
+  return result.token != kNoToken &&
+         (result.finish != FinishReason::kNone || states[seat].reports_scores);
 }
 
 // Moves a running sequence on: appends `token`, or takes the given token if

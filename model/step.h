@@ -36,6 +36,9 @@ struct SequenceSpec {
   // the index of a draw count them.
   int32_t generated = 0;
   bool logits = false;  // report the logits of every position
+  // Report the kept scores with every token, because any may turn out to be the
+  // last (stop strings); else with the last alone.
+  bool scores = false;
 
   int64_t num_positions() const {  // the last token needs none
     return static_cast<int64_t>(prompt.size()) - generated + max_tokens - 1;
@@ -95,6 +98,16 @@ struct LogitRows {
   friend bool operator==(const LogitRows&, const LogitRows&) = default;
 };
 
+// The sum of the scores of all that a rank's heads keep of a sequence, when its
+// first `queries` tokens have attended (kv/kept_mass.h).
+struct KeptScores {
+  uint64_t sequence_id = 0;
+  int32_t queries = 0;
+  double sum = 0;
+
+  friend bool operator==(const KeptScores&, const KeptScores&) = default;
+};
+
 struct StepResult {
   uint64_t step = 0;
   // Over what all ranks share after this step: its number, the open sequences'
@@ -103,6 +116,7 @@ struct StepResult {
   std::vector<TokenResult> tokens;  // prefill's first tokens, then decode's
   std::vector<HeadTrace> trace;     // of this rank's heads
   std::vector<LogitRows> logits;
+  std::vector<KeptScores> scores;  // of this rank's heads
   double prefill_seconds = 0;
   double decode_seconds = 0;
   // The slowest single layer of this step's prefill slices.

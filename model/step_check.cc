@@ -321,6 +321,11 @@ absl::Status Check(const StepResult& result, const ModelConfig& config) {
   for (const LogitRows& logits : result.logits) {
     H2O_RETURN_IF_ERROR(CheckLogits(logits, config));
   }
+  for (const KeptScores& scores : result.scores) {
+    H2O_RETURN_IF_ERROR(
+        InRange("queries", scores.queries, 1, config.max_positions));
+    H2O_RETURN_IF_ERROR(FiniteSeconds("scores", scores.sum));
+  }
   H2O_RETURN_IF_ERROR(FiniteSeconds("prefill_seconds", result.prefill_seconds));
   H2O_RETURN_IF_ERROR(FiniteSeconds("decode_seconds", result.decode_seconds));
   H2O_RETURN_IF_ERROR(

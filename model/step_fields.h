@@ -26,9 +26,9 @@ auto Fields(Is<KvPolicy> auto& s) {
 }
 auto Fields(Is<SequenceSpec> auto& s) {
   auto& [id, prompt, max_tokens, ignore_eos, sampling, policy, trace, forced,
-         generated, logits] = s;
+         generated, logits, scores] = s;
   return std::tie(id, prompt, max_tokens, ignore_eos, sampling, policy, trace,
-                  forced, generated, logits);
+                  forced, generated, logits, scores);
 }
 auto Fields(Is<PrefillSlice> auto& s) {
   auto& [sequence_ids, layer_begin, layer_end] = s;
@@ -51,12 +51,17 @@ auto Fields(Is<LogitRows> auto& s) {
   auto& [sequence_id, first_position, rows] = s;
   return std::tie(sequence_id, first_position, rows);
 }
+auto Fields(Is<KeptScores> auto& s) {
+  auto& [sequence_id, queries, sum] = s;
+  return std::tie(sequence_id, queries, sum);
+}
 auto Fields(Is<StepResult> auto& s) {
-  auto& [step, checksum, tokens, trace, logits, prefill_seconds, decode_seconds,
-         slowest_layer_seconds, idle_seconds, sum_wait_seconds] = s;
-  return std::tie(step, checksum, tokens, trace, logits, prefill_seconds,
-                  decode_seconds, slowest_layer_seconds, idle_seconds,
-                  sum_wait_seconds);
+  auto& [step, checksum, tokens, trace, logits, scores, prefill_seconds,
+         decode_seconds, slowest_layer_seconds, idle_seconds,
+         sum_wait_seconds] = s;
+  return std::tie(step, checksum, tokens, trace, logits, scores,
+                  prefill_seconds, decode_seconds, slowest_layer_seconds,
+                  idle_seconds, sum_wait_seconds);
 }
 
 auto Fields(Is<ModelSpec> auto& s) {

@@ -157,19 +157,26 @@ void ToProto(const Usage& usage, v1::Usage* message) {
   message->set_prefill_seconds(usage.prefill_seconds);
   message->set_decode_seconds(usage.decode_seconds);
   message->set_replays(usage.replays);
+  if (usage.attention_mass_kept) {
+    message->set_attention_mass_kept(*usage.attention_mass_kept);
+  }
 }
 
 Usage FromProto(const v1::Usage& message) {
-  return {.prompt_tokens = message.prompt_tokens(),
-          .completion_tokens = message.completion_tokens(),
-          .kv_slots_held = message.kv_slots_held(),
-          .tokens_evicted = message.tokens_evicted(),
-          .kv_bytes = message.kv_bytes(),
-          .kv_bytes_full = message.kv_bytes_full(),
-          .replays = message.replays(),
-          .queue_seconds = message.queue_seconds(),
-          .prefill_seconds = message.prefill_seconds(),
-          .decode_seconds = message.decode_seconds()};
+  return {
+      .prompt_tokens = message.prompt_tokens(),
+      .completion_tokens = message.completion_tokens(),
+      .kv_slots_held = message.kv_slots_held(),
+      .tokens_evicted = message.tokens_evicted(),
+      .kv_bytes = message.kv_bytes(),
+      .kv_bytes_full = message.kv_bytes_full(),
+      .attention_mass_kept = message.has_attention_mass_kept()
+                                 ? std::optional(message.attention_mass_kept())
+                                 : std::nullopt,
+      .replays = message.replays(),
+      .queue_seconds = message.queue_seconds(),
+      .prefill_seconds = message.prefill_seconds(),
+      .decode_seconds = message.decode_seconds()};
 }
 
 void ToProto(const AdmissionAnswer& answer, v1::AdmissionAnswer* message) {

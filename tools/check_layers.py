@@ -25,7 +25,7 @@ LEVELS = {
     "http": ["base"],
     "proto": ["base", "model", "api", "kv/kv_geometry.h", "parallel/shard_spec.h"],
     "worker": ["base", "kernels", "kv", "model", "parallel"],
-    "coordinator": ["base", "model", "api", "kv/kv_geometry.h", "parallel/shard_spec.h"],
+    "coordinator": ["base", "model", "api", "kv/kept_mass.h", "kv/kv_geometry.h", "parallel/shard_spec.h"],
     "flags": ["base", "model", "api"],
     "embedded": ["base", "kernels", "kv", "model", "parallel", "api", "worker",
                  "coordinator"],

@@ -145,6 +145,9 @@ void Runner::Observe(StepInFlight* step) {
     if (has_token) ++o.length;
     o.last_token = r.token;
     step->result.tokens.push_back({id, has_token ? r.token : 0, r.finish});
+    if (r.kept_scores > 0) {
+      step->result.scores.push_back({id, o.length - 1, r.kept_scores});
+    }
   }
 }
 
@@ -230,6 +233,7 @@ void Runner::UploadState(const OpenSequence& sequence) {
     std::copy(stops.begin(), stops.end(), state.stop_tokens);
   }
   state.sampling = spec.sampling;
+  state.reports_scores = spec.scores;
   parts_->backend->UploadAll(given, state.tokens);
   parts_->backend->Upload(&state, sizeof(state),
                           parts_->workspace.states + sequence.seat);

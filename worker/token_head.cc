@@ -25,6 +25,9 @@ absl::Status TokenHead::Emit(Matrix features, const int32_t* seats,
     backend.Sample(WholeLogits(rows), w.states, seats, w.next_tokens);
   }
   backend.Advance(w.states, seats, rows, w.next_tokens, w.results);
+  backend.SumScores(w.states, seats, rows,
+                    parts_.config.num_layers * parts_.num_local_heads(),
+                    parts_.cache->pool(), w.results);
   return absl::OkStatus();
 }
 

@@ -157,6 +157,11 @@ class CpuBackend final : public Backend {
                const int32_t* tokens, RowResult* results) override {
     cpu::Advance(states, seats, rows, tokens, results);
   }
+  void SumScores(const SequenceState* states, const int32_t* seats,
+                 int64_t rows, int num_heads, const KvPool& pool,
+                 RowResult* results) override {
+    cpu::SumScores(states, seats, rows, num_heads, pool, results, team_.get());
+  }
 
   void FillDummy(const DummyTensor& tensor, DType dtype, void* out,
                  int64_t stride) override {

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "kernels/cpu/stored_slots.h"
+
 // One source, compiled for each instruction set and picked at run time.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/tokens.cc"
@@ -57,6 +59,15 @@ namespace {
 // or +Infinity.  REQUIRES: n >= 1.
 int64_t ArgMaxRow(const float* x, int64_t n) {
   return HWY_DYNAMIC_DISPATCH(ArgMaxRowImpl)(x, n);
+}
+
+double SumOfScores(const KvPool& pool, const KvHead& head) {
+  if (head.slots.score_rule == ScoreRule::kNone) return 0;
+  double sum = 0;
+  for (int32_t slot = 0; slot < head.num_slots; ++slot) {
+    sum += *ScoreAt(pool, head, slot);
+  }
+  return sum;
 }
 
 }  // namespace
@@ -124,6 +135,21 @@ void Advance(SequenceState* states, const int32_t* seats, int64_t rows,
                      ? NextToken(tokens[r], &states[seats[r]])
                      : RowResult();
   }
+}
+
+void SumScores(const SequenceState* states, const int32_t* seats, int64_t rows,
+               int num_heads, const KvPool& pool, RowResult* results,
+               Team* team) {
+  team->ParallelFor(rows, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t r = begin; r < end; ++r) {
+      if (!WantsScores(states, seats[r], results[r])) continue;
+      double sum = 0;
+      for (int h = 0; h < num_heads; ++h) {
+        sum += SumOfScores(pool, states[seats[r]].heads[h]);
+      }
+      results[r].kept_scores = static_cast<float>(sum);
+    }
+  });
 }
 
 }  // namespace h2o::cpu

@@ -19,6 +19,9 @@ void Sample(Matrix logits, const SequenceState* states, const int32_t* seats,
             int32_t* tokens, Team* team);
 void Advance(SequenceState* states, const int32_t* seats, int64_t rows,
              const int32_t* tokens, RowResult* results);
+void SumScores(const SequenceState* states, const int32_t* seats, int64_t rows,
+               int num_heads, const KvPool& pool, RowResult* results,
+               Team* team);
 
 // What Sample works in, a thread.
 int64_t SampleScratchFloats(int64_t vocabulary);

@@ -253,6 +253,13 @@ class CudaBackend final : public Backend {
     Note(cuda::Advance(states, seats, Int(rows), tokens, results, stream_),
          "Advance");
   }
+  void SumScores(const SequenceState* states, const int32_t* seats,
+                 int64_t rows, int num_heads, const KvPool& pool,
+                 RowResult* results) override {
+    Note(cuda::SumScores(states, seats, Int(rows), num_heads, pool, results,
+                         stream_),
+         "SumScores");
+  }
   void FillDummy(const DummyTensor& t, DType dtype, void* out,
                  int64_t stride) override {
     Note(cuda::FillDummy(t.seed, t.stream, t.scale, t.row_begin, t.rows,

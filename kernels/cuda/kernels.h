@@ -213,6 +213,12 @@ cudaError_t Advance(SequenceState* states, const int32_t* seats, int rows,
                     const int32_t* tokens, RowResult* results,
                     cudaStream_t stream);
 
+// results[r].kept_scores = the sum of the scores of the num_heads heads (all
+// layers') of the row's sequence, where WantsScores.  A fixed order of addition.
+cudaError_t SumScores(const SequenceState* states, const int32_t* seats,
+                      int rows, int num_heads, const KvPool& pool,
+                      RowResult* results, cudaStream_t stream);
+
 // ---- weights ---------------------------------------------------------------
 
 // Elements [row_begin .. + rows) x [column_begin .. + columns) of a dummy

@@ -370,6 +370,60 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) tokens[blockIdx.x] = token;
 }
 
+// ---- scores ------------------------------------------------------------------
+
+// This lane's part of the sum of a head's scores: slot `lane` of each page.
+__device__ __forceinline__ float LaneScores(const KvPool& pool,
+                                            const KvHead& head, int lane) {
+  float sum = 0;
+  for (int first = 0; first < head.num_slots; first += kWarp * kPageSlots) {
+    // The numbers of up to kWarp pages, one a lane.
+    const int slot = first + lane * kPageSlots;
+    const uint32_t mine =
+        slot < head.num_slots ? pool.tables[head.table + slot / kPageSlots] : 0;
+    const int pages =
+        min(kWarp, (head.num_slots - first + kPageSlots - 1) / kPageSlots);
+#pragma unroll 4
+    for (int p = 0; p < pages; ++p) {
+      const uint32_t page = __shfl_sync(~0u, mine, p);
+      if (first + p * kPageSlots + lane >= head.num_slots) continue;
+      sum += reinterpret_cast<const float*>(
+          pool.Page(page) + pool.Layout(head).ScoresOffset())[lane];
+    }
+  }
+  return sum;
+}
+
+// A block a row, a warp a head.
+__global__ void __launch_bounds__(kThreads)
+    SumScoresKernel(const SequenceState* states, const int32_t* seats,
+                    int num_heads, KvPool pool, RowResult* results) {
+  static_assert(kPageSlots == kWarp);
+  __shared__ double of_warps[kWarps];
+  WaitForPrevious();
+  AllowNext();
+  RowResult& result = results[blockIdx.x];
+  const int32_t seat = seats[blockIdx.x];
+  if (!WantsScores(states, seat, result)) return;
+  const KvHead* heads = states[seat].heads;
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  double sum = 0;
+  for (int h = warp; h < num_heads; h += kWarps) {
+    const KvHead head = heads[h];
+    if (head.slots.score_rule == ScoreRule::kNone) continue;
+    sum += LaneScores(pool, head, lane);
+  }
+  for (int step = kWarp / 2; step > 0; step /= 2) {
+    sum += __shfl_down_sync(~0u, sum, step);
+  }
+  if (lane == 0) of_warps[warp] = sum;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  double all = 0;
+  for (int w = 0; w < kWarps; ++w) all += of_warps[w];
+  result.kept_scores = static_cast<float>(all);
+}
+
 }  // namespace
 
 cudaError_t BeginDecode(const SequenceState* states, const int32_t* seats,
@@ -408,6 +462,14 @@ cudaError_t Advance(SequenceState* states, const int32_t* seats, int rows,
   if (rows == 0) return cudaSuccess;
   return Launch(AdvanceKernel, {GridOfThreads(rows), kRowThreads}, stream,
                 states, seats, rows, tokens, results);
+}
+
+cudaError_t SumScores(const SequenceState* states, const int32_t* seats,
+                      int rows, int num_heads, const KvPool& pool,
+                      RowResult* results, cudaStream_t stream) {
+  if (rows == 0) return cudaSuccess;
+  return Launch(SumScoresKernel, {dim3(rows), kThreads}, stream, states, seats,
+                num_heads, pool, results);
 }
 
 }  // namespace h2o::cuda

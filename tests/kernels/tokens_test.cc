@@ -131,6 +131,61 @@ TEST_P(Tokens, AdvanceMovesLiveRows) {
   EXPECT_GT(forced_rows, 10);
 }
 
+TEST_P(Tokens, ScoresAreSummedOfRowsThatEndOrAlwaysWant) {
+  // Heads of 1 to 70 slots, so one to three pages; the third keeps no scores.
+  constexpr int kHeads = 37, kTable = 3, kHeadDim = 8;
+  const KvPageLayout layout{kHeadDim, {DType::kBFloat16}};
+  const int64_t lines = layout.PageBytes() / kLineBytes;
+  std::mt19937 random(5);
+  std::uniform_real_distribution<float> score(0, 3);
+  std::vector<std::byte> pool_bytes(kHeads * kTable * layout.PageBytes(),
+                                    std::byte{0xff});  // NaN
+  std::vector<uint32_t> tables(kHeads * kTable);
+  std::vector<KvHead> heads(kHeads);
+  double wanted = 0;
+  for (int h = 0; h < kHeads; ++h) {
+    KvHead& head = heads[h];
+    head.table = h * kTable;
+    head.format = layout.format;
+    head.num_slots = 1 + (h * 29) % 70;
+    head.slots.score_rule = h == 2 ? ScoreRule::kNone : ScoreRule::kSum;
+    for (int page = 0; page < kTable; ++page) {
+      // Pages lie in another order than they are used.
+      const int at = (h * kTable + page) * 7 % (kHeads * kTable);
+      tables[h * kTable + page] = static_cast<uint32_t>(at * lines);
+      auto* scores = reinterpret_cast<float*>(
+          pool_bytes.data() + at * layout.PageBytes() + layout.ScoresOffset());
+      for (int i = 0; i < kPageSlots; ++i) {
+        if (page * kPageSlots + i >= head.num_slots) continue;
+        scores[i] = score(random);
+        if (h != 2) wanted += scores[i];
+      }
+    }
+  }
+  const auto device_pool = Put(pool_bytes);
+  const auto device_tables = Put(tables);
+  const auto device_heads = Put(heads);
+  const KvPool pool{device_pool.data(), device_tables.data(), kHeadDim};
+  std::vector<SequenceState> states(3);
+  for (SequenceState& s : states) s.heads = device_heads.data();
+  states[1].reports_scores = true;
+  std::vector<RowResult> results(5);
+  results[0] = {5, FinishReason::kLength};  // ends
+  results[1] = {6, FinishReason::kNone};    // always wants
+  results[2] = {7, FinishReason::kNone};    // goes on
+  results[3] = {};                          // nobody's
+  results[4] = {kNoToken, FinishReason::kNonFinite};
+  const auto device_results = Put(results);
+  backend_->SumScores(Put(states).data(), Put<int32_t>({0, 1, 2, -1, 0}).data(),
+                      5, kHeads, pool, device_results.data());
+  const std::vector<RowResult> got = device_results.Read();
+  for (int r = 0; r < 5; ++r) {
+    EXPECT_EQ(got[r].token, results[r].token);
+    EXPECT_EQ(got[r].finish, results[r].finish);
+    EXPECT_NEAR(got[r].kept_scores, r < 2 ? wanted : 0, 1e-5 * wanted) << r;
+  }
+}
+
 TEST_P(Tokens, AdvanceEndsAtAnyOfTheStopTokens) {
   for (int stops : {0, 1, 2, kMaxStopTokens}) {
     for (int32_t next : {100, 100 + stops - 1, 100 + stops}) {

@@ -64,6 +64,7 @@ inline StepResult SampleResult() {
   result.logits = {{.sequence_id = 1,
                     .first_position = 3,
                     .rows = std::vector<float>(200, 0.25f)}};
+  result.scores = {{.sequence_id = 1, .queries = 9, .sum = 17.5}};
   result.prefill_seconds = 0.5;
   result.decode_seconds = 0.25;
   result.slowest_layer_seconds = 0.125;

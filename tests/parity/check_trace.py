@@ -21,7 +21,8 @@ What is checked, of every sequence:
   (d) each greedy token is the argmax of the logits, or within the logit tolerance of it; each token drawn with a seed
       is the one that the counter-based generator draws from the logits;
   (e) no eviction before a head is full, exactly one a step from then on, never of a token that is not there;
-  (f) usage: slots held, tokens evicted and the charge in pages, as the budget says.
+  (f) usage: slots held, tokens evicted and the charge in pages, as the budget says;
+  (g) usage: the share of the attention that stored tokens have received.
 
 Near ties: scores closer than 1e-5 of themselves, logits closer than 1e-4, draws that noise of 1e-4 on the logits moves
 to the other token. `near_ties` counts the decisions that were that close (of draws, those only that differ), `excused`
@@ -185,6 +186,7 @@ class Sequence:
     usage: dict | None = None
     max_tokens: int | None = None
     logits: np.ndarray | None = None  # of `logits`: [S + G - 1, vocabulary]
+    stored_scores: float = 0  # over layers and heads, at the end: what the check has found
 
     @property
     def tokens(self):
@@ -411,7 +413,9 @@ def follow(policy, sequences, layer, probabilities, report, tolerance):
     for row, query in np.argwhere(np.abs(sums - 1) > 1e-5)[:3]:
         report.fail(f"{name(row)}: probabilities of query {query} sum to {sums[row, query]}")
     if total <= budget:
-        return  # nothing may be evicted, and check_shape saw that nothing was
+        for sequence in sequences:  # check_shape saw that nothing was evicted
+            sequence.stored_scores += heads * total
+        return
 
     oracle = reference(policy, size)
     oracle.prefill(attention[:, :size, :size])
@@ -478,6 +482,8 @@ def follow(policy, sequences, layer, probabilities, report, tolerance):
                 report.fail(f"{what} (scores {now[row, theirs]:.7g}, {now[row, ours]:.7g}, a gap of {gap:.2e})")
             oracle.pos[row] = after[row]
             oracle.acc[row] = now[row][survivors[row]]
+    for sequence, acc in zip(sequences, oracle.acc.reshape(count, -1)):
+        sequence.stored_scores += acc.sum()
 
 
 def batches(sequences, most_cells=12_000_000):
@@ -507,6 +513,18 @@ def teacher_force(model, group, on_attention=None, logits=True):
     return model.forward(tokens, attended, first if logits else None, on_attention)
 
 
+def check_mass(sequence, report, tolerance):
+    """(g): usage's attention_mass_kept, of what the layers' scores were found to be."""
+    if sequence.usage is None:
+        return
+    layers, heads, _ = sequence.kept.shape
+    queries = len(sequence.prompt) + sequence.victims.shape[2]
+    expected = sequence.stored_scores / (layers * heads * queries) if sequence.policy.heavy else None
+    got = sequence.usage.get("attention_mass_kept")
+    if (got is None) != (expected is None) or (got is not None and abs(got - expected) > 10 * tolerance):
+        report.fail(f"seq {sequence.index}: usage says attention_mass_kept {got}, it is {expected}")
+
+
 def check_run(model, sequences, score_tolerance=1e-5, logit_tolerance=1e-4, logits_within=1e-3, report=None):
     """Checks a run's sequences (of read_generate or read_logits) against the reference. Returns the Report."""
     report = Report() if report is None else report
@@ -524,6 +542,7 @@ def check_run(model, sequences, score_tolerance=1e-5, logit_tolerance=1e-4, logi
 
         logits = teacher_force(model, group, on_attention)
         for sequence, rows in zip(group, logits):
+            check_mass(sequence, report, score_tolerance)
             if sequence.logits is not None:
                 worst = np.abs(rows - sequence.logits).max()
                 if not worst <= logits_within:

@@ -106,7 +106,7 @@ TEST(RequestProto, AnEventComesBackAsItWas) {
   event.text = "hi";
   event.done = true;
   event.finish = FinishReason::kStop;
-  event.usage = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10};
+  event.usage = {1, 2, 3, 4, 5, 6, 0.5, 7, 8, 9, 10};
   v1::GenerateResponse message;
   ToProto(event, &message);
   const StreamEvent back = FromProto(message);
