@@ -4,9 +4,9 @@
 // It plays the workers (simulated_groups.h) and the clients of a coordinator
 // that runs already, over loopback or a network:
 //
-//   h2oserve-coordinator --model opt-30b --load-format dummy --tp 4 \
-//     --groups 250 --listen 127.0.0.1:5600 --max-connections 1200 &
-//   coordinator_bench --server 127.0.0.1:5600 --pid $! --model opt-30b \
+//   h2oserve-coordinator --model opt-30b --load-format dummy --tp 4
+//     --groups 250 --listen 127.0.0.1:5600 --max-connections 1200
+//   coordinator_bench --server 127.0.0.1:5600 --pid PID --model opt-30b
 //     --groups 250 --tp 4 --streams 32
 //
 // Clients begin a new request whenever one ends.  A token's delay is the time

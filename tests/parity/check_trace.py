@@ -55,6 +55,7 @@ class Policy:
     heavy: int
     recent: int
     flexgen: bool = False
+    scored: bool = False  # also where `heavy` is 0
 
     @property
     def budget(self):
@@ -96,10 +97,10 @@ class KvOptions:
             return Policy(0, 0, EVERYTHING)
         if self.heavy is not None or self.recent is not None:
             if self.heavy is not None and self.recent is not None:
-                return Policy(0, self.heavy, self.recent)
+                return Policy(0, self.heavy, self.recent, scored=True)
             slots = self.slots(prompt_tokens)
             heavy = self.heavy if self.heavy is not None else slots - self.recent
-            return Policy(0, heavy, slots - heavy)
+            return Policy(0, heavy, slots - heavy, scored=True)
         slots = self.slots(prompt_tokens)
         if self.policy == "recent":
             return Policy(0, 0, slots)
@@ -107,7 +108,7 @@ class KvOptions:
             sinks = min(4, slots - 1)
             return Policy(sinks, 0, slots - sinks)
         if self.policy == "h2o":
-            return Policy(0, slots // 2, slots - slots // 2, self.prefill == "flexgen")
+            return Policy(0, slots // 2, slots - slots // 2, self.prefill == "flexgen", scored=True)
         raise ValueError(f"unknown policy {self.policy!r}")
 
 
@@ -519,7 +520,7 @@ def check_mass(sequence, report, tolerance):
         return
     layers, heads, _ = sequence.kept.shape
     queries = len(sequence.prompt) + sequence.victims.shape[2]
-    expected = sequence.stored_scores / (layers * heads * queries) if sequence.policy.heavy else None
+    expected = sequence.stored_scores / (layers * heads * queries) if sequence.policy.scored else None
     got = sequence.usage.get("attention_mass_kept")
     if (got is None) != (expected is None) or (got is not None and abs(got - expected) > 10 * tolerance):
         report.fail(f"seq {sequence.index}: usage says attention_mass_kept {got}, it is {expected}")
