@@ -193,6 +193,7 @@ std::string HttpService::MakePage() const {
   source.counters = engine_->counters();
   source.page_slots = kPageSlots;
   source.groups = engine_->groups();
+  source.tenants = engine_->tenants();
   source.queue_age_seconds = engine_->queue_age_seconds();
   return MetricsPage(source);
 }
@@ -209,6 +210,7 @@ HttpResponse HttpService::Status() {
                   .commit = options_.commit,
                   .counters = engine_->counters(),
                   .groups = engine_->groups(),
+                  .tenants = engine_->tenants(),
                   .queue_age_seconds = engine_->queue_age_seconds()});
   return response;
 }

@@ -23,6 +23,7 @@ class OwnFamilies {
   void Write() {
     Requests();
     Times();
+    Tenants();
     Pages();
     Ranks();
     page_.Family("h2oserve_build_info", "gauge", "The program that runs");
@@ -98,6 +99,14 @@ class OwnFamilies {
         "Share of a request's attention that went to tokens still stored at "
         "its end",
         c_.mass_kept);
+  }
+
+  void Tenants() {
+    page_.Family("h2oserve_tenant_tokens_total", "counter",
+                 "Tokens of prompts and answers of requests that have ended");
+    for (const TenantStatus& tenant : source_.tenants) {
+      page_.Sample(Labels({{"tenant", tenant.name}}), Number(tenant.tokens));
+    }
   }
 
   void Pages() {

@@ -7,6 +7,7 @@
 
 #include "coordinator/engine_counters.h"
 #include "coordinator/group_status.h"
+#include "coordinator/tenant_status.h"
 
 namespace h2o {
 
@@ -16,6 +17,7 @@ struct MetricsSource {
   bool vllm_names = true;
   EngineCounters counters;
   std::vector<GroupStatus> groups;
+  std::vector<TenantStatus> tenants;
   double queue_age_seconds = 0;  // of the oldest request that waits
   int64_t page_slots = 0;        // slots of a page
 };

@@ -41,6 +41,14 @@ Json GroupJson(const GroupStatus& group) {
           {"ranks", std::move(ranks)}};
 }
 
+Json TenantJson(const TenantStatus& tenant) {
+  return {{"name", tenant.name},
+          {"waiting", tenant.waiting},
+          {"running", tenant.running},
+          {"pages", tenant.pages},
+          {"tokens", tenant.tokens}};
+}
+
 }  // namespace
 
 std::string StatusPage(const StatusSource& source) {
@@ -49,12 +57,18 @@ std::string StatusPage(const StatusSource& source) {
   for (const GroupStatus& group : source.groups) {
     groups.push_back(GroupJson(group));
   }
+  Json tenants = Json::array();
+  for (const TenantStatus& tenant : source.tenants) {
+    tenants.push_back(TenantJson(tenant));
+  }
   const Json status = {
       {"model", source.model},
       {"build", {{"version", source.version}, {"commit", source.commit}}},
       {"groups", std::move(groups)},
       {"queue",
-       {{"waiting", c.queued}, {"age_seconds", source.queue_age_seconds}}},
+       {{"waiting", c.queued},
+        {"age_seconds", source.queue_age_seconds},
+        {"tenants", std::move(tenants)}}},
       {"running", c.running},
       {"finished", c.finished},
       {"refused", c.refused},

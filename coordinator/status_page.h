@@ -7,6 +7,7 @@
 
 #include "coordinator/engine_counters.h"
 #include "coordinator/group_status.h"
+#include "coordinator/tenant_status.h"
 
 namespace h2o {
 
@@ -15,6 +16,7 @@ struct StatusSource {
   std::string version, commit;  // of this program
   EngineCounters counters;
   std::vector<GroupStatus> groups;
+  std::vector<TenantStatus> tenants;
   double queue_age_seconds = 0;  // of the oldest request that waits
 };
 

@@ -58,7 +58,7 @@ DOORS = {
 # Libraries with one owner: no other room names them.
 OWNED = [
     (re.compile(r"<dnnl|hwy/"), {"kernels"}),
-    (re.compile(r"<grpc|\.pb\.h"), {"proto", "coordinator", "worker", "clients"}),
+    (re.compile(r"<grpc|\.pb\.h"), {"proto", "coordinator", "worker", "clients", "bench"}),
     (re.compile(r"<CLI/"), {"flags", "clients", "bench", "worker", "coordinator"}),
     (re.compile(r"<pcre2"), {"model"}),
     (re.compile(r"<nccl"), {"parallel"}),
