@@ -32,6 +32,7 @@ v1::GenerateRequest FullRequest() {
   message.add_stop(std::string("a"));
   message.add_stop(std::string("b"));
   message.set_ignore_eos(true);
+  message.set_priority(-3);
   message.add_generated(3);
   message.add_generated(4);
   return message;
