@@ -21,6 +21,8 @@ namespace wire = h2oserve::worker;
 // that they can name the rank they wait for before the coordinator gives up.
 constexpr double kOperationShare = 0.8;
 
+constexpr size_t kMeshSecretBytes = 32;
+
 // A rank's progress is logged after this much of it, and this many seconds.
 constexpr float kLoggedFraction = 0.1f;
 constexpr double kLoggedSeconds = 2;
@@ -87,6 +89,7 @@ void RemoteRanks::SendAssignments() {
     assign.add_host_ids(rank.hello.host_id());
   }
   assign.set_nonce(RandomBits64());
+  assign.set_mesh_secret(RandomBytes(kMeshSecretBytes));
   assign.set_operation_timeout_seconds(options_.step_deadline_seconds *
                                        kOperationShare);
   assign.set_max_sequences(options_.max_sequences);

@@ -40,6 +40,7 @@ absl::Status ForkedRanks::Fork(int size, Life life) {
   mesh.size = size;
   mesh.host_ids.assign(size, ThisHostId());
   mesh.nonce = RandomBits64();
+  mesh.secret = RandomBytes(kMeshSecretBytes);
   std::vector<MeshListener> listeners;
   std::vector<UniqueFd> their_ends;
   for (int rank = 0; rank < size; ++rank) {

@@ -25,6 +25,7 @@
 #include "base/running_clock.h"
 #include "base/status_macros.h"
 #include "parallel/barrier.h"
+#include "parallel/mesh_proof.h"
 
 namespace h2o {
 namespace {
@@ -57,15 +58,18 @@ absl::StatusOr<Addresses> Resolve(const HostPort& where, int flags) {
 // ---- The first words on a connection
 
 constexpr uint64_t kMagic = 0x6873656d6f326831;  // "1h2omesh"
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 
 enum Verdict : uint32_t {
-  kCall = 0,  // sent by the caller; the others are answers
-  kWelcome = 1,
+  kCall = 0,       // the caller's first word
+  kWelcome = 1,    // the listener's last one
+  kChallenge = 6,  // the listener's first one, with its proof
+  kProof = 7,      // the caller's proof
   kWrongVersion = 2,
   kWrongNonce = 3,
   kWrongSize = 4,
   kWrongRank = 5,
+  kWrongProof = 8,
 };
 
 const char* Explain(uint32_t verdict) {
@@ -78,6 +82,8 @@ const char* Explain(uint32_t verdict) {
       return "it believes in another number of ranks";
     case kWrongRank:
       return "it has another rank, or this rank is taken";
+    case kWrongProof:
+      return "it does not know the secret of the group";
     default:
       return "its answer makes no sense";
   }
@@ -92,8 +98,10 @@ struct Hello {
   uint32_t to_rank = 0;
   uint32_t size = 0;
   uint32_t reserved = 0;
+  MeshChallenge challenge = {};
+  MeshProof proof = {};
 };
-static_assert(sizeof(Hello) == 40);
+static_assert(sizeof(Hello) == 88);
 
 // A Hello while its bytes arrive.
 struct Incoming {
@@ -159,20 +167,22 @@ class Former {
  private:
   // A connection from this rank to a lower one.
   struct Dial {
-    enum State { kIdle, kConnecting, kAwaitingAnswer, kDone };
+    enum State { kIdle, kConnecting, kAwaitingAnswer, kAwaitingWelcome, kDone };
     int rank;
     State state = kIdle;
     UniqueFd fd = {};
     double next = 0;   // when kIdle: not before
     int attempts = 0;  // which of the host's addresses to try
     Incoming answer = {};
+    MeshTalk talk = {};
     std::string problem = {};  // of the last attempt
   };
-  // A connection whose Hello has not arrived yet.
+  // A connection whose proof has not arrived yet.
   struct Caller {
     UniqueFd fd;
     double deadline;
-    Incoming call = {};
+    Incoming call = {};  // its call, and then its proof
+    std::optional<MeshTalk> talk = {};  // once it has called
   };
 
   std::vector<int> Missing() const {
@@ -251,7 +261,10 @@ class Former {
     socklen_t length = sizeof(error);
     getsockopt(dial->fd.get(), SOL_SOCKET, SO_ERROR, &error, &length);
     if (error != 0) return Retry(dial, std::strerror(error));
-    if (!Send(dial->fd.get(), MakeHello(kCall, dial->rank))) {
+    Hello call = MakeHello(kCall, dial->rank);
+    call.challenge = NewMeshChallenge();
+    dial->talk = TalkOf(call);
+    if (!Send(dial->fd.get(), call)) {
       return Retry(dial, "the connection was closed");
     }
     dial->answer = {};
@@ -267,16 +280,43 @@ class Former {
       case Incoming::State::kComplete:
         break;
     }
-    const Hello& hello = dial->answer.hello;
+    const Hello hello = std::exchange(dial->answer, {}).hello;
     if (hello.magic != kMagic) return Retry(dial, "it is no rank of a group");
     Verdict verdict = Judge(hello);
     if (verdict == kWelcome && hello.from_rank != uint32_t(dial->rank)) {
       verdict = kWrongRank;
     }
-    if (hello.verdict != kWelcome) return Retry(dial, Explain(hello.verdict));
+    const bool proves = dial->state == Dial::kAwaitingAnswer;
+    if (hello.verdict != (proves ? kChallenge : kWelcome)) {
+      return Retry(dial, Explain(hello.verdict));
+    }
     if (verdict != kWelcome) return Retry(dial, Explain(verdict));
+    if (proves) return Prove(dial, hello);
     mesh_.sockets[dial->rank] = std::move(dial->fd);
     dial->state = Dial::kDone;
+  }
+
+  // Answers a listener that has proved that it knows the secret.
+  void Prove(Dial* dial, const Hello& hello) {
+    dial->talk.of_listener = hello.challenge;
+    if (!IsEqual(hello.proof,
+                 ProofOf(options_.secret, MeshEnd::kListener, dial->talk))) {
+      return Retry(dial, Explain(kWrongProof));
+    }
+    Hello proof = MakeHello(kProof, dial->rank);
+    proof.proof = ProofOf(options_.secret, MeshEnd::kCaller, dial->talk);
+    if (!Send(dial->fd.get(), proof)) {
+      return Retry(dial, "the connection was closed");
+    }
+    dial->state = Dial::kAwaitingWelcome;
+  }
+
+  static MeshTalk TalkOf(const Hello& call) {
+    return {.nonce = call.nonce,
+            .caller = call.from_rank,
+            .listener = call.to_rank,
+            .size = call.size,
+            .of_caller = call.challenge};
   }
 
   // Returns true once this caller is accepted or refused.
@@ -289,8 +329,11 @@ class Former {
       case Incoming::State::kComplete:
         break;
     }
-    const Hello& hello = caller->call.hello;
-    if (hello.magic != kMagic || hello.verdict != kCall) return true;
+    const Hello hello = std::exchange(caller->call, {}).hello;
+    const bool calls = !caller->talk;
+    if (hello.magic != kMagic || hello.verdict != (calls ? kCall : kProof)) {
+      return true;
+    }
     Verdict verdict = Judge(hello);
     const uint32_t from = hello.from_rank;
     if (verdict == kWelcome &&
@@ -298,12 +341,29 @@ class Former {
          mesh_.sockets[from].valid())) {
       verdict = kWrongRank;
     }
+    if (calls && verdict == kWelcome) return !Challenge(caller, hello);
+    if (verdict == kWelcome &&
+        (from != caller->talk->caller ||
+         !IsEqual(hello.proof, ProofOf(options_.secret, MeshEnd::kCaller,
+                                       *caller->talk)))) {
+      verdict = kWrongProof;
+    }
     const bool sent = Send(caller->fd.get(), MakeHello(verdict, from));
     if (sent && verdict == kWelcome) {
       SetNoDelay(caller->fd.get());
       mesh_.sockets[from] = std::move(caller->fd);
     }
     return true;
+  }
+
+  // Returns false if the caller is gone.
+  bool Challenge(Caller* caller, const Hello& call) const {
+    caller->talk = TalkOf(call);
+    caller->talk->of_listener = NewMeshChallenge();
+    Hello hello = MakeHello(kChallenge, call.from_rank);
+    hello.challenge = caller->talk->of_listener;
+    hello.proof = ProofOf(options_.secret, MeshEnd::kListener, *caller->talk);
+    return Send(caller->fd.get(), hello);
   }
 
   absl::Status Accept(double now) {
@@ -331,7 +391,8 @@ class Former {
     for (const Dial& dial : dials_) {
       if (dial.state == Dial::kIdle) until = std::min(until, dial.next);
       const bool open = dial.state == Dial::kConnecting ||
-                        dial.state == Dial::kAwaitingAnswer;
+                        dial.state == Dial::kAwaitingAnswer ||
+                        dial.state == Dial::kAwaitingWelcome;
       const short events = dial.state == Dial::kConnecting ? POLLOUT : POLLIN;
       polls.push_back({open ? dial.fd.get() : -1, events, 0});
     }
@@ -389,6 +450,11 @@ absl::Status Validate(const MeshOptions& options) {
     return absl::InvalidArgumentError(absl::StrCat(
         options.addresses.size(), " addresses and ", options.host_ids.size(),
         " host ids for ", options.size, " ranks: one each is needed"));
+  }
+  if (options.size > 1 && options.secret.size() != kMeshSecretBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the group's secret has ", options.secret.size(),
+                     " bytes; it must have ", kMeshSecretBytes));
   }
   for (const std::string& address : options.addresses) {
     H2O_RETURN_IF_ERROR(ParseHostPort(address).status());

@@ -2,9 +2,16 @@
 //
 // How it forms: every rank binds a MeshListener.  The coordinator, or the
 // parent of forked ranks, distributes the addresses.  Then every rank dials all
-// lower ranks and accepts the connections of all higher ones.  Both ends send
-// protocol, rank, size and the nonce of this formation.  A connection that
-// sends anything else, or nothing, is closed and has no effect.
+// lower ranks and accepts the connections of all higher ones:
+//
+//   caller                                listener
+//   call: ranks, size, nonce, challenge ->
+//                                       <- challenge, proof of the secret
+//   proof of the secret                 ->
+//                                       <- welcome
+//
+// A connection that sends anything else, or nothing, is closed and has no
+// effect.  What follows the welcome is neither encrypted nor signed.
 #pragma once
 
 #include <cstdint>
@@ -42,6 +49,8 @@ class MeshListener {
   int port_;
 };
 
+inline constexpr size_t kMeshSecretBytes = 32;
+
 struct MeshOptions {
   int rank = 0;
   int size = 1;
@@ -56,6 +65,9 @@ struct MeshOptions {
   // A number of this formation of the group.  Connections with another nonce
   // are refused, which keeps out ranks of an earlier formation.
   uint64_t nonce = 0;
+
+  // Known to the ranks of this formation alone, of kMeshSecretBytes.
+  std::string secret;
 
   // How long ConnectMesh waits for all ranks.
   double connect_timeout_seconds = 60;

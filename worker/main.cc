@@ -159,6 +159,7 @@ absl::StatusOr<std::shared_ptr<PlanRunner>> Load(
            .addresses = assignment.mesh_addresses,
            .host_ids = assignment.host_ids,
            .nonce = assignment.nonce,
+           .secret = assignment.mesh_secret,
            .connect_timeout_seconds = assignment.connect_timeout_seconds,
            .operation_timeout_seconds = assignment.operation_timeout_seconds,
            .tcp_only = flags.tcp_only},

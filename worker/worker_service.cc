@@ -201,6 +201,7 @@ absl::StatusOr<Assignment> AssignmentOf(const wire::Assign& message) {
   assignment.host_ids.assign(message.host_ids().begin(),
                              message.host_ids().end());
   assignment.nonce = message.nonce();
+  assignment.mesh_secret = message.mesh_secret();
   assignment.connect_timeout_seconds = message.connect_timeout_seconds();
   assignment.operation_timeout_seconds = message.operation_timeout_seconds();
   assignment.max_sequences = message.max_sequences();

@@ -31,6 +31,7 @@ struct Assignment {
   std::vector<std::string> mesh_addresses;  // of all ranks, in rank order
   std::vector<std::string> host_ids;
   uint64_t nonce = 0;
+  std::string mesh_secret;
   double connect_timeout_seconds = 0;  // of the ranks to each other
   double operation_timeout_seconds = 0;
   int max_sequences = 0;

@@ -56,6 +56,7 @@ class Group {
     options_.size = size;
     options_.tcp_only = tcp;
     options_.nonce = (static_cast<uint64_t>(getpid()) << 20) + ++formation;
+    options_.secret = std::string(kMeshSecretBytes, 's');
     options_.connect_timeout_seconds = 30;
     options_.host_ids.assign(size, ThisHostId());
     for (int k = 0; k < size; ++k) {
@@ -359,6 +360,7 @@ MeshOptions TwoRanks(const MeshListener& a, const MeshListener& b) {
   options.addresses = {a.address(), b.address()};
   options.host_ids = {"a", "b"};
   options.nonce = 77;
+  options.secret = std::string(kMeshSecretBytes, 's');
   options.connect_timeout_seconds = 20;
   return options;
 }
@@ -407,23 +409,78 @@ TEST(FormMesh, MoreSilentCallersThanAreKeptChangeNothing) {
   EXPECT_LT(ConnectTwoAndSum(std::move(a), std::move(b), options), 5.0);
 }
 
-TEST(FormMesh, RankOfAnotherFormationIsRefused) {
+// Rank 0 refuses a rank 1 that believes what `adjust` says, which reports
+// `problem`, and takes the right one afterwards.
+void ExpectStrangerIsRefused(const std::function<void(MeshOptions*)>& adjust,
+                             const std::string& problem) {
   MeshListener a = Listen(), b = Listen();
   MeshOptions options = TwoRanks(a, b);
-  std::thread stale([options]() mutable {
+  std::thread stranger([&, options]() mutable {
     options.rank = 1;
-    options.nonce = 76;
+    adjust(&options);
     options.connect_timeout_seconds = 0.5;
     auto c = ConnectMesh(Listen(), options);
     EXPECT_EQ(c.status().code(), absl::StatusCode::kUnavailable);
     EXPECT_THAT(std::string(c.status().message()),
                 AllOf(HasSubstr("rank 0 at " + options.addresses[0]),
-                      HasSubstr("another formation")));
+                      HasSubstr(problem)));
   });
   std::this_thread::sleep_for(milliseconds(100));
-  // Rank 0 is up for as long as the stale rank tries; then the right one comes.
-  std::thread right([&b, options, &stale]() mutable {
-    stale.join();
+  // Rank 0 is up for as long as the stranger tries; then the right one comes.
+  std::thread right([&b, options, &stranger]() mutable {
+    stranger.join();
+    options.rank = 1;
+    auto c = ConnectMesh(std::move(b), options);
+    ASSERT_TRUE(c.ok()) << c.status().ToString();
+    testing::ExpectSum(c->get(), 10);
+  });
+  auto c = ConnectMesh(std::move(a), options);
+  ASSERT_TRUE(c.ok()) << c.status().ToString();
+  testing::ExpectSum(c->get(), 10);
+  right.join();
+}
+
+TEST(FormMesh, RankOfAnotherFormationIsRefused) {
+  ExpectStrangerIsRefused([](MeshOptions* o) { o->nonce = 76; },
+                          "another formation");
+}
+
+TEST(FormMesh, RankThatDoesNotKnowTheSecretIsRefused) {
+  ExpectStrangerIsRefused(
+      [](MeshOptions* o) { o->secret = std::string(kMeshSecretBytes, 't'); },
+      "does not know the secret");
+}
+
+// It knows what travels in the clear: the nonce, and what others have sent.
+TEST(FormMesh, ACallerThatCannotProveTheSecretIsRefused) {
+  struct Word {
+    uint64_t magic = 0x6873656d6f326831;
+    uint32_t version = 2, verdict = 0;
+    uint64_t nonce = 77;
+    uint32_t from = 1, to = 0, size = 2, reserved = 0;
+    uint8_t challenge[16] = {}, proof[32] = {};
+  };
+  static_assert(sizeof(Word) == 88);
+  MeshListener a = Listen(), b = Listen();
+  const MeshOptions options = TwoRanks(a, b);
+  std::thread liar([port = a.port()] {
+    const UniqueFd fd = DialPort(port);
+    const Word call;
+    send(fd.get(), &call, sizeof(call), MSG_NOSIGNAL);
+    Word answer;
+    ASSERT_EQ(recv(fd.get(), &answer, sizeof(answer), MSG_WAITALL), 88);
+    EXPECT_EQ(answer.verdict, 6u);  // its challenge, and its proof
+    Word echo = answer;             // the listener's own proof is no caller's
+    echo.verdict = 7;
+    echo.from = 1;
+    echo.to = 0;
+    send(fd.get(), &echo, sizeof(echo), MSG_NOSIGNAL);
+    ASSERT_EQ(recv(fd.get(), &answer, sizeof(answer), MSG_WAITALL), 88);
+    EXPECT_EQ(answer.verdict, 8u);  // wrong
+    EXPECT_EQ(recv(fd.get(), &answer, sizeof(answer), MSG_WAITALL), 0);
+  });
+  std::thread right([&b, options, &liar]() mutable {
+    liar.join();
     options.rank = 1;
     auto c = ConnectMesh(std::move(b), options);
     ASSERT_TRUE(c.ok()) << c.status().ToString();
@@ -499,6 +556,9 @@ TEST(FormMesh, ContradictoryOptionsAreRefused) {
   EXPECT_TRUE(refused(bad));
   bad = good;
   bad.size = 0;
+  EXPECT_TRUE(refused(bad));
+  bad = good;
+  bad.secret.clear();
   EXPECT_TRUE(refused(bad));
 }
 

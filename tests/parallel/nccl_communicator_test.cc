@@ -75,6 +75,7 @@ class NcclCommunicator : public ::testing::Test {
     static uint64_t formation = 0;
     MeshOptions mesh;
     mesh.size = ranks;
+    mesh.secret = std::string(kMeshSecretBytes, 's');
     mesh.nonce = (static_cast<uint64_t>(getpid()) << 20) + ++formation;
     mesh.connect_timeout_seconds = 30;
     mesh.host_ids.assign(ranks, ThisHostId());
