@@ -102,10 +102,10 @@ class RowReader {
 
   absl::Status TakeName(const Json& value, std::string* name) const {
     if (value.is_string()) *name = value.get<std::string>();
-    const bool plain =
-        value.is_string() && !name->empty() && name->size() <= kMaxNameBytes &&
-        std::all_of(name->begin(), name->end(),
-                    [](char c) { return c >= ' ' && c <= '~'; });
+    const bool plain = value.is_string() && !name->empty() &&
+                       name->size() <= kMaxNameBytes &&
+                       std::all_of(name->begin(), name->end(),
+                                   [](char c) { return c >= ' ' && c <= '~'; });
     if (!plain) return Wrong("name", value, "1 to 64 characters of ASCII");
     return absl::OkStatus();
   }
@@ -113,11 +113,13 @@ class RowReader {
   absl::Status TakeHash(const Json& value, Sha256* hash) const {
     const std::string hex = value.is_string() ? value.get<std::string>() : "";
     const bool right = hex.size() == 2 * hash->size() &&
-                       std::all_of(hex.begin(), hex.end(),
-                                   [](char c) { return absl::ascii_isxdigit(c); });
+                       std::all_of(hex.begin(), hex.end(), [](char c) {
+                         return absl::ascii_isxdigit(c);
+                       });
     // What stands there may be a key by mistake, so it is not shown.
     if (!right) {
-      return Bad(where_, ": sha256 must be 64 hexadecimal digits, the SHA-256 of "
+      return Bad(where_,
+                 ": sha256 must be 64 hexadecimal digits, the SHA-256 of "
                  "the key");
     }
     const std::string bytes = absl::HexStringToBytes(hex);
@@ -179,10 +181,12 @@ absl::Status CheckRows(const std::vector<KeyTable::Row>& rows) {
       return Bad("the keys of ", hash->second, " and ", row.tenant->name,
                  " are the same; each row needs a key of its own");
     }
-    const auto [other, new_name] = tenants.emplace(row.tenant->name, row.tenant);
+    const auto [other, new_name] =
+        tenants.emplace(row.tenant->name, row.tenant);
     if (!new_name && *other->second != *row.tenant) {
-      return Bad("the rows of ", row.tenant->name,
-                 " differ in more than sha256; keys of one name are one tenant");
+      return Bad(
+          "the rows of ", row.tenant->name,
+          " differ in more than sha256; keys of one name are one tenant");
     }
   }
   return absl::OkStatus();

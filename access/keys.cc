@@ -37,12 +37,12 @@ TenantRow Keys::Find(std::string_view key) const {
 }
 
 void Keys::Replace(const absl::StatusOr<std::string>& text) {
-  absl::StatusOr<KeyTable> table = text.status();
-  if (text.ok()) table = ParseKeyTable(*text);
+  absl::StatusOr<KeyTable> table =
+      text.ok() ? ParseKeyTable(*text) : text.status();
   if (!table.ok()) {
-    H2O_LOG(LogLevel::kError) << "key file " << path_ << ": "
-                              << table.status().message()
-                              << "; the old keys stay in force";
+    H2O_LOG(LogLevel::kError)
+        << "key file " << path_ << ": " << table.status().message()
+        << "; the old keys stay in force";
     return;
   }
   H2O_LOG() << "key file " << path_ << " has changed: " << table->rows.size()

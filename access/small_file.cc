@@ -25,8 +25,8 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path) {
                      errno != 0 ? strerror(errno) : "it is no file"));
   }
   if (static_cast<int64_t>(text.size()) > kMaxSmallFileBytes) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        path, " has more than ", kMaxSmallFileBytes, " bytes"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, " has more than ", kMaxSmallFileBytes, " bytes"));
   }
   return text;
 }

@@ -31,7 +31,7 @@ struct EngineOptions {
   // step deadline, or a busy worker looks dead.
   double longest_step_seconds = std::numeric_limits<double>::infinity();
   KvPolicyRequest default_kv_policy;  // of requests that name none
-  int max_stop = 16;          // stop strings of a request
+  int max_stop = 16;                  // stop strings of a request
   int32_t kv_budget_cap = 0;          // slots a head; 0: no cap
   ReplayMode replay = ReplayMode::kOff;
   // With replay: how long a request waits for a group that could run it.

@@ -1,6 +1,9 @@
 // Reads and writes HOST:PORT.
 #include "base/host_port.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
+
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
@@ -38,6 +41,19 @@ absl::StatusOr<HostPort> ParseHostPort(std::string_view address) {
       "address '", std::string(address),
       "' must be HOST:PORT with a port of 0 to 65535, as 10.0.0.1:4000, "
       "name:4000 or [::1]:4000"));
+}
+
+bool IsLoopback(const std::string& host) {
+  in_addr v4;
+  in6_addr v6;
+  if (inet_pton(AF_INET, host.c_str(), &v4) == 1) {
+    return ntohl(v4.s_addr) >> 24 == 127;
+  }
+  if (inet_pton(AF_INET6, host.c_str(), &v6) == 1) {
+    return IN6_IS_ADDR_LOOPBACK(&v6) ||
+           (IN6_IS_ADDR_V4MAPPED(&v6) && v6.s6_addr[12] == 127);
+  }
+  return host == "localhost" || host.ends_with(".localhost");
 }
 
 }  // namespace h2o

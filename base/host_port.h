@@ -22,4 +22,8 @@ struct HostPort {
 // Errors: INVALID_ARGUMENT naming `address` and what would be right.
 absl::StatusOr<HostPort> ParseHostPort(std::string_view address);
 
+// Whether `host`, in lower case, is this host for sure: 127.0.0.1, ::1,
+// localhost.
+bool IsLoopback(const std::string& host);
+
 }  // namespace h2o

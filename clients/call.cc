@@ -22,6 +22,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "access/tls_files.h"
 #include "base/clock.h"
 #include "base/entropy.h"
 #include "base/host_port.h"
@@ -31,6 +32,7 @@
 #include "clients/commands.h"
 #include "clients/input.h"
 #include "clients/retry.h"
+#include "flags/access_flags.h"
 #include "flags/exit_code.h"
 #include "flags/flags.h"
 #include "proto/channel.h"
@@ -52,6 +54,7 @@ struct CallFlags {
   double timeout_seconds = 0;  // 0: none
   bool no_retry = false;
   std::string api_key;
+  ClientTlsFlags tls;
   std::string trace;  // refused with a hint
 };
 
@@ -185,9 +188,9 @@ class Caller {
                               flags_.timeout_seconds * 1000));
       }
       ++open_;
-      prompt.call = std::make_unique<Call>(stub_, &prompt.message,
-                                           prompt.deadline, flags_.api_key, i,
-                                           answers_, &ended_);
+      prompt.call =
+          std::make_unique<Call>(stub_, &prompt.message, prompt.deadline,
+                                 flags_.api_key, i, answers_, &ended_);
     }
   }
 
@@ -309,6 +312,21 @@ absl::Status CheckKey(const std::string& key) {
       "--api-key: a key has printable characters of ASCII and no blanks");
 }
 
+absl::StatusOr<TlsMaterial> MaterialOf(const ClientTlsFlags& flags) {
+  if (flags.ca.empty()) return TlsMaterial();
+  absl::StatusOr<std::unique_ptr<TlsFiles>> files =
+      TlsFiles::Load({.certificate = flags.certificate,
+                      .key = flags.key,
+                      .peer_ca = flags.ca});
+  if (!files.ok()) {
+    return absl::Status(files.status().code(),
+                        absl::StrCat("--tls-ca: ", files.status().message()));
+  }
+  const auto state = (*files)->state();
+  return TlsMaterial{
+      .chain = state->chain, .key = state->key, .roots = state->peer_roots};
+}
+
 absl::Status Run(const CallFlags& flags) {
   if (!flags.trace.empty()) {
     return absl::InvalidArgumentError(
@@ -318,6 +336,7 @@ absl::Status Run(const CallFlags& flags) {
                        PromptsOf(flags.request, RandomBits64()));
   H2O_RETURN_IF_ERROR(CheckServer(flags.server));
   H2O_RETURN_IF_ERROR(CheckKey(flags.api_key));
+  H2O_ASSIGN_OR_RETURN(const TlsMaterial tls, MaterialOf(flags.tls));
   std::vector<v1::GenerateRequest> messages;
   for (const Prompt& prompt : prompts) {
     H2O_ASSIGN_OR_RETURN(messages.emplace_back(), ToProto(prompt.request));
@@ -328,7 +347,7 @@ absl::Status Run(const CallFlags& flags) {
   const Signals signals;
   LogForGrpc();
   const std::shared_ptr<grpc::Channel> channel =
-      ClientChannel(flags.server, NoProxy());
+      ClientChannel(flags.server, NoProxy(), tls);
   const auto stub = v1::Inference::NewStub(channel);
   Caller caller(flags, std::move(messages), stub.get(), answers.get());
   const SteadyClock clock;
@@ -374,6 +393,7 @@ void AddCallCommand(CLI::App* app, int* exit_code) {
                    "which other users of this host cannot see")
       ->envname("H2OSERVE_API_KEY")
       ->type_name("KEY");
+  AddClientTlsFlags(command, &flags->tls);
   command->add_option("--trace", flags->trace)->group("");
   command->callback(
       [flags, exit_code] { *exit_code = ExitCodeOf(Run(*flags)); });

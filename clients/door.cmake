@@ -1,7 +1,7 @@
 # The commands that need servers; gRPC's headers stay in call.cc.
 h2o_library(h2o_clients_door
   SRCS call.cc child_process.cc losses.cc serve.cc
-  DEPS h2o_clients
+  DEPS h2o_access h2o_clients
   PRIVATE_DEPS h2o_channel h2o_proto h2o_proto_stubs CLI11::CLI11
     nlohmann_json::nlohmann_json Threads::Threads)
 target_link_libraries(h2oserve PRIVATE h2o_clients_door)

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
@@ -62,6 +63,10 @@ struct ServeFlags {
   bool tcp_only = false;
   int workers = 0;                         // 0: tp * groups
   uint64_t memory_group = RandomBits64();  // of all workers
+
+  // Where its workers join, in a folder that only this user can enter, when
+  // the port that others reach takes certificates or keys.
+  std::string worker_socket;  // empty: at the port
 
   const CLI::Option* http = nullptr;
   // The options to pass on to the coordinator and to the workers.
@@ -149,6 +154,34 @@ void SignalAll(const std::vector<Child>& children, int signal) {
   }
 }
 
+// A folder that only this user can enter, gone with this object.
+class PrivateFolder {
+ public:
+  PrivateFolder() = default;
+  ~PrivateFolder() {
+    std::error_code ignored;
+    if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
+  }
+  PrivateFolder(const PrivateFolder&) = delete;
+  PrivateFolder& operator=(const PrivateFolder&) = delete;
+
+  absl::Status Create() {
+    std::error_code error;
+    std::string name =
+        std::filesystem::temp_directory_path(error) / "h2oserve-XXXXXX";
+    if (error || mkdtemp(name.data()) == nullptr) {
+      return absl::PermissionDeniedError(
+          absl::StrCat("cannot make a folder ", name, ": ", strerror(errno)));
+    }
+    path_ = name;
+    return absl::OkStatus();
+  }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
 // Starts, watches and stops the coordinator and the workers.  One thread: a
 // loop over pipes and signals.
 class Supervisor {
@@ -199,6 +232,10 @@ class Supervisor {
     UniqueFd events, events_of_child;
     H2O_RETURN_IF_ERROR(MakePipe(&events, &events_of_child));
     std::vector<std::string> arguments = AsGiven(flags_.for_coordinator);
+    if (!flags_.worker_socket.empty()) {
+      arguments.push_back(
+          absl::StrCat("--worker-socket=", flags_.worker_socket));
+    }
     arguments.push_back(absl::StrCat("--events-fd=", events_of_child.get()));
     if (flags_.http->count() == 0) {
       arguments.push_back(absl::StrCat("--http-if-free=", kDefaultHttp));
@@ -210,6 +247,13 @@ class Supervisor {
     if (!status.ok()) children_.pop_back();
     events_ = LineReader(std::move(events));
     return status;
+  }
+
+  // Where its workers find the coordinator.
+  std::string AddressForWorkers() const {
+    return flags_.worker_socket.empty()
+               ? CallableAddress(address_)
+               : absl::StrCat("unix:", flags_.worker_socket);
   }
 
   absl::Status StartWorkers(const std::string& address) {
@@ -237,7 +281,7 @@ class Supervisor {
     }
     for (size_t i = 1; i < children_.size(); ++i) {
       if (!children_[i].status) continue;
-      H2O_ASSIGN_OR_RETURN(children_[i], StartWorker(CallableAddress(address_),
+      H2O_ASSIGN_OR_RETURN(children_[i], StartWorker(AddressForWorkers(),
                                                      static_cast<int>(i) - 1));
     }
     const bool all = std::none_of(children_.begin(), children_.end(),
@@ -280,7 +324,7 @@ class Supervisor {
         space == std::string::npos ? "" : line.substr(space + 1);
     if (what == "listening" && !stopping_) {
       address_ = rest;
-      return StartWorkers(CallableAddress(address_));
+      return StartWorkers(AddressForWorkers());
     }
     const bool all_ready =
         what == "ready" && rest == absl::StrCat(flags_.coordinator.groups);
@@ -438,6 +482,12 @@ absl::Status Run(ServeFlags flags) {
         absl::StrCat("--workers ", flags.workers, " are too few; --tp ",
                      flags.coordinator.tp, " times --groups ",
                      flags.coordinator.groups, " need ", needed));
+  }
+  const AccessFlags& access = flags.coordinator.access;
+  PrivateFolder folder;
+  if (!access.certificate.empty() || !access.api_keys.empty()) {
+    H2O_RETURN_IF_ERROR(folder.Create());
+    flags.worker_socket = folder.path() / "workers";
   }
   return Supervisor(flags).Run();
 }

@@ -99,8 +99,9 @@ class Connections::Impl {
         unfinished_(limits) {}
   ~Impl() { Stop(); }
 
-  void Start(int max_connections, Taker taker, GiveUp give_up) {
-    max_connections_ = max_connections;
+  void Start(const Options& options, Taker taker, GiveUp give_up) {
+    options_ = options;
+    greetings_.emplace(options.greetings, clock_->Now());
     taker_ = std::move(taker);
     give_up_ = std::move(give_up);
     Watch(poll_.get(), EPOLL_CTL_ADD, wake_.get(), EPOLLIN);
@@ -114,6 +115,7 @@ class Connections::Impl {
     [[maybe_unused]] const ssize_t n = write(wake_.get(), &one, sizeof(one));
     thread_.join();
     listeners_.Close();
+    greetings_.reset();
   }
 
   void Read(const std::string& peer, int change) {
@@ -158,6 +160,7 @@ class Connections::Impl {
         }
       }
       const double now = clock_->Now();
+      HandOn(now);
       if (paused_until_ > 0 && now >= paused_until_) Resume();
       if (Steady::now() - looked >= std::chrono::milliseconds(kLookMs)) {
         looked = Steady::now();
@@ -172,6 +175,10 @@ class Connections::Impl {
   }
 
   void Warn(const std::string& line) { log_.Add(LogLevel::kWarning, "", line); }
+  void Refuse(const std::string& line) {
+    Warn(line);
+    if (options_.on_refused) options_.on_refused();
+  }
 
   // ---- New connections
 
@@ -206,11 +213,11 @@ class Connections::Impl {
   }
   void Admit(UniqueFd fd, const PeerAddress& address) {
     const double now = clock_->Now();
-    if (num_open() >= max_connections_) Sweep();
-    if (num_open() >= max_connections_ && !MakeRoom(now)) {
-      Warn(absl::StrCat("refused a connection from ", address.Key(), ": ",
-                        max_connections_,
-                        " are open, the most (--max-connections)"));
+    if (num_open() >= options_.max_connections) Sweep();
+    if (num_open() >= options_.max_connections && !MakeRoom(now)) {
+      Refuse(absl::StrCat("refused a connection from ", address.Key(), ": ",
+                          options_.max_connections,
+                          " are open, the most (--max-connections)"));
       return;
     }
     {
@@ -222,7 +229,27 @@ class Connections::Impl {
       unfinished_.Open(fd.get());
     }
     Watch(poll_.get(), EPOLL_CTL_ADD, fd.get(), EPOLLIN | EPOLLET);
-    taker_(fd.Release());
+    greetings_->Add(std::move(fd), now);
+  }
+
+  // Gives gRPC the connections that have begun to speak as they should.
+  void HandOn(double now) {
+    for (Greetings::Due& due : greetings_->TakeDue(now)) {
+      const int fd = due.fd.get();
+      std::string key;
+      {
+        std::lock_guard lock(mutex_);
+        key = open_[fd].key;
+        due.left || !due.refusal.empty() ? Forget(fd) : Count(fd);
+      }
+      if (due.left) continue;
+      if (due.refusal.empty()) {
+        taker_(due.fd.Release());
+      } else {
+        Refuse(
+            absl::StrCat("refused the connection of ", key, ": ", due.refusal));
+      }
+    }
   }
 
   // Cuts the oldest connection that never sent a message.
@@ -246,6 +273,7 @@ class Connections::Impl {
   // ---- Open connections
 
   void Look(int fd, uint32_t what) {
+    if (greetings_->Has(fd)) return greetings_->Look(fd);
     std::lock_guard lock(mutex_);
     if ((what & (EPOLLHUP | EPOLLERR)) != 0) return Forget(fd);
     Count(fd);
@@ -261,6 +289,7 @@ class Connections::Impl {
       std::lock_guard lock(mutex_);  // others need not wait for all
       const auto it = open_.find(fd);
       if (it == open_.end()) continue;
+      if (greetings_->Has(fd)) continue;
       if (!IsConnectedTo(fd, it->second.address)) {
         Forget(fd);
       } else if (unfinished_.Owes(fd)) {
@@ -310,7 +339,8 @@ class Connections::Impl {
       if (IsConnectedTo(fd, it->second.address)) shutdown(fd, SHUT_RDWR);
       Forget(fd);
     }
-    Warn(absl::StrCat("cut the connection of ", key, ": ", why));
+    greetings_->Remove(fd);
+    Refuse(absl::StrCat("cut the connection of ", key, ": ", why));
   }
 
   // REQUIRES (all): mutex_ is held.
@@ -337,14 +367,15 @@ class Connections::Impl {
 
   const Clock* const clock_;
   LimitedLog log_;
-  int max_connections_ = 0;
+  Options options_;
   Taker taker_;
   GiveUp give_up_;
   Listeners listeners_;
   const UniqueFd poll_, wake_;
   // Of the thread:
-  double paused_until_ = 0;  // 0: it accepts
-  bool trim_ = false;        // memory was freed
+  std::optional<Greetings> greetings_;  // while it runs
+  double paused_until_ = 0;             // 0: it accepts
+  bool trim_ = false;                   // memory was freed
 
   mutable std::mutex mutex_;        // guards what follows
   std::map<int, Connection> open_;  // by descriptor
@@ -365,8 +396,8 @@ absl::StatusOr<std::unique_ptr<Connections>> Connections::Listen(
 
 Connections::Connections(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Connections::~Connections() = default;
-void Connections::Start(int max_connections, Taker taker, GiveUp give_up) {
-  impl_->Start(max_connections, std::move(taker), std::move(give_up));
+void Connections::Start(const Options& options, Taker taker, GiveUp give_up) {
+  impl_->Start(options, std::move(taker), std::move(give_up));
 }
 void Connections::Stop() { impl_->Stop(); }
 void Connections::Read(const std::string& peer, int change) {

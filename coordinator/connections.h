@@ -3,7 +3,7 @@
 // when the system has no descriptor left, takes any number of connections, and
 // keeps any number of bytes of messages that are not whole.
 //
-//   accept -> at most max_connections -> gRPC
+//   accept -> at most max_connections -> its first bytes (Greetings) -> gRPC
 //          -> bytes that came, beside messages that were taken
 //          -> reads given up, or cut
 //
@@ -21,6 +21,7 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/host_port.h"
+#include "coordinator/greetings.h"
 #include "coordinator/unfinished_messages.h"
 
 namespace h2o {
@@ -43,8 +44,15 @@ class Connections {
   // much.  `peer` is of KeyOfPeer.
   using GiveUp = std::function<void(const std::string& peer)>;
 
+  struct Options {
+    int max_connections = 1024;
+    Greetings::Options greetings;
+    // A connection was refused or cut.  May be null.
+    std::function<void()> on_refused;
+  };
+
   // Accepts from now on, until Stop.  Called once.
-  void Start(int max_connections, Taker taker, GiveUp give_up);
+  void Start(const Options& options, Taker taker, GiveUp give_up);
   // Returns when no connection is handed on any more.
   void Stop();
 

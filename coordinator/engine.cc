@@ -360,13 +360,16 @@ void Engine::Drain(double grace_seconds) {
 }
 
 void Engine::CountRefusal(Refusal reason) {
-  Monitor::Lock lock(monitor_);
-  counters_.CountRefusal(reason);
+  ++refused_at_doors_[static_cast<size_t>(reason)];
 }
 
 Engine::Counters Engine::counters() const {
   Monitor::Lock lock(monitor_);
   Counters c = counters_;
+  for (int i = 0; i < kRefusals; ++i) {
+    c.refused += refused_at_doors_[i];
+    c.refused_for[i] += refused_at_doors_[i];
+  }
   c.queued = static_cast<int64_t>(queue_.size());
   for (const std::unique_ptr<LiveGroup>& group : groups_) {
     c.running += static_cast<int64_t>(group->work.num_running());

@@ -20,6 +20,8 @@
 //          would wait for it.
 #pragma once
 
+#include <array>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -107,7 +109,7 @@ class Engine {
   void Drain(double grace_seconds);
 
   Counters counters() const;
-  // Counts what a door refused before Submit.
+  // Counts what a door refused before Submit.  Takes no lock.
   void CountRefusal(Refusal reason);
   // OK, or why new requests are refused.
   absl::Status Open() const;
@@ -187,6 +189,7 @@ class Engine {
   Placement placement_ ABSL_GUARDED_BY(monitor_);
   std::vector<std::unique_ptr<LiveGroup>> groups_ ABSL_GUARDED_BY(monitor_);
   Counters counters_ ABSL_GUARDED_BY(monitor_);
+  std::array<std::atomic<int64_t>, kRefusals> refused_at_doors_ = {};
   uint64_t next_id_ ABSL_GUARDED_BY(monitor_) = 1;
   uint64_t next_group_ ABSL_GUARDED_BY(monitor_) = 1;
   bool draining_ ABSL_GUARDED_BY(monitor_) = false;

@@ -195,6 +195,9 @@ std::string HttpService::MakePage() const {
   source.groups = engine_->groups();
   source.tenants = engine_->tenants();
   source.queue_age_seconds = engine_->queue_age_seconds();
+  if (options_.certificate_expires) {
+    source.certificate_not_after = options_.certificate_expires();
+  }
   return MetricsPage(source);
 }
 

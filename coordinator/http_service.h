@@ -26,6 +26,8 @@ struct HttpServiceOptions {
   double step_deadline_seconds = 30;
   // Why no group is ready, for people.
   std::function<std::string()> loading = [] { return std::string(); };
+  // When the server's certificate expires (Unix, seconds); null: it has none.
+  std::function<double()> certificate_expires;
 };
 
 class HttpService {

@@ -17,6 +17,7 @@
 #include "coordinator/generate_stream.h"
 #include "coordinator/grpc_visitor.h"
 #include "coordinator/peer_address.h"
+#include "coordinator/reflection.h"
 #include "coordinator/request_spec.h"
 #include "proto/grpc_status.h"
 #include "proto/inference.grpc.pb.h"
@@ -75,6 +76,9 @@ class InferenceService::Impl final : public OtherMethods,
 
   grpc::ServerGenericBidiReactor* CreateReactor(
       grpc::GenericCallbackServerContext* context) override {
+    if (options_.reflection && IsReflection(context->method())) {
+      return Reflect(context);
+    }
     if (context->method() != kGenerate) {
       return new RefusedCall(NoMethod(*context));
     }
@@ -167,7 +171,19 @@ class InferenceService::Impl final : public OtherMethods,
                                   const grpc::ServerContextBase& context,
                                   std::string_view method) {
     if (options_.keeper == nullptr) return TenantRow();
-    return options_.keeper->Admit(right, VisitorOf(context, method));
+    return options_.keeper->Admit(
+        right,
+        VisitorOf(context, method, options_.keeper->checks_certificates()));
+  }
+
+  grpc::ServerGenericBidiReactor* Reflect(
+      grpc::GenericCallbackServerContext* context) {
+    const auto tenant = Admit(Right::kKey, *context, "reflection");
+    if (!tenant.ok()) return new RefusedCall(tenant.status());
+    return NewReflectionCall(
+        [heard = options_.on_message, peer = context->peer()](int64_t bytes) {
+          if (heard) heard(peer, bytes);
+        });
   }
 
   absl::Status NoMethod(const grpc::GenericCallbackServerContext& context) {

@@ -33,6 +33,7 @@ struct InferenceServiceOptions {
   KvPolicyRequest default_kv_policy;
   std::string version;
   Doorkeeper* keeper = nullptr;  // null: everybody may do all
+  bool reflection = true;        // describes the services to tools
   // Tells people why no group is ready.  May be null.
   std::function<std::string()> progress;
 

@@ -1,6 +1,5 @@
 // h2oserve-coordinator: the engine behind two gRPC doors on one port, the
 // public one for clients and the one where workers dial in.
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
@@ -20,6 +19,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "access/keys.h"
+#include "access/tls_files.h"
 #include "base/clock.h"
 #include "base/host_port.h"
 #include "base/log.h"
@@ -30,6 +30,8 @@
 #include "coordinator/connections.h"
 #include "coordinator/doorkeeper.h"
 #include "coordinator/engine.h"
+#include "coordinator/exposure.h"
+#include "coordinator/grpc_visitor.h"
 #include "coordinator/http_service.h"
 #include "coordinator/inference_service.h"
 #include "coordinator/remote_workers.h"
@@ -95,8 +97,10 @@ struct Coordinator {
 
   std::unique_ptr<Tokenizer> tokenizer;  // may be null
   SteadyClock steady;
-  RunningClock clock{&steady};  // the loop of Serve looks at it
-  std::unique_ptr<Keys> keys;  // null: there are none
+  RunningClock clock{&steady};    // the loop of Serve looks at it
+  std::unique_ptr<Keys> keys;     // null: there are none
+  std::unique_ptr<TlsFiles> tls;  // null: no TLS
+  std::unique_ptr<LiveCertificates> certificates;  // of gRPC; null: no TLS
   std::unique_ptr<Connections> connections;
   std::unique_ptr<Engine> engine;
   std::unique_ptr<Doorkeeper> keeper;
@@ -105,6 +109,7 @@ struct Coordinator {
   std::unique_ptr<grpc::Server> server;
   std::unique_ptr<ConnectionAcceptor> acceptor;  // of the server
   std::string address;                           // where it listens
+  int64_t handshakes_failed = 0;                 // that are counted
   std::unique_ptr<HttpService> http_service;
   std::unique_ptr<HttpServer> http;  // null: off
 
@@ -116,10 +121,15 @@ struct Coordinator {
   void Tick() {
     clock.Now();  // a clock that nobody looks at stands still
     engine->Tick();
+    // gRPC tells of handshakes that fail in its log alone.
+    for (; handshakes_failed < FailedHandshakes(); ++handshakes_failed) {
+      engine->CountRefusal(Refusal::kConnection);
+    }
     workers->Tick();
     inference->Tick();
   }
   void StopAccepting() {
+    if (tls != nullptr) tls->StopWatching();
     if (connections != nullptr) connections->Stop();
   }
 };
@@ -173,6 +183,65 @@ absl::Status OfFlag(const char* flag, const absl::Status& status) {
                       absl::StrCat(flag, ": ", status.message()));
 }
 
+TlsMaterial MaterialOfGrpc(const TlsState& state) {
+  const char* between = state.peer_roots.empty() ? "" : "\n";
+  return {.chain = state.chain,
+          .key = state.key,
+          .roots = absl::StrCat(state.peer_roots, between, state.worker_roots),
+          .other_end_must_show = state.peer_ca != nullptr};
+}
+
+TlsMaterial MaterialOfHttp(const TlsState& state) {
+  return {.chain = state.chain,
+          .key = state.key,
+          .roots = state.peer_roots,
+          .other_end_must_show = state.peer_ca != nullptr};
+}
+
+absl::Status LoadCertificates(const AccessFlags& flags, Coordinator* c) {
+  const TlsPaths paths = {.certificate = flags.certificate,
+                          .key = flags.key,
+                          .peer_ca = flags.client_ca,
+                          .worker_ca = flags.worker_ca};
+  if (!paths.any()) return absl::OkStatus();
+  absl::StatusOr<std::unique_ptr<TlsFiles>> files = TlsFiles::Load(paths);
+  if (!files.ok()) return OfFlag("--tls-cert", files.status());
+  c->tls = *std::move(files);
+  c->certificates =
+      std::make_unique<LiveCertificates>(MaterialOfGrpc(*c->tls->state()));
+  return absl::OkStatus();
+}
+
+// Null without TLS.
+std::function<double()> CertificateExpiresOf(const Coordinator* c) {
+  if (c->tls == nullptr) return nullptr;
+  return [tls = c->tls.get()] {
+    return static_cast<double>(tls->state()->expires);
+  };
+}
+
+// New connections take new certificates.
+void FollowCertificates(Coordinator* c) {
+  if (c->tls == nullptr) return;
+  c->tls->Watch([c](const TlsState& state) {
+    c->certificates->Replace(MaterialOfGrpc(state));
+    if (c->http == nullptr) return;
+    const absl::Status taken = c->http->SetTls(MaterialOfHttp(state));
+    if (!taken.ok()) {
+      H2O_LOG(LogLevel::kError)
+          << "HTTP keeps its old certificates: " << taken.message();
+    }
+  });
+}
+
+DoorkeeperOptions::Workers WorkersOf(const CoordinatorFlags& flags) {
+  using Workers = DoorkeeperOptions::Workers;
+  if (!flags.worker_socket.empty()) return Workers::kOfTheSocket;
+  const AccessFlags& access = flags.access;
+  const bool trusts_all = access.api_keys.empty() && access.client_ca.empty();
+  return trusts_all ? Workers::kAll : Workers::kOfThisHost;
+}
+
 absl::Status MakeKeeper(const CoordinatorFlags& flags, Coordinator* c) {
   if (const std::string& file = flags.access.api_keys; !file.empty()) {
     absl::StatusOr<std::unique_ptr<Keys>> keys = Keys::Load(file);
@@ -180,9 +249,11 @@ absl::Status MakeKeeper(const CoordinatorFlags& flags, Coordinator* c) {
     c->keys = *std::move(keys);
   }
   c->keeper = std::make_unique<Doorkeeper>(
-      DoorkeeperOptions{.keys = c->keys.get(),
-                        .model_names = {ModelIdOf(flags),
-                                        flags.model.spec.model}},
+      DoorkeeperOptions{
+          .keys = c->keys.get(),
+          .model_names = {ModelIdOf(flags), flags.model.spec.model},
+          .tls = c->tls.get(),
+          .workers = WorkersOf(flags)},
       c->engine.get(), &c->clock);
   return absl::OkStatus();
 }
@@ -190,7 +261,6 @@ absl::Status MakeKeeper(const CoordinatorFlags& flags, Coordinator* c) {
 // Makes and starts the server, and lets connections come in.
 absl::Status StartServer(const CoordinatorFlags& flags, Coordinator* c) {
   grpc::EnableDefaultHealthCheckService(true);
-  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   // More streams than the queue and the groups take would be refused.
   const EngineOptions& engine = flags.engine.options;
@@ -200,7 +270,10 @@ absl::Status StartServer(const CoordinatorFlags& flags, Coordinator* c) {
   c->acceptor = ServeAsCoordinator(
       {.max_message_bytes = MaxMessageBytes(flags),
        .max_streams = static_cast<int>(std::min<int64_t>(streams, 1 << 20))},
-      &builder);
+      c->certificates.get(), &builder);
+  if (!flags.worker_socket.empty()) {
+    ServeLocalWorkers(flags.worker_socket, &builder);
+  }
   c->inference->AddTo(&builder);
   builder.RegisterService(c->workers->service());
   c->server = builder.BuildAndStart();
@@ -208,8 +281,16 @@ absl::Status StartServer(const CoordinatorFlags& flags, Coordinator* c) {
     return absl::UnavailableError("gRPC cannot serve; the log says why");
   }
   c->SetServing(false);
+  using Kind = Greetings::Kind;
   c->connections->Start(
-      MaxConnections(flags),
+      {.max_connections = MaxConnections(flags),
+       .greetings = {.kind = c->tls != nullptr ? Kind::kTls : Kind::kHttp2,
+                     .handshakes_per_second =
+                         static_cast<double>(flags.max_handshakes)},
+       .on_refused =
+           [engine = c->engine.get()] {
+             engine->CountRefusal(Refusal::kConnection);
+           }},
       [acceptor = c->acceptor.get()](int fd) { GiveConnection(fd, acceptor); },
       [inference = c->inference.get()](const std::string& peer) {
         inference->GiveUpReads(peer);
@@ -225,11 +306,18 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
     return absl::InvalidArgumentError(
         absl::StrCat("--listen: ", where.status().message()));
   }
+  H2O_RETURN_IF_ERROR(
+      CheckExposure({flags.listen, flags.http},
+                    {.tls = !flags.access.certificate.empty(),
+                     .clients_prove = !flags.access.api_keys.empty() ||
+                                      !flags.access.client_ca.empty(),
+                     .required = flags.access.require_auth}));
   const ModelSpec& model = flags.model.spec;
   H2O_ASSIGN_OR_RETURN(const ModelConfig config, ConfigOf(model));
   H2O_RETURN_IF_ERROR(ValidateTensorParallel(config, flags.tp));
   H2O_ASSIGN_OR_RETURN(const EngineOptions options, EngineOptionsOf(flags));
   auto c = std::make_unique<Coordinator>();
+  H2O_RETURN_IF_ERROR(LoadCertificates(flags.access, c.get()));
   H2O_ASSIGN_OR_RETURN(
       c->connections,
       Connections::Listen(&*where,
@@ -271,7 +359,13 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
                     "over ", absl::StrJoin(lost.pids, ","), " group ",
                     lost.group, ": ", lost.reason.message()));
               },
-          .on_message = on_message});
+          .on_message = on_message,
+          .may_join =
+              [keeper = c->keeper.get()](const grpc::ServerContextBase& call) {
+                return keeper->AdmitWorker(
+                    VisitorOf(call, "Join", keeper->checks_certificates()));
+              },
+          .on_refused = [engine] { engine->CountRefusal(Refusal::kWorker); }});
   RemoteWorkers* const workers = c->workers.get();
   c->inference = std::make_unique<InferenceService>(
       InferenceServiceOptions{
@@ -280,6 +374,7 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
           .default_kv_policy = options.default_kv_policy,
           .version = Version(),
           .keeper = c->keeper.get(),
+          .reflection = !flags.access.no_reflection,
           .progress = [workers] { return workers->Progress(); },
           .max_request_bytes = flags.max_request_bytes,
           .client_timeout_seconds = flags.client_timeout_seconds,
@@ -315,13 +410,26 @@ absl::Status StartHttp(const CoordinatorFlags& flags,
           .commit = Commit(),
           .vllm_metrics = flags.vllm_metrics,
           .keeper = c->keeper.get(),
-          .metrics_right = flags.access.metrics_need_key ? Right::kKey
-                                                         : Right::kNone,
+          .metrics_right =
+              flags.access.metrics_need_key ? Right::kKey : Right::kNone,
           .step_deadline_seconds = flags.step_deadline_ms / 1000.0,
-          .loading = [workers] { return workers->Progress(); }},
+          .loading = [workers] { return workers->Progress(); },
+          .certificate_expires = CertificateExpiresOf(c)},
       c->engine.get(), &c->clock);
+  HttpServerOptions options;
+  options.max_connections = flags.max_connections;
+  options.max_body_bytes = flags.max_request_bytes;
+  options.header_seconds = flags.http_header_timeout_seconds;
+  options.body_seconds = flags.client_timeout_seconds;
+  options.handshakes_per_second = flags.max_handshakes;
+  options.on_refused = [engine = c->engine.get()](HttpRefusal refusal) {
+    engine->CountRefusal(refusal == HttpRefusal::kConnection
+                             ? Refusal::kConnection
+                             : Refusal::kBadRequest);
+  };
+  if (c->tls != nullptr) options.tls = MaterialOfHttp(*c->tls->state());
   absl::StatusOr<std::unique_ptr<HttpServer>> server = HttpServer::Start(
-      *where, {},
+      *where, options,
       [service = c->http_service.get()](
           const HttpRequest& request, const std::shared_ptr<HttpReply>& reply) {
         service->Handle(request, reply.get());
@@ -411,6 +519,7 @@ absl::Status Run(const CoordinatorFlags& flags, const std::string& http_if_free,
   H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Coordinator> coordinator,
                        Make(flags, &events));
   H2O_RETURN_IF_ERROR(StartHttp(flags, http_if_free, coordinator.get()));
+  FollowCertificates(coordinator.get());
   StopSignals stop_signals;
   const int signal = Serve(coordinator.get(), events, signals, &stop_signals);
   const Engine::Counters open = coordinator->engine->counters();
@@ -439,7 +548,9 @@ int Main(int argc, char** argv) {
   AddLogFlag(&app);
   int events_fd = -1;
   std::string http_if_free;  // as --http, but off if it is taken
-  app.add_option("--events-fd", events_fd)->group("");        // for `serve`
+  app.add_option("--events-fd", events_fd)->group("");  // for `serve`
+  app.add_option("--worker-socket", flags.worker_socket)
+      ->group("");                                            // likewise
   app.add_option("--http-if-free", http_if_free)->group("");  // likewise
   if (std::optional<int> code = ParseCommandLine(&app, argc, argv))
     return *code;

@@ -26,6 +26,9 @@ class OwnFamilies {
     Tenants();
     Pages();
     Ranks();
+    One("h2oserve_certificate_not_after_seconds", "gauge",
+        "When the server's certificate expires, in Unix time; +Inf without TLS",
+        source_.certificate_not_after);
     page_.Family("h2oserve_build_info", "gauge", "The program that runs");
     page_.Sample(
         Labels({{"version", source_.version}, {"commit", source_.commit}}), 1);

@@ -2,6 +2,7 @@
 // counters.
 #pragma once
 
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,8 @@ struct MetricsSource {
   std::vector<TenantStatus> tenants;
   double queue_age_seconds = 0;  // of the oldest request that waits
   int64_t page_slots = 0;        // slots of a page
+  // Unix, seconds; for ever, without TLS.
+  double certificate_not_after = std::numeric_limits<double>::infinity();
 };
 
 // In Prometheus' text format.

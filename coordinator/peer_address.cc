@@ -39,6 +39,11 @@ std::string KeyOfPeer(const std::string& peer) {
                       peer.substr(end + 1));
 }
 
+std::string HostOfPeer(const std::string& peer) {
+  const std::string key = KeyOfPeer(peer);
+  return key.substr(0, key.find(' '));
+}
+
 bool IsConnectedTo(int fd, const PeerAddress& address) {
   PeerAddress now;
   return getpeername(fd, now.get(), &now.length) == 0 && now == address;

@@ -25,6 +25,9 @@ struct PeerAddress {
 // The key of what gRPC calls "ipv4:127.0.0.1:5000", "ipv6:%5B::1%5D:5000".
 std::string KeyOfPeer(const std::string& peer);
 
+// The host of such a name: "127.0.0.1", "::1".
+std::string HostOfPeer(const std::string& peer);
+
 // Whether `fd` is a socket that is connected to `address`.
 bool IsConnectedTo(int fd, const PeerAddress& address);
 

@@ -26,6 +26,7 @@
 #include "model/model_spec.h"
 
 namespace grpc {
+class ServerContextBase;
 class Service;
 }
 
@@ -69,6 +70,10 @@ class RemoteWorkers {
     // A message of so many bytes came over a connection, by its name in gRPC.
     // May be null.
     std::function<void(const std::string& peer, int64_t bytes)> on_message;
+    // Whether who calls may join at all; null: everybody.
+    std::function<absl::Status(const grpc::ServerContextBase& call)> may_join;
+    // A worker was refused after it had said Hello.  May be null.
+    std::function<void()> on_refused;
   };
 
   // `clock` must outlive this object and every group.

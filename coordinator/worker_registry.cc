@@ -68,8 +68,14 @@ WorkerRegistry::WorkerRegistry(const RemoteWorkersOptions& options,
 
 grpc::ServerBidiReactor<wire::WorkerMessage, wire::CoordinatorMessage>*
 WorkerRegistry::Join(grpc::CallbackServerContext* context) {
+  const absl::Status may =
+      observers_.may_join ? observers_.may_join(*context) : absl::OkStatus();
   std::shared_ptr<WorkerStream> stream =
       WorkerStream::Open(context, shared_from_this());
+  if (!may.ok()) {
+    stream->Close(may, kStreamEndRefused);
+    return stream.get();
+  }
   std::lock_guard lock(mutex_);
   CloseOldStrangers();
   workers_.push_back({.stream = stream, .opened = clock_->Now()});
@@ -207,6 +213,7 @@ void WorkerRegistry::LookAt(Worker* worker) {
 void WorkerRegistry::Refuse(Worker* worker, const std::string& name,
                             const absl::Status& why, const absl::Status& told) {
   worker->refused = true;
+  if (observers_.on_refused) observers_.on_refused();
   refusals_.Add(
       LogLevel::kWarning, "",
       absl::StrCat(name, " is refused: ",

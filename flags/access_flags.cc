@@ -12,9 +12,9 @@ void AddAccessFlags(CLI::App* app, AccessFlags* flags) {
                       "gRPC and HTTP; read again when it changes. Default: no "
                       "TLS")
           ->type_name("FILE");
-  CLI::Option* key = app->add_option("--tls-key", flags->key,
-                                     "Private key of --tls-cert, PEM")
-                         ->type_name("FILE");
+  CLI::Option* key =
+      app->add_option("--tls-key", flags->key, "Private key of --tls-cert, PEM")
+          ->type_name("FILE");
   certificate->needs(key);
   key->needs(certificate);
   app->add_option("--tls-client-ca", flags->client_ca,
@@ -55,9 +55,9 @@ void AddClientTlsFlags(CLI::App* app, ClientTlsFlags* flags) {
                       "Certificate to show to the server, PEM")
           ->needs(ca)
           ->type_name("FILE");
-  CLI::Option* key = app->add_option("--tls-key", flags->key,
-                                     "Private key of --tls-cert, PEM")
-                         ->type_name("FILE");
+  CLI::Option* key =
+      app->add_option("--tls-key", flags->key, "Private key of --tls-cert, PEM")
+          ->type_name("FILE");
   certificate->needs(key);
   key->needs(certificate);
 }

@@ -450,6 +450,12 @@ void AddCoordinatorFlags(CLI::App* app, CoordinatorFlags* flags) {
       ->check(Within(0.1, 1e6, "a number of seconds, 0.1 or more"))
       ->type_name("S")
       ->capture_default_str();
+  app->add_option("--max-handshakes", flags->max_handshakes,
+                  "TLS handshakes a second that may begin, of gRPC and of HTTP "
+                  "each; more wait")
+      ->check(Within(1, 1e6, "a whole number, 1 to 1000000"))
+      ->type_name("N")
+      ->capture_default_str();
   AddAccessFlags(app, &flags->access);
   AddPolicyFlags(app, &flags->policy);
 }

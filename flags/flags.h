@@ -122,6 +122,8 @@ struct CoordinatorFlags {
   int64_t max_request_bytes = 4 << 20;
   double client_timeout_seconds = 30;
   double http_header_timeout_seconds = 10;
+  int max_handshakes = 200;
+  std::string worker_socket;  // where workers of `serve` join; empty: none
   AccessFlags access;
 };
 void AddCoordinatorFlags(CLI::App* app, CoordinatorFlags* flags);

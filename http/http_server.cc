@@ -2,6 +2,7 @@
 // of Boost is in this file.
 #include "http/http_server.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <atomic>
@@ -20,6 +21,7 @@
 #include <boost/beast/http.hpp>
 #include <chrono>
 #include <deque>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -27,6 +29,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "http/maybe_tls.h"
 
 namespace h2o {
 namespace {
@@ -44,6 +47,11 @@ using boost::system::error_code;
 constexpr int kSendBufferBytes = 64 << 10;
 // How long the acceptor rests when the process has no descriptor left.
 constexpr auto kAcceptPause = std::chrono::milliseconds(100);
+// How often a client that has sent something more is looked at.
+constexpr auto kGoneLook = std::chrono::milliseconds(500);
+// A connection may be silent for as long before another takes its place.
+constexpr auto kSilent = std::chrono::seconds(1);
+constexpr double kFarewellSeconds = 1;  // for the last words of TLS
 
 std::chrono::milliseconds Seconds(double seconds) {
   return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
@@ -227,24 +235,121 @@ void SplitTarget(std::string_view target, HttpRequest* request) {
   }
 }
 
-class Server;
+HttpRequest RequestOf(http::request<http::string_body> message,
+                      std::string peer) {
+  HttpRequest request;
+  const auto text = [](auto view) {
+    return std::string(view.data(), view.size());
+  };
+  request.method = message.method() == http::verb::head
+                       ? "GET"
+                       : text(message.method_string());
+  SplitTarget(text(message.target()), &request);
+  for (const auto& field : message) {
+    request.headers.emplace_back(text(field.name_string()),
+                                 text(field.value()));
+  }
+  request.body = std::move(message.body());
+  request.peer = std::move(peer);
+  return request;
+}
+
+// When the next handshake may begin, so that they take a bounded part of the
+// processor.
+//
+// Threads  any.
+class HandshakePace {
+ public:
+  using Time = std::chrono::steady_clock::time_point;
+  explicit HandshakePace(int per_second)
+      : interval_(std::chrono::nanoseconds(1'000'000'000 / per_second)) {}
+
+  Time Next() {
+    std::lock_guard lock(mutex_);
+    // A second's worth may begin at once.
+    next_ = std::max(next_ + interval_, std::chrono::steady_clock::now() -
+                                            std::chrono::seconds(1));
+    return next_;
+  }
+
+ private:
+  const std::chrono::nanoseconds interval_;
+  std::mutex mutex_;
+  Time next_ = {};
+};
+
+class Connection;
+
+// Connections that have no request, the longest silent ones first.
+//
+// Threads  any.
+class SilentConnections {
+ public:
+  using Time = std::chrono::steady_clock::time_point;
+
+  uint64_t Add(std::weak_ptr<Connection> connection) {
+    std::lock_guard lock(mutex_);
+    silent_[++last_] = {std::chrono::steady_clock::now(),
+                        std::move(connection)};
+    return last_;
+  }
+  void Remove(uint64_t number) {
+    std::lock_guard lock(mutex_);
+    silent_.erase(number);
+  }
+  // The one that has been silent for longest, and for longer than kSilent.
+  std::shared_ptr<Connection> TakeOldest() {
+    std::lock_guard lock(mutex_);
+    while (!silent_.empty()) {
+      const auto oldest = silent_.begin();
+      if (std::chrono::steady_clock::now() - oldest->second.since < kSilent) {
+        return nullptr;
+      }
+      std::shared_ptr<Connection> connection = oldest->second.connection.lock();
+      silent_.erase(oldest);
+      if (connection != nullptr) return connection;
+    }
+    return nullptr;
+  }
+
+ private:
+  struct Silent {
+    Time since;
+    std::weak_ptr<Connection> connection;
+  };
+  std::mutex mutex_;  // guards what follows
+  std::map<uint64_t, Silent> silent_;
+  uint64_t last_ = 0;
+};
+
+// What the connections of a server share.
+struct Shared {
+  HttpServerOptions options;
+  HttpHandler handler;
+  std::shared_ptr<asio::io_context> context;
+  std::atomic<int> connections{0};
+  HandshakePace pace;
+  SilentConnections silent;
+
+  void Refuse(HttpRefusal refusal) const {
+    if (options.on_refused) options.on_refused(refusal);
+  }
+};
 
 // One connection: requests and their replies, one after another.
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
-  Connection(tcp::socket socket, const HttpServerOptions& options,
-             const HttpHandler& handler,
-             std::shared_ptr<asio::io_context> context,
-             std::shared_ptr<std::atomic<int>> count)
-      : stream_(std::move(socket)),
+  // `tls`: null: none.
+  Connection(tcp::socket socket, std::shared_ptr<MaybeTls::Context> tls,
+             std::shared_ptr<Shared> shared)
+      : stream_(std::move(socket), std::move(tls)),
         deadline_(stream_.get_executor()),
-        options_(options),
-        handler_(handler),
-        context_(std::move(context)),
-        count_(std::move(count)) {
-    ++*count_;
+        recheck_(stream_.get_executor()),
+        shared_(std::move(shared)),
+        options_(shared_->options) {
+    ++shared_->connections;
   }
-  ~Connection() { --*count_; }
+  ~Connection() { --shared_->connections; }
 
   awaitable<void> Run() {
     error_code error;
@@ -253,52 +358,95 @@ class Connection : public std::enable_shared_from_this<Connection> {
         asio::socket_base::send_buffer_size(kSendBufferBytes), error);
     const tcp::endpoint peer = stream_.socket().remote_endpoint(error);
     if (!error) peer_ = peer.address().to_string();
+    if (stream_.tls() != nullptr && !co_await ShakeHands()) {
+      shared_->Refuse(HttpRefusal::kConnection);
+      co_return;
+    }
     bool first = true;
     while (co_await Exchange(first)) first = false;
+    if (stream_.tls() != nullptr) {
+      stream_.low().expires_after(Seconds(kFarewellSeconds));
+      co_await stream_.tls()->async_shutdown(
+          redirect_error(use_awaitable, error));
+    }
     stream_.socket().shutdown(tcp::socket::shutdown_send, error);
   }
 
+  // Another connection needs its place.  Any thread.
+  void Cut() {
+    asio::post(stream_.get_executor(), [self = shared_from_this()] {
+      self->shared_->Refuse(HttpRefusal::kConnection);
+      self->cut_ = true;
+      self->stream_.low().close();
+    });
+  }
+
  private:
+  // Returns whether it is done.
+  awaitable<bool> ShakeHands() {
+    const uint64_t silent = shared_->silent.Add(weak_from_this());
+    BeginDeadline(options_.header_seconds);
+    error_code error;
+    asio::steady_timer turn(stream_.get_executor(), shared_->pace.Next());
+    co_await turn.async_wait(redirect_error(use_awaitable, error));
+    if (!timed_out_ && !cut_) {
+      co_await stream_.tls()->async_handshake(
+          asio::ssl::stream_base::server, redirect_error(use_awaitable, error));
+    }
+    shared_->silent.Remove(silent);
+    const bool in_time = !timed_out_ && !cut_;
+    EndDeadline(&error);
+    co_return in_time && !error;
+  }
+
   // One request and its reply.  Returns whether the connection goes on.
   awaitable<bool> Exchange(bool first) {
     http::request_parser<http::string_body> parser;
     parser.header_limit(static_cast<uint32_t>(options_.max_header_bytes));
     parser.body_limit(static_cast<uint64_t>(options_.max_body_bytes));
     error_code error;
+    const uint64_t silent = shared_->silent.Add(weak_from_this());
     BeginDeadline(first ? options_.header_seconds : options_.idle_seconds);
     co_await http::async_read_header(stream_, buffer_, parser,
                                      redirect_error(use_awaitable, error));
     EndDeadline(&error);
+    shared_->silent.Remove(silent);
+    if (cut_) co_return false;
     if (!error) error = co_await ReadBody(&parser);
     if (error) {
       const std::optional<HttpResponse> refusal = RefusalOf(error);
       if (refusal && (first || error != asio::error::timed_out)) {
+        const bool said_nothing = error == asio::error::timed_out &&
+                                  !parser.got_some() && buffer_.size() == 0;
+        shared_->Refuse(said_nothing ? HttpRefusal::kConnection
+                                     : HttpRefusal::kRequest);
         co_await WriteWhole(*refusal, false, false);
       }
       co_return false;
     }
     const bool is_head = parser.get().method() == http::verb::head;
     const bool keep_alive = parser.get().keep_alive();
-    auto reply = std::make_shared<Reply>(context_, stream_.get_executor(),
-                                         options_.max_unread_bytes);
+    auto reply = std::make_shared<Reply>(
+        shared_->context, stream_.get_executor(), options_.max_unread_bytes);
     Watch(reply);
-    handler_(RequestOf(parser.release()), reply);
+    shared_->handler(RequestOf(parser.release(), peer_), reply);
     const bool sent = co_await SendReply(reply.get(), is_head, keep_alive);
     sent ? reply->Complete() : reply->Lose();
     stream_.socket().cancel(error);  // the watch
+    recheck_.cancel();
     co_return sent&& keep_alive;
   }
 
   // Reads that take longer are cancelled and end with timed_out.  A timeout of
   // the stream itself would close it before the client is told.
   void BeginDeadline(double seconds) {
-    stream_.expires_never();
+    stream_.low().expires_never();
     deadline_.expires_after(Seconds(seconds));
     deadline_.async_wait([self = shared_from_this(),
                           reading = ++reading_](const error_code& error) {
       if (error || reading != self->reading_) return;
       self->timed_out_ = true;
-      self->stream_.cancel();
+      self->stream_.low().cancel();
     });
   }
   void EndDeadline(error_code* error) {
@@ -326,24 +474,6 @@ class Connection : public std::enable_shared_from_this<Connection> {
     co_return error;
   }
 
-  HttpRequest RequestOf(http::request<http::string_body> message) const {
-    HttpRequest request;
-    const auto text = [](auto view) {
-      return std::string(view.data(), view.size());
-    };
-    request.method = message.method() == http::verb::head
-                         ? "GET"
-                         : text(message.method_string());
-    SplitTarget(text(message.target()), &request);
-    for (const auto& field : message) {
-      request.headers.emplace_back(text(field.name_string()),
-                                   text(field.value()));
-    }
-    request.body = std::move(message.body());
-    request.peer = peer_;
-    return request;
-  }
-
   // Notices a client that leaves before it has its reply.
   void Watch(std::shared_ptr<Reply> reply) {
     stream_.socket().async_wait(
@@ -353,15 +483,28 @@ class Connection : public std::enable_shared_from_this<Connection> {
           char c;
           const ssize_t n = recv(self->stream_.socket().native_handle(), &c, 1,
                                  MSG_PEEK | MSG_DONTWAIT);
-          if (n == 0 || (n < 0 && errno != EAGAIN)) reply->Lose();
+          if (n == 0 || (n < 0 && errno != EAGAIN)) return reply->Lose();
+          if (n > 0) self->WatchEnd(reply);
         });
+  }
+
+  // There are bytes behind the request: the next one, or the last words of TLS.
+  // The end of the stream lies behind them.
+  void WatchEnd(std::shared_ptr<Reply> reply) {
+    pollfd end = {stream_.socket().native_handle(), POLLRDHUP, 0};
+    if (poll(&end, 1, 0) > 0) return reply->Lose();
+    recheck_.expires_after(kGoneLook);
+    recheck_.async_wait([self = shared_from_this(),
+                         reply = std::move(reply)](const error_code& error) {
+      if (!error) self->WatchEnd(reply);
+    });
   }
 
   // Returns whether the whole reply was sent.
   awaitable<bool> SendReply(Reply* reply, bool is_head, bool keep_alive) {
     bool began = false;
     while (true) {
-      stream_.expires_never();
+      stream_.low().expires_never();
       co_await reply->Wait();
       Reply::Due due = reply->Take();
       if (due.broken) co_return false;
@@ -401,7 +544,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   awaitable<bool> WriteHead(Head* head) {
     http::response_serializer<http::empty_body> serializer(*head);
     error_code error;
-    stream_.expires_after(Seconds(options_.write_seconds));
+    stream_.low().expires_after(Seconds(options_.write_seconds));
     co_await http::async_write_header(stream_, serializer,
                                       redirect_error(use_awaitable, error));
     co_return !error;
@@ -410,36 +553,45 @@ class Connection : public std::enable_shared_from_this<Connection> {
   template <typename Buffers>
   awaitable<bool> WriteBytes(Buffers buffers) {
     error_code error;
-    stream_.expires_after(Seconds(options_.write_seconds));
+    stream_.low().expires_after(Seconds(options_.write_seconds));
     co_await asio::async_write(stream_, buffers,
                                redirect_error(use_awaitable, error));
     co_return !error;
   }
 
-  beast::tcp_stream stream_;
+  MaybeTls stream_;
   beast::flat_buffer buffer_;
-  asio::steady_timer deadline_;
+  asio::steady_timer deadline_, recheck_;
   uint64_t reading_ = 0;  // a number for each read with a deadline
   bool timed_out_ = false;
+  bool cut_ = false;
+  const std::shared_ptr<Shared> shared_;
   const HttpServerOptions& options_;
-  const HttpHandler& handler_;
-  const std::shared_ptr<asio::io_context> context_;
-  const std::shared_ptr<std::atomic<int>> count_;
   std::string peer_;
 };
 
 class Server final : public HttpServer {
  public:
   Server(const HttpServerOptions& options, HttpHandler handler)
-      : options_(options),
-        handler_(std::move(handler)),
-        context_(std::make_shared<asio::io_context>(options.threads)),
-        acceptor_(*context_),
-        count_(std::make_shared<std::atomic<int>>(0)) {}
+      : shared_(new Shared{
+            .options = options,
+            .handler = std::move(handler),
+            .context = std::make_shared<asio::io_context>(options.threads),
+            .pace = HandshakePace(options.handshakes_per_second)}),
+        context_(shared_->context),
+        acceptor_(*context_) {}
 
   ~Server() override {
     context_->stop();
     for (std::thread& thread : threads_) thread.join();
+  }
+
+  absl::Status SetTls(const TlsMaterial& tls) override {
+    auto next = NewTlsContext(tls);
+    if (!next.ok()) return next.status();
+    std::lock_guard lock(tls_mutex_);
+    tls_ = *std::move(next);
+    return absl::OkStatus();
   }
 
   absl::Status Listen(const HostPort& where) {
@@ -468,13 +620,13 @@ class Server final : public HttpServer {
 
   void Run() {
     asio::co_spawn(*context_, Accept(), asio::detached);
-    for (int i = 0; i < options_.threads; ++i) {
+    for (int i = 0; i < shared_->options.threads; ++i) {
       threads_.emplace_back([this] { context_->run(); });
     }
   }
 
   const HostPort& address() const override { return address_; }
-  int num_connections() const override { return *count_; }
+  int num_connections() const override { return shared_->connections; }
 
  private:
   awaitable<void> Accept() {
@@ -488,21 +640,33 @@ class Server final : public HttpServer {
         co_await pause.async_wait(redirect_error(use_awaitable, error));
         continue;
       }
-      if (*count_ >= options_.max_connections) continue;  // closes it
+      if (shared_->connections >= shared_->options.max_connections) {
+        const auto silent = shared_->silent.TakeOldest();
+        if (silent == nullptr) {
+          shared_->Refuse(HttpRefusal::kConnection);
+          continue;  // closes it
+        }
+        silent->Cut();
+      }
       const asio::any_io_executor strand = socket.get_executor();
-      auto connection = std::make_shared<Connection>(
-          std::move(socket), options_, handler_, context_, count_);
+      auto connection =
+          std::make_shared<Connection>(std::move(socket), Tls(), shared_);
       asio::co_spawn(
           strand, [connection] { return connection->Run(); }, asio::detached);
     }
   }
 
-  const HttpServerOptions options_;
-  const HttpHandler handler_;
+  std::shared_ptr<MaybeTls::Context> Tls() {
+    std::lock_guard lock(tls_mutex_);
+    return tls_;
+  }
+
+  const std::shared_ptr<Shared> shared_;
   const std::shared_ptr<asio::io_context> context_;
   tcp::acceptor acceptor_;
-  const std::shared_ptr<std::atomic<int>> count_;
   HostPort address_;
+  std::mutex tls_mutex_;
+  std::shared_ptr<MaybeTls::Context> tls_;  // guarded by it; null: no TLS
   std::vector<std::thread> threads_;
 };
 
@@ -519,6 +683,11 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(
     const HostPort& where, const HttpServerOptions& options,
     HttpHandler handler) {
   auto server = std::make_unique<Server>(options, std::move(handler));
+  if (options.tls) {
+    if (absl::Status status = server->SetTls(*options.tls); !status.ok()) {
+      return status;
+    }
+  }
   if (absl::Status status = server->Listen(where); !status.ok()) return status;
   server->Run();
   return server;

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -18,6 +19,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/host_port.h"
+#include "base/tls_material.h"
 
 namespace h2o {
 
@@ -66,9 +68,14 @@ class HttpReply {
 using HttpHandler =
     std::function<void(HttpRequest request, std::shared_ptr<HttpReply> reply)>;
 
+// What is refused before it is a request: a connection, or what came over it.
+enum class HttpRefusal : uint8_t { kConnection, kRequest };
+
 struct HttpServerOptions {
   int threads = 2;
-  int max_connections = 4096;  // more are closed at once
+  // With so many, a new one takes the place of one that has been silent for
+  // more than a second, or is closed at once.
+  int max_connections = 4096;
   int64_t max_header_bytes = 16 << 10;
   int64_t max_body_bytes = 4 << 20;
   // A request must have come whole within header_seconds plus body_seconds.
@@ -77,6 +84,10 @@ struct HttpServerOptions {
   double idle_seconds = 75;            // between requests of a connection
   double write_seconds = 10;           // for the client to take what is written
   int64_t max_unread_bytes = 1 << 20;  // of a reply; more: the client is cut
+  std::optional<TlsMaterial> tls;      // none: no TLS
+  int handshakes_per_second = 200;     // of TLS; more wait
+  // Called from threads of the server; may be null.
+  std::function<void(HttpRefusal)> on_refused;
 };
 
 class HttpServer {
@@ -91,6 +102,10 @@ class HttpServer {
   // Closes all connections.  Replies that are still held do nothing from then
   // on.
   virtual ~HttpServer() = default;
+
+  // Connections that begin later use `tls`.  REQUIRES: it was started with TLS.
+  // Errors: INVALID_ARGUMENT, and then nothing changes.
+  virtual absl::Status SetTls(const TlsMaterial& tls) = 0;
 
   virtual const HostPort& address() const = 0;  // with the port that it has
   virtual int num_connections() const = 0;

@@ -181,7 +181,7 @@ class Former {
   struct Caller {
     UniqueFd fd;
     double deadline;
-    Incoming call = {};  // its call, and then its proof
+    Incoming call = {};                 // its call, and then its proof
     std::optional<MeshTalk> talk = {};  // once it has called
   };
 
@@ -344,8 +344,8 @@ class Former {
     if (calls && verdict == kWelcome) return !Challenge(caller, hello);
     if (verdict == kWelcome &&
         (from != caller->talk->caller ||
-         !IsEqual(hello.proof, ProofOf(options_.secret, MeshEnd::kCaller,
-                                       *caller->talk)))) {
+         !IsEqual(hello.proof,
+                  ProofOf(options_.secret, MeshEnd::kCaller, *caller->talk)))) {
       verdict = kWrongProof;
     }
     const bool sent = Send(caller->fd.get(), MakeHello(verdict, from));

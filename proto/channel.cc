@@ -1,10 +1,10 @@
 // Credentials and channel arguments of all gRPC connections.
 #include "proto/channel.h"
 
-#include <arpa/inet.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/security/server_credentials.h>
+#include <grpcpp/security/tls_credentials_options.h>
 #include <grpcpp/support/channel_arguments.h>
 
 #include <utility>
@@ -41,20 +41,6 @@ constexpr std::pair<const char*, int> kClientReconnect[] = {
     {GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000},
 };
 
-// `host` is in lower case.
-bool IsLoopback(const std::string& host) {
-  in_addr v4;
-  in6_addr v6;
-  if (inet_pton(AF_INET, host.c_str(), &v4) == 1) {
-    return ntohl(v4.s_addr) >> 24 == 127;
-  }
-  if (inet_pton(AF_INET6, host.c_str(), &v6) == 1) {
-    return IN6_IS_ADDR_LOOPBACK(&v6) ||
-           (IN6_IS_ADDR_V4MAPPED(&v6) && v6.s6_addr[12] == 127);
-  }
-  return host == "localhost" || absl::EndsWith(host, ".localhost");
-}
-
 // Whether `listed` is `host` or a domain that it lies in.  Both in lower case.
 bool Covers(absl::string_view listed, absl::string_view host) {
   if (listed.size() > 1) absl::ConsumePrefix(&listed, ".");
@@ -62,9 +48,44 @@ bool Covers(absl::string_view listed, absl::string_view host) {
   return host.empty() || host.back() == '.';
 }
 
+std::shared_ptr<grpc::ChannelCredentials> WorkerCredentials(
+    const LiveCertificates* certificates) {
+  if (certificates == nullptr) return grpc::InsecureChannelCredentials();
+  grpc::experimental::TlsChannelCredentialsOptions options;
+  options.set_certificate_provider(certificates->provider());
+  options.watch_root_certs();
+  if (certificates->has_identity()) options.watch_identity_key_cert_pairs();
+  return grpc::experimental::TlsCredentials(options);
+}
+
+std::shared_ptr<grpc::ServerCredentials> CoordinatorCredentials(
+    const LiveCertificates* certificates) {
+  if (certificates == nullptr) return grpc::InsecureServerCredentials();
+  grpc::experimental::TlsServerCredentialsOptions options(
+      certificates->provider());
+  options.watch_identity_key_cert_pairs();
+  if (certificates->has_roots()) {
+    options.watch_root_certs();
+    options.set_cert_request_type(
+        certificates->other_end_must_show()
+            ? GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY
+            : GRPC_SSL_REQUEST_CLIENT_CERTIFICATE_AND_VERIFY);
+  }
+  return grpc::experimental::TlsServerCredentials(options);
+}
+
+std::shared_ptr<grpc::ChannelCredentials> ClientCredentials(
+    const TlsMaterial& tls) {
+  if (tls.roots.empty()) return grpc::InsecureChannelCredentials();
+  return grpc::SslCredentials({.pem_root_certs = tls.roots,
+                               .pem_private_key = tls.key,
+                               .pem_cert_chain = tls.chain});
+}
+
 }  // namespace
 
-std::shared_ptr<grpc::Channel> WorkerChannel(const std::string& coordinator) {
+std::shared_ptr<grpc::Channel> WorkerChannel(
+    const std::string& coordinator, const LiveCertificates* certificates) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
   for (const auto& [name, value] : kKeepalive) arguments.SetInt(name, value);
@@ -73,12 +94,13 @@ std::shared_ptr<grpc::Channel> WorkerChannel(const std::string& coordinator) {
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
   // Never through an http_proxy: workers and coordinator are one system.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  return grpc::CreateCustomChannel(
-      coordinator, grpc::InsecureChannelCredentials(), arguments);
+  return grpc::CreateCustomChannel(coordinator, WorkerCredentials(certificates),
+                                   arguments);
 }
 
 std::shared_ptr<grpc::Channel> ClientChannel(const std::string& server,
-                                             const std::string& no_proxy) {
+                                             const std::string& no_proxy,
+                                             const TlsMaterial& tls) {
   grpc::ChannelArguments arguments;
   for (const auto& [name, value] : kClientKeepalive) {
     arguments.SetInt(name, value);
@@ -89,8 +111,7 @@ std::shared_ptr<grpc::Channel> ClientChannel(const std::string& server,
   if (GoesDirect(server, no_proxy)) {
     arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   }
-  return grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(),
-                                   arguments);
+  return grpc::CreateCustomChannel(server, ClientCredentials(tls), arguments);
 }
 
 bool GoesDirect(const std::string& server, const std::string& no_proxy) {
@@ -107,7 +128,8 @@ bool GoesDirect(const std::string& server, const std::string& no_proxy) {
 }
 
 std::unique_ptr<ConnectionAcceptor> ServeAsCoordinator(
-    const ServerLimits& limits, grpc::ServerBuilder* builder) {
+    const ServerLimits& limits, const LiveCertificates* certificates,
+    grpc::ServerBuilder* builder) {
   builder->SetMaxReceiveMessageSize(limits.max_message_bytes);
   builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS,
                               limits.max_streams);
@@ -134,7 +156,11 @@ std::unique_ptr<ConnectionAcceptor> ServeAsCoordinator(
   using Builder = grpc::ServerBuilder::experimental_type;
   return builder->experimental().AddExternalConnectionAcceptor(
       Builder::ExternalConnectionType::FROM_FD,
-      grpc::InsecureServerCredentials());
+      CoordinatorCredentials(certificates));
+}
+
+void ServeLocalWorkers(const std::string& path, grpc::ServerBuilder* builder) {
+  builder->AddListeningPort("unix:" + path, grpc::InsecureServerCredentials());
 }
 
 void GiveConnection(int fd, ConnectionAcceptor* acceptor) {

@@ -36,13 +36,14 @@ LEVELS = {
 }
 # What may include more: each room's program and its door.
 DOORS = {
-    "worker/main.cc": ["flags", "proto"],
+    "worker/main.cc": ["access", "flags", "proto"],
     "worker/worker_service.cc": ["proto", "flags"],
     "worker/worker_service.h": [],
     "coordinator/connections.cc": ["parallel/unique_fd.h"],
     "coordinator/doorkeeper.cc": ["access"],
     "coordinator/doorkeeper.h": ["access"],
     "coordinator/listen_sockets.h": ["parallel/unique_fd.h"],
+    "coordinator/greetings.h": ["parallel/unique_fd.h"],
     "coordinator/main.cc": ["access", "flags", "http", "proto"],
     "coordinator/remote_ranks.h": ["proto"],
     "coordinator/worker_registry.cc": ["proto"],
@@ -53,6 +54,7 @@ DOORS = {
     "coordinator/http_service.cc": ["http"],
     "coordinator/http_service.h": ["http"],
     "coordinator/inference_service.cc": ["proto"],
+    "coordinator/reflection.cc": ["proto"],
     "coordinator/inference_service.h": ["proto"],
 }
 # Libraries with one owner: no other room names them.

@@ -14,11 +14,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "access/tls_files.h"
 #include "base/clock.h"
 #include "base/host_port.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "base/stop_signals.h"
+#include "flags/access_flags.h"
 #include "flags/exit_code.h"
 #include "flags/flags.h"
 #include "flags/process.h"
@@ -28,6 +30,7 @@
 #include "parallel/host_communicator.h"
 #include "parallel/rank_communicator.h"
 #include "proto/grpc_log.h"
+#include "proto/live_certificates.h"
 #include "worker/shard_runner.h"
 #include "worker/worker_service.h"
 
@@ -42,6 +45,7 @@ struct WorkerFlags {
   std::string model;  // empty: the announced one
   std::string advertise;
   double connect_timeout_seconds = 60;
+  ClientTlsFlags tls;
   ShardFlags shard;
   bool tcp_only = false;
   // From `serve`: its workers share out the memory of this host together.
@@ -67,6 +71,7 @@ void AddWorkerFlags(CLI::App* app, WorkerFlags* flags) {
       ->check(Within(0, 1e9, "a number of seconds, 0 or more"))
       ->type_name("S")
       ->capture_default_str();
+  AddClientTlsFlags(app, &flags->tls);
   AddShardFlags(app, &flags->shard);
   AddTransportFlag(app, &flags->tcp_only);
   app->add_option("--memory-group", flags->memory_group)->group("");
@@ -202,6 +207,45 @@ ExitCode ExitCodeOf(const WorkerVerdict& verdict) {
   return kFault;
 }
 
+// The certificates that this worker connects with.
+struct WorkerTls {
+  std::unique_ptr<LiveCertificates> live;  // null: no TLS
+  std::unique_ptr<TlsFiles> files;         // before what it keeps up to date
+};
+
+TlsMaterial MaterialOf(const TlsState& state) {
+  return {.chain = state.chain, .key = state.key, .roots = state.peer_roots};
+}
+
+absl::StatusOr<WorkerTls> LoadTls(const ClientTlsFlags& flags) {
+  WorkerTls tls;
+  if (flags.ca.empty()) return tls;
+  absl::StatusOr<std::unique_ptr<TlsFiles>> files =
+      TlsFiles::Load({.certificate = flags.certificate,
+                      .key = flags.key,
+                      .peer_ca = flags.ca});
+  if (!files.ok()) {
+    return absl::Status(files.status().code(),
+                        absl::StrCat("--tls-ca: ", files.status().message()));
+  }
+  tls.files = *std::move(files);
+  tls.live =
+      std::make_unique<LiveCertificates>(MaterialOf(*tls.files->state()));
+  tls.files->Watch([live = tls.live.get()](const TlsState& state) {
+    live->Replace(MaterialOf(state));
+  });
+  return tls;
+}
+
+// The host of `coordinator`, HOST:PORT or, under `serve`, unix:PATH.
+absl::StatusOr<std::string> HostOfCoordinator(const std::string& coordinator) {
+  if (coordinator.starts_with("unix:")) return std::string("127.0.0.1");
+  const absl::StatusOr<HostPort> where = ParseHostPort(coordinator);
+  if (where.ok()) return where->host;
+  return absl::InvalidArgumentError(
+      absl::StrCat("--coordinator: ", where.status().message()));
+}
+
 absl::StatusOr<WorkerVerdict> Run(const WorkerFlags& flags,
                                   WorkerControl* control) {
   H2O_RETURN_IF_ERROR(CheckThreads(kLeastThreads));
@@ -214,14 +258,13 @@ absl::StatusOr<WorkerVerdict> Run(const WorkerFlags& flags,
   options.device = flags.shard.device;
   options.host_id = ThisHostId();
   options.model_path = flags.model;
-  const absl::StatusOr<HostPort> coordinator = ParseHostPort(flags.coordinator);
-  if (!coordinator.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--coordinator: ", coordinator.status().message()));
-  }
+  H2O_ASSIGN_OR_RETURN(const std::string coordinator_host,
+                       HostOfCoordinator(flags.coordinator));
+  H2O_ASSIGN_OR_RETURN(const WorkerTls tls, LoadTls(flags.tls));
+  options.certificates = tls.live.get();
   std::optional<MeshListener> listener;
   options.mesh_address = [&] {
-    return BindMesh(flags, coordinator->host, &listener);
+    return BindMesh(flags, coordinator_host, &listener);
   };
   // A model of our own is compared before anything is loaded.  Whether the
   // announced weights are dummy only the coordinator knows, so a built-in name

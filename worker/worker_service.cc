@@ -151,6 +151,16 @@ class CoordinatorStream {
   std::thread reader_;  // last: it uses all of the above
 };
 
+// What stands between, as gRPC tells it to a call.
+std::string WhyNot(wire::Workers::Stub* stub) {
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() +
+                       std::chrono::seconds(2));
+  auto stream = stub->Join(&context);
+  stream->WritesDone();
+  return stream->Finish().error_message();
+}
+
 // False if told to leave, or the time is up.
 bool Connect(grpc::Channel* channel, double timeout_seconds,
              const std::atomic<bool>& leave) {
@@ -333,19 +343,19 @@ class Session {
 WorkerVerdict ServeWorker(const WorkerServiceOptions& options,
                           const LoadShard& load, WorkerControl* control) {
   const std::shared_ptr<grpc::Channel> channel =
-      WorkerChannel(options.coordinator);
+      WorkerChannel(options.coordinator, options.certificates);
+  const std::unique_ptr<wire::Workers::Stub> stub =
+      wire::Workers::NewStub(channel);
   if (!Connect(channel.get(), options.connect_timeout_seconds,
                control->leave)) {
     if (control->leave) return {WorkerEnd::kLeft, absl::OkStatus()};
     return {WorkerEnd::kCoordinatorLost,
             absl::UnavailableError(absl::StrCat(
                 "no coordinator answers at ", options.coordinator, " within ",
-                options.connect_timeout_seconds, " s"))};
+                options.connect_timeout_seconds, " s: ", WhyNot(stub.get())))};
   }
   const absl::StatusOr<std::string> mesh_address = options.mesh_address();
   if (!mesh_address.ok()) return {WorkerEnd::kFault, mesh_address.status()};
-  const std::unique_ptr<wire::Workers::Stub> stub =
-      wire::Workers::NewStub(channel);
   CoordinatorStream stream(stub.get(), options.on_stuck);
   stream.Write(HelloMessage(options, *mesh_address));
   absl::Status own = Session(&stream, load, control).Serve();

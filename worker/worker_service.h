@@ -22,6 +22,8 @@
 
 namespace h2o {
 
+class LiveCertificates;
+
 // The rank that the coordinator gave this worker.
 struct Assignment {
   int group = 0;
@@ -61,6 +63,7 @@ struct WorkerVerdict {
 struct WorkerServiceOptions {
   std::string coordinator;  // HOST:PORT
   double connect_timeout_seconds = 60;
+  const LiveCertificates* certificates = nullptr;  // null: no TLS
 
   // Of the handshake; see Hello in worker.proto.
   std::string version, build, device, host_id;

@@ -37,12 +37,12 @@ TEST(KeyTableTest, Sha256IsTheStandards) {
 }
 
 TEST(KeyTableTest, AKeyFindsItsTenantWithAllFields) {
-  const auto table = ParseKeyTable(File(
-      Row("a", "key of a",
-          R"(, "weight": 2.5, "priority": -3, "max_waiting": 100,
+  const auto table = ParseKeyTable(
+      File(Row("a", "key of a",
+               R"(, "weight": 2.5, "priority": -3, "max_waiting": 100,
              "max_running": 64, "max_kv_share": 0.5,
              "tokens_per_minute": 9000000000, "models": ["m"], "admin": true)") +
-      "," + Row("b", "key of b")));
+           "," + Row("b", "key of b")));
   ASSERT_TRUE(table.ok()) << table.status();
   const TenantRow a = table->Find("key of a");
   ASSERT_NE(a, nullptr);
@@ -120,8 +120,8 @@ TEST(KeyTableTest, ANewKeyIsFoundByItsRow) {
 TEST(KeyTableTest, BearerIsTheOnlyScheme) {
   EXPECT_EQ(KeyOfAuthorization("Bearer abc"), "abc");
   EXPECT_EQ(KeyOfAuthorization("bearer   abc "), "abc");
-  for (const char* none : {"", "Bearer", "Bearer ", "Bearerabc", "Basic abc",
-                           "abc", "Bear"}) {
+  for (const char* none :
+       {"", "Bearer", "Bearer ", "Bearerabc", "Basic abc", "abc", "Bear"}) {
     EXPECT_EQ(KeyOfAuthorization(none), "") << none;
   }
 }

@@ -68,7 +68,7 @@ class ConnectionsTest : public ::testing::Test {
     port_ = where.port;
     ASSERT_GT(port_, 0);
     connections_->Start(
-        max_connections,
+        {.max_connections = max_connections},
         [this](int fd) {
           std::lock_guard lock(mutex_);
           threads_.emplace_back([this, fd] { ReadAll(fd); });
@@ -244,7 +244,7 @@ TEST(Connections, AWildcardTakesBothFamilies) {
     const auto connections = Connections::Listen(&where, {}, &clock).value();
     std::atomic<int> handed = 0;
     connections->Start(
-        10,
+        {.max_connections = 10},
         [&](int fd) {
           ++handed;
           close(fd);

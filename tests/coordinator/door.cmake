@@ -1,6 +1,11 @@
 # The coordinator's doors, with fakes on the other side, in one process.
 h2o_test(connections_test
   SRCS connections_test.cc DEPS h2o_coordinator_door LABELS unit)
+h2o_test(doorkeeper_test
+  SRCS doorkeeper_test.cc DEPS h2o_coordinator_door OpenSSL::Crypto
+  LABELS unit)
+h2o_test(greetings_test
+  SRCS greetings_test.cc DEPS h2o_coordinator_door LABELS unit)
 h2o_test(inference_service_test
   SRCS inference_service_test.cc
   DEPS h2o_coordinator_door h2o_proto_stubs

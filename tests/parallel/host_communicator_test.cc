@@ -462,7 +462,7 @@ TEST(FormMesh, ACallerThatCannotProveTheSecretIsRefused) {
   };
   static_assert(sizeof(Word) == 88);
   MeshListener a = Listen(), b = Listen();
-  const MeshOptions options = TwoRanks(a, b);
+  MeshOptions options = TwoRanks(a, b);
   std::thread liar([port = a.port()] {
     const UniqueFd fd = DialPort(port);
     const Word call;
