@@ -16,11 +16,11 @@ def address_of(program):
     return next(line.split()[-1] for line in program.lines["stdout"] if line.startswith("http on "))
 
 
-def ask(address, path, method="GET", body=None):
+def ask(address, path, method="GET", body=None, headers=None):
     """(status, headers, body) of one request."""
     connection = http.client.HTTPConnection(address, timeout=10)
     try:
-        connection.request(method, path, body)
+        connection.request(method, path, body, headers or {})
         response = connection.getresponse()
         return response.status, dict(response.getheaders()), response.read().decode()
     finally:
