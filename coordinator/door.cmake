@@ -8,5 +8,5 @@ h2o_library(h2o_coordinator_door
   DEPS h2o_access h2o_api h2o_coordinator_core h2o_http
   PRIVATE_DEPS nlohmann_json::nlohmann_json h2o_proto h2o_proto_stubs)
 h2o_binary(h2oserve-coordinator
-  SRCS main.cc
-  DEPS h2o_coordinator_door h2o_channel h2o_cli_flags CLI11::CLI11 gRPC::grpc++)
+  SRCS guard.cc main.cc
+  DEPS h2o_access h2o_coordinator_door h2o_channel h2o_cli_flags h2o_http CLI11::CLI11 gRPC::grpc++)

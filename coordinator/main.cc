@@ -18,8 +18,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "access/keys.h"
-#include "access/tls_files.h"
 #include "base/clock.h"
 #include "base/host_port.h"
 #include "base/log.h"
@@ -30,8 +28,8 @@
 #include "coordinator/connections.h"
 #include "coordinator/doorkeeper.h"
 #include "coordinator/engine.h"
-#include "coordinator/exposure.h"
 #include "coordinator/grpc_visitor.h"
+#include "coordinator/guard.h"
 #include "coordinator/http_service.h"
 #include "coordinator/inference_service.h"
 #include "coordinator/remote_workers.h"
@@ -97,10 +95,8 @@ struct Coordinator {
 
   std::unique_ptr<Tokenizer> tokenizer;  // may be null
   SteadyClock steady;
-  RunningClock clock{&steady};    // the loop of Serve looks at it
-  std::unique_ptr<Keys> keys;     // null: there are none
-  std::unique_ptr<TlsFiles> tls;  // null: no TLS
-  std::unique_ptr<LiveCertificates> certificates;  // of gRPC; null: no TLS
+  RunningClock clock{&steady};  // the loop of Serve looks at it
+  Guard guard;
   std::unique_ptr<Connections> connections;
   std::unique_ptr<Engine> engine;
   std::unique_ptr<Doorkeeper> keeper;
@@ -129,7 +125,7 @@ struct Coordinator {
     inference->Tick();
   }
   void StopAccepting() {
-    if (tls != nullptr) tls->StopWatching();
+    if (guard.tls != nullptr) guard.tls->StopWatching();
     if (connections != nullptr) connections->Stop();
   }
 };
@@ -177,87 +173,6 @@ std::string ModelIdOf(const CoordinatorFlags& flags) {
   return last.empty() ? model : last;
 }
 
-// The name of the file's flag goes before what is wrong with it.
-absl::Status OfFlag(const char* flag, const absl::Status& status) {
-  return absl::Status(status.code(),
-                      absl::StrCat(flag, ": ", status.message()));
-}
-
-TlsMaterial MaterialOfGrpc(const TlsState& state) {
-  const char* between = state.peer_roots.empty() ? "" : "\n";
-  return {.chain = state.chain,
-          .key = state.key,
-          .roots = absl::StrCat(state.peer_roots, between, state.worker_roots),
-          .other_end_must_show = state.peer_ca != nullptr};
-}
-
-TlsMaterial MaterialOfHttp(const TlsState& state) {
-  return {.chain = state.chain,
-          .key = state.key,
-          .roots = state.peer_roots,
-          .other_end_must_show = state.peer_ca != nullptr};
-}
-
-absl::Status LoadCertificates(const AccessFlags& flags, Coordinator* c) {
-  const TlsPaths paths = {.certificate = flags.certificate,
-                          .key = flags.key,
-                          .peer_ca = flags.client_ca,
-                          .worker_ca = flags.worker_ca};
-  if (!paths.any()) return absl::OkStatus();
-  absl::StatusOr<std::unique_ptr<TlsFiles>> files = TlsFiles::Load(paths);
-  if (!files.ok()) return OfFlag("--tls-cert", files.status());
-  c->tls = *std::move(files);
-  c->certificates =
-      std::make_unique<LiveCertificates>(MaterialOfGrpc(*c->tls->state()));
-  return absl::OkStatus();
-}
-
-// Null without TLS.
-std::function<double()> CertificateExpiresOf(const Coordinator* c) {
-  if (c->tls == nullptr) return nullptr;
-  return [tls = c->tls.get()] {
-    return static_cast<double>(tls->state()->expires);
-  };
-}
-
-// New connections take new certificates.
-void FollowCertificates(Coordinator* c) {
-  if (c->tls == nullptr) return;
-  c->tls->Watch([c](const TlsState& state) {
-    c->certificates->Replace(MaterialOfGrpc(state));
-    if (c->http == nullptr) return;
-    const absl::Status taken = c->http->SetTls(MaterialOfHttp(state));
-    if (!taken.ok()) {
-      H2O_LOG(LogLevel::kError)
-          << "HTTP keeps its old certificates: " << taken.message();
-    }
-  });
-}
-
-DoorkeeperOptions::Workers WorkersOf(const CoordinatorFlags& flags) {
-  using Workers = DoorkeeperOptions::Workers;
-  if (!flags.worker_socket.empty()) return Workers::kOfTheSocket;
-  const AccessFlags& access = flags.access;
-  const bool trusts_all = access.api_keys.empty() && access.client_ca.empty();
-  return trusts_all ? Workers::kAll : Workers::kOfThisHost;
-}
-
-absl::Status MakeKeeper(const CoordinatorFlags& flags, Coordinator* c) {
-  if (const std::string& file = flags.access.api_keys; !file.empty()) {
-    absl::StatusOr<std::unique_ptr<Keys>> keys = Keys::Load(file);
-    if (!keys.ok()) return OfFlag("--api-keys", keys.status());
-    c->keys = *std::move(keys);
-  }
-  c->keeper = std::make_unique<Doorkeeper>(
-      DoorkeeperOptions{
-          .keys = c->keys.get(),
-          .model_names = {ModelIdOf(flags), flags.model.spec.model},
-          .tls = c->tls.get(),
-          .workers = WorkersOf(flags)},
-      c->engine.get(), &c->clock);
-  return absl::OkStatus();
-}
-
 // Makes and starts the server, and lets connections come in.
 absl::Status StartServer(const CoordinatorFlags& flags, Coordinator* c) {
   grpc::EnableDefaultHealthCheckService(true);
@@ -270,7 +185,7 @@ absl::Status StartServer(const CoordinatorFlags& flags, Coordinator* c) {
   c->acceptor = ServeAsCoordinator(
       {.max_message_bytes = MaxMessageBytes(flags),
        .max_streams = static_cast<int>(std::min<int64_t>(streams, 1 << 20))},
-      c->certificates.get(), &builder);
+      c->guard.certificates.get(), &builder);
   if (!flags.worker_socket.empty()) {
     ServeLocalWorkers(flags.worker_socket, &builder);
   }
@@ -284,7 +199,8 @@ absl::Status StartServer(const CoordinatorFlags& flags, Coordinator* c) {
   using Kind = Greetings::Kind;
   c->connections->Start(
       {.max_connections = MaxConnections(flags),
-       .greetings = {.kind = c->tls != nullptr ? Kind::kTls : Kind::kHttp2,
+       .greetings = {.kind =
+                         c->guard.tls != nullptr ? Kind::kTls : Kind::kHttp2,
                      .handshakes_per_second =
                          static_cast<double>(flags.max_handshakes)},
        .on_refused =
@@ -306,18 +222,13 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
     return absl::InvalidArgumentError(
         absl::StrCat("--listen: ", where.status().message()));
   }
-  H2O_RETURN_IF_ERROR(
-      CheckExposure({flags.listen, flags.http},
-                    {.tls = !flags.access.certificate.empty(),
-                     .clients_prove = !flags.access.api_keys.empty() ||
-                                      !flags.access.client_ca.empty(),
-                     .required = flags.access.require_auth}));
+  H2O_RETURN_IF_ERROR(CheckExposure(flags));
   const ModelSpec& model = flags.model.spec;
   H2O_ASSIGN_OR_RETURN(const ModelConfig config, ConfigOf(model));
   H2O_RETURN_IF_ERROR(ValidateTensorParallel(config, flags.tp));
   H2O_ASSIGN_OR_RETURN(const EngineOptions options, EngineOptionsOf(flags));
   auto c = std::make_unique<Coordinator>();
-  H2O_RETURN_IF_ERROR(LoadCertificates(flags.access, c.get()));
+  H2O_ASSIGN_OR_RETURN(c->guard, Guard::Load(flags.access));
   H2O_ASSIGN_OR_RETURN(
       c->connections,
       Connections::Listen(&*where,
@@ -336,7 +247,10 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
       c->engine,
       Engine::Create(options, config, c->tokenizer.get(), &c->clock));
   Engine* const engine = c->engine.get();
-  H2O_RETURN_IF_ERROR(MakeKeeper(flags, c.get()));
+  DoorkeeperOptions keeper = DoorkeeperOptionsOf(flags, c->guard);
+  keeper.model_names = {ModelIdOf(flags), model.model};
+  c->keeper =
+      std::make_unique<Doorkeeper>(std::move(keeper), engine, &c->clock);
   c->workers = std::make_unique<RemoteWorkers>(
       RemoteWorkersOptions{
           .config = config,
@@ -391,6 +305,23 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
   return c;
 }
 
+HttpServerOptions HttpOptionsOf(const CoordinatorFlags& flags,
+                                const Coordinator& c) {
+  HttpServerOptions options;
+  options.max_connections = MaxConnections(flags);
+  options.max_body_bytes = flags.max_request_bytes;
+  options.header_seconds = flags.http_header_timeout_seconds;
+  options.body_seconds = flags.client_timeout_seconds;
+  options.handshakes_per_second = flags.max_handshakes;
+  options.on_refused = [engine = c.engine.get()](HttpRefusal refusal) {
+    engine->CountRefusal(refusal == HttpRefusal::kConnection
+                             ? Refusal::kConnection
+                             : Refusal::kBadRequest);
+  };
+  if (c.guard.tls != nullptr) options.tls = c.guard.MaterialOfHttp();
+  return options;
+}
+
 // Serves HTTP where `flags` say, or at `if_free`, if that is not taken.
 absl::Status StartHttp(const CoordinatorFlags& flags,
                        const std::string& if_free, Coordinator* c) {
@@ -403,6 +334,10 @@ absl::Status StartHttp(const CoordinatorFlags& flags,
         absl::StrCat("--http: ", where.status().message()));
   }
   RemoteWorkers* const workers = c->workers.get();
+  std::function<double()> expires;  // null without TLS
+  if (c->guard.tls != nullptr) {
+    expires = [guard = &c->guard] { return guard->Expires(); };
+  }
   c->http_service = std::make_unique<HttpService>(
       HttpServiceOptions{
           .model_id = ModelIdOf(flags),
@@ -414,22 +349,10 @@ absl::Status StartHttp(const CoordinatorFlags& flags,
               flags.access.metrics_need_key ? Right::kKey : Right::kNone,
           .step_deadline_seconds = flags.step_deadline_ms / 1000.0,
           .loading = [workers] { return workers->Progress(); },
-          .certificate_expires = CertificateExpiresOf(c)},
+          .certificate_expires = expires},
       c->engine.get(), &c->clock);
-  HttpServerOptions options;
-  options.max_connections = flags.max_connections;
-  options.max_body_bytes = flags.max_request_bytes;
-  options.header_seconds = flags.http_header_timeout_seconds;
-  options.body_seconds = flags.client_timeout_seconds;
-  options.handshakes_per_second = flags.max_handshakes;
-  options.on_refused = [engine = c->engine.get()](HttpRefusal refusal) {
-    engine->CountRefusal(refusal == HttpRefusal::kConnection
-                             ? Refusal::kConnection
-                             : Refusal::kBadRequest);
-  };
-  if (c->tls != nullptr) options.tls = MaterialOfHttp(*c->tls->state());
   absl::StatusOr<std::unique_ptr<HttpServer>> server = HttpServer::Start(
-      *where, options,
+      *where, HttpOptionsOf(flags, *c),
       [service = c->http_service.get()](
           const HttpRequest& request, const std::shared_ptr<HttpReply>& reply) {
         service->Handle(request, reply.get());
@@ -519,7 +442,8 @@ absl::Status Run(const CoordinatorFlags& flags, const std::string& http_if_free,
   H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Coordinator> coordinator,
                        Make(flags, &events));
   H2O_RETURN_IF_ERROR(StartHttp(flags, http_if_free, coordinator.get()));
-  FollowCertificates(coordinator.get());
+  Guard& guard = coordinator->guard;
+  if (guard.tls != nullptr) guard.Follow(coordinator->http.get());
   StopSignals stop_signals;
   const int signal = Serve(coordinator.get(), events, signals, &stop_signals);
   const Engine::Counters open = coordinator->engine->counters();
