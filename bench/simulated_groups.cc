@@ -301,7 +301,7 @@ class Groups final : public SimulatedGroups {
 Rank::Rank(Groups* groups, const SimulatedGroupsOptions& options)
     : groups_(groups),
       version_(options.version),
-      channel_(WorkerChannel(options.coordinator)),
+      channel_(WorkerChannel(options.coordinator, /*certificates=*/nullptr)),
       stub_(wire::Workers::NewStub(channel_)) {}
 
 wire::WorkerMessage Rank::Hello(const std::string& mesh_address) const {
