@@ -36,6 +36,9 @@ struct EngineOptions {
   ReplayMode replay = ReplayMode::kOff;
   // With replay: how long a request waits for a group that could run it.
   double replay_timeout_seconds = 120;
+  // The requests of a group that drains may finish there for this long; then
+  // they move to another one, as those of a lost group do.
+  double drain_seconds = 20;
 };
 
 }  // namespace h2o

@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -22,16 +21,15 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "access/tls_files.h"
 #include "base/clock.h"
 #include "base/entropy.h"
-#include "base/host_port.h"
 #include "base/status_macros.h"
 #include "base/stop_signals.h"
 #include "clients/answers.h"
 #include "clients/commands.h"
 #include "clients/input.h"
 #include "clients/retry.h"
+#include "clients/server_address.h"
 #include "flags/access_flags.h"
 #include "flags/exit_code.h"
 #include "flags/flags.h"
@@ -286,46 +284,6 @@ class Signals {
  private:
   sigset_t set_, before_;
 };
-
-// Where no proxy is to be used, as gRPC and curl are told.
-std::string NoProxy() {
-  for (const char* name : {"no_grpc_proxy", "no_proxy", "NO_PROXY"}) {
-    if (const char* value = std::getenv(name)) return value;
-  }
-  return "";
-}
-
-absl::Status CheckServer(const std::string& server) {
-  const absl::StatusOr<HostPort> address = ParseHostPort(server);
-  if (address.ok() && address->port > 0) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(
-      "--server: ", address.ok() ? absl::string_view("port 0 is no server's")
-                                 : address.status().message()));
-}
-
-// A header takes printable characters.
-absl::Status CheckKey(const std::string& key) {
-  const bool plain = std::all_of(key.begin(), key.end(),
-                                 [](char c) { return c > ' ' && c <= '~'; });
-  if (plain) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      "--api-key: a key has printable characters of ASCII and no blanks");
-}
-
-absl::StatusOr<TlsMaterial> MaterialOf(const ClientTlsFlags& flags) {
-  if (flags.ca.empty()) return TlsMaterial();
-  absl::StatusOr<std::unique_ptr<TlsFiles>> files =
-      TlsFiles::Load({.certificate = flags.certificate,
-                      .key = flags.key,
-                      .peer_ca = flags.ca});
-  if (!files.ok()) {
-    return absl::Status(files.status().code(),
-                        absl::StrCat("--tls-ca: ", files.status().message()));
-  }
-  const auto state = (*files)->state();
-  return TlsMaterial{
-      .chain = state->chain, .key = state->key, .roots = state->peer_roots};
-}
 
 absl::Status Run(const CallFlags& flags) {
   if (!flags.trace.empty()) {

@@ -44,6 +44,7 @@ struct Child {
   std::optional<int> status;      // of waitpid, once it has ended
   bool reported = false;          // its end has been logged
   std::optional<double> lost_at;  // when the group of this worker was lost
+  std::optional<double> left_at;  // when it was let go, in order
 };
 
 // Starts `program` with `arguments`; `events`, if not -1, stays open in it. The

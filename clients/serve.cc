@@ -3,7 +3,8 @@
 //
 // The programs lie beside this one.  They end when it ends, in whatever way.
 // Workers that are lost are started again, ever later if it happens again and
-// again (restarts.h); the groups that are left go on meanwhile.  If the
+// again (restarts.h); the groups that are left go on meanwhile.  Workers that
+// have drained start again at once.  If the
 // coordinator is lost, or workers before they were ready, all are stopped and
 // the error names what was lost.
 #include <errno.h>
@@ -54,7 +55,7 @@ constexpr double kFarewellSeconds = 3;
 // this time.
 constexpr double kNudgeSeconds = 0.5;
 
-// A rank whose group was lost, and that has not ended after this time, hangs.
+// A rank whose group is over, and that has not ended after this time, hangs.
 constexpr double kStuckSeconds = 5;
 
 struct ServeFlags {
@@ -209,6 +210,7 @@ class Supervisor {
         OnLoss();
       }
       EndStragglers();
+      H2O_RETURN_IF_ERROR(RestartDrained());
       H2O_RETURN_IF_ERROR(Restart());
       if (stopping_ && Now() > stop_deadline_) break;
     }
@@ -272,6 +274,16 @@ class Supervisor {
                               WorkerArguments(flags_, address, worker), -1,
                               &child));
     return child;
+  }
+
+  absl::Status RestartDrained() {
+    for (size_t i = 1; i < children_.size() && !stopping_; ++i) {
+      if (!children_[i].left_at || !children_[i].status) continue;
+      H2O_LOG() << children_[i].name << " has drained and starts again";
+      H2O_ASSIGN_OR_RETURN(children_[i], StartWorker(CallableAddress(address_),
+                                                     static_cast<int>(i) - 1));
+    }
+    return absl::OkStatus();
   }
 
   // Starts lost workers again, when it is time and they have ended.
@@ -338,6 +350,7 @@ class Supervisor {
     if (what == "http") http_ = rest;
     if (what == "stopping") coordinator_stops_ = true;
     if (what == "over") OnGroupOver(rest);
+    if (what == "left") OnGroupLeft(rest);
     return absl::OkStatus();
   }
 
@@ -346,13 +359,26 @@ class Supervisor {
     if (told_) return;  // the ranks may leave
     const auto [pids, reason] = std::pair<std::string, std::string>(
         absl::StrSplit(line, absl::MaxSplits(' ', 1)));
-    for (const absl::string_view pid : absl::StrSplit(pids, ',')) {
-      for (Child& child : children_) {
-        if (pid == absl::StrCat(child.pid)) child.lost_at = Now();
-      }
-    }
+    for (Child* child : ChildrenOf(pids)) child->lost_at = Now();
     NoteLoss();
     if (loss_->group.empty()) loss_->group = reason;
+  }
+
+  // Likewise; the ranks are about to be let go.
+  void OnGroupLeft(const std::string& line) {
+    for (Child* child : ChildrenOf(line.substr(0, line.find(' ')))) {
+      child->left_at = Now();
+    }
+  }
+
+  std::vector<Child*> ChildrenOf(const std::string& pids) {
+    std::vector<Child*> found;
+    for (const absl::string_view pid : absl::StrSplit(pids, ',')) {
+      for (Child& child : children_) {
+        if (pid == absl::StrCat(child.pid)) found.push_back(&child);
+      }
+    }
+    return found;
   }
 
   void OnSignal() {
@@ -381,7 +407,7 @@ class Supervisor {
       }
       child.status = status;
       while (child.log.fd() >= 0) PassOn(&child);
-      if (child.lost_at && !loss_) {
+      if (child.left_at || (child.lost_at && !loss_)) {
         child.reported = true;  // with its group
       } else if (!stopping_) {
         NoteLoss();
@@ -427,10 +453,11 @@ class Supervisor {
       SignalAll(children_, SIGTERM);
       stop_deadline_ = std::min(stop_deadline_, Now() + kFarewellSeconds);
     }
-    // Ranks of a lost group end by themselves, unless they are stuck.
+    // Ranks whose group is over end by themselves, unless they are stuck.
     for (const Child& child : children_) {
-      if (child.lost_at && !child.status &&
-          Now() > *child.lost_at + kStuckSeconds) {
+      const std::optional<double> over =
+          child.lost_at ? child.lost_at : child.left_at;
+      if (over && !child.status && Now() > *over + kStuckSeconds) {
         kill(child.pid, SIGKILL);
       }
     }

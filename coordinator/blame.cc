@@ -25,26 +25,35 @@ std::string Seconds(double seconds) {
   return text;
 }
 
-absl::Status Complaint(const RankState& rank) {
-  return absl::UnavailableError(
-      absl::StrCat(rank.name, " reports: ", rank.complaint));
+Blame Complaint(const RanksState& state, int rank) {
+  const RankState& r = state.ranks[rank];
+  return {
+      absl::UnavailableError(absl::StrCat(r.name, " reports: ", r.complaint)),
+      FaultKind::kCollective, rank};
 }
 
-absl::Status FirstComplaint(const RanksState& state) {
-  for (const RankState& rank : state.ranks) {
-    if (!rank.complaint.empty()) return Complaint(rank);
+Blame FirstComplaint(const RanksState& state) {
+  for (size_t r = 0; r < state.ranks.size(); ++r) {
+    if (!state.ranks[r].complaint.empty()) {
+      return Complaint(state, static_cast<int>(r));
+    }
   }
-  return absl::OkStatus();
+  return {};
 }
 
-absl::Status PastDeadline(const RanksState& state, double waited) {
+Blame PastDeadline(const RanksState& state, double waited) {
   std::vector<std::string> silent;
-  for (const RankState& rank : state.ranks) {
-    if (IsSuspect(rank)) silent.push_back(rank.name);
+  int first = -1;
+  for (size_t r = 0; r < state.ranks.size(); ++r) {
+    if (!IsSuspect(state.ranks[r])) continue;
+    silent.push_back(state.ranks[r].name);
+    if (first < 0) first = static_cast<int>(r);
   }
-  return absl::UnavailableError(absl::StrCat(
-      absl::StrJoin(silent, " and "), silent.size() == 1 ? " is" : " are",
-      " silent for ", Seconds(waited), ", past the step deadline"));
+  return {
+      absl::UnavailableError(absl::StrCat(
+          absl::StrJoin(silent, " and "), silent.size() == 1 ? " is" : " are",
+          " silent for ", Seconds(waited), ", past the step deadline")),
+      FaultKind::kSilence, first};
 }
 
 }  // namespace
@@ -53,51 +62,52 @@ double StepBegan(const RanksState& state) {
   return std::max(state.sent.front(), state.last_done);
 }
 
-absl::Status AfterFailure(const RanksState& state, int rank,
-                          const absl::Status& failure) {
-  const RankState& failed = state.ranks[rank];
+Blame AfterFailure(const RanksState& state, int rank,
+                   const absl::Status& failure) {
   if (!absl::IsUnavailable(failure)) {
-    return absl::UnavailableError(
-        absl::StrCat(failed.name, " failed: ", failure.ToString()));
+    return {absl::UnavailableError(absl::StrCat(
+                state.ranks[rank].name, " failed: ", failure.ToString())),
+            FaultKind::kFailure, rank};
   }
-  return AnySuspect(state) ? absl::OkStatus() : Complaint(failed);
+  return AnySuspect(state) ? Blame() : Complaint(state, rank);
 }
 
-absl::Status AfterEnd(const RankState& rank) {
-  if (!rank.complaint.empty()) return Complaint(rank);
-  return absl::UnavailableError(absl::StrCat(rank.name, " is gone"));
+Blame AfterEnd(const RanksState& state, int rank) {
+  const RankState& ended = state.ranks[rank];
+  if (!ended.complaint.empty()) return Complaint(state, rank);
+  return {absl::UnavailableError(absl::StrCat(ended.name, " is gone")),
+          FaultKind::kExit, rank};
 }
 
-absl::Status CheckStep(const RanksState& state, const RankDeadlines& deadlines,
-                       double now) {
+Blame CheckStep(const RanksState& state, const RankDeadlines& deadlines,
+                double now) {
   if (!AnySuspect(state)) return FirstComplaint(state);
   const double waited = now - StepBegan(state);
-  return waited < deadlines.step ? absl::OkStatus()
-                                 : PastDeadline(state, waited);
+  return waited < deadlines.step ? Blame() : PastDeadline(state, waited);
 }
 
-absl::Status CheckRanks(const RanksState& state, const RankDeadlines& deadlines,
-                        double now, bool draining) {
-  for (const RankState& rank : state.ranks) {
-    if (!rank.loaded && now - rank.answered > deadlines.answer) {
-      return absl::UnavailableError(
-          absl::StrCat(rank.name, " did not answer for ",
-                       Seconds(now - rank.answered), " while loading"));
+Blame CheckRanks(const RanksState& state, const RankDeadlines& deadlines,
+                 double now) {
+  const auto silent = [&](int rank, const std::string& words) {
+    return Blame{
+        absl::UnavailableError(absl::StrCat(state.ranks[rank].name, words)),
+        FaultKind::kSilence, rank};
+  };
+  for (int r = 0; r < static_cast<int>(state.ranks.size()); ++r) {
+    const RankState& rank = state.ranks[r];
+    if (rank.loaded) continue;
+    if (const double waited = now - rank.answered; waited > deadlines.answer) {
+      return silent(r, absl::StrCat(" did not answer for ", Seconds(waited),
+                                    " while loading"));
     }
-    if (!rank.loaded && now - rank.heard > deadlines.load) {
-      return absl::UnavailableError(absl::StrCat(rank.name, " is silent for ",
-                                                 Seconds(now - rank.heard),
-                                                 " while loading"));
-    }
-    if (rank.leaving > 0 && !draining &&
-        now - rank.leaving > deadlines.leaving) {
-      return absl::UnavailableError(
-          absl::StrCat(rank.name, " was told to stop"));
+    if (const double waited = now - rank.heard; waited > deadlines.load) {
+      return silent(r, absl::StrCat(" is silent for ", Seconds(waited),
+                                    " while loading"));
     }
   }
   const bool old_complaint = state.complained > 0 && state.sent.empty() &&
                              now - state.complained > deadlines.complaint;
-  return old_complaint ? FirstComplaint(state) : absl::OkStatus();
+  return old_complaint ? FirstComplaint(state) : Blame();
 }
 
 }  // namespace h2o

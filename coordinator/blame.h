@@ -7,8 +7,6 @@
 // may be about to break, or it may stay silent until the step deadline.
 //
 // Units    seconds; points in time are those of one clock.
-// Errors   each function returns OK if the group may go on, or UNAVAILABLE
-//          naming the rank and what it did.
 #pragma once
 
 #include <deque>
@@ -16,8 +14,20 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "coordinator/fault.h"
 
 namespace h2o {
+
+// What a group is lost for.
+struct Blame {
+  // OK if the group may go on, else UNAVAILABLE naming the rank and what it
+  // did.
+  absl::Status status;
+  FaultKind kind = FaultKind::kExit;
+  int rank = -1;  // of several, the first
+
+  bool ok() const { return status.ok(); }
+};
 
 struct RankState {
   std::string name;  // "rank 1 (10.0.0.1:4000, cpu, pid 7)"
@@ -25,7 +35,6 @@ struct RankState {
   bool owes = true;       // the result of the oldest plan, or of the next
   double heard = 0;       // when it last said something of its own
   double answered = 0;    // when it last answered that it is there
-  double leaving = 0;     // when it was told to stop; 0: it was not
   std::string complaint;  // about another rank; empty: none
 };
 
@@ -46,9 +55,6 @@ struct RankDeadlines {
   // A complaint of a rank waits this long, while no plan runs, for the stream
   // of another rank to break.
   double complaint = 0.3;
-  // A rank that was told to stop keeps its group this long.  When a whole job
-  // is told to stop at once, the coordinator drains within that time.
-  double leaving = 1;
 };
 
 // Since when the oldest plan runs: a plan that was sent ahead starts when the
@@ -56,18 +62,18 @@ struct RankDeadlines {
 double StepBegan(const RanksState& state);
 
 // Rank `rank` said that it failed; its complaint, if it is one, is in `state`.
-absl::Status AfterFailure(const RanksState& state, int rank,
-                          const absl::Status& failure);
+Blame AfterFailure(const RanksState& state, int rank,
+                   const absl::Status& failure);
 
 // The stream of `rank` ended.  Never OK.
-absl::Status AfterEnd(const RankState& rank);
+Blame AfterEnd(const RanksState& state, int rank);
 
 // While a plan runs.  REQUIRES: some rank owes its result.
-absl::Status CheckStep(const RanksState& state, const RankDeadlines& deadlines,
-                       double now);
+Blame CheckStep(const RanksState& state, const RankDeadlines& deadlines,
+                double now);
 
-// At any time.  `draining`: ranks may leave.
-absl::Status CheckRanks(const RanksState& state, const RankDeadlines& deadlines,
-                        double now, bool draining);
+// At any time.
+Blame CheckRanks(const RanksState& state, const RankDeadlines& deadlines,
+                 double now);
 
 }  // namespace h2o

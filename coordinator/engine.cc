@@ -18,6 +18,11 @@ constexpr int kEncoderThreads = 2;
 
 constexpr double kDrainTurnSeconds = 0.25;
 
+// A group that should leave stays this long, even if it runs nothing.  When a
+// whole job is told to stop at once, the coordinator drains within that time,
+// and needs its groups for what waits.
+constexpr double kLeavingSeconds = 1;
+
 absl::Status NoGroupError() {
   return Refused(Refusal::kNoGroup,
                  absl::UnavailableError("no group of workers is ready"));
@@ -38,14 +43,16 @@ absl::Status ShutDownError() {
 struct Engine::LiveGroup {
   LiveGroup(uint64_t number, uint64_t shape,
             std::unique_ptr<WorkerGroup> workers, const EngineOptions& options,
-            TenantAccounts* tenants, double now,
-            std::function<void(absl::Status)> on_lost)
+            TenantAccounts* tenants, double now, GroupObserver observer)
       : work(number, shape, std::move(workers), options, tenants, now),
-        on_lost(std::move(on_lost)) {}
+        observer(std::move(observer)) {}
 
   GroupAtWork work;
-  bool found_over = false;  // by Tick, for the loop to deal with
-  const std::function<void(absl::Status)> on_lost;
+  // Set by Tick, for the loop to deal with.
+  bool found_over = false;
+  std::optional<double> leaves_since;
+  bool released = false;  // nothing more is planned; what still runs moves
+  const GroupObserver observer;
   std::thread loop;
 };
 
@@ -130,7 +137,7 @@ Engine::~Engine() {
 }
 
 void Engine::AddGroup(std::unique_ptr<WorkerGroup> workers,
-                      std::function<void(absl::Status)> on_lost) {
+                      GroupObserver observer) {
   Monitor::Lock lock(monitor_);
   if (!deliverer_.joinable()) {
     deliverer_ = std::thread([this] { DeliverOutbox(); });
@@ -146,7 +153,7 @@ void Engine::AddGroup(std::unique_ptr<WorkerGroup> workers,
   const uint64_t shape = placement_.ShapeOf(workers->info());
   groups_.push_back(std::make_unique<LiveGroup>(
       next_group_++, shape, std::move(workers), options_, &tenants_, now,
-      std::move(on_lost)));
+      std::move(observer)));
   LiveGroup* group = groups_.back().get();
   placement_.Add(&group->work);
   CountPool();
@@ -332,6 +339,7 @@ void Engine::Tick() {
     Monitor::Lock lock(monitor_);
     for (const std::unique_ptr<LiveGroup>& group : groups_) {
       group->found_over |= !group->work.workers().status().ok();
+      LookWhetherItLeaves(group.get());
     }
     ExpireDeadlines();
     if (options_.max_queue_seconds > 0) ExpireQueued();
@@ -342,9 +350,25 @@ void Engine::Tick() {
   for (std::thread& thread : ended) thread.join();
 }
 
+void Engine::LookWhetherItLeaves(LiveGroup* group) {
+  if (draining_ || group->work.workers().leaving().ok()) return;
+  const double now = clock_->Now();
+  if (!group->leaves_since) {
+    group->leaves_since = now;
+    group->work.set_closed(true);
+    placement_.Close(&group->work, now);
+  }
+  const double waited = now - *group->leaves_since;
+  const bool done = group->work.num_running() == 0;
+  group->released |=
+      waited >= kLeavingSeconds && (done || waited >= options_.drain_seconds);
+}
+
 void Engine::Drain(double grace_seconds) {
   Monitor::Lock lock(monitor_);
   draining_ = true;
+  // Workers that were told to stop with the coordinator stay to the end.
+  for (const auto& group : groups_) group->work.set_closed(group->released);
   // Turns are counted and not time, which may pass while nothing runs.
   bool idle = false;
   for (double left = grace_seconds; !idle; left -= kDrainTurnSeconds) {
@@ -381,9 +405,16 @@ Engine::Counters Engine::counters() const {
   return c;
 }
 
-absl::Status Engine::Open() const {
+absl::Status Engine::Ready() const {
   Monitor::Lock lock(monitor_);
-  return CheckOpen();
+  H2O_RETURN_IF_ERROR(CheckOpen());
+  absl::Status ready;
+  for (const auto& group : groups_) {
+    if (group->work.takes_requests()) return absl::OkStatus();
+    const WorkerGroup& workers = group->work.workers();
+    ready = workers.status().ok() ? workers.leaving() : workers.status();
+  }
+  return ready;
 }
 
 std::vector<GroupStatus> Engine::groups() const {
@@ -413,15 +444,18 @@ double Engine::queue_age_seconds() const {
   return queue_.OldestSeconds(now);
 }
 
-double Engine::stalled_seconds() const {
+absl::Status Engine::Progress(double longest) const {
   const double now = clock_->Now();
   Monitor::Lock lock(monitor_);
-  double longest = 0;
   for (const auto& group : groups_) {
     if (group->work.num_running() == 0) continue;
-    longest = std::max(longest, now - group->work.busy_since());
+    const double stalled = now - group->work.busy_since();
+    if (stalled <= longest) continue;
+    return absl::UnavailableError(absl::StrCat(
+        "requests run in group ", group->work.workers().info().number,
+        ", but no step has ended for ", stalled, " s"));
   }
-  return longest;
+  return absl::OkStatus();
 }
 
 absl::Status Engine::CheckOpen() const {
@@ -540,11 +574,13 @@ absl::Status Engine::RunPlans(LiveGroup* group) {
   Monitor::Lock lock(monitor_);
   while (true) {
     lock.Await([&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_) {
-      return stopping_ || group->found_over || work.IsBusy();
+      return stopping_ || group->found_over || group->released || work.IsBusy();
     });
     if (stopping_) return absl::OkStatus();
     if (group->found_over) return workers.status();
-    if (work.CanPlan()) {
+    if (group->released) {
+      if (!work.has_plans_in_flight()) return absl::OkStatus();
+    } else if (work.CanPlan()) {
       const StepPlan plan = work.MakePlan(clock_->Now());
       lock.Release();
       H2O_RETURN_IF_ERROR(workers.Submit(plan));
@@ -559,10 +595,14 @@ absl::Status Engine::RunPlans(LiveGroup* group) {
     const double now = clock_->Now();
     const size_t before = work.num_running();
     work.Deliver(std::move(result), now, &counters_, &outbox);
+    const std::string non_finite = work.TakeNonFinite();
     if (work.num_running() < before) Place(now);
     ++delivering_;
     lock.Release();
     outbox.Deliver();
+    if (!non_finite.empty() && group->observer.on_non_finite) {
+      group->observer.on_non_finite(non_finite, work.history());
+    }
     lock.Acquire();
     --delivering_;
   }
@@ -572,16 +612,20 @@ void Engine::Loop(LiveGroup* group) {
   const absl::Status status = RunPlans(group);
   Outbox outbox;
   std::unique_ptr<LiveGroup> mine;
+  bool leaves = false;
   {
     Monitor::Lock lock(monitor_);
     mine = Remove(group);
+    leaves = status.ok() && mine->released && !stopping_;
+    if (leaves) EndWithout(mine.get(), mine->work.workers().leaving(), &outbox);
     if (!status.ok()) EndWithout(mine.get(), status, &outbox);
     ++delivering_;
   }
-  if (!status.ok()) {
-    mine->work.workers().Abort(status);
-    outbox.Deliver();
-    if (mine->on_lost) mine->on_lost(status);
+  if (leaves) mine->work.workers().Release();
+  if (!status.ok()) mine->work.workers().Abort(status);
+  outbox.Deliver();
+  if (!status.ok() && mine->observer.on_lost) {
+    mine->observer.on_lost(status, mine->work.history());
   }
   std::thread self = std::move(mine->loop);
   mine.reset();  // frees the workers, which may take long
@@ -607,12 +651,12 @@ bool Engine::CouldRun(Sequence* sequence) const {
              : CanEverFit(sequence).ok();
 }
 
-void Engine::EndWithout(LiveGroup* lost, const absl::Status& reason,
+void Engine::EndWithout(LiveGroup* gone, const absl::Status& reason,
                         Outbox* outbox) {
   if (options_.replay == ReplayMode::kOff) {
-    lost->work.FailAll(reason, clock_->Now(), &counters_, outbox);
+    gone->work.FailAll(reason, clock_->Now(), &counters_, outbox);
   } else {
-    Requeue(lost, reason, outbox);
+    Requeue(gone, reason, outbox);
   }
   // Requests that no remaining group can run would wait for ever.
   MarkStranded(reason);
@@ -634,13 +678,15 @@ void Engine::MarkStranded(const std::optional<absl::Status>& lost) {
   for (const uint64_t id : changed) queue_.Refile(id, now);
 }
 
-void Engine::Requeue(LiveGroup* lost, const absl::Status& reason,
+void Engine::Requeue(LiveGroup* gone, const absl::Status& reason,
                      Outbox* outbox) {
   const double now = clock_->Now();
-  for (std::unique_ptr<Sequence>& sequence : lost->work.TakeAll(now)) {
-    if (sequence->CanReplay()) {
+  const Sequence::Move move =
+      gone->released ? Sequence::Move::kDrained : Sequence::Move::kLost;
+  for (std::unique_ptr<Sequence>& sequence : gone->work.TakeAll(now)) {
+    if (move == Sequence::Move::kDrained || sequence->CanReplay()) {
       ++counters_.replays;
-      sequence->Requeue(options_.replay);
+      sequence->Requeue(options_.replay, move);
       queue_.Push(std::move(sequence), now);
       continue;
     }

@@ -25,6 +25,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -43,6 +44,7 @@
 #include "coordinator/placement.h"
 #include "coordinator/request_queue.h"
 #include "coordinator/request_spec.h"
+#include "coordinator/step_history.h"
 #include "coordinator/tenant_accounts.h"
 #include "coordinator/tenant_status.h"
 #include "coordinator/text_encoder.h"
@@ -67,11 +69,19 @@ class Engine {
   // Ends all requests with UNAVAILABLE and delivers their last events.
   ~Engine();
 
-  // Adds a group; its loop thread starts at once.  If the group fails,
-  // `on_lost` is called once, from the loop thread, after the streams that the
-  // loss ends have ended.
+  // Hears of a group's faults, from its loop thread.  All may be null.
+  struct GroupObserver {
+    // The group failed; once, after the streams that the loss ends have ended.
+    std::function<void(const absl::Status& reason, const StepHistory& steps)>
+        on_lost;
+    // A request of it ended because its logits were not finite.
+    std::function<void(const std::string& words, const StepHistory& steps)>
+        on_non_finite;
+  };
+
+  // Adds a group; its loop thread starts at once.
   void AddGroup(std::unique_ptr<WorkerGroup> workers,
-                std::function<void(absl::Status)> on_lost);
+                GroupObserver observer = {});
   int num_groups() const;  // that are not lost
   // Geometry and pools of a group.  Errors: UNAVAILABLE if there is none.
   absl::StatusOr<GroupInfo> group_info() const;
@@ -99,7 +109,8 @@ class Engine {
 
   // Ends requests whose deadline has passed and queued ones that are older than
   // max_queue_seconds, keeps groups for those that have waited too long,
-  // notices groups that were lost while idle, and frees what lost groups leave
+  // notices groups that were lost while idle or that should leave, and frees
+  // what groups leave
   // behind.  The owner calls it about ten times a second.
   void Tick();
 
@@ -111,13 +122,13 @@ class Engine {
   Counters counters() const;
   // Counts what a door refused before Submit.  Takes no lock.
   void CountRefusal(Refusal reason);
-  // OK, or why new requests are refused.
-  absl::Status Open() const;
+  // OK if a group can admit, or why none can.
+  absl::Status Ready() const;
+  // OK, or that no step has ended for `longest` seconds while requests run.
+  absl::Status Progress(double longest) const;
   std::vector<GroupStatus> groups() const;  // that are not lost
   std::vector<TenantStatus> tenants() const;
   double queue_age_seconds() const;  // of the oldest that waits
-  // While requests run: since when no step has ended.  Otherwise 0.
-  double stalled_seconds() const;
 
  private:
   struct LiveGroup;  // at work, with its thread
@@ -144,6 +155,9 @@ class Engine {
   // The text of request `id` has become tokens, or cannot.
   void OnEncoded(uint64_t id, absl::StatusOr<Request> request);
 
+  // Notices that the group should leave, and lets it go when it may.
+  void LookWhetherItLeaves(LiveGroup* group)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
   // Moves requests from the queue to groups while they fit.
   void Place(double now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
 
@@ -159,7 +173,8 @@ class Engine {
 
   // The thread of a group.
   void Loop(LiveGroup* group);
-  // Plans, waits and streams until the engine stops (OK) or the group is lost.
+  // Plans, waits and streams until the engine stops or the group is released
+  // (OK both), or until it is lost.
   absl::Status RunPlans(LiveGroup* group);
   std::unique_ptr<LiveGroup> Remove(LiveGroup* group)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
@@ -170,11 +185,11 @@ class Engine {
   // `lost`, and those that one can run again.
   void MarkStranded(const std::optional<absl::Status>& lost)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
-  // Puts what a lost group ran back into the queue, or ends it.  Requests that
-  // only that group could run are stranded from now on.
-  void EndWithout(LiveGroup* lost, const absl::Status& reason, Outbox* outbox)
+  // Puts what a group that is gone ran back into the queue, or ends it.
+  // Requests that only that group could run are stranded from now on.
+  void EndWithout(LiveGroup* gone, const absl::Status& reason, Outbox* outbox)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
-  void Requeue(LiveGroup* lost, const absl::Status& reason, Outbox* outbox)
+  void Requeue(LiveGroup* gone, const absl::Status& reason, Outbox* outbox)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
   // The thread that delivers outbox_.
   void DeliverOutbox();

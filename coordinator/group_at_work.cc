@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/kv_page.h"
 #include "kv/kept_mass.h"
 
@@ -164,6 +165,7 @@ GroupStatus GroupAtWork::status(double now) const {
   status.number = workers_->info().number;
   status.running = static_cast<int64_t>(running_.size());
   status.busy_since = busy_since_;
+  status.leaving = std::string(workers_->leaving().message());
   const GroupInfo& info = workers_->info();
   const std::vector<double> answers = workers_->last_answers();
   int64_t heads = 0;
@@ -239,6 +241,11 @@ void GroupAtWork::Accept(const TokenResult& token, StepResult* result,
   const Running it = running_.find(token.sequence_id);
   if (it == running_.end()) return;  // ended after the plan was made
   Sequence& sequence = *it->second;
+  if (token.finish == FinishReason::kNonFinite && non_finite_.empty()) {
+    non_finite_ = absl::StrCat(
+        "logits at position ", sequence.next_logit_position(), " of request ",
+        sequence.id(), " are not finite; it ended, others go on");
+  }
   // One plan may hold a sequence's prefill and its first decode step.  So
   // traces and logits are matched to a token by their positions.
   const int32_t traced = sequence.next_traced_position();

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -39,6 +41,9 @@ class GroupAtWork {
   const WorkerGroup& workers() const { return *workers_; }
   const Admission& admission() const { return admission_; }
   size_t num_running() const { return running_.size(); }
+  // Whether it may be given requests.
+  bool takes_requests() const { return !closed_ && workers_->status().ok(); }
+  void set_closed(bool closed) { closed_ = closed; }
   bool has_seat() const {
     return static_cast<int>(running_.size()) < max_sequences_;
   }
@@ -80,6 +85,10 @@ class GroupAtWork {
   // workers that run nothing more.
   std::vector<std::unique_ptr<Sequence>> TakeAll(double now);
 
+  bool has_plans_in_flight() const { return plans_in_flight_ > 0; }
+  // The requests that ended since the last call because logits were not finite,
+  // for people; empty: none.
+  std::string TakeNonFinite() { return std::exchange(non_finite_, {}); }
   // Whether there is anything to plan or to wait for.
   bool IsBusy() const { return plans_in_flight_ > 0 || scheduler_.HasWork(); }
   // Whether the workers take another plan now: plans run one ahead.
@@ -120,6 +129,8 @@ class GroupAtWork {
   Deadlines deadlines_;  // of these
   int plans_in_flight_ = 0;
   double usual_charge_ = 0;  // slabs of the tightest rank, of recent sequences
+  std::string non_finite_;
+  bool closed_ = false;
   double last_result_ = -1;  // time of the last result while busy; -1: idle
   double answered_ = 0;      // the last result, or when the group came
   double busy_since_ = 0;    // the last result, or the first start behind it

@@ -9,7 +9,6 @@
 #include "api/request_json.h"
 #include "base/kv_page.h"
 #include "coordinator/metrics_page.h"
-#include "coordinator/status_page.h"
 
 namespace h2o {
 namespace {
@@ -155,21 +154,15 @@ HttpResponse HttpService::Health() {
 }
 
 HttpResponse HttpService::Progress() {
-  return HealthAnswer("progress", ProgressOf());
+  return HealthAnswer("progress",
+                      engine_->Progress(options_.step_deadline_seconds));
 }
 
 absl::Status HttpService::Readiness() const {
-  const absl::Status open = engine_->Open();
+  const absl::Status open = engine_->Ready();
   if (open.ok() || engine_->num_groups() > 0) return open;
   return absl::UnavailableError(
       absl::StrCat(open.message(), ": ", options_.loading()));
-}
-
-absl::Status HttpService::ProgressOf() const {
-  const double stalled = engine_->stalled_seconds();
-  if (stalled <= options_.step_deadline_seconds) return absl::OkStatus();
-  return absl::UnavailableError(
-      absl::StrCat("requests run, but no step has ended for ", stalled, " s"));
 }
 
 HttpResponse HttpService::Metrics() {
@@ -194,6 +187,7 @@ std::string HttpService::MakePage() const {
   source.page_slots = kPageSlots;
   source.groups = engine_->groups();
   source.tenants = engine_->tenants();
+  if (options_.faults != nullptr) source.faults = options_.faults->counts();
   source.queue_age_seconds = engine_->queue_age_seconds();
   if (options_.certificate_expires) {
     source.certificate_not_after = options_.certificate_expires();
@@ -207,14 +201,7 @@ HttpResponse HttpService::VersionOf() {
 
 HttpResponse HttpService::Status() {
   HttpResponse response;
-  response.body =
-      StatusPage({.model = options_.model_id,
-                  .version = options_.version,
-                  .commit = options_.commit,
-                  .counters = engine_->counters(),
-                  .groups = engine_->groups(),
-                  .tenants = engine_->tenants(),
-                  .queue_age_seconds = engine_->queue_age_seconds()});
+  response.body = options_.status();
   return response;
 }
 

@@ -3,6 +3,7 @@
 // Threads  Handle by any thread; it never waits.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -12,6 +13,7 @@
 #include "base/clock.h"
 #include "coordinator/doorkeeper.h"
 #include "coordinator/engine.h"
+#include "coordinator/fault_log.h"
 #include "http/http_server.h"
 
 namespace h2o {
@@ -28,6 +30,9 @@ struct HttpServiceOptions {
   std::function<std::string()> loading = [] { return std::string(); };
   // When the server's certificate expires (Unix, seconds); null: it has none.
   std::function<double()> certificate_expires;
+  // The text of /v1/status.
+  std::function<std::string()> status = [] { return std::string("{}"); };
+  const FaultLog* faults = nullptr;  // null: none; outlives the service
 };
 
 class HttpService {
@@ -59,9 +64,8 @@ class HttpService {
   // Errors: as Doorkeeper's.
   absl::StatusOr<TenantRow> Admit(Right right, const HttpRequest& request);
 
-  // OK, or why requests are not taken, or do not advance.
+  // OK, or why requests are not taken.
   absl::Status Readiness() const;
-  absl::Status ProgressOf() const;
   std::string MakePage() const;
 
   const HttpServiceOptions options_;

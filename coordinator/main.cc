@@ -25,14 +25,17 @@
 #include "base/running_clock.h"
 #include "base/status_macros.h"
 #include "base/stop_signals.h"
+#include "coordinator/admin_service.h"
 #include "coordinator/connections.h"
 #include "coordinator/doorkeeper.h"
 #include "coordinator/engine.h"
+#include "coordinator/fault_reports.h"
 #include "coordinator/grpc_visitor.h"
 #include "coordinator/guard.h"
 #include "coordinator/http_service.h"
 #include "coordinator/inference_service.h"
 #include "coordinator/remote_workers.h"
+#include "coordinator/status_page.h"
 #include "flags/exit_code.h"
 #include "flags/flags.h"
 #include "flags/process.h"
@@ -53,10 +56,15 @@ constexpr auto kFarewell = std::chrono::seconds(2);
 
 // What happens, as lines for the supervisor that started this process:
 // "listening HOST:PORT", "ready N" (groups now ready), "over PID,PID REASON" (a
-// group is lost, with these ranks) and "stopping".
+// group is lost, with these ranks), "left PID,PID REASON" (likewise, drained)
+// and "stopping".
 class Events {
  public:
   explicit Events(int fd) : fd_(fd) {}
+  void Write(const char* what, const LostGroup& group) const {
+    Write(absl::StrCat(what, " ", absl::StrJoin(group.pids, ","), " group ",
+                       group.group, ": ", group.reason.message()));
+  }
   void Write(const std::string& line) const {
     if (fd_ < 0) return;
     const std::string text = line + "\n";
@@ -97,11 +105,15 @@ struct Coordinator {
   SteadyClock steady;
   RunningClock clock{&steady};  // the loop of Serve looks at it
   Guard guard;
+  double step_deadline_seconds = 0;
+  std::string model_id;
+  std::unique_ptr<FaultReports> faults;
   std::unique_ptr<Connections> connections;
   std::unique_ptr<Engine> engine;
   std::unique_ptr<Doorkeeper> keeper;
   std::unique_ptr<RemoteWorkers> workers;
   std::unique_ptr<InferenceService> inference;
+  std::unique_ptr<AdminService> admin;
   std::unique_ptr<grpc::Server> server;
   std::unique_ptr<ConnectionAcceptor> acceptor;  // of the server
   std::string address;                           // where it listens
@@ -109,10 +121,25 @@ struct Coordinator {
   std::unique_ptr<HttpService> http_service;
   std::unique_ptr<HttpServer> http;  // null: off
 
-  void SetServing(bool serving) {
-    for (const char* name : {"", "h2oserve.v1.Inference"}) {
-      server->GetHealthCheckService()->SetServingStatus(name, serving);
+  // The signals of gRPC's health service.
+  void ShowHealth(bool draining) {
+    grpc::HealthCheckServiceInterface* health = server->GetHealthCheckService();
+    const bool is_ready = !draining && engine->Ready().ok();
+    for (const char* name : {"ready", "", "h2oserve.v1.Inference"}) {
+      health->SetServingStatus(name, is_ready);
     }
+    health->SetServingStatus("progress",
+                             engine->Progress(step_deadline_seconds).ok());
+  }
+  std::string Status() const {
+    return StatusPage({.model = model_id,
+                       .version = Version(),
+                       .commit = Commit(),
+                       .counters = engine->counters(),
+                       .groups = engine->groups(),
+                       .tenants = engine->tenants(),
+                       .last_fault = faults->log().last(),
+                       .queue_age_seconds = engine->queue_age_seconds()});
   }
   void Tick() {
     clock.Now();  // a clock that nobody looks at stands still
@@ -190,12 +217,13 @@ absl::Status StartServer(const CoordinatorFlags& flags, Coordinator* c) {
     ServeLocalWorkers(flags.worker_socket, &builder);
   }
   c->inference->AddTo(&builder);
+  c->admin->AddTo(&builder);
   builder.RegisterService(c->workers->service());
   c->server = builder.BuildAndStart();
   if (c->server == nullptr) {
     return absl::UnavailableError("gRPC cannot serve; the log says why");
   }
-  c->SetServing(false);
+  c->ShowHealth(/*draining=*/false);
   using Kind = Greetings::Kind;
   c->connections->Start(
       {.max_connections = MaxConnections(flags),
@@ -229,6 +257,11 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
   H2O_ASSIGN_OR_RETURN(const EngineOptions options, EngineOptionsOf(flags));
   auto c = std::make_unique<Coordinator>();
   H2O_ASSIGN_OR_RETURN(c->guard, Guard::Load(flags.access));
+  Coordinator* const all = c.get();
+  c->step_deadline_seconds = flags.step_deadline_ms / 1000.0;
+  c->model_id = ModelIdOf(flags);
+  c->faults = std::make_unique<FaultReports>(flags.fault_dir, &c->clock);
+  H2O_RETURN_IF_ERROR(c->faults->Prepare());
   H2O_ASSIGN_OR_RETURN(
       c->connections,
       Connections::Listen(&*where,
@@ -259,20 +292,23 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
           .tp = flags.tp,
           .groups = flags.groups,
           .max_sequences = options.max_sequences,
-          .step_deadline_seconds = flags.step_deadline_ms / 1000.0,
+          .step_deadline_seconds = c->step_deadline_seconds,
           .formation_timeout_seconds = flags.formation_timeout_seconds},
       &c->clock,
       RemoteWorkers::Observers{
           .on_ready =
-              [engine](std::unique_ptr<WorkerGroup> group) {
-                engine->AddGroup(std::move(group), nullptr);
+              [engine,
+               faults = c->faults.get()](std::unique_ptr<WorkerGroup> group) {
+                Engine::GroupObserver observer = faults->ObserverOf(*group);
+                engine->AddGroup(std::move(group), std::move(observer));
               },
           .on_over =
-              [events](const LostGroup& lost) {
-                events->Write(absl::StrCat(
-                    "over ", absl::StrJoin(lost.pids, ","), " group ",
-                    lost.group, ": ", lost.reason.message()));
+              [events, faults = c->faults.get()](const LostGroup& lost) {
+                events->Write("over", lost);
+                faults->OnOver(lost);
               },
+          .on_left =
+              [events](const LostGroup& left) { events->Write("left", left); },
           .on_message = on_message,
           .may_join =
               [keeper = c->keeper.get()](const grpc::ServerContextBase& call) {
@@ -299,6 +335,10 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
                          const std::string& peer) { connections->Lose(peer); },
           .on_message = on_message},
       engine, &c->clock);
+  c->admin = std::make_unique<AdminService>(AdminServiceOptions{
+      .status = [all] { return all->Status(); },
+      .drain = [workers](int group) { return workers->DrainGroup(group); },
+      .keeper = c->keeper.get()});
   H2O_RETURN_IF_ERROR(StartServer(flags, c.get()));
   H2O_LOG() << "serves " << config.name << " on " << flags.groups
             << " group(s) of " << flags.tp << " worker(s)";
@@ -339,17 +379,19 @@ absl::Status StartHttp(const CoordinatorFlags& flags,
     expires = [guard = &c->guard] { return guard->Expires(); };
   }
   c->http_service = std::make_unique<HttpService>(
-      HttpServiceOptions{
-          .model_id = ModelIdOf(flags),
-          .version = Version(),
-          .commit = Commit(),
-          .vllm_metrics = flags.vllm_metrics,
-          .keeper = c->keeper.get(),
-          .metrics_right =
-              flags.access.metrics_need_key ? Right::kKey : Right::kNone,
-          .step_deadline_seconds = flags.step_deadline_ms / 1000.0,
-          .loading = [workers] { return workers->Progress(); },
-          .certificate_expires = expires},
+      HttpServiceOptions{.model_id = c->model_id,
+                         .version = Version(),
+                         .commit = Commit(),
+                         .vllm_metrics = flags.vllm_metrics,
+                         .keeper = c->keeper.get(),
+                         .metrics_right = flags.access.metrics_need_key
+                                              ? Right::kKey
+                                              : Right::kNone,
+                         .step_deadline_seconds = c->step_deadline_seconds,
+                         .loading = [workers] { return workers->Progress(); },
+                         .certificate_expires = expires,
+                         .status = [c] { return c->Status(); },
+                         .faults = &c->faults->log()},
       c->engine.get(), &c->clock);
   absl::StatusOr<std::unique_ptr<HttpServer>> server = HttpServer::Start(
       *where, HttpOptionsOf(flags, *c),
@@ -385,9 +427,9 @@ int Serve(Coordinator* c, const Events& events, const sigset_t& signals,
   while (signal == 0) {
     signal = WaitForSignal(signals);
     c->Tick();
+    c->ShowHealth(/*draining=*/false);
     if (const int now_ready = c->workers->num_ready(); now_ready != num_ready) {
       num_ready = now_ready;
-      c->SetServing(num_ready > 0);
       events.Write(absl::StrCat("ready ", num_ready));
     }
   }
@@ -412,7 +454,7 @@ void LogTotals(const Engine::Counters& all) {
 // it came with the first one, ends the process at once.
 void Drain(Coordinator* c, double grace_seconds, const sigset_t& signals,
            StopSignals* stop_signals) {
-  c->SetServing(false);
+  c->ShowHealth(/*draining=*/true);
   c->workers->Drain();
   auto drained =
       std::async(std::launch::async, [&] { c->engine->Drain(grace_seconds); });

@@ -1,6 +1,7 @@
 // Which metric has which name, and where its value comes from.
 #include "coordinator/metrics_page.h"
 
+#include <algorithm>
 #include <string_view>
 
 #include "base/prometheus_text.h"
@@ -78,7 +79,9 @@ class OwnFamilies {
         Number(c_.quarantined));
     One("h2oserve_groups_ready", "gauge",
         "Groups of workers that take requests",
-        Number(static_cast<int64_t>(source_.groups.size())));
+        static_cast<double>(std::count_if(
+            source_.groups.begin(), source_.groups.end(),
+            [](const GroupStatus& group) { return group.leaving.empty(); })));
   }
 
   void Times() {
@@ -155,6 +158,15 @@ class OwnFamilies {
     OfRanks("h2oserve_rank_last_step_age_seconds", "gauge",
             "Time since the rank answered a step, or was ready",
             [](const Rank& rank) { return rank.last_step_age; });
+    page_.Family("h2oserve_faults_total", "counter",
+                 "Faults of ranks, by kind; rank \"all\": not of one alone");
+    for (const FaultLog::Count& fault : source_.faults) {
+      page_.Sample(
+          Labels({{"group", std::to_string(fault.group)},
+                  {"rank", fault.rank < 0 ? "all" : std::to_string(fault.rank)},
+                  {"kind", Name(fault.kind)}}),
+          Number(fault.count));
+    }
   }
 
   const MetricsSource& source_;

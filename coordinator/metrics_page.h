@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "coordinator/engine_counters.h"
+#include "coordinator/fault_log.h"
 #include "coordinator/group_status.h"
 #include "coordinator/tenant_status.h"
 
@@ -19,6 +20,7 @@ struct MetricsSource {
   EngineCounters counters;
   std::vector<GroupStatus> groups;
   std::vector<TenantStatus> tenants;
+  std::vector<FaultLog::Count> faults;
   double queue_age_seconds = 0;  // of the oldest request that waits
   int64_t page_slots = 0;        // slots of a page
   // Unix, seconds; for ever, without TLS.

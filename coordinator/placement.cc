@@ -2,6 +2,7 @@
 #include "coordinator/placement.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace h2o {
 
@@ -18,12 +19,15 @@ uint64_t Placement::ShapeOf(const GroupInfo& info) {
 void Placement::Add(GroupAtWork* group) { places_.push_back({group}); }
 
 void Placement::Remove(GroupAtWork* group, double now) {
-  const auto it =
-      std::find_if(places_.begin(), places_.end(),
-                   [group](const Place& p) { return p.group == group; });
-  const uint64_t kept_for = it->kept_for;
-  places_.erase(it);
-  if (kept_for != 0) queue_->LoseKept(kept_for, now);
+  Close(group, now);
+  std::erase_if(places_, [group](const Place& p) { return p.group == group; });
+}
+
+void Placement::Close(GroupAtWork* group, double now) {
+  for (Place& place : places_) {
+    if (place.group != group || place.kept_for == 0) continue;
+    queue_->LoseKept(std::exchange(place.kept_for, 0), now);
+  }
 }
 
 std::optional<Placement::Choice> Placement::Next(double now) {
@@ -53,7 +57,7 @@ std::optional<Placement::Choice> Placement::NextKept(double now) {
     }
     if (sequence->standing().deadline <= now) continue;
     GroupAtWork* const group =
-        place.group->Fits(sequence) && place.group->workers().status().ok()
+        place.group->takes_requests() && place.group->Fits(sequence)
             ? place.group
             : BestFor(sequence);
     if (group == nullptr ||
@@ -80,8 +84,8 @@ GroupAtWork* Placement::BestFor(Sequence* sequence) const {
   GroupAtWork* best = nullptr;
   for (const Place& place : places_) {
     GroupAtWork* const group = place.group;
-    if (place.kept_for != 0 || !group->Fits(sequence) ||
-        !group->workers().status().ok()) {
+    if (place.kept_for != 0 || !group->takes_requests() ||
+        !group->Fits(sequence)) {
       continue;
     }
     if (best == nullptr ||
@@ -95,7 +99,10 @@ GroupAtWork* Placement::BestFor(Sequence* sequence) const {
 int64_t Placement::MostFree() const {
   int64_t most = -1;
   for (const Place& place : places_) {
-    if (place.kept_for != 0 || !place.group->has_seat()) continue;
+    if (place.kept_for != 0 || !place.group->takes_requests() ||
+        !place.group->has_seat()) {
+      continue;
+    }
     most = std::max(most, place.group->admission().FreeSlabs());
   }
   return most;
@@ -122,7 +129,7 @@ RequestQueue::Room Placement::RoomFor(Sequence* sequence, int64_t most_free,
 bool Placement::KeepFor(Sequence* sequence) {
   Place* best = nullptr;
   for (Place& place : places_) {
-    if (place.kept_for != 0 || !place.group->workers().status().ok() ||
+    if (place.kept_for != 0 || !place.group->takes_requests() ||
         !place.group->CanEverFit(sequence).ok()) {
       continue;
     }

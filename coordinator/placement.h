@@ -34,6 +34,8 @@ class Placement {
   uint64_t ShapeOf(const GroupInfo& info);
 
   void Add(GroupAtWork* group);
+  // The group takes no more requests.
+  void Close(GroupAtWork* group, double now);
   // Before the group goes.
   void Remove(GroupAtWork* group, double now);
 

@@ -23,6 +23,10 @@ constexpr double kOperationShare = 0.8;
 
 constexpr size_t kMeshSecretBytes = 32;
 
+// A group that loads and should leave stays this long.  When a whole job is
+// told to stop at once, the coordinator drains within that time.
+constexpr double kLeavingSeconds = 1;
+
 // A rank's progress is logged after this much of it, and this many seconds.
 constexpr float kLoggedFraction = 0.1f;
 constexpr double kLoggedSeconds = 2;
@@ -30,6 +34,10 @@ constexpr double kLoggedSeconds = 2;
 std::string NameOf(size_t rank, const wire::Hello& hello) {
   return absl::StrCat("rank ", rank, " (", hello.mesh_address(), ", ",
                       hello.device(), ", pid ", hello.pid(), ")");
+}
+
+RankPlace PlaceOf(const wire::Hello& hello) {
+  return {hello.device(), hello.mesh_address(), hello.pid()};
 }
 
 }  // namespace
@@ -72,6 +80,21 @@ std::vector<double> RemoteRanks::last_answers() const {
 bool RemoteRanks::ready() const {
   std::lock_guard lock(mutex_);
   return ready_ && status_.ok();
+}
+
+bool RemoteRanks::was_ready() const {
+  std::lock_guard lock(mutex_);
+  return ready_;
+}
+
+std::optional<Fault> RemoteRanks::fault() const {
+  std::lock_guard lock(mutex_);
+  return fault_;
+}
+
+absl::Status RemoteRanks::leaving() const {
+  std::lock_guard lock(mutex_);
+  return leaving_;
 }
 
 absl::Status RemoteRanks::status() const {
@@ -158,9 +181,8 @@ void RemoteRanks::BecomeReady() {
   int64_t pages = 0;
   info_.number = group_;
   for (size_t r = 0; r < ranks_.size(); ++r) {
-    const wire::Hello& hello = ranks_[r].hello;
     info_.ranks.push_back(*loaded_[r]);
-    info_.places.push_back({hello.device(), hello.mesh_address(), hello.pid()});
+    info_.places.push_back(PlaceOf(ranks_[r].hello));
     pages += loaded_[r]->num_slabs;
     state_.ranks[r].heard = clock_->Now();
   }
@@ -200,32 +222,41 @@ void RemoteRanks::OnFailed(int rank, const absl::Status& failure) {
     if (state_.complained == 0) state_.complained = clock_->Now();
     changed_.notify_all();
   }
-  const absl::Status reason = AfterFailure(state_, rank, failure);
+  const Blame blame = AfterFailure(state_, rank, failure);
   lock.unlock();
-  if (!reason.ok()) End(reason);
+  if (!blame.ok()) End(blame);
 }
 
 void RemoteRanks::OnLeaving(int rank) {
-  std::lock_guard lock(mutex_);
-  state_.ranks[rank].leaving = clock_->Now();
-  H2O_LOG() << "group " << group_ << ": " << state_.ranks[rank].name
-            << " was told to stop";
+  const std::string& name = state_.ranks[rank].name;
+  H2O_LOG() << "group " << group_ << ": " << name << " was told to stop";
+  Leave(absl::UnavailableError(absl::StrCat(name, " was told to stop")));
 }
 
 void RemoteRanks::OnEnd(int rank) {
   std::unique_lock lock(mutex_);
-  const absl::Status reason = AfterEnd(state_.ranks[rank]);
+  const Blame blame = AfterEnd(state_, rank);
   lock.unlock();
-  End(reason);
+  End(blame);
 }
 
 void RemoteRanks::Tick(bool draining) {
   std::unique_lock lock(mutex_);
   if (!status_.ok()) return;
-  const absl::Status reason =
-      CheckRanks(state_, deadlines_, clock_->Now(), draining);
+  const double now = clock_->Now();
+  const bool leaves = !leaving_.ok() && !ready_ && !draining &&
+                      now - leaves_since_ > kLeavingSeconds;
+  const Blame blame = CheckRanks(state_, deadlines_, now);
   lock.unlock();
-  if (!reason.ok()) End(reason);
+  if (!blame.ok()) return End(blame);
+  if (leaves) Release();
+}
+
+void RemoteRanks::Leave(const absl::Status& reason) {
+  std::lock_guard lock(mutex_);
+  if (!leaving_.ok()) return;
+  leaving_ = reason;
+  leaves_since_ = clock_->Now();
 }
 
 // ---- Steps
@@ -251,11 +282,11 @@ absl::StatusOr<GroupResult> RemoteRanks::Next() {
     if (!state_.sent.empty() && results_.Complete()) break;
     if (!status_.ok()) return status_;
     const double now = clock_->Now();
-    absl::Status reason = CheckStep(state_, deadlines_, now);
-    if (!reason.ok()) {
+    const Blame blame = CheckStep(state_, deadlines_, now);
+    if (!blame.ok()) {
       lock.unlock();
-      End(reason);
-      return reason;
+      End(blame);
+      return blame.status;
     }
     const double left = deadlines_.step - (now - StepBegan(state_));
     changed_.wait_for(lock, std::chrono::duration<double>(
@@ -267,9 +298,14 @@ absl::StatusOr<GroupResult> RemoteRanks::Next() {
   for (size_t r = 0; r < ranks_.size(); ++r) {
     state_.ranks[r].owes = results_.Owes(static_cast<int>(r));
   }
+  const int diverged = results_.diverged();
   lock.unlock();
-  if (!merged.ok()) End(merged.status());
-  return merged;
+  if (merged.ok()) return merged;
+  const absl::Status named(merged.status().code(),
+                           absl::StrCat(state_.ranks[diverged].name, ": ",
+                                        merged.status().message()));
+  End({named, FaultKind::kChecksum, diverged});
+  return named;
 }
 
 // ---- Ends
@@ -279,7 +315,23 @@ void RemoteRanks::Abort(const absl::Status& reason) {
     std::lock_guard lock(mutex_);
     results_.Clear();
   }
-  End(reason);
+  End({.status = reason});
+}
+
+void RemoteRanks::Release() {
+  absl::Status reason;
+  {
+    std::lock_guard lock(mutex_);
+    if (!status_.ok()) return;
+    reason = status_ = leaving_;
+    changed_.notify_all();
+  }
+  observer_->OnRanksLeft(shared_from_this(), reason);
+  const absl::Status over = absl::UnavailableError(
+      absl::StrCat("group ", group_, " is over: ", reason.message()));
+  for (const RemoteRank& rank : ranks_) {
+    rank.stream->Close(over, kStreamEndDrained);
+  }
 }
 
 void RemoteRanks::Dismiss() {
@@ -298,21 +350,37 @@ void RemoteRanks::Dismiss() {
 }
 
 void RemoteRanks::Refuse(int rank, const absl::Status& why) {
-  End(absl::UnavailableError(absl::StrCat(state_.ranks[rank].name,
-                                          " was refused: ", why.ToString())),
+  End({absl::UnavailableError(absl::StrCat(state_.ranks[rank].name,
+                                           " was refused: ", why.ToString())),
+       FaultKind::kProtocol, rank},
       rank, why);
 }
 
-void RemoteRanks::End(const absl::Status& reason, int refused,
+Fault RemoteRanks::FaultOf(const Blame& blame) const {
+  const wire::Hello& hello = ranks_[blame.rank].hello;
+  const std::chrono::duration<double> since_epoch =
+      std::chrono::system_clock::now().time_since_epoch();
+  return {.kind = blame.kind,
+          .group = group_,
+          .rank = blame.rank,
+          .place = PlaceOf(hello),
+          .unix_seconds = since_epoch.count(),
+          .words = std::string(blame.status.message())};
+}
+
+void RemoteRanks::End(const Blame& blame, int refused,
                       const absl::Status& why) {
+  std::optional<Fault> fault;
+  if (blame.rank >= 0) fault = FaultOf(blame);
   {
     std::lock_guard lock(mutex_);
     if (!status_.ok()) return;
-    status_ = reason;
+    status_ = blame.status;
+    fault_ = fault;
     changed_.notify_all();
   }
   const absl::Status over = absl::UnavailableError(
-      absl::StrCat("group ", group_, " is over: ", reason.message()));
+      absl::StrCat("group ", group_, " is over: ", blame.status.message()));
   for (size_t r = 0; r < ranks_.size(); ++r) {
     if (static_cast<int>(r) == refused) {
       ranks_[r].stream->Close(why, kStreamEndRefused);
@@ -320,7 +388,7 @@ void RemoteRanks::End(const absl::Status& reason, int refused,
       ranks_[r].stream->Close(over);
     }
   }
-  observer_->OnRanksOver(shared_from_this(), reason);
+  observer_->OnRanksOver(shared_from_this(), blame.status, fault);
 }
 
 // ---- GroupOf
@@ -336,6 +404,9 @@ class RemoteGroup final : public WorkerGroup {
   }
   const GroupInfo& info() const override { return ranks_->info(); }
   absl::Status status() const override { return ranks_->status(); }
+  std::optional<Fault> fault() const override { return ranks_->fault(); }
+  absl::Status leaving() const override { return ranks_->leaving(); }
+  void Release() override { ranks_->Release(); }
   std::vector<double> last_answers() const override {
     return ranks_->last_answers();
   }

@@ -36,7 +36,12 @@ class RemoteRanks final : public std::enable_shared_from_this<RemoteRanks> {
     // Whether ranks with these weights may serve beside the other groups.
     virtual absl::Status CheckFingerprint(const std::string& fingerprint) = 0;
     virtual void OnRanksReady(std::shared_ptr<RemoteRanks> ranks) = 0;
+    // `fault`: none if nobody is to blame.
     virtual void OnRanksOver(std::shared_ptr<RemoteRanks> ranks,
+                             const absl::Status& reason,
+                             const std::optional<Fault>& fault) = 0;
+    // The ranks are about to be let go, in order.
+    virtual void OnRanksLeft(std::shared_ptr<RemoteRanks> ranks,
                              const absl::Status& reason) = 0;
   };
 
@@ -52,6 +57,10 @@ class RemoteRanks final : public std::enable_shared_from_this<RemoteRanks> {
   absl::Status status() const;
   // REQUIRES: ready() was true once (both).
   const GroupInfo& info() const { return info_; }
+  // True from when the group became ready, also when it is over.
+  bool was_ready() const;
+  // Who ended the group, if somebody did.
+  std::optional<Fault> fault() const;
   const std::string& fingerprint() const { return info_.ranks[0].fingerprint; }
 
   // Tells every worker its rank.
@@ -65,10 +74,15 @@ class RemoteRanks final : public std::enable_shared_from_this<RemoteRanks> {
   void OnLeaving(int rank);
   void OnEnd(int rank);  // of the rank's stream
 
-  // Looks at deadlines.  `draining`: ranks may leave.
+  // Looks at deadlines.  `draining`: ranks that were told to stop stay.
   void Tick(bool draining);
 
+  // Asks for the group's end, for `reason`.
+  void Leave(const absl::Status& reason);
+
   // As WorkerGroup's.
+  absl::Status leaving() const;
+  void Release();
   absl::Status Submit(const StepPlan& plan);
   absl::StatusOr<GroupResult> Next();
   // Also forgets results that have come.
@@ -80,10 +94,11 @@ class RemoteRanks final : public std::enable_shared_from_this<RemoteRanks> {
  private:
   // Ends the group because of what `rank` is or sent, and tells that worker.
   void Refuse(int rank, const absl::Status& why);
-  // Ends all streams with `reason`, but that of rank `refused` with `why`.  The
-  // first call counts.
-  void End(const absl::Status& reason, int refused = -1,
+  // Ends all streams with the reason, but that of rank `refused` with `why`.
+  // The first call counts.  A rank of -1: nobody is to blame.
+  void End(const Blame& blame, int refused = -1,
            const absl::Status& why = absl::OkStatus());
+  Fault FaultOf(const Blame& blame) const;
   void BecomeReady();
 
   const int group_;
@@ -105,7 +120,10 @@ class RemoteRanks final : public std::enable_shared_from_this<RemoteRanks> {
   RanksState state_;
   RankResults results_;
   bool ready_ = false;
+  absl::Status leaving_;  // OK: the group stays
+  double leaves_since_ = 0;
   absl::Status status_;  // OK until the group is over
+  std::optional<Fault> fault_;
 };
 
 // The group that an Engine holds: letting it go ends the ranks.

@@ -20,6 +20,9 @@ int RemoteWorkers::num_ready() const { return registry_->num_ready(); }
 std::string RemoteWorkers::Progress() const { return registry_->Progress(); }
 void RemoteWorkers::Tick() { registry_->Tick(); }
 void RemoteWorkers::Drain() { registry_->Drain(); }
+absl::Status RemoteWorkers::DrainGroup(int number) {
+  return registry_->DrainGroup(number);
+}
 void RemoteWorkers::Shutdown() { registry_->Shutdown(); }
 
 }  // namespace h2o

@@ -16,11 +16,13 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "base/clock.h"
+#include "coordinator/fault.h"
 #include "coordinator/worker_group.h"
 #include "model/model_config.h"
 #include "model/model_spec.h"
@@ -28,7 +30,7 @@
 namespace grpc {
 class ServerContextBase;
 class Service;
-}
+}  // namespace grpc
 
 namespace h2o {
 
@@ -58,6 +60,8 @@ struct LostGroup {
   int group = 0;
   std::vector<int64_t> pids;  // of its ranks
   absl::Status reason;
+  std::optional<Fault> fault;  // none if it was let go
+  bool was_ready = false;      // an Engine has it, or is about to
 };
 
 class RemoteWorkers {
@@ -67,6 +71,8 @@ class RemoteWorkers {
     std::function<void(std::unique_ptr<WorkerGroup>)> on_ready;
     // A group is over, ready or not, for another reason than Shutdown.
     std::function<void(const LostGroup& lost)> on_over;
+    // A group was drained; its workers are about to be let go.  May be null.
+    std::function<void(const LostGroup& left)> on_left;
     // A message of so many bytes came over a connection, by its name in gRPC.
     // May be null.
     std::function<void(const std::string& peer, int64_t bytes)> on_message;
@@ -97,6 +103,10 @@ class RemoteWorkers {
 
   // The coordinator drains: workers that were told to stop stay until Shutdown.
   void Drain();
+
+  // Asks for the end of a group (WorkerGroup::leaving).  Errors: NOT_FOUND if
+  // there is none with this number.
+  absl::Status DrainGroup(int number);
 
   // Lets all workers go: they exit with 0.  New ones are turned away.
   void Shutdown();

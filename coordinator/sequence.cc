@@ -80,8 +80,10 @@ SequenceSpec Sequence::SpecToRun() const {
   return spec;
 }
 
-void Sequence::Requeue(ReplayMode mode) {
-  H2O_CHECK(state_ == State::kRunning && CanReplay()) << "sequence " << id_;
+void Sequence::Requeue(ReplayMode mode, Move move) {
+  H2O_CHECK(state_ == State::kRunning) << "sequence " << id_;
+  H2O_CHECK(move == Move::kDrained || CanReplay()) << "sequence " << id_;
+  if (move == Move::kLost) ++losses_;
   state_ = State::kQueued;
   ++replays_;
   received_ = 0;

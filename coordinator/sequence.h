@@ -120,12 +120,13 @@ class Sequence {
   // policy `full` would take.
   void Start(int64_t kv_bytes, int64_t kv_bytes_full, double now);
 
-  // running -> queued: the group was lost for `reason` at `now`.  REQUIRES:
-  // CanReplay().
-  void Requeue(ReplayMode mode);
+  // running -> queued: its group was lost (REQUIRES: CanReplay()), or it moves
+  // away from a group that drains.
+  enum class Move { kLost, kDrained };
+  void Requeue(ReplayMode mode, Move move = Move::kLost);
   // Whether it may run again.  A request that lost two groups may have caused
   // that.
-  bool CanReplay() const { return replays_ == 0; }
+  bool CanReplay() const { return losses_ == 0; }
 
   // Whether a group has run it before.
   bool has_run() const { return started_.has_value(); }
@@ -185,6 +186,7 @@ class Sequence {
   int32_t received_ = 0;  // tokens of the answer that the group has produced
   int32_t replays_ = 0;
   std::optional<double> mass_kept_;
+  int32_t losses_ = 0;            // of them, those after which a group was lost
   bool prefills_tokens_ = false;  // as ReplayMode::kFast
   std::optional<Stranded> stranded_;
   std::unique_ptr<IncrementalDecoder> decoder_;  // null: no tokenizer

@@ -38,6 +38,8 @@ Json GroupJson(const GroupStatus& group) {
   }
   return {{"group", group.number},
           {"running", group.running},
+          {"draining", !group.leaving.empty()},
+          {"leaving", group.leaving},
           {"ranks", std::move(ranks)}};
 }
 
@@ -47,6 +49,17 @@ Json TenantJson(const TenantStatus& tenant) {
           {"running", tenant.running},
           {"pages", tenant.pages},
           {"tokens", tenant.tokens}};
+}
+
+Json FaultJson(const Fault& fault) {
+  return {{"kind", Name(fault.kind)},
+          {"group", fault.group},
+          {"rank", fault.rank},
+          {"device", fault.place.device},
+          {"address", fault.place.address},
+          {"pid", fault.place.pid},
+          {"unix_seconds", fault.unix_seconds},
+          {"words", fault.words}};
 }
 
 }  // namespace
@@ -75,7 +88,9 @@ std::string StatusPage(const StatusSource& source) {
       {"prompt_tokens", c.prompt_tokens},
       {"generated_tokens", c.generated_tokens},
       {"replays", c.replays},
-      {"quarantined", c.quarantined}};
+      {"quarantined", c.quarantined},
+      {"last_fault",
+       source.last_fault ? FaultJson(*source.last_fault) : Json()}};
   return status.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 

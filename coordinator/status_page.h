@@ -2,10 +2,12 @@
 // and programs.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "coordinator/engine_counters.h"
+#include "coordinator/fault.h"
 #include "coordinator/group_status.h"
 #include "coordinator/tenant_status.h"
 
@@ -17,6 +19,7 @@ struct StatusSource {
   EngineCounters counters;
   std::vector<GroupStatus> groups;
   std::vector<TenantStatus> tenants;
+  std::optional<Fault> last_fault;
   double queue_age_seconds = 0;  // of the oldest request that waits
 };
 

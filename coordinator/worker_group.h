@@ -3,11 +3,13 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "coordinator/fault.h"
+#include "coordinator/rank_place.h"
 #include "coordinator/rank_results.h"
 #include "kv/kv_geometry.h"
 #include "model/model_config.h"
@@ -19,16 +21,9 @@ namespace h2o {
 // The ranks of a group, in their order; at least one.  They are alike (see
 // CheckAlike), so rank 0 speaks for the group.
 struct GroupInfo {
-  // Where a rank runs.
-  struct Place {
-    std::string device;   // cpu, cuda:0
-    std::string address;  // of its mesh socket
-    int64_t pid = 0;
-  };
-
   std::vector<RankInfo> ranks;
-  int number = 0;             // that people know the group by
-  std::vector<Place> places;  // of the ranks; empty: in this process
+  int number = 0;                 // that people know the group by
+  std::vector<RankPlace> places;  // of the ranks; empty: in this process
 
   int tp() const { return static_cast<int>(ranks.size()); }
   const ModelConfig& config() const { return ranks[0].config; }
@@ -67,6 +62,14 @@ class WorkerGroup {
   // When each rank last answered a plan, or was ready, by the coordinator's
   // clock; empty: not known.
   virtual std::vector<double> last_answers() const { return {}; }
+
+  // Who ended the group; none: nobody, or it is not over.
+  virtual std::optional<Fault> fault() const { return std::nullopt; }
+
+  // Why the group should end once its work is done or moved away; OK: it stays.
+  virtual absl::Status leaving() const { return absl::OkStatus(); }
+  // Lets the ranks of such a group go.  REQUIRES: no plan is unanswered.
+  virtual void Release() {}
 
   // Ends the group; Submit and Next fail with `reason` from now on.
   virtual void Abort(absl::Status reason) = 0;

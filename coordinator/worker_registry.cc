@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/cut_text.h"
 #include "base/status_macros.h"
 #include "coordinator/member_choice.h"
@@ -258,15 +259,35 @@ void WorkerRegistry::OnRanksReady(std::shared_ptr<RemoteRanks> ranks) {
 }
 
 void WorkerRegistry::OnRanksOver(std::shared_ptr<RemoteRanks> ranks,
+                                 const absl::Status& reason,
+                                 const std::optional<Fault>& fault) {
+  H2O_LOG(LogLevel::kWarning)
+      << "group " << ranks->group() << " is over: " << reason.message()
+      << (fault ? absl::StrCat(" (fault ", Name(fault->kind), ", rank ",
+                               fault->rank, ")")
+                : "");
+  Forget(ranks);
+  observers_.on_over(
+      {ranks->group(), ranks->pids(), reason, fault, ranks->was_ready()});
+}
+
+void WorkerRegistry::OnRanksLeft(std::shared_ptr<RemoteRanks> ranks,
                                  const absl::Status& reason) {
-  {
-    H2O_LOG(LogLevel::kWarning)
-        << "group " << ranks->group() << " is over: " << reason.message();
-    std::lock_guard lock(mutex_);
-    std::erase(groups_, ranks);
-    FormGroups();
+  H2O_LOG() << "group " << ranks->group()
+            << " has drained: " << reason.message();
+  if (observers_.on_left) {
+    observers_.on_left({.group = ranks->group(),
+                        .pids = ranks->pids(),
+                        .reason = reason,
+                        .was_ready = ranks->was_ready()});
   }
-  observers_.on_over({ranks->group(), ranks->pids(), reason});
+  Forget(ranks);
+}
+
+void WorkerRegistry::Forget(const std::shared_ptr<RemoteRanks>& ranks) {
+  std::lock_guard lock(mutex_);
+  std::erase(groups_, ranks);
+  FormGroups();
 }
 
 void WorkerRegistry::FormGroups() {
@@ -406,6 +427,23 @@ void WorkerRegistry::Tick() {
 void WorkerRegistry::Drain() {
   std::lock_guard lock(mutex_);
   draining_ = true;
+}
+
+absl::Status WorkerRegistry::DrainGroup(int number) {
+  std::lock_guard lock(mutex_);
+  std::vector<int> numbers;
+  for (const auto& group : groups_) {
+    numbers.push_back(group->group());
+    if (group->group() != number) continue;
+    group->Leave(absl::UnavailableError(
+        absl::StrCat("group ", number, " was told to drain")));
+    return absl::OkStatus();
+  }
+  return absl::NotFoundError(
+      numbers.empty()
+          ? absl::StrCat("there is no group ", number, ", and no other")
+          : absl::StrCat("there is no group ", number, "; there is ",
+                         absl::StrJoin(numbers, ", ")));
 }
 
 void WorkerRegistry::Shutdown() {

@@ -44,6 +44,9 @@ class WorkerRegistry final
   absl::Status CheckFingerprint(const std::string& fingerprint) override;
   void OnRanksReady(std::shared_ptr<RemoteRanks> ranks) override;
   void OnRanksOver(std::shared_ptr<RemoteRanks> ranks,
+                   const absl::Status& reason,
+                   const std::optional<Fault>& fault) override;
+  void OnRanksLeft(std::shared_ptr<RemoteRanks> ranks,
                    const absl::Status& reason) override;
 
   // As RemoteWorkers'.
@@ -51,6 +54,7 @@ class WorkerRegistry final
   std::string Progress() const;
   void Tick();
   void Drain();
+  absl::Status DrainGroup(int number);
   void Shutdown();
 
  private:
@@ -88,6 +92,7 @@ class WorkerRegistry final
   absl::Status CheckHello(const h2oserve::worker::Hello& hello) const;
   // The build that all workers have; empty while there are none.
   std::string BuildOfOthers() const;
+  void Forget(const std::shared_ptr<RemoteRanks>& ranks);
   void FormGroups();
   std::vector<Worker*> TakeMembers();
   int FreeNumber() const;

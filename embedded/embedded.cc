@@ -56,7 +56,7 @@ absl::StatusOr<std::unique_ptr<Embedded>> Embedded::Create(
                        LoadGroup(shard, std::move(progress)));
   e->load_seconds_ = e->clock_.Now() - start;
   e->group_info_ = workers->info();
-  e->engine_->AddGroup(std::move(workers), nullptr);
+  e->engine_->AddGroup(std::move(workers));
   return e;
 }
 

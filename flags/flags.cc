@@ -422,6 +422,17 @@ void AddCoordinatorFlags(CLI::App* app, CoordinatorFlags* flags) {
       ->check(Within(0.1, 1e6, "a number of seconds, 0.1 or more"))
       ->type_name("S")
       ->capture_default_str();
+  app->add_option("--drain-seconds", flags->engine.options.drain_seconds,
+                  "When a worker is told to stop, or its group to drain, the "
+                  "running requests of the group may finish within this time; "
+                  "then they move to another group")
+      ->check(Within(0, 1e6, "a number of seconds, 0 or more"))
+      ->type_name("S")
+      ->capture_default_str();
+  app->add_option("--fault-dir", flags->fault_dir,
+                  "Folder for a file about each fault, with the last steps of "
+                  "its group; the last 64 are kept. Default: no files")
+      ->type_name("DIR");
   app->add_option("--grace", flags->grace_seconds,
                   "After SIGTERM, requests may finish within this time")
       ->check(Within(0, 1e6, "a number of seconds, 0 or more"))

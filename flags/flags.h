@@ -102,9 +102,10 @@ struct AccessFlags {
   bool no_reflection = false;
 };
 
-// --tp, --groups, --listen, --step-deadline-ms, --formation-timeout, --grace,
-// --max-connections, --max-request-bytes, --client-timeout; with the bundles of
-// model, policy and engine, all flags of a coordinator.
+// --tp, --groups, --listen, --step-deadline-ms, --formation-timeout,
+// --drain-seconds, --fault-dir, --grace, --max-connections,
+// --max-request-bytes, --client-timeout; with the bundles of model, policy and
+// engine, all flags of a coordinator.
 struct CoordinatorFlags {
   ModelFlags model;
   PolicyFlags policy;
@@ -118,6 +119,7 @@ struct CoordinatorFlags {
   int step_deadline_ms = 30'000;
   double formation_timeout_seconds = 20;
   double grace_seconds = 30;
+  std::string fault_dir;  // empty: none
   int max_connections = 1024;
   int64_t max_request_bytes = 4 << 20;
   double client_timeout_seconds = 30;

@@ -7,7 +7,8 @@ namespace h2o {
 inline constexpr char kStreamEndKey[] = "h2oserve-end";
 
 inline constexpr char kStreamEndOver[] = "over";        // the group is over
+inline constexpr char kStreamEndDrained[] = "drained";  // likewise, in order
 inline constexpr char kStreamEndRefused[] = "refused";  // a stranger
-inline constexpr char kStreamEndStops[] = "stops";  // the coordinator stops
+inline constexpr char kStreamEndStops[] = "stops";      // the coordinator stops
 
 }  // namespace h2o

@@ -36,9 +36,12 @@ LEVELS = {
 }
 # What may include more: each room's program and its door.
 DOORS = {
-    "worker/main.cc": ["access", "flags", "proto"],
+    "worker/main.cc": ["access", "flags", "http", "proto"],
+    "worker/worker_health.cc": ["http"],
+    "worker/worker_health.h": ["http"],
     "worker/worker_service.cc": ["proto", "flags"],
     "worker/worker_service.h": [],
+    "coordinator/admin_service.cc": ["proto"],
     "coordinator/connections.cc": ["parallel/unique_fd.h"],
     "coordinator/doorkeeper.cc": ["access"],
     "coordinator/doorkeeper.h": ["access"],

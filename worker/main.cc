@@ -7,6 +7,8 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <chrono>
+#include <cstdio>
 #include <memory>
 #include <optional>
 #include <string>
@@ -32,10 +34,13 @@
 #include "proto/grpc_log.h"
 #include "proto/live_certificates.h"
 #include "worker/shard_runner.h"
+#include "worker/worker_health.h"
 #include "worker/worker_service.h"
 
 namespace h2o {
 namespace {
+
+constexpr double kRedialSeconds = 0.2;
 
 // gRPC's, and a few of our own.
 constexpr int kLeastThreads = 8;
@@ -46,6 +51,8 @@ struct WorkerFlags {
   std::string advertise;
   double connect_timeout_seconds = 60;
   ClientTlsFlags tls;
+  double reconnect_seconds = 0;
+  std::string health;  // empty: none
   ShardFlags shard;
   bool tcp_only = false;
   // From `serve`: its workers share out the memory of this host together.
@@ -72,6 +79,16 @@ void AddWorkerFlags(CLI::App* app, WorkerFlags* flags) {
       ->type_name("S")
       ->capture_default_str();
   AddClientTlsFlags(app, &flags->tls);
+  app->add_option("--reconnect", flags->reconnect_seconds,
+                  "After losing the coordinator, dial it again for this long; "
+                  "0: end. A worker that comes back loads again")
+      ->check(Within(0, 1e9, "a number of seconds, 0 or more"))
+      ->type_name("S")
+      ->capture_default_str();
+  app->add_option("--health", flags->health,
+                  "Address of HTTP for this worker's own /livez and /readyz; "
+                  "port 0 picks a free port. Default: none")
+      ->type_name("HOST:PORT");
   AddShardFlags(app, &flags->shard);
   AddTransportFlag(app, &flags->tcp_only);
   app->add_option("--memory-group", flags->memory_group)->group("");
@@ -183,7 +200,7 @@ void HandleSignals(const sigset_t* signals, WorkerControl* control) {
   while (meaning != StopSignals::Meaning::kAtOnce) {
     int signal = 0;
     sigwait(signals, &signal);
-    if (!control->serving) std::_Exit(kDone);
+    if (control->stage != WorkerStage::kServing) std::_Exit(kDone);
     control->leave = true;
     meaning = stop_signals.Take(clock.Now());
   }
@@ -194,6 +211,7 @@ void HandleSignals(const sigset_t* signals, WorkerControl* control) {
 ExitCode ExitCodeOf(const WorkerVerdict& verdict) {
   switch (verdict.end) {
     case WorkerEnd::kLeft:
+    case WorkerEnd::kDrained:
       return kDone;
     case WorkerEnd::kLetGo:
       return kLetGo;
@@ -246,6 +264,26 @@ absl::StatusOr<std::string> HostOfCoordinator(const std::string& coordinator) {
       absl::StrCat("--coordinator: ", where.status().message()));
 }
 
+// Serves, and dials again for some time when the coordinator is lost.
+WorkerVerdict ServeAndReconnect(const WorkerFlags& flags,
+                                WorkerServiceOptions options,
+                                const LoadShard& load, WorkerControl* control) {
+  const SteadyClock clock;
+  double until = 0;  // may dial again; 0: it never had a coordinator
+  while (true) {
+    const WorkerVerdict verdict = ServeWorker(options, load, control);
+    if (verdict.joined) until = clock.Now() + flags.reconnect_seconds;
+    const double left = until - clock.Now();
+    if (verdict.end != WorkerEnd::kCoordinatorLost || left <= 0) return verdict;
+    H2O_LOG(LogLevel::kWarning)
+        << verdict.status.message() << "; dials again for " << left << " s";
+    // A port whose owner closes every connection is asked a few times a second.
+    std::this_thread::sleep_for(
+        std::chrono::duration<double>(std::min(left, kRedialSeconds)));
+    options.connect_timeout_seconds = left;
+  }
+}
+
 absl::StatusOr<WorkerVerdict> Run(const WorkerFlags& flags,
                                   WorkerControl* control) {
   H2O_RETURN_IF_ERROR(CheckThreads(kLeastThreads));
@@ -279,9 +317,15 @@ absl::StatusOr<WorkerVerdict> Run(const WorkerFlags& flags,
     LogWhyItEnds(verdict.status.ToString());
     std::_Exit(ExitCodeOf(verdict));
   };
+  std::unique_ptr<HttpServer> health;
+  if (!flags.health.empty()) {
+    H2O_ASSIGN_OR_RETURN(health, ServeWorkerHealth(flags.health, control));
+    std::printf("health on %s\n", health->address().ToString().c_str());
+    std::fflush(stdout);
+  }
   const SteadyClock clock;
-  return ServeWorker(
-      options,
+  return ServeAndReconnect(
+      flags, options,
       [&](const Assignment& assignment, std::function<void(double)> progress) {
         return Load(flags, device, *std::move(listener), &clock, assignment,
                     std::move(progress));
@@ -312,8 +356,12 @@ int Main(int argc, char** argv) {
   std::thread(HandleSignals, &signals, &control).detach();
   const absl::StatusOr<WorkerVerdict> run = Run(flags, &control);
   const WorkerVerdict verdict =
-      run.ok() ? *run : WorkerVerdict{WorkerEnd::kFault, run.status()};
-  if (!verdict.status.ok()) LogWhyItEnds(verdict.status.ToString());
+      run.ok() ? *run : WorkerVerdict{WorkerEnd::kFault, false, run.status()};
+  if (verdict.end == WorkerEnd::kDrained) {
+    H2O_LOG() << verdict.status.message();
+  } else if (!verdict.status.ok()) {
+    LogWhyItEnds(verdict.status.ToString());
+  }
   return ExitCodeOf(verdict);
 }
 

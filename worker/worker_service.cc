@@ -102,8 +102,10 @@ class CoordinatorStream {
       end = WorkerEnd::kCoordinatorLost;
     } else if (said->second == kStreamEndRefused) {
       end = WorkerEnd::kRefused;
+    } else if (said->second == kStreamEndDrained) {
+      end = WorkerEnd::kDrained;
     }
-    return {end, std::move(status)};
+    return {end, heard_, std::move(status)};
   }
 
   // Whatever the owner of this stream is busy with.
@@ -116,6 +118,7 @@ class CoordinatorStream {
   void Read() {
     wire::CoordinatorMessage message;
     while (stream_->Read(&message)) {
+      heard_ = true;
       if (message.has_call()) {
         SayHere();
         continue;
@@ -138,7 +141,8 @@ class CoordinatorStream {
   const std::unique_ptr<
       grpc::ClientReaderWriter<wire::WorkerMessage, wire::CoordinatorMessage>>
       stream_;
-  WorkerVerdict verdict_;  // the reader's; read after it has been joined
+  bool heard_ = false;     // the reader's
+  WorkerVerdict verdict_;  // likewise; read after it has been joined
 
   std::mutex writing_;  // held for one write
 
@@ -266,6 +270,7 @@ class Session {
     H2O_LOG() << "is rank " << assignment.rank << " of " << assignment.size
               << " in group " << assignment.group << "; loads "
               << assignment.model.model;
+    control_->stage = WorkerStage::kLoading;
     SteadyTime told;
     H2O_ASSIGN_OR_RETURN(shard_, load_(assignment, [&](double fraction) {
                            const SteadyTime now =
@@ -277,7 +282,7 @@ class Session {
                                static_cast<float>(fraction));
                            stream_->Write(progress);
                          }));
-    control_->serving = true;
+    control_->stage = WorkerStage::kServing;
     wire::WorkerMessage ready;
     ready.set_ready(Encode(shard_->info()));
     stream_->Write(ready);
@@ -348,27 +353,30 @@ WorkerVerdict ServeWorker(const WorkerServiceOptions& options,
       wire::Workers::NewStub(channel);
   if (!Connect(channel.get(), options.connect_timeout_seconds,
                control->leave)) {
-    if (control->leave) return {WorkerEnd::kLeft, absl::OkStatus()};
-    return {WorkerEnd::kCoordinatorLost,
+    if (control->leave) return {.end = WorkerEnd::kLeft};
+    return {WorkerEnd::kCoordinatorLost, false,
             absl::UnavailableError(absl::StrCat(
                 "no coordinator answers at ", options.coordinator, " within ",
                 options.connect_timeout_seconds, " s: ", WhyNot(stub.get())))};
   }
   const absl::StatusOr<std::string> mesh_address = options.mesh_address();
-  if (!mesh_address.ok()) return {WorkerEnd::kFault, mesh_address.status()};
+  if (!mesh_address.ok()) {
+    return {WorkerEnd::kFault, false, mesh_address.status()};
+  }
+  control->stage = WorkerStage::kWaiting;
   CoordinatorStream stream(stub.get(), options.on_stuck);
   stream.Write(HelloMessage(options, *mesh_address));
   absl::Status own = Session(&stream, load, control).Serve();
-  control->serving = false;
+  control->stage = WorkerStage::kDialing;
   WorkerVerdict verdict = stream.End();
   // If this worker only complained about another rank, the coordinator's reason
   // is the better one.
   if (!own.ok() && (!absl::IsUnavailable(own) || verdict.status.ok())) {
-    return {WorkerEnd::kFault, own};
+    return {WorkerEnd::kFault, verdict.joined, own};
   }
-  if (control->leave) return {WorkerEnd::kLeft, absl::OkStatus()};
+  if (control->leave) return {.end = WorkerEnd::kLeft};
   if (verdict.status.ok()) return verdict;
-  return {verdict.end,
+  return {verdict.end, verdict.joined,
           absl::Status(verdict.status.code(),
                        absl::StrCat("coordinator ", options.coordinator, ": ",
                                     verdict.status.message()))};

@@ -46,6 +46,7 @@ using LoadShard = std::function<absl::StatusOr<std::shared_ptr<PlanRunner>>(
 // How a worker ended.
 enum class WorkerEnd {
   kLeft,             // it was told to
+  kDrained,          // its group left in order
   kLetGo,            // the coordinator stopped in order
   kFault,            // its own, or another rank's that was lost
   kCoordinatorLost,  // or never there
@@ -54,6 +55,7 @@ enum class WorkerEnd {
 
 struct WorkerVerdict {
   WorkerEnd end = WorkerEnd::kFault;
+  bool joined = false;  // a coordinator had taken it in
   // OK if it was told to leave or let go.  Errors: UNAVAILABLE if there is no
   // coordinator, it is gone, or another rank was lost; what the coordinator
   // said when it refused this worker; those of `load` and of steps.
@@ -79,11 +81,18 @@ struct WorkerServiceOptions {
   std::function<void(const WorkerVerdict&)> on_stuck;
 };
 
-// Between ServeWorker and the thread that receives signals.
+enum class WorkerStage {
+  kDialing,
+  kWaiting,  // for a rank
+  kLoading,
+  kServing,  // the shard is loaded, plans may come
+};
+
+// Between ServeWorker and the threads that receive signals and tell of health.
 struct WorkerControl {
-  std::atomic<bool> leave{false};    // set it to leave in agreement with the
-                                     // coordinator
-  std::atomic<bool> serving{false};  // the shard is loaded, plans may come
+  std::atomic<bool> leave{false};  // set it to leave in agreement with the
+                                   // coordinator
+  std::atomic<WorkerStage> stage{WorkerStage::kDialing};
 };
 
 // Serves until the end.

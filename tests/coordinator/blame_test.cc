@@ -46,11 +46,6 @@ RanksState Answered(RanksState state, int rank) {
   return state;
 }
 
-RanksState Leaving(RanksState state, int rank) {
-  state.ranks[rank].leaving = 100;
-  return state;
-}
-
 std::string Text(const absl::Status& status) {
   if (status.ok()) return "";
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
@@ -61,7 +56,17 @@ struct Case {
   RanksState state;
   double now;
   const char* says;  // empty: the group goes on
+  FaultKind kind = FaultKind::kSilence;
+  int rank = 0;
 };
+
+void Expect(const Case& c, const Blame& blame) {
+  EXPECT_EQ(blame.ok(), std::string(c.says).empty()) << blame.status;
+  EXPECT_THAT(Text(blame.status), HasSubstr(c.says));
+  if (blame.ok()) return;
+  EXPECT_STREQ(Name(blame.kind), Name(c.kind)) << c.says;
+  EXPECT_EQ(blame.rank, c.rank) << c.says;
+}
 
 TEST(Blame, WhileAPlanRuns) {
   RanksState ahead = Running();  // the plan before it was done at 120
@@ -71,19 +76,19 @@ TEST(Blame, WhileAPlanRuns) {
       {Running(), 130, "rank 0 and rank 1 are silent for 30.0 s"},
       {ahead, 149, ""},
       {ahead, 150, "rank 0 and rank 1 are silent for 30.0 s"},
-      {Answered(Running(), 0), 130, "rank 1 is silent for 30.0 s"},
+      {Answered(Running(), 0), 130, "rank 1 is silent for 30.0 s",
+       FaultKind::kSilence, 1},
       // Rank 1 may be the one that rank 0 waits for.
       {Complaining(Running(), 0), 129, ""},
-      {Complaining(Running(), 0), 131, "rank 1 is silent for 31.0 s"},
+      {Complaining(Running(), 0), 131, "rank 1 is silent for 31.0 s",
+       FaultKind::kSilence, 1},
       {Complaining(Answered(Running(), 1), 0), 102,
-       "rank 0 reports: a peer is silent"},
+       "rank 0 reports: a peer is silent", FaultKind::kCollective, 0},
       {Complaining(Complaining(Running(), 0), 1), 102,
-       "rank 0 reports: a peer is silent"},
+       "rank 0 reports: a peer is silent", FaultKind::kCollective, 0},
   };
   for (const Case& c : cases) {
-    const absl::Status status = CheckStep(c.state, RankDeadlines(), c.now);
-    EXPECT_EQ(status.ok(), std::string(c.says).empty()) << status;
-    EXPECT_THAT(Text(status), HasSubstr(c.says));
+    Expect(c, CheckStep(c.state, RankDeadlines(), c.now));
   }
 }
 
@@ -92,43 +97,44 @@ TEST(Blame, AtAnyTime) {
       {Idle(), 1e9, ""},
       {Running(), 1e9, ""},  // CheckStep's
       {Loading(690), 700, ""},
-      {Loading(690), 701, "rank 1 is silent for 601.0 s while loading"},
+      {Loading(690), 701, "rank 1 is silent for 601.0 s while loading",
+       FaultKind::kSilence, 1},
       {Loading(100), 120, ""},
-      {Loading(100), 121, "rank 1 did not answer for 21.0 s while loading"},
-      {Leaving(Idle(), 1), 101, ""},
-      {Leaving(Idle(), 1), 101.1, "rank 1 was told to stop"},
+      {Loading(100), 121, "rank 1 did not answer for 21.0 s while loading",
+       FaultKind::kSilence, 1},
       {Complaining(Idle(), 0), 101.2, ""},
-      {Complaining(Idle(), 0), 101.4, "rank 0 reports: a peer is silent"},
+      {Complaining(Idle(), 0), 101.4, "rank 0 reports: a peer is silent",
+       FaultKind::kCollective, 0},
       {Complaining(Running(), 0), 1e9, ""},  // CheckStep's
   };
   for (const Case& c : cases) {
-    const absl::Status status =
-        CheckRanks(c.state, RankDeadlines(), c.now, /*draining=*/false);
-    EXPECT_EQ(status.ok(), std::string(c.says).empty()) << status;
-    EXPECT_THAT(Text(status), HasSubstr(c.says));
+    Expect(c, CheckRanks(c.state, RankDeadlines(), c.now));
   }
-  EXPECT_TRUE(
-      CheckRanks(Leaving(Idle(), 1), RankDeadlines(), 1e9, /*draining=*/true)
-          .ok());
 }
 
 TEST(Blame, AFailureOfItsOwnEndsTheGroupAtOnce) {
-  EXPECT_EQ(Text(AfterFailure(Running(), 1, absl::InternalError("a gap"))),
-            "rank 1 failed: INTERNAL: a gap");
+  Expect({.says = "rank 1 failed: INTERNAL: a gap",
+          .kind = FaultKind::kFailure,
+          .rank = 1},
+         AfterFailure(Running(), 1, absl::InternalError("a gap")));
 }
 
 TEST(Blame, AComplaintWaitsWhileAnotherMayBeTheCause) {
   const absl::Status complaint = absl::UnavailableError("a peer is silent");
   EXPECT_TRUE(AfterFailure(Complaining(Running(), 1), 1, complaint).ok());
-  EXPECT_EQ(
-      Text(AfterFailure(Complaining(Answered(Running(), 0), 1), 1, complaint)),
-      "rank 1 reports: a peer is silent");
+  Expect({.says = "rank 1 reports: a peer is silent",
+          .kind = FaultKind::kCollective,
+          .rank = 1},
+         AfterFailure(Complaining(Answered(Running(), 0), 1), 1, complaint));
 }
 
 TEST(Blame, AStreamThatEnds) {
-  EXPECT_EQ(Text(AfterEnd(Running().ranks[1])), "rank 1 is gone");
-  EXPECT_EQ(Text(AfterEnd(Complaining(Running(), 1).ranks[1])),
-            "rank 1 reports: a peer is silent");
+  Expect({.says = "rank 1 is gone", .kind = FaultKind::kExit, .rank = 1},
+         AfterEnd(Running(), 1));
+  Expect({.says = "rank 1 reports: a peer is silent",
+          .kind = FaultKind::kCollective,
+          .rank = 1},
+         AfterEnd(Complaining(Running(), 1), 1));
 }
 
 }  // namespace

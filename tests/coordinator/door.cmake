@@ -6,6 +6,9 @@ h2o_test(doorkeeper_test
   LABELS unit)
 h2o_test(greetings_test
   SRCS greetings_test.cc DEPS h2o_coordinator_door LABELS unit)
+h2o_test(fault_log_test
+  SRCS fault_log_test.cc DEPS h2o_coordinator_door nlohmann_json::nlohmann_json
+  LABELS unit)
 h2o_test(inference_service_test
   SRCS inference_service_test.cc
   DEPS h2o_coordinator_door h2o_proto_stubs

@@ -24,6 +24,8 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
+constexpr int kMostInFlight = WorkerGroup::kMaxPlansInFlight;
+
 class FakeClock final : public Clock {
  public:
   double Now() const override { return now.load(); }
@@ -89,10 +91,13 @@ class EngineTest : public ::testing::Test {
     states_.back()->allowed_steps = allowed_steps;
     engine_->AddGroup(
         std::make_unique<FakeGroup>(config_, pages, states_.back()),
-        [this](absl::Status status) {
-          Monitor::Lock lock(monitor_);
-          lost_.push_back(std::move(status));
-        });
+        {.on_lost =
+             [this](const absl::Status& status, const StepHistory& steps) {
+               Monitor::Lock lock(monitor_);
+               lost_.push_back(status);
+               known_steps_.push_back(steps.Records().size());
+             },
+         .on_non_finite = nullptr});
   }
   static Request Ask(int prompt, int max_tokens, int budget = 0) {
     Request request;
@@ -124,6 +129,7 @@ class EngineTest : public ::testing::Test {
   std::unique_ptr<Tokenizer> tokenizer_;
   Monitor monitor_;
   std::vector<absl::Status> lost_;
+  std::vector<size_t> known_steps_;
   std::vector<std::shared_ptr<FakeGroupState>> states_;
   std::unique_ptr<Engine> engine_;
 };
@@ -338,6 +344,12 @@ class ReplayTest : public EngineTest,
     states_.back()->Fail(absl::UnavailableError("rank 1 died"));
     WaitForLost(1);
   }
+  void WaitForGroups(int n) {
+    for (int i = 0; i < 3000 && engine_->num_groups() != n; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    EXPECT_EQ(engine_->num_groups(), n);
+  }
   void WaitForLost(size_t n) {
     engine_->Tick();
     Monitor::Lock lock(monitor_);
@@ -394,6 +406,106 @@ TEST_P(ReplayTest, ReplayedRequestsComeFirst) {
     for (const SequenceSpec& spec : plan.admit) admitted.push_back(spec.id);
   }
   EXPECT_THAT(admitted, ElementsAre(1, 2));
+}
+
+// A group that leaves runs nothing new, and goes when its requests have ended.
+TEST_P(ReplayTest, AGroupThatLeavesFinishesItsRequests) {
+  Start(Replays(), {1000}, 2);
+  states_[0]->Allow(-(1 << 30));
+  states_[1]->Allow(-(1 << 30));
+  std::vector<Stream> streams(4);
+  for (Stream& s : streams) ASSERT_TRUE(Submit(Ask(10, 5), &s).ok());
+  states_[0]->Leave();
+  engine_->Tick();
+  EXPECT_TRUE(engine_->Ready().ok());
+  Stream late;
+  ASSERT_TRUE(Submit(Ask(10, 5), &late).ok());
+  EXPECT_EQ(engine_->groups()[0].running, 2);
+  EXPECT_EQ(engine_->groups()[1].running, 3);
+  EXPECT_EQ(engine_->groups()[0].leaving, "rank 0 was told to stop");
+  states_[0]->Allow(1 << 30);
+  states_[1]->Allow(1 << 30);
+  for (Stream& s : streams) {
+    EXPECT_TRUE(s.Wait().status.ok());
+    EXPECT_EQ(s.tokens().size(), 5);
+  }
+  EXPECT_TRUE(late.Wait().status.ok());
+  EXPECT_EQ(engine_->num_groups(), 2) << "a whole job may be told to stop";
+  clock_.now = clock_.now + 1;
+  engine_->Tick();
+  WaitForGroups(1);
+  EXPECT_TRUE(states_[0]->Released());
+  EXPECT_TRUE(lost_.empty());
+  EXPECT_EQ(engine_->counters().replays, 0);
+}
+
+TEST_P(ReplayTest, RequestsMoveFromAGroupThatDrainsForTooLong) {
+  Start(Replays(), {1000}, 2);
+  for (auto& state : states_) state->Allow(-(1 << 30));
+  std::vector<Stream> streams(4);
+  for (Stream& s : streams) ASSERT_TRUE(Submit(Ask(10, 40), &s).ok());
+  for (int i = 0; i < 5; ++i) states_[0]->Step();
+  states_[0]->Leave();
+  engine_->Tick();
+  clock_.now = clock_.now + 19;
+  engine_->Tick();
+  EXPECT_EQ(engine_->num_groups(), 2);
+  clock_.now = clock_.now + 1;
+  engine_->Tick();
+  states_[0]->Allow(kMostInFlight);  // plans that are under way end first
+  WaitForGroups(1);
+  EXPECT_TRUE(states_[0]->Released());
+  states_[1]->Allow(1 << 30);
+  std::vector<int32_t> all(40);
+  std::iota(all.begin(), all.end(), 100);
+  int moved = 0;
+  for (Stream& s : streams) {
+    const StreamEvent last = s.Wait();
+    EXPECT_TRUE(last.status.ok()) << last.status;
+    EXPECT_EQ(s.tokens(), all);
+    moved += last.usage.replays;
+  }
+  EXPECT_EQ(moved, 2);
+}
+
+// Moves are no losses: a request may move as often as groups drain.
+TEST_P(ReplayTest, AMoveIsNotHeldAgainstARequest) {
+  Start(Replays(), {1000});
+  states_[0]->Allow(-(1 << 30));
+  Stream stream;
+  ASSERT_TRUE(Submit(Ask(10, 5), &stream).ok());
+  for (int group = 0; group < 3; ++group) {
+    states_.back()->Leave();
+    engine_->Tick();
+    EXPECT_FALSE(engine_->Ready().ok());
+    clock_.now = clock_.now + 20;
+    engine_->Tick();
+    states_.back()->Allow(kMostInFlight);
+    WaitForGroups(0);
+    AddGroup({1000}, /*allowed_steps=*/group < 2 ? 0 : 1 << 30);
+  }
+  const StreamEvent last = stream.Wait();
+  EXPECT_TRUE(last.status.ok()) << last.status;
+  EXPECT_EQ(last.usage.replays, 3);
+}
+
+// The workers of a job that is told to stop as a whole stay for its requests.
+TEST_P(ReplayTest, GroupsStayWhileTheEngineDrains) {
+  EngineOptions options = Replays();
+  options.max_sequences = 1;
+  Start(options);
+  states_[0]->Allow(-(1 << 30));
+  std::vector<Stream> streams(3);
+  for (Stream& s : streams) ASSERT_TRUE(Submit(Ask(10, 5), &s).ok());
+  states_[0]->Leave();
+  engine_->Tick();
+  std::thread drain([this] { engine_->Drain(30); });
+  while (engine_->Submit(Ask(10, 5), nullptr).ok()) std::this_thread::yield();
+  clock_.now = clock_.now + 100;
+  engine_->Tick();
+  states_[0]->Allow(1 << 30);
+  for (Stream& s : streams) EXPECT_TRUE(s.Wait().status.ok());
+  drain.join();
 }
 
 TEST_P(ReplayTest, ARequestThatLosesTwoGroupsIsQuarantined) {

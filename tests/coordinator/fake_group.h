@@ -23,6 +23,8 @@ struct FakeGroupState {
   int64_t peak_slabs = 0;
   int allowed_steps = 1 << 30;  // Next waits for more
   absl::Status failure;
+  absl::Status leaving;
+  bool released = false;
   double slowest_layer_seconds = 0;
 
   void Allow(int steps) {
@@ -38,6 +40,14 @@ struct FakeGroupState {
   void Fail(absl::Status status) {
     Monitor::Lock lock(monitor);
     failure = std::move(status);
+  }
+  void Leave() {
+    Monitor::Lock lock(monitor);
+    leaving = absl::UnavailableError("rank 0 was told to stop");
+  }
+  bool Released() {
+    Monitor::Lock lock(monitor);
+    return released;
   }
   std::vector<StepPlan> Plans() {
     Monitor::Lock lock(monitor);
@@ -57,6 +67,16 @@ class FakeGroup final : public WorkerGroup {
   absl::Status status() const override {
     Monitor::Lock lock(state_->monitor);
     return state_->failure;
+  }
+
+  absl::Status leaving() const override {
+    Monitor::Lock lock(state_->monitor);
+    return state_->leaving;
+  }
+  void Release() override {
+    Monitor::Lock lock(state_->monitor);
+    EXPECT_TRUE(unanswered_.empty());
+    state_->released = true;
   }
 
   absl::Status Submit(const StepPlan& plan) override {

@@ -149,7 +149,7 @@ class InferenceServiceTest : public ::testing::Test {
   }
 
   void AddGroup(std::chrono::milliseconds delay = 0ms) {
-    engine_->AddGroup(std::make_unique<FakeGroup>(&observed_, delay), nullptr);
+    engine_->AddGroup(std::make_unique<FakeGroup>(&observed_, delay));
   }
 
   ~InferenceServiceTest() override {
@@ -687,7 +687,7 @@ TEST_F(InferenceServiceTest, ALostGroupEndsItsStreams) {
   server_->Shutdown();
   server_.reset();
   Start();
-  engine_->AddGroup(std::move(group), nullptr);
+  engine_->AddGroup(std::move(group));
   std::thread killer([&] {
     std::this_thread::sleep_for(100ms);
     lost->Abort(absl::UnavailableError("rank 1 (here) is gone"));

@@ -9,6 +9,7 @@
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
@@ -185,7 +186,13 @@ class RemoteWorkersTest : public ::testing::Test {
             .on_over =
                 [this](const LostGroup& lost) {
                   std::lock_guard lock(mutex_);
-                  over_.push_back(std::string(lost.reason.message()));
+                  over_.push_back(lost);
+                  changed_.notify_all();
+                },
+            .on_left =
+                [this](const LostGroup& left) {
+                  std::lock_guard lock(mutex_);
+                  left_.push_back(left);
                   changed_.notify_all();
                 }});
     grpc::ServerBuilder builder;
@@ -236,7 +243,21 @@ class RemoteWorkersTest : public ::testing::Test {
     if (!changed_.wait_for(lock, kPatience, [&] { return over_.size() > n; })) {
       return "still on";
     }
-    return over_[n];
+    return std::string(over_[n].reason.message());
+  }
+  // That the n-th group that is over was lost for, with the rank at fault.
+  void ExpectFault(size_t n, FaultKind kind, FakeWorker& at_fault) {
+    Over(n);  // waits
+    std::lock_guard lock(mutex_);
+    ASSERT_GT(over_.size(), n);
+    const std::optional<Fault>& fault = over_[n].fault;
+    ASSERT_TRUE(fault.has_value());
+    EXPECT_STREQ(Name(fault->kind), Name(kind));
+    EXPECT_EQ(fault->rank, at_fault.assignment()->rank);
+    EXPECT_EQ(fault->place.device, "cpu");
+    EXPECT_EQ(fault->place.pid, getpid());
+    EXPECT_EQ(fault->words, over_[n].reason.message());
+    EXPECT_GT(fault->unix_seconds, 1e9);
   }
 
   // A clock that tests set forward.
@@ -249,7 +270,7 @@ class RemoteWorkersTest : public ::testing::Test {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<std::unique_ptr<WorkerGroup>> groups_;
-  std::vector<std::string> over_;
+  std::vector<LostGroup> over_, left_;
   std::unique_ptr<RemoteWorkers> workers_;
   std::unique_ptr<grpc::Server> server_;
   std::vector<std::unique_ptr<FakeWorker>> fakes_;
@@ -480,6 +501,7 @@ TEST_F(RemoteWorkersTest, ARankThatFailsIsNamed) {
   EXPECT_EQ(bad.Verdict().code(), absl::StatusCode::kInternal);
   EXPECT_EQ(fakes_[0]->Verdict().code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(Over(0), HasSubstr(name));
+  ExpectFault(0, FaultKind::kFailure, bad);
   EXPECT_EQ(workers_->num_ready(), 0);
   EXPECT_FALSE(group->Submit(PlanOf(2)).ok());
 }
@@ -511,6 +533,7 @@ TEST_F(RemoteWorkersTest, ASilentRankIsNamedAtTheDeadline) {
   EXPECT_THAT(std::string(status.message()),
               AllOf(HasSubstr(name), HasSubstr("is silent for 0."),
                     HasSubstr("past the step deadline")));
+  ExpectFault(0, FaultKind::kSilence, bad);
   // The one that only complained is told who it was.
   EXPECT_THAT(std::string(fakes_[0]->Verdict().message()), HasSubstr(name));
 }
@@ -555,10 +578,11 @@ TEST_F(RemoteWorkersTest, AComplaintCountsWhenNobodyIsSilent) {
   EXPECT_THAT(std::string(status.message()),
               AllOf(HasSubstr("rank " + std::to_string(bad.assignment()->rank)),
                     HasSubstr("reports: the wire is cut")));
+  ExpectFault(0, FaultKind::kCollective, bad);
 }
 
 TEST_F(RemoteWorkersTest, DivergedRanksAreAnError) {
-  Start({.tp = 2});
+  Start({.tp = 3});
   Script diverged;
   diverged.on_step = [](const StepPlan& plan) -> absl::StatusOr<StepResult> {
     StepResult result = FakeWorker::Answer(plan);
@@ -566,7 +590,8 @@ TEST_F(RemoteWorkersTest, DivergedRanksAreAnError) {
     return result;
   };
   Dial();
-  Dial(diverged);
+  Dial();
+  FakeWorker& bad = Dial(diverged);
   WorkerGroup* group = Group(0);
   ASSERT_NE(group, nullptr);
   ASSERT_TRUE(group->Submit(PlanOf(1)).ok());
@@ -574,6 +599,7 @@ TEST_F(RemoteWorkersTest, DivergedRanksAreAnError) {
   for (const auto& fake : fakes_) {
     EXPECT_EQ(fake->Verdict().code(), absl::StatusCode::kUnavailable);
   }
+  ExpectFault(0, FaultKind::kChecksum, bad);
 }
 
 TEST_F(RemoteWorkersTest, MalformedResultsEndTheGroup) {
@@ -590,6 +616,7 @@ TEST_F(RemoteWorkersTest, MalformedResultsEndTheGroup) {
   ASSERT_TRUE(group->Submit(PlanOf(1)).ok());
   EXPECT_EQ(group->Next().status().code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(bad.Verdict().code(), absl::StatusCode::kInvalidArgument);
+  ExpectFault(0, FaultKind::kProtocol, bad);
 }
 
 TEST_F(RemoteWorkersTest, ARankThatCannotLoadEndsItsGroupAndOthersFormANewOne) {
@@ -609,6 +636,7 @@ TEST_F(RemoteWorkersTest, ARankThatCannotLoadEndsItsGroupAndOthersFormANewOne) {
   EXPECT_EQ(bad.Verdict().code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(good.Verdict().code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(Over(0), AllOf(HasSubstr("DATA_LOSS"), HasSubstr("is torn")));
+  ExpectFault(0, FaultKind::kFailure, bad);
   Dial();
   Dial();
   EXPECT_NE(Group(0), nullptr);
@@ -647,12 +675,51 @@ TEST_F(RemoteWorkersTest, GroupsAreOfOneKindOfDeviceAndHostsStayTogether) {
 }
 
 TEST_F(RemoteWorkersTest, AWorkerThatIsToldToStopLeavesInOrder) {
-  Start({.tp = 1});
+  Start({.tp = 2});
   FakeWorker& worker = Dial();
-  ASSERT_NE(Group(0), nullptr);
+  FakeWorker& mate = Dial();
+  WorkerGroup* group = Group(0);
+  ASSERT_NE(group, nullptr);
+  EXPECT_TRUE(group->leaving().ok());
   worker.Leave();
+  while (group->leaving().ok()) std::this_thread::sleep_for(5ms);
+  EXPECT_THAT(
+      std::string(group->leaving().message()),
+      AllOf(HasSubstr("rank " + std::to_string(worker.assignment()->rank)),
+            HasSubstr("was told to stop")));
+  // The group goes on until its owner lets it go.
+  ASSERT_TRUE(group->Submit(PlanOf(1)).ok());
+  EXPECT_TRUE(group->Next().ok());
+  group->Release();
   EXPECT_TRUE(worker.Verdict().ok());
-  EXPECT_THAT(Over(0), HasSubstr("was told to stop"));
+  EXPECT_EQ(worker.end(), WorkerEnd::kLeft);
+  EXPECT_THAT(std::string(mate.Verdict().message()),
+              HasSubstr("was told to stop"));
+  EXPECT_EQ(mate.end(), WorkerEnd::kDrained);
+  EXPECT_FALSE(group->status().ok());
+  std::lock_guard lock(mutex_);
+  ASSERT_EQ(left_.size(), 1);
+  EXPECT_EQ(left_[0].pids.size(), 2);
+  EXPECT_TRUE(over_.empty());
+}
+
+TEST_F(RemoteWorkersTest, AGroupDrainsWhenItIsTold) {
+  Start({.tp = 1, .groups = 2});
+  FakeWorker& worker = Dial();
+  WorkerGroup* group = Group(0);
+  ASSERT_NE(group, nullptr);
+  EXPECT_THAT(std::string(workers_->DrainGroup(1).message()),
+              AllOf(HasSubstr("no group 1"), HasSubstr("there is 0")));
+  EXPECT_TRUE(workers_->DrainGroup(0).ok());
+  EXPECT_THAT(std::string(group->leaving().message()),
+              HasSubstr("told to drain"));
+  FakeWorker& spare = Dial();
+  ASSERT_NE(Group(1), nullptr);
+  EXPECT_EQ(spare.assignment()->group, 1);
+  group->Release();
+  EXPECT_FALSE(worker.Verdict().ok());
+  EXPECT_EQ(worker.end(), WorkerEnd::kDrained);
+  EXPECT_EQ(workers_->num_ready(), 1);
 }
 
 TEST_F(RemoteWorkersTest, ALoadThatHangsIsNoticed) {

@@ -134,6 +134,7 @@ std::vector<StepResult> InChild(
 StepResult WithoutTimes(StepResult result) {
   result.prefill_seconds = result.decode_seconds = 0;
   result.slowest_layer_seconds = result.idle_seconds = 0;
+  result.sum_wait_seconds = 0;
   return result;
 }
 

@@ -84,6 +84,31 @@ def test_metrics_count_what_clients_saw(system):
     assert any(re.match(r'vllm:cache_config_info\{.*block_size="32",num_gpu_blocks="[1-9]\d*"', name) for name in series)
 
 
+def test_what_each_rank_does(system):
+    coordinator, workers, client = system.group("--http", "127.0.0.1:0", tp=2)
+    address = address_of(coordinator)
+    assert client.generate([2, 5, 9], max_tokens=40, ignore_eos=True).code == grpc.StatusCode.OK
+    status = json.loads(ask(address, "/v1/status")[2])
+    assert status["last_fault"] is None
+    (group,) = status["groups"]
+    assert group["group"] == 0 and group["draining"] is False
+    assert {rank["pid"] for rank in group["ranks"]} == {worker.pid for worker in workers}
+    for number, rank in enumerate(group["ranks"]):
+        assert rank["rank"] == number and rank["device"] == "cpu"
+        assert rank["pages_held"] == 0 < rank["pages_total"]
+        assert 40 <= rank["steps"] <= 45
+        assert 0 < rank["step_ms_p50"] <= rank["step_ms_p99"]
+        assert 0 < rank["all_reduce_wait_ms"] and 0 <= rank["skew_ms"]
+        assert 0 <= rank["last_step_age_seconds"] < 30
+    series = metrics(address)
+    for rank in (0, 1):
+        of_rank = f'{{model="opt-demo",group="0",rank="{rank}"}}'
+        assert series["h2oserve_step_seconds_count" + of_rank] == group["ranks"][rank]["steps"]
+        assert series["h2oserve_step_seconds_sum" + of_rank] > series["h2oserve_all_reduce_wait_seconds" + of_rank] > 0
+        assert series["h2oserve_rank_last_step_age_seconds" + of_rank] >= 0
+    assert not any(name.startswith("h2oserve_faults_total") for name in series)
+
+
 def test_status_and_unknown_paths(system):
     coordinator, _, client = system.group("--http", "127.0.0.1:0", "--metrics-compat", "none", tp=2)
     address = address_of(coordinator)

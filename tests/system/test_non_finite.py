@@ -8,6 +8,7 @@ import numpy
 import pytest
 
 from conftest import BIN, MODEL
+from test_http import address_of, ask, metrics
 
 FIRST_ROW = 2  # of the positions' table: position p is its row p + 2
 BROKEN_POSITION = 33
@@ -57,8 +58,10 @@ def broken(tmp_path_factory):
 
 
 @pytest.mark.parametrize("tp", [1, 2])
-def test_only_the_requests_that_reach_it_end(system, broken, tp):
-    client = system.client(system.serve("--max-sequences", 8, model=broken, tp=tp))
+def test_only_the_requests_that_reach_it_end(system, broken, tp, tmp_path):
+    serve = system.serve("--max-sequences", 8, "--http", "127.0.0.1:0", "--fault-dir", tmp_path / "faults", model=broken,
+                         tp=tp)
+    client = system.client(serve)
     sound = dict(prompt=[2, 77, 150], max_tokens=20, ignore_eos=True)
     alone = client.generate(**sound)
     assert alone.code == grpc.StatusCode.OK and len(alone.tokens) == 20
@@ -81,6 +84,14 @@ def test_only_the_requests_that_reach_it_end(system, broken, tp):
     assert answers["sound"].code == grpc.StatusCode.OK
     assert answers["sound"].tokens == alone.tokens
     assert client.generate(**sound).tokens == alone.tokens  # and the server goes on
+
+    address = address_of(serve)
+    faults = {name: value for name, value in metrics(address).items() if name.startswith("h2oserve_faults_total")}
+    assert list(faults) == ['h2oserve_faults_total{model="m",group="0",rank="all",kind="nan"}']
+    fault = json.loads(ask(address, "/v1/status")[2])["last_fault"]
+    assert fault["kind"] == "nan" and "are not finite; it ended, others go on" in fault["words"]
+    (file,) = (tmp_path / "faults").iterdir()  # one a minute
+    assert json.loads(file.read_text())["kind"] == "nan"
 
 
 def run(model, command, *arguments):

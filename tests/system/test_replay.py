@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from conftest import until
-from test_processes import join, only_error_line, start_streams
+from test_processes import COORDINATOR_LOST, LET_GO, join, only_error_line, start_streams
 
 PROMPTS = [[2, 100 + i, 200 + i, 300 + i] for i in range(4)]
 ASK = dict(max_tokens=150, ignore_eos=True)
@@ -66,6 +66,17 @@ def test_another_group_takes_the_streams_at_once(system):
     os.kill(workers[0].pid, signal.SIGKILL)
     join(threads)
     assert [answer.tokens for answer in answers] == expected
+
+
+def test_spares_take_over_at_once(system):
+    coordinator, workers, client = system.group(tp=2, workers=4)
+    expected = alone(client)
+    answers, threads = all_at_once(client)
+    (rank,) = [worker for worker in workers if "is rank 0 of 2" in worker.stderr()]
+    os.kill(rank.pid, signal.SIGKILL)
+    join(threads)
+    assert [answer.tokens for answer in answers] == expected
+    assert sum(not worker.ended() for worker in workers) == 2
 
 
 def test_a_stream_that_waits_too_long_for_a_group_ends_by_name(system):
@@ -134,3 +145,50 @@ def test_a_client_resumes_after_the_coordinator_was_lost(system):
     assert rest.code == grpc.StatusCode.OK, rest.details
     assert cut.tokens + rest.tokens == whole.tokens
     assert rest.usage.completion_tokens == len(whole.tokens)
+
+
+def test_clients_resume_when_the_coordinator_comes_back(system):
+    """With workers that dial again, nobody has to start anything but the coordinator."""
+    fields = dict(max_tokens=120, ignore_eos=True)
+    sampled = [dict(sampling=dict(temperature=0.8, seed=i)) if i % 2 else {} for i in range(32)]
+    prompts = [PROMPTS[i % 4] for i in range(32)]
+    first, workers, client = system.group(worker_arguments=("--reconnect", 60))
+    address = first.address()
+    whole = [client.generate(prompts[i], **fields, **sampled[i]).tokens for i in range(8)]
+    cuts, threads = [], []
+    for prompt, more in zip(prompts, sampled):
+        (cut,), (thread,) = start_streams(client, 1, prompt=prompt, timeout=120, **fields, **more)
+        cuts.append(cut)
+        threads.append(thread)
+    os.kill(first.pid, signal.SIGKILL)
+    join(threads)
+    first.wait()
+    again = system.coordinator(listen=address)
+    client = system.client(again)
+    until(lambda: client.health() == "SERVING", f"the workers dial again\n{again.stderr()}", 60)
+    assert not any(worker.ended() for worker in workers)
+    resumed = 0
+    for i, cut in enumerate(cuts):
+        if cut.code == grpc.StatusCode.OK:  # it had ended before
+            continue
+        more = dict(sampled[i])
+        if more:
+            assert cut.messages[0].seed == more["sampling"]["seed"]
+        rest = client.generate(prompts[i], generated=cut.tokens, **fields, **more)
+        assert rest.code == grpc.StatusCode.OK, rest.details
+        resumed += 1
+        if i < 8:
+            assert cut.tokens + rest.tokens == whole[i]
+        else:
+            assert cut.tokens + rest.tokens == client.generate(prompts[i], **fields, **more).tokens
+    assert resumed > 0
+
+
+def test_a_worker_dials_again_for_as_long_as_it_was_told(system):
+    coordinator, (worker,), _ = system.group(tp=1, worker_arguments=("--reconnect", 1))
+    coordinator.kill()
+    assert worker.wait(10) == COORDINATOR_LOST
+    assert "dials again for" in worker.stderr()
+    stopped, (worker,), _ = system.group(tp=1, worker_arguments=("--reconnect", 60))
+    stopped.signal(signal.SIGTERM)
+    assert worker.wait(10) == LET_GO
