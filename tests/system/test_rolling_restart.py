@@ -52,8 +52,8 @@ def test_the_drain_command(system, stubs):
     cluster = Cluster(system, "--drain-seconds", 0, groups=2, tp=1)
     address = cluster.coordinator.address()
     client = system.client(cluster.coordinator)
-    alone = client.generate([2, 5, 9], max_tokens=200, ignore_eos=True, timeout=120)
-    answers, threads = start_streams(client, 4, prompt=[2, 5, 9], max_tokens=200, timeout=120)
+    alone = client.generate([2, 5, 9], max_tokens=1000, ignore_eos=True, timeout=120)
+    answers, threads = start_streams(client, 4, prompt=[2, 5, 9], max_tokens=1000, timeout=120)
     old = pids_of(cluster.http)
     done = drain(1, address)
     assert (done.returncode, done.stdout) == (0, "group 1 has drained\n"), done.stderr
