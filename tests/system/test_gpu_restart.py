@@ -14,6 +14,7 @@ import pytest
 from conftest import BIN, until
 
 STREAMS, PROMPT, MOST = 64, 128, 64
+BEGUN = 5  # tokens that each stream has when the worker dies
 READY_WITHIN = 5.0  # seconds from the kill
 SLOWER = 1.2  # a replay against the prefill and the decode steps that it repeats
 
@@ -64,7 +65,7 @@ def test_a_killed_gpu_worker_comes_back_and_no_stream_is_lost(system, capsys):
 
     began = time.monotonic()
     streams = begin()
-    until(lambda: all(len(stream.tokens) >= MOST // 3 for stream in streams), "all streams have begun")
+    until(lambda: all(len(stream.tokens) >= BEGUN for stream in streams), "all streams have begun")
     killed = time.monotonic()
     (worker,) = serve.workers()
     os.kill(worker, signal.SIGKILL)
@@ -78,15 +79,19 @@ def test_a_killed_gpu_worker_comes_back_and_no_stream_is_lost(system, capsys):
     prefill = max(stream.times[0] for stream in streams) - began
     gaps = [b - a for s in streams for a, b in zip(s.times, s.times[1:]) if a > began + prefill and b < killed]
     step = statistics.median(gaps)
-    given = [sum(at < killed + 0.05 for at in stream.times) for stream in streams]
-    first_new = max(stream.times[count] for stream, count in zip(streams, given))
+    # Prompts are prefilled one behind the other, so a first stream may have ended before.
+    cut = [(stream, sum(at < ready for at in stream.times)) for stream in streams if stream.times[-1] > ready]
+    assert len(cut) > STREAMS // 2
+    given = [count for _, count in cut]
+    first_new = max(stream.times[count] for stream, count in cut)
     replay, bound = first_new - ready, prefill + max(given) * step
     with capsys.disabled():
-        print(f"\nready again in {ready - killed:.2f} s; replay of {STREAMS} streams, {min(given)} to {max(given)} tokens each: "
+        print(f"\nready again in {ready - killed:.2f} s; replay of {len(cut)} streams, {min(given)} to {max(given)} tokens each: "
               f"{replay:.2f} s; prefill {prefill:.2f} s + {max(given)} steps of {1e3 * step:.1f} ms = {bound:.2f} s, "
               f"ratio {replay / bound:.2f}")
     for stream in streams:
         assert stream.code == grpc.StatusCode.OK and len(stream.tokens) == MOST
-        assert stream.usage.replays == 1 and stream.usage.completion_tokens == MOST
+        assert stream.usage.completion_tokens == MOST
+    assert all(stream.usage.replays == 1 for stream, _ in cut)
     assert ready - killed < READY_WITHIN
     assert replay <= SLOWER * bound
