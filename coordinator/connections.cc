@@ -30,11 +30,14 @@
 namespace h2o {
 namespace {
 
-// The watcher wakes at most once in a millisecond.
-constexpr auto kNap = std::chrono::milliseconds(1);
-
 // How often deadlines are looked at, and sockets that gRPC has closed.
-constexpr int kLookMs = 100;
+constexpr int kSweepMs = 100;
+
+// How often bytes of connections are counted: of those that hold unfinished
+// messages, and of the others, so many at a time.  Messages are not waited for:
+// they come thousands of times a second, and each time that this thread woke,
+// it would take a core from a rank or from gRPC.
+constexpr int kOwingMs = 1, kCountMs = 20, kCountsAtATime = 128;
 
 // Without descriptors, how long to wait for some.
 constexpr double kPauseSeconds = 0.1;
@@ -145,33 +148,40 @@ class Connections::Impl {
   void Run() {
     epoll_event events[64];
     using Steady = std::chrono::steady_clock;
-    Steady::time_point looked = Steady::now();
+    Steady::time_point swept = Steady::now(), counted = swept;
     while (true) {
-      const int n = epoll_wait(poll_.get(), events, std::size(events), kLookMs);
-      bool worked = false;
+      const int n =
+          epoll_wait(poll_.get(), events, std::size(events), WaitMs());
       for (int i = 0; i < n; ++i) {
         const int fd = events[i].data.fd;
         if (fd == wake_.get()) return;
         if (listeners_.Has(fd)) {
           AcceptAll(fd);
-        } else {
-          Look(fd, events[i].events);
-          worked = true;
+        } else if (greetings_->Has(fd)) {
+          greetings_->Look(fd);
         }
       }
       const double now = clock_->Now();
       HandOn(now);
       if (paused_until_ > 0 && now >= paused_until_) Resume();
-      if (Steady::now() - looked >= std::chrono::milliseconds(kLookMs)) {
-        looked = Steady::now();
+      const Steady::time_point looks = Steady::now();
+      if (looks - swept >= std::chrono::milliseconds(kSweepMs)) {
+        swept = looks;
         Sweep();
-        CutCulprits(now);
       }
-      if (worked) {
-        CutCulprits(now);
-        std::this_thread::sleep_for(kNap);
+      if (looks - counted >= std::chrono::milliseconds(kCountMs)) {
+        counted = looks;
+        CountSome();
       }
+      CountOwing();
+      CutCulprits(now);
     }
+  }
+
+  int WaitMs() const {
+    std::lock_guard lock(mutex_);
+    if (!unfinished_.Owing().empty()) return kOwingMs;
+    return open_.empty() ? kSweepMs : kCountMs;
   }
 
   void Warn(const std::string& line) { log_.Add(LogLevel::kWarning, "", line); }
@@ -244,6 +254,7 @@ class Connections::Impl {
       }
       if (due.left) continue;
       if (due.refusal.empty()) {
+        Watch(poll_.get(), EPOLL_CTL_DEL, fd, 0);
         taker_(due.fd.Release());
       } else {
         Refuse(
@@ -272,11 +283,20 @@ class Connections::Impl {
 
   // ---- Open connections
 
-  void Look(int fd, uint32_t what) {
-    if (greetings_->Has(fd)) return greetings_->Look(fd);
+  // The next ones in turn.
+  void CountSome() {
     std::lock_guard lock(mutex_);
-    if ((what & (EPOLLHUP | EPOLLERR)) != 0) return Forget(fd);
-    Count(fd);
+    auto next = open_.upper_bound(last_counted_);
+    const size_t most = std::min<size_t>(open_.size(), kCountsAtATime);
+    for (size_t i = 0; i < most; ++i, ++next) {
+      if (next == open_.end()) next = open_.begin();
+      last_counted_ = next->first;
+      if (!greetings_->Has(last_counted_)) Count(last_counted_);
+    }
+  }
+  void CountOwing() {
+    std::lock_guard lock(mutex_);
+    for (int fd : unfinished_.Owing()) Count(fd);
   }
 
   void Sweep() {
@@ -290,11 +310,7 @@ class Connections::Impl {
       const auto it = open_.find(fd);
       if (it == open_.end()) continue;
       if (greetings_->Has(fd)) continue;
-      if (!IsConnectedTo(fd, it->second.address)) {
-        Forget(fd);
-      } else if (unfinished_.Owes(fd)) {
-        Count(fd);
-      }
+      if (!IsConnectedTo(fd, it->second.address)) Forget(fd);
     }
     if (std::exchange(trim_, false)) malloc_trim(0);
   }
@@ -376,6 +392,7 @@ class Connections::Impl {
   std::optional<Greetings> greetings_;  // while it runs
   double paused_until_ = 0;             // 0: it accepts
   bool trim_ = false;                   // memory was freed
+  int last_counted_ = -1;               // descriptor
 
   mutable std::mutex mutex_;        // guards what follows
   std::map<int, Connection> open_;  // by descriptor

@@ -75,9 +75,12 @@ bool UnfinishedMessages::GiveUpReads(int connection, double now) {
   return true;
 }
 
-bool UnfinishedMessages::Owes(int connection) const {
-  const auto it = connections_.find(connection);
-  return it != connections_.end() && it->second.unfinished > kSmall;
+std::vector<int> UnfinishedMessages::Owing() const {
+  std::vector<int> owing;
+  for (const auto& [id, c] : connections_) {
+    if (c.unfinished > kSmall) owing.push_back(id);
+  }
+  return owing;
 }
 
 int64_t UnfinishedMessages::total() const {

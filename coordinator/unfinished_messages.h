@@ -51,9 +51,9 @@ class UnfinishedMessages {
   // its way.  Returns false, and then changes nothing, if none is read or this
   // came too often before.
   bool GiveUpReads(int connection, double now);
-  // Whether it holds more than kSmall.  Then it must be counted again from time
-  // to time, even if nothing comes.
-  bool Owes(int connection) const;
+  // Those that hold more than kSmall.  They must be counted again from time to
+  // time, even if nothing comes.
+  std::vector<int> Owing() const;
   // Whether a message was ever taken.
   bool IsSilent(int connection) const;
 
