@@ -81,22 +81,21 @@ def test_ten_times_what_fits(system, is_long):
     calm = closed_loop(client, 60 if is_long else 2)
     assert {call.code for call in calm} == {grpc.StatusCode.OK}
     duration = statistics.mean(call.ended - call.began for call in calm)
-    rate = 10 * SEATS / duration  # calls a second
     seconds = 180 if is_long else 6 * duration
     before = metrics(address)
 
     calls, asked, deepest = [], [], 0
     start = time.monotonic()
-    while (now := time.monotonic()) < start + seconds:
-        # Every tenth has a deadline that is over long before its turn.
-        while len(calls) < rate * (now - start):
-            hasty = len(calls) % 10 == 9
+    while time.monotonic() < start + seconds:
+        # Ten times what runs, topped up twice in the time of a request: that is more than ten times what the server does.
+        # Every eighth has a deadline that is over long before its turn.
+        for _ in range(10 * SEATS - sum(call.thread.is_alive() for call in calls)):
+            hasty = len(calls) % 8 == 5
             calls.append(Call(client, PROMPT + [13] if hasty else PROMPT, timeout=0.05 if hasty else 60))
-        if len(asked) < now - start:
-            asked.append(client.stub.CheckAdmission(client.request(PROMPT, max_tokens=TOKENS), timeout=10))
-            deepest = max(deepest, next(value for name, value in metrics(address).items()
-                                        if name.startswith("h2oserve_requests_waiting{")))
-        time.sleep(0.002)
+        asked.append(client.stub.CheckAdmission(client.request(PROMPT, max_tokens=TOKENS), timeout=10))
+        deepest = max(deepest, next(value for name, value in metrics(address).items()
+                                    if name.startswith("h2oserve_requests_waiting{")))
+        time.sleep(duration / 2)
     for call in calls:
         call.thread.join(60)
     after = metrics(address)
