@@ -99,16 +99,16 @@ def test_a_heavy_tenant_does_not_slow_a_light_one(system, tmp_path, is_long):
 
 
 def test_weights_share_the_tokens(system, tmp_path, is_long):
-    enough = 20_000 if is_long else 2_400  # tokens
+    enough = 30_000 if is_long else 9_600  # tokens
     client = server_with_tenants(system, tmp_path, one=1, three=3)
     stop, calls = threading.Event(), {"one": [], "three": []}
 
     def keep_asking(key):
         while not stop.is_set():
-            calls[key].append(Asked(client, key, max_tokens=16))
+            calls[key].append(Asked(client, key, max_tokens=32))
             calls[key][-1].thread.join(PATIENCE)
 
-    callers = [threading.Thread(target=keep_asking, args=(key,), daemon=True) for key in calls for _ in range(8)]
+    callers = [threading.Thread(target=keep_asking, args=(key,), daemon=True) for key in calls for _ in range(16)]
     for caller in callers:
         caller.start()
 
@@ -116,7 +116,7 @@ def test_weights_share_the_tokens(system, tmp_path, is_long):
         return {key: sum(len(call.times) for call in made) for key, made in calls.items()}
 
     # From when both wait, until enough have come.
-    until(lambda: sum(tokens().values()) > 8 * 16, "the first are served")
+    until(lambda: sum(tokens().values()) > 20 * 32, "the first are served")
     before = tokens()
     until(lambda: sum(tokens().values()) > sum(before.values()) + enough, "enough are served", 300)
     after = tokens()
