@@ -2,29 +2,30 @@
 #include "coordinator/start_rate.h"
 
 #include <algorithm>
-#include <cmath>
 
 namespace h2o {
 
 void StartRate::Pass(double now, bool waiting) {
-  const double passed = std::max(now - now_, 0.0);
+  if (waiting) waiting_seconds_ += std::max(now - now_, 0.0);
   now_ = std::max(now, now_);
-  if (!waiting) return;
-  waiting_seconds_ += passed;
-  tokens_ *= std::exp(-passed / kMemorySeconds);
 }
 
 void StartRate::Started(int64_t tokens) {
-  ++starts_;
-  tokens_ += static_cast<double>(tokens);
+  starts_.push_back({waiting_seconds_, tokens});
+  tokens_ += tokens;
+  while (starts_.size() > kFew &&
+         starts_.front().at < waiting_seconds_ - kMemorySeconds) {
+    // The time up to this start goes with it.
+    since_ = starts_.front().at;
+    tokens_ -= starts_.front().tokens;
+    starts_.pop_front();
+  }
 }
 
 std::optional<double> StartRate::TokensPerSecond() const {
-  // At a steady rate, what is remembered tends to the rate times the memory.
-  const double remembered =
-      kMemorySeconds * (1 - std::exp(-waiting_seconds_ / kMemorySeconds));
-  if (starts_ < kLeastStarts || !(remembered > 0)) return std::nullopt;
-  return tokens_ / remembered;
+  const double seconds = waiting_seconds_ - since_;
+  if (starts_.size() < kLeast || !(seconds > 0)) return std::nullopt;
+  return static_cast<double>(tokens_) / seconds;
 }
 
 }  // namespace h2o
