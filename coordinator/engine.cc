@@ -41,10 +41,10 @@ absl::Status ShutDownError() {
 }  // namespace
 
 struct Engine::LiveGroup {
-  LiveGroup(uint64_t number, uint64_t shape,
-            std::unique_ptr<WorkerGroup> workers, const EngineOptions& options,
-            TenantAccounts* tenants, double now, GroupObserver observer)
-      : work(number, shape, std::move(workers), options, tenants, now),
+  LiveGroup(uint64_t shape, std::unique_ptr<WorkerGroup> workers,
+            const EngineOptions& options, TenantAccounts* tenants, double now,
+            GroupObserver observer)
+      : work(shape, std::move(workers), options, tenants, now),
         observer(std::move(observer)) {}
 
   GroupAtWork work;
@@ -151,9 +151,9 @@ void Engine::AddGroup(std::unique_ptr<WorkerGroup> workers,
   }
   const double now = clock_->Now();
   const uint64_t shape = placement_.ShapeOf(workers->info());
-  groups_.push_back(std::make_unique<LiveGroup>(
-      next_group_++, shape, std::move(workers), options_, &tenants_, now,
-      std::move(observer)));
+  groups_.push_back(std::make_unique<LiveGroup>(shape, std::move(workers),
+                                                options_, &tenants_, now,
+                                                std::move(observer)));
   LiveGroup* group = groups_.back().get();
   placement_.Add(&group->work);
   CountPool();

@@ -206,7 +206,6 @@ class Engine {
   Counters counters_ ABSL_GUARDED_BY(monitor_);
   std::array<std::atomic<int64_t>, kRefusals> refused_at_doors_ = {};
   uint64_t next_id_ ABSL_GUARDED_BY(monitor_) = 1;
-  uint64_t next_group_ ABSL_GUARDED_BY(monitor_) = 1;
   bool draining_ ABSL_GUARDED_BY(monitor_) = false;
   bool stopping_ ABSL_GUARDED_BY(monitor_) = false;
 

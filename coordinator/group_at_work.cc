@@ -44,12 +44,10 @@ std::vector<Item> TakeOf(uint64_t id, std::vector<Item>* items,
 
 }  // namespace
 
-GroupAtWork::GroupAtWork(uint64_t number, uint64_t shape,
-                         std::unique_ptr<WorkerGroup> workers,
+GroupAtWork::GroupAtWork(uint64_t shape, std::unique_ptr<WorkerGroup> workers,
                          const EngineOptions& options, TenantAccounts* tenants,
                          double now)
-    : number_(number),
-      shape_(shape),
+    : shape_(shape),
       workers_(std::move(workers)),
       max_sequences_(options.max_sequences),
       history_(workers_->info().tp()),

@@ -29,11 +29,9 @@ namespace h2o {
 
 class GroupAtWork {
  public:
-  // `number` tells the groups of one engine apart, also those that are gone;
-  // groups of one `shape` charge a sequence alike.  `tenants` must outlive
+  // Groups of one `shape` charge a sequence alike.  `tenants` must outlive
   // this.
-  GroupAtWork(uint64_t number, uint64_t shape,
-              std::unique_ptr<WorkerGroup> workers,
+  GroupAtWork(uint64_t shape, std::unique_ptr<WorkerGroup> workers,
               const EngineOptions& options, TenantAccounts* tenants,
               double now);
 
@@ -102,7 +100,7 @@ class GroupAtWork {
 
   // The oldest plan was answered: its times are counted and its tokens go to
   // the outbox.
-  void Deliver(GroupResult result, double now, EngineCounters* counters,
+  void Deliver(GroupResult answer, double now, EngineCounters* counters,
                Outbox* outbox);
 
  private:
@@ -117,7 +115,6 @@ class GroupAtWork {
   TenantCharge TenantChargeOf(Sequence* sequence) const;
   void TakeScores(StepResult* result, Sequence* sequence) const;
 
-  const uint64_t number_;
   const uint64_t shape_;
   const std::unique_ptr<WorkerGroup> workers_;
   const int max_sequences_;
