@@ -158,7 +158,8 @@ class Connections::Impl {
         if (listeners_.Has(fd)) {
           AcceptAll(fd);
         } else if (greetings_->Has(fd)) {
-          greetings_->Look(fd);
+          constexpr uint32_t kLeft = EPOLLRDHUP | EPOLLHUP | EPOLLERR;
+          greetings_->Look(fd, (events[i].events & kLeft) != 0);
         }
       }
       const double now = clock_->Now();
@@ -238,7 +239,7 @@ class Connections::Impl {
       open_[fd.get()] = std::move(connection);
       unfinished_.Open(fd.get());
     }
-    Watch(poll_.get(), EPOLL_CTL_ADD, fd.get(), EPOLLIN | EPOLLET);
+    Watch(poll_.get(), EPOLL_CTL_ADD, fd.get(), EPOLLIN | EPOLLRDHUP | EPOLLET);
     greetings_->Add(std::move(fd), now);
   }
 

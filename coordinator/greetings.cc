@@ -24,27 +24,42 @@ constexpr std::string_view kTlsRecord = "\x16\x03"sv;
 
 void Greetings::Add(UniqueFd fd, double now) {
   const int number = fd.get();
-  waiting_[number] = {.fd = std::move(fd),
-                      .since = now,
-                      .greeted = options_.kind == Kind::kAny};
-  Look(number);  // what came before it was watched
+  places_[number] = ++last_;
+  waiting_[last_] = {.fd = std::move(fd),
+                     .since = now,
+                     .greeted = options_.kind == Kind::kAny};
+  Look(number, /*left=*/false);  // what came before it was watched
 }
 
-void Greetings::Look(int fd) {
-  const auto it = waiting_.find(fd);
-  if (it == waiting_.end() || it->second.greeted) return;
+void Greetings::Remove(int fd) {
+  const auto place = places_.find(fd);
+  if (place == places_.end()) return;
+  waiting_.erase(place->second);
+  places_.erase(place);
+}
+
+void Greetings::Look(int fd, bool left) {
+  const auto place = places_.find(fd);
+  if (place == places_.end()) return;
+  Waiting& waiting = waiting_[place->second];
+  if (!waiting.greeted) Recognise(&waiting);
+  waiting.left = waiting.left || (left && waiting.refusal.empty());
+}
+
+void Greetings::Recognise(Waiting* waiting) const {
   const bool tls = options_.kind == Kind::kTls;
   const std::string_view expected = tls ? kTlsRecord : kPreface;
   char bytes[kPreface.size()];
-  const ssize_t n = recv(fd, bytes, expected.size(), MSG_PEEK | MSG_DONTWAIT);
+  const ssize_t n =
+      recv(waiting->fd.get(), bytes, expected.size(), MSG_PEEK | MSG_DONTWAIT);
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
   if (n <= 0) {
-    it->second.left = true;
+    waiting->left = true;
   } else if (!expected.starts_with({bytes, static_cast<size_t>(n)})) {
-    it->second.refusal = tls ? "it does not speak TLS"
-                             : "it does not speak HTTP/2 without TLS, as gRPC";
+    waiting->refusal = tls ? "it does not speak TLS"
+                           : "it does not speak HTTP/2 without TLS, as gRPC";
   } else {
-    it->second.greeted = static_cast<size_t>(n) == expected.size();
+    waiting->greeted = static_cast<size_t>(n) == expected.size();
   }
 }
 
@@ -73,6 +88,7 @@ std::vector<Greetings::Due> Greetings::TakeDue(double now) {
         (waiting.greeted && TakeTurn())) {
       due.push_back(
           {std::move(waiting.fd), std::move(waiting.refusal), waiting.left});
+      places_.erase(due.back().fd.get());
       it = waiting_.erase(it);
     } else {
       ++it;

@@ -3,8 +3,10 @@
 // TLS, and TLS handshakes begin at a bounded rate.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "parallel/unique_fd.h"
@@ -31,13 +33,15 @@ class Greetings {
         turns_(options.handshakes_per_second) {}
 
   void Add(UniqueFd fd, double now);
-  bool Has(int fd) const { return waiting_.contains(fd); }
-  // Looks at what has come, which stays where it is.
-  void Look(int fd);
+  bool Has(int fd) const { return places_.contains(fd); }
+  // Looks at what has come, which stays where it is.  `left`: the other end has
+  // closed.
+  void Look(int fd, bool left);
   // Closes it.
-  void Remove(int fd) { waiting_.erase(fd); }
+  void Remove(int fd);
 
-  // Those that wait no more: to be handed on, or to be closed.
+  // Those that wait no more, in the order in which they came: to be handed on,
+  // or to be closed.
   struct Due {
     UniqueFd fd;
     std::string refusal;  // why it is closed; empty: hand it on
@@ -52,10 +56,13 @@ class Greetings {
     bool greeted = false, left = false;
     std::string refusal = {};
   };
+  void Recognise(Waiting* waiting) const;
   bool TakeTurn();
 
   const Options options_;
-  std::map<int, Waiting> waiting_;
+  std::map<uint64_t, Waiting> waiting_;       // in the order in which they came
+  std::unordered_map<int, uint64_t> places_;  // in it, by descriptor
+  uint64_t last_ = 0;
   double filled_;  // when turns_ was reckoned
   double turns_;   // handshakes that may begin now
 };

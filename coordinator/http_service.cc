@@ -99,8 +99,10 @@ void HttpService::Handle(const HttpRequest& request, HttpReply* reply) {
     if (request.method == "GET") return reply->Send((this->*route.answer)());
     return reply->Send(WrongMethod(route.path, "GET, HEAD"));
   }
-  // What is not named above takes a key, whatever it may become.
-  if (const auto tenant = Admit(Right::kKey, request); !tenant.ok()) {
+  // What is not named above takes a key, whatever it may become; but a page
+  // for people may come to stand at the root.
+  const Right right = request.path == "/" ? Right::kNone : Right::kKey;
+  if (const auto tenant = Admit(right, request); !tenant.ok()) {
     return reply->Send(Unwelcome(tenant.status()));
   }
   reply->Send(ErrorAnswer(404, "not_found",

@@ -250,7 +250,6 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
     return absl::InvalidArgumentError(
         absl::StrCat("--listen: ", where.status().message()));
   }
-  H2O_RETURN_IF_ERROR(CheckExposure(flags));
   const ModelSpec& model = flags.model.spec;
   H2O_ASSIGN_OR_RETURN(const ModelConfig config, ConfigOf(model));
   H2O_RETURN_IF_ERROR(ValidateTensorParallel(config, flags.tp));
@@ -269,6 +268,7 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
                            .all = 4 * int64_t{MaxMessageBytes(flags)},
                            .seconds = flags.client_timeout_seconds},
                           &c->clock));
+  H2O_RETURN_IF_ERROR(CheckExposure(flags));
   c->address = where->ToString();
   Connections* const connections = c->connections.get();
   const auto on_message = [connections](const std::string& peer,

@@ -64,7 +64,7 @@ TEST_F(GreetingsTest, Http2BeginsWithItsPrefaceHoweverSlowly) {
   const int fd = Connect("PRI ");
   EXPECT_TRUE(Due().empty());
   Say(std::string(kPreface + 4) + "more");
-  greetings_->Look(fd);
+  greetings_->Look(fd, false);
   const auto due = Due();
   ASSERT_EQ(due.size(), 1u);
   EXPECT_EQ(due[0].refusal, "");
@@ -96,7 +96,7 @@ TEST_F(GreetingsTest, SilenceEndsAndWhoLeavesIsNoComplaint) {
   Connect("PRI");
   const int gone = Connect("");
   clients_.back().Close();
-  greetings_->Look(gone);
+  greetings_->Look(gone, true);
   auto due = Due(9.9);
   ASSERT_EQ(due.size(), 1u);
   EXPECT_TRUE(due[0].left);
@@ -113,6 +113,28 @@ TEST_F(GreetingsTest, HandshakesBeginAtABoundedRate) {
   EXPECT_EQ(Due(0.1).size(), 0u);
   EXPECT_EQ(Due(0.6).size(), 2u);
   EXPECT_EQ(Due(5).size(), 4u);
+}
+
+TEST_F(GreetingsTest, TurnsGoInOrderAndNotToThoseThatHaveLeft) {
+  Start(Kind::kTls, 1);
+  std::vector<int> fds;
+  for (int i = 0; i < 4; ++i) fds.push_back(Connect("\x16\x03\x01"));
+  auto due = Due(0);
+  ASSERT_EQ(due.size(), 1u);
+  EXPECT_EQ(due[0].fd.get(), fds[0]);
+  due.clear();  // its number is free
+  fds[0] = Connect("\x16\x03\x01");
+  greetings_->Look(fds[1], true);
+  due = Due(0.5);
+  ASSERT_EQ(due.size(), 1u);
+  EXPECT_TRUE(due[0].left);
+  due = Due(1);
+  ASSERT_EQ(due.size(), 1u);
+  EXPECT_EQ(due[0].fd.get(), fds[2]);
+  greetings_->Remove(fds[3]);
+  due = Due(2);
+  ASSERT_EQ(due.size(), 1u);
+  EXPECT_EQ(due[0].fd.get(), fds[0]);
 }
 
 }  // namespace

@@ -110,7 +110,7 @@ def test_reflection_takes_a_key(keyed):
 
 
 @pytest.mark.parametrize("path,needs", [
-    ("/livez", None), ("/readyz", None), ("/health", None), ("/progressz", None),
+    ("/", None), ("/livez", None), ("/readyz", None), ("/health", None), ("/progressz", None),
     ("/version", "key"), ("/metrics", "key"), ("/nothing", "key"), ("/v1/nothing", "key"), ("/v1/status", "admin")])
 def test_a_path_takes_its_key(keyed, path, needs):
     _, _, http, _ = keyed
@@ -119,7 +119,7 @@ def test_a_path_takes_its_key(keyed, path, needs):
     status["none"], headers, body = ask(http, path)
     there = 404 if "nothing" in path else 200
     if needs is None:
-        assert set(status.values()) == {200}
+        assert set(status.values()) == {404 if path == "/" else 200}
         return
     assert status["none"] == status["wrong"] == 401, status
     assert json.loads(body)["error"]["code"] == "invalid_api_key" and headers["WWW-Authenticate"] == "Bearer"

@@ -3,18 +3,20 @@
 Certificates that do not fit are in test_tls.py, keys in test_access.py, messages and Hellos in test_door.py.
 """
 import contextlib
+import http.client as http_client
 import random
 import resource
 import select
 import socket
 import statistics
+import ssl
 import threading
 import time
 
 import grpc
 import pytest
 
-from conftest import PATIENCE, until
+from conftest import BIN, PATIENCE, until
 from test_http import address_of, ask, metrics
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -176,9 +178,9 @@ def test_grpc_refuses_headers_of_100_kb(server, stubs):
     channel.close()
 
 
-def test_half_closed_sockets_hold_nothing(server):
+def test_half_closed_sockets_hold_nothing(server, full_matrix):
     coordinator, _, _ = server
-    for words in (b"", b"PRI", PREFACE):
+    for words in (b"", b"PRI", *([PREFACE] if full_matrix else [])):  # gRPC waits 10 s for more
         start = time.monotonic()
         answer_to(coordinator.address(), words, half_close=True, seconds=15)
         assert time.monotonic() - start < 12
@@ -210,40 +212,39 @@ def raise_open_files(count):
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
-def test_idle_connections_leave_room(server, stubs, full_matrix):
-    """More than the server takes, on both doors; then a client comes."""
+@pytest.mark.parametrize("door", ["gRPC", "HTTP"])
+def test_idle_connections_leave_room(server, stubs, full_matrix, door):
+    """More than the server takes; then a client comes."""
     coordinator, http, stream = server
     count = 10_000 if full_matrix else 600
-    raise_open_files(2 * count)
+    raise_open_files(count)
     before = len(stream.gaps)
     idle = []
-    for address in (coordinator.address(), http):
-        for _ in range(count):
-            with contextlib.suppress(OSError):
-                idle.append(dial(address))
+    for _ in range(count):
+        with contextlib.suppress(OSError):
+            idle.append(dial(coordinator.address() if door == "gRPC" else http))
     time.sleep(1.1)
     start = time.monotonic()
-    channel = grpc.insecure_channel(coordinator.address(), [("grpc.use_local_subchannel_pool", 1)])
-    stubs.rpc.InferenceStub(channel).GetModelInfo(stubs.pb.GetModelInfoRequest(), timeout=5, wait_for_ready=True)
-    channel.close()
+    if door == "gRPC":
+        channel = grpc.insecure_channel(coordinator.address(), [("grpc.use_local_subchannel_pool", 1)])
+        stubs.rpc.InferenceStub(channel).GetModelInfo(stubs.pb.GetModelInfoRequest(), timeout=5, wait_for_ready=True)
+        channel.close()
     assert until(lambda: ask_or_none(http), "HTTP answers", 5) == 200
     assert time.monotonic() - start < 5
     for one in idle:
         one.close()
-    until(lambda: ask_or_none(http) == 200, "HTTP answers", 5)
     assert refused(http)[0] > 0
     until(lambda: len(stream.gaps) > before, "the stream goes on")
 
 
 def ask_or_none(http):
-    with contextlib.suppress(OSError, Exception):
+    with contextlib.suppress(OSError, http_client.HTTPException):
         return ask(http, "/livez")[0]
     return None
 
 
-def flood(addresses, seconds, per_second):
+def flood(addresses, seconds, per_second, words):
     """So many bad connections a second, in turn; returns how many there were."""
-    words = [*GRPC_ATTEMPTS.values(), PREFACE + bytes(100)]
     begun, sent, open_ones = time.monotonic(), 0, []
     while (now := time.monotonic() - begun) < seconds:
         while sent < now * per_second:
@@ -263,20 +264,80 @@ def flood(addresses, seconds, per_second):
     return sent
 
 
-def test_a_flood_delays_nobody(server, full_matrix):
-    """Bad connections on both doors, while others stream."""
-    coordinator, http, stream = server
-    seconds, rate = (20, 1000) if full_matrix else (2, 200)
-    since = len(stream.gaps)
-    time.sleep(seconds)
-    quiet = stream.gaps[since:]
-    since = len(stream.gaps)
-    sent = flood([coordinator.address(), http], seconds, rate)
-    loud = stream.gaps[since:]
-    assert sent > 0.9 * seconds * rate
+def p99(gaps):
+    return statistics.quantiles(gaps, n=100)[98]
 
-    def p99(gaps):
-        return statistics.quantiles(gaps, n=100)[98]
+
+def measure(streams, addresses, seconds, rate, words=(*GRPC_ATTEMPTS.values(), PREFACE + bytes(100))):
+    """p99 between tokens without and with bad connections, and how many of these there were."""
+    def gaps_of(run):
+        since = [len(stream.gaps) for stream in streams]
+        result = run()
+        return [gap for stream, begin in zip(streams, since) for gap in stream.gaps[begin:]], result
+    quiet, _ = gaps_of(lambda: time.sleep(seconds))
+    loud, sent = gaps_of(lambda: flood(addresses, seconds, rate, words))
+    assert sent > 0.9 * seconds * rate
     print(f"{sent} bad connections in {seconds} s; p99 between tokens {1e3 * p99(quiet):.2f} ms without, "
           f"{1e3 * p99(loud):.2f} ms with them")
-    assert p99(loud) < 0.5
+    return p99(quiet), p99(loud)
+
+
+def test_a_flood_delays_nobody(server):
+    """Bad connections on both doors, while others stream."""
+    coordinator, http, stream = server
+    _, loud = measure([stream], [coordinator.address(), http], seconds=2, rate=200)
+    assert loud < 0.5
+
+
+def streams_of(client, count):
+    streams = [Stream(client) for _ in range(count)]
+    for stream in streams:
+        stream.start()
+    until(lambda: all(len(stream.gaps) > 50 for stream in streams), "all stream")
+    return streams
+
+
+def test_a_flood_of_a_thousand_a_second(system, full_matrix):
+    """Of groups that are played, with steps of 20 ms."""
+    if not full_matrix:
+        pytest.skip("takes a minute; --full-matrix")
+    if not (BIN / "coordinator_bench").exists():
+        pytest.skip("no coordinator_bench")
+    coordinator = system.coordinator("--load-format", "dummy", "--groups", 2, "--http", "127.0.0.1:0", model="opt-30b", tp=2)
+    system.start("coordinator_bench", "--server", coordinator.address(), "--model", "opt-30b", "--groups", 2, "--tp", 2,
+                 "--streams", 8, "--seconds", 100)
+    client = system.client(coordinator)
+    until(lambda: client.health() == "SERVING", "the groups are ready")
+    streams = streams_of(client, 4)
+    quiet, loud = measure(streams, [coordinator.address(), address_of(coordinator)], seconds=20, rate=1000)
+    for stream in streams:
+        stream.stop()
+    assert loud < 1.1 * quiet + 0.002  # the clients are of Python, and share this host with the flood
+
+
+def hello_of_tls():
+    """What a client says first.  A server answers with a signature, which costs it most."""
+    reads, writes = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        ssl.create_default_context().wrap_bio(reads, writes, server_hostname="localhost").do_handshake()
+    return writes.read()
+
+
+def test_a_flood_of_handshakes(system, stubs, full_matrix, tmp_path):
+    pytest.importorskip("cryptography", reason="no cryptography; apt install python3-cryptography")
+    from test_tls import Pki, Secure
+    pki = Pki(tmp_path)
+    coordinator = system.coordinator("--http", "127.0.0.1:0", *pki.mutual(), tp=1)
+    system.worker(coordinator, *pki.of(pki.worker))
+    client = Secure(stubs, coordinator.address(), pki.servers, pki.client)
+    until(lambda: client.health() == "SERVING", "it is ready")
+    streams = streams_of(client, 2)
+    seconds, rate = (20, 1000) if full_matrix else (2, 300)
+    words = [hello_of_tls(), TLS_HELLO, hello_of_tls() + b"noise", PREFACE]
+    _, loud = measure(streams, [coordinator.address(), address_of(coordinator)], seconds, rate, words)
+    for stream in streams:
+        stream.stop()
+    assert loud < 0.5
+    start = time.monotonic()
+    assert Secure(stubs, coordinator.address(), pki.servers, pki.client).one().code == grpc.StatusCode.OK
+    assert time.monotonic() - start < 10
