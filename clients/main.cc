@@ -19,6 +19,7 @@ int main(int argc, char** argv) {
   h2o::AddServeCommand(&app, &exit_code);
   h2o::AddCallCommand(&app, &exit_code);
   h2o::AddDrainCommand(&app, &exit_code);
+  h2o::AddTopCommand(&app, &exit_code);
 #endif
   h2o::AddGenerateCommand(&app, &exit_code);
   h2o::AddLogitsCommand(&app, &exit_code);
