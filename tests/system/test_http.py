@@ -2,11 +2,17 @@
 
 import http.client
 import json
+import os
 import re
+import shutil
+import subprocess
 
 import grpc
+import pytest
 
-from conftest import MODEL, until
+from conftest import MODEL, REPOSITORY, until
+
+PROMTOOL = shutil.which("promtool", path=f"{REPOSITORY / 'build' / 'promtool'}:{os.environ['PATH']}")
 
 
 def address_of(program):
@@ -82,6 +88,16 @@ def test_metrics_count_what_clients_saw(system):
     assert series[f'vllm:request_success_total{{{vllm},finished_reason="length"}}'] == 3
     assert series[f'vllm:e2e_request_latency_seconds_bucket{{{vllm},le="+Inf"}}'] == 3
     assert any(re.match(r'vllm:cache_config_info\{.*block_size="32",num_gpu_blocks="[1-9]\d*"', name) for name in series)
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="no promtool; tools/get_promtool.sh gets it")
+def test_prometheus_finds_nothing_to_complain_about(system):
+    coordinator, _, client = system.group("--http", "127.0.0.1:0", tp=2)
+    assert client.generate([2, 5], max_tokens=3).code == grpc.StatusCode.OK
+    page = ask(address_of(coordinator), "/metrics")[2]
+    own = "".join(line + "\n" for line in page.splitlines() if "vllm:" not in line)  # it takes no colons
+    done = subprocess.run([PROMTOOL, "check", "metrics"], input=own, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stdout + done.stderr, done.stdout + done.stderr
 
 
 def test_what_each_rank_does(system):
