@@ -11,7 +11,9 @@
 #include "absl/strings/str_cat.h"
 #include "api/refusal.h"
 #include "base/entropy.h"
+#include "base/log.h"
 #include "base/status_macros.h"
+#include "base/traceparent.h"
 #include "proto/grpc_status.h"
 #include "proto/inference.grpc.pb.h"
 #include "proto/request_proto.h"
@@ -61,6 +63,24 @@ std::optional<double> SecondsLeft(
   return std::chrono::duration<double>(deadline -
                                        std::chrono::system_clock::now())
       .count();
+}
+
+// Of the call; empty: it has none that fits the standard.
+std::string TraceparentOf(const grpc::GenericCallbackServerContext& context) {
+  const auto& metadata = context.client_metadata();
+  const auto found = metadata.find(kTraceparentKey);
+  if (found == metadata.end()) return "";
+  const std::string_view value(found->second.data(), found->second.size());
+  return IsTraceparent(value) ? std::string(value) : "";
+}
+
+std::string EndLine(const StreamEvent& last) {
+  const Usage& usage = last.usage;
+  return absl::StrCat(
+      last.status.ok() ? "done" : absl::StatusCodeToString(last.status.code()),
+      ": ", usage.prompt_tokens, " + ", usage.completion_tokens,
+      " tokens; queue ", usage.queue_seconds, " s, prefill ",
+      usage.prefill_seconds, " s, decode ", usage.decode_seconds, " s");
 }
 
 }  // namespace
@@ -134,6 +154,10 @@ absl::StatusOr<Request> GenerateStream::TakeRequest() {
         "text in it is not UTF-8");
   }
   H2O_ASSIGN_OR_RETURN(request_id_, RequestIdOf(message));
+  if (const std::string trace = TraceparentOf(*context_); !trace.empty()) {
+    context_->AddInitialMetadata(kTraceparentKey, trace);
+    trace_note_ = absl::StrCat(" (trace ", TraceIdOf(trace), ")");
+  }
   H2O_ASSIGN_OR_RETURN(Request request,
                        FromProto(message, door_->default_kv_policy));
   if (!request.has_seed) request.sampling.seed = RandomBits64();
@@ -171,7 +195,7 @@ void GenerateStream::Submit() {
 
 void GenerateStream::Refuse(const absl::Status& status) {
   door_->refused->Add(LogLevel::kWarning, request_id_,
-                      absl::StrCat("refused: ", Shown(status)));
+                      absl::StrCat("refused: ", Shown(status), trace_note_));
   std::lock_guard lock(mutex_);
   End(status);
 }
@@ -193,7 +217,10 @@ void GenerateStream::OnEvent(StreamEvent event) {
   if (!status.ok() && !absl::IsCancelled(status) &&
       !absl::IsDeadlineExceeded(status)) {
     door_->ended->Add(LogLevel::kWarning, request_id_,
-                      absl::StrCat("ended: ", Shown(status)));
+                      absl::StrCat("ended: ", Shown(status), trace_note_));
+  }
+  if (door_->log_requests && event.done) {
+    Log(LogLevel::kInfo, request_id_, EndLine(event) + trace_note_);
   }
   std::lock_guard lock(mutex_);
   waiting_.Add(std::move(event));

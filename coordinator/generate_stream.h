@@ -26,6 +26,7 @@ struct GenerateDoor {
   int64_t most_request_bytes = 0;  // of a request that the model can run
   int max_positions = 0;           // to explain it
   double client_timeout_seconds = 0;
+  bool log_requests = false;  // a line when one ends
   std::function<void(const std::string& peer, int64_t bytes)> on_message;
   std::function<void(const std::string& peer)> on_lost;
   Engine* engine = nullptr;
@@ -92,6 +93,7 @@ class GenerateStream final : public grpc::ServerGenericBidiReactor,
   const double began_;
   grpc::ByteBuffer received_;  // of the one read
   std::string request_id_;     // once it is known
+  std::string trace_note_;     // " (trace ID)"; empty: it has no trace
 
   std::mutex mutex_;
   std::shared_ptr<GenerateStream> self_;  // until OnDone

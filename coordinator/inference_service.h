@@ -39,6 +39,8 @@ struct InferenceServiceOptions {
 
   int64_t max_request_bytes = 4 << 20;
   double client_timeout_seconds = 30;
+  // Whether a line is logged about each request that ends.
+  bool log_requests = false;
   // Hear of what comes over each connection, by its name in gRPC; all may be
   // null.  on_read: a message begins (1) or ceases (-1) to be read.
   // on_lost: before it ceases, without a message.

@@ -328,6 +328,7 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
           .progress = [workers] { return workers->Progress(); },
           .max_request_bytes = flags.max_request_bytes,
           .client_timeout_seconds = flags.client_timeout_seconds,
+          .log_requests = flags.log_requests,
           .on_read = [connections](
                          const std::string& peer,
                          int change) { connections->Read(peer, change); },

@@ -449,6 +449,9 @@ void AddCoordinatorFlags(CLI::App* app, CoordinatorFlags* flags) {
       ->check(Within(1024, 64 << 20, "1024 to 67108864 bytes"))
       ->type_name("N")
       ->capture_default_str();
+  app->add_flag("--log-requests", flags->log_requests,
+                "Log a line about each request that ends, with its trace id "
+                "if it has one");
   app->add_option("--client-timeout", flags->client_timeout_seconds,
                   "A client that neither finishes its request nor reads its "
                   "answer for this long is given up")

@@ -123,6 +123,7 @@ struct CoordinatorFlags {
   int max_connections = 1024;
   int64_t max_request_bytes = 4 << 20;
   double client_timeout_seconds = 30;
+  bool log_requests = false;
   double http_header_timeout_seconds = 10;
   int max_handshakes = 200;
   std::string worker_socket;  // where workers of `serve` join; empty: none

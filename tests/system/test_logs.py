@@ -94,3 +94,22 @@ def test_a_flood_of_refusals_is_a_few_lines(system):
     client.generate([2], max_tokens=-1)
     until(lambda: "lines like this one were left out before it)" in coordinator.stderr(), "it says how many it left out")
     assert coordinator.stderr().count(": refused: ") < 60
+
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+def test_traces_come_back_and_are_logged(system):
+    coordinator, _, client = system.group("--log-requests", tp=1)
+    parent = f"00-{TRACE}-00f067aa0ba902b7-01"
+    call = client.stub.Generate(client.request([2, 5], max_tokens=3, ignore_eos=True, request_id="mine"), timeout=PATIENCE,
+                                metadata=[("traceparent", parent)])
+    assert len([token for message in call for token in message.tokens]) == 3
+    assert ("traceparent", parent) in [tuple(entry) for entry in call.initial_metadata()]
+    until(lambda: f"(trace {TRACE})" in coordinator.stderr(), "the request is logged")
+    (line,) = [line for line in coordinator.stderr().splitlines() if TRACE in line]
+    assert "mine" in line and "done: 2 + 3 tokens" in line
+
+    # What is no traceparent is ignored.
+    call = client.stub.Generate(client.request([2], max_tokens=1), timeout=PATIENCE, metadata=[("traceparent", "nonsense")])
+    assert list(call) and "traceparent" not in [key for key, _ in call.initial_metadata()]
