@@ -64,13 +64,11 @@ using Head = http::response<http::empty_body>;
 class Reply final : public HttpReply,
                     public std::enable_shared_from_this<Reply> {
  public:
-  Reply(std::shared_ptr<asio::io_context> context,
-        asio::any_io_executor executor, int64_t max_unread_bytes)
-      : context_(std::move(context)),
-        executor_(executor),
-        wake_(executor),
-        max_unread_bytes_(max_unread_bytes) {
-    wake_.expires_at(asio::steady_timer::time_point::max());
+  // `wake`: of the connection, which waits for it and detaches the reply before
+  // it is gone.
+  Reply(asio::steady_timer* wake, int64_t max_unread_bytes)
+      : wake_(wake), max_unread_bytes_(max_unread_bytes) {
+    wake_->expires_at(asio::steady_timer::time_point::max());
   }
 
   void Send(HttpResponse response) override {
@@ -120,8 +118,8 @@ class Reply final : public HttpReply,
   awaitable<void> Wait() {
     while (!Ready()) {
       error_code ignored;
-      co_await wake_.async_wait(redirect_error(use_awaitable, ignored));
-      wake_.expires_at(asio::steady_timer::time_point::max());
+      co_await wake_->async_wait(redirect_error(use_awaitable, ignored));
+      wake_->expires_at(asio::steady_timer::time_point::max());
     }
   }
   struct Due {
@@ -158,6 +156,12 @@ class Reply final : public HttpReply,
     complete_ = true;
     on_gone_ = nullptr;
   }
+  // The connection ends; nothing more is sent.
+  void Detach() {
+    std::lock_guard lock(mutex_);
+    wake_ = nullptr;
+    gone_ = true;
+  }
 
  private:
   bool Ready() {
@@ -166,13 +170,16 @@ class Reply final : public HttpReply,
   }
   // REQUIRES: mutex_ is held.
   void Wake() {
-    asio::post(executor_,
-               [self = shared_from_this()] { self->wake_.cancel(); });
+    if (wake_ == nullptr) return;
+    asio::post(wake_->get_executor(),
+               [self = shared_from_this()] { self->CancelWait(); });
+  }
+  void CancelWait() {
+    std::lock_guard lock(mutex_);
+    if (wake_ != nullptr) wake_->cancel();
   }
 
-  const std::shared_ptr<asio::io_context> context_;  // outlives what follows
-  const asio::any_io_executor executor_;
-  asio::steady_timer wake_;
+  asio::steady_timer* wake_;  // changed by the connection, under mutex_
   const int64_t max_unread_bytes_;
 
   std::mutex mutex_;  // guards what follows
@@ -182,6 +189,12 @@ class Reply final : public HttpReply,
   bool whole_ = false, ended_ = false, cut_ = false, gone_ = false;
   bool complete_ = false;
   std::function<void()> on_gone_;
+};
+
+// A reply while its connection serves it, or until the server is gone.
+struct Attached {
+  ~Attached() { reply->Detach(); }
+  const std::shared_ptr<Reply> reply;
 };
 
 HttpResponse ErrorResponse(int status, const std::string& message) {
@@ -326,7 +339,6 @@ class SilentConnections {
 struct Shared {
   HttpServerOptions options;
   HttpHandler handler;
-  std::shared_ptr<asio::io_context> context;
   std::atomic<int> connections{0};
   HandshakePace pace;
   SilentConnections silent;
@@ -345,6 +357,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
       : stream_(std::move(socket), std::move(tls)),
         deadline_(stream_.get_executor()),
         recheck_(stream_.get_executor()),
+        wake_(stream_.get_executor()),
         shared_(std::move(shared)),
         options_(shared_->options) {
     ++shared_->connections;
@@ -426,8 +439,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
     }
     const bool is_head = parser.get().method() == http::verb::head;
     const bool keep_alive = parser.get().keep_alive();
-    auto reply = std::make_shared<Reply>(
-        shared_->context, stream_.get_executor(), options_.max_unread_bytes);
+    auto reply = std::make_shared<Reply>(&wake_, options_.max_unread_bytes);
+    const Attached attached{reply};
     Watch(reply);
     shared_->handler(RequestOf(parser.release(), peer_), reply);
     const bool sent = co_await SendReply(reply.get(), is_head, keep_alive);
@@ -561,7 +574,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   MaybeTls stream_;
   beast::flat_buffer buffer_;
-  asio::steady_timer deadline_, recheck_;
+  asio::steady_timer deadline_, recheck_, wake_;
   uint64_t reading_ = 0;  // a number for each read with a deadline
   bool timed_out_ = false;
   bool cut_ = false;
@@ -573,12 +586,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
 class Server final : public HttpServer {
  public:
   Server(const HttpServerOptions& options, HttpHandler handler)
-      : shared_(new Shared{
-            .options = options,
-            .handler = std::move(handler),
-            .context = std::make_shared<asio::io_context>(options.threads),
-            .pace = HandshakePace(options.handshakes_per_second)}),
-        context_(shared_->context),
+      : shared_(
+            new Shared{.options = options,
+                       .handler = std::move(handler),
+                       .pace = HandshakePace(options.handshakes_per_second)}),
+        context_(std::make_unique<asio::io_context>(options.threads)),
         acceptor_(*context_) {}
 
   ~Server() override {
@@ -662,7 +674,7 @@ class Server final : public HttpServer {
   }
 
   const std::shared_ptr<Shared> shared_;
-  const std::shared_ptr<asio::io_context> context_;
+  const std::unique_ptr<asio::io_context> context_;
   tcp::acceptor acceptor_;
   HostPort address_;
   std::mutex tls_mutex_;

@@ -62,6 +62,11 @@ class Client {
   }
   std::string ReadAll() { return ReadUntil("\1"); }
   void Clear() { read_.clear(); }
+  // Whether the server closes the connection.
+  bool Ends() const {
+    char byte;
+    return recv(fd_, &byte, 1, 0) == 0;
+  }
 
  private:
   int fd_;
@@ -270,7 +275,11 @@ TEST_F(HttpServerTest, AReplyAfterTheServerIsGoneDoesNothing) {
     Monitor::Lock lock(monitor);
     ASSERT_TRUE(lock.AwaitFor(5, [&] { return held != nullptr; }));
   }
+  Client idle(port());
+  ASSERT_TRUE(WaitForConnections(2));
   server_.reset();
+  EXPECT_TRUE(client.Ends());
+  EXPECT_TRUE(idle.Ends());
   held->Send({.body = "late", .headers = {}});
   held.reset();
 }
