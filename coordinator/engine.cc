@@ -18,11 +18,6 @@ constexpr int kEncoderThreads = 2;
 
 constexpr double kDrainTurnSeconds = 0.25;
 
-// A group that should leave stays this long, even if it runs nothing.  When a
-// whole job is told to stop at once, the coordinator drains within that time,
-// and needs its groups for what waits.
-constexpr double kLeavingSeconds = 1;
-
 absl::Status NoGroupError() {
   return Refused(Refusal::kNoGroup,
                  absl::UnavailableError("no group of workers is ready"));
@@ -360,8 +355,8 @@ void Engine::LookWhetherItLeaves(LiveGroup* group) {
   }
   const double waited = now - *group->leaves_since;
   const bool done = group->work.num_running() == 0;
-  group->released |=
-      waited >= kLeavingSeconds && (done || waited >= options_.drain_seconds);
+  group->released |= waited >= WorkerGroup::kLeavingSeconds &&
+                     (done || waited >= options_.drain_seconds);
 }
 
 void Engine::Drain(double grace_seconds) {

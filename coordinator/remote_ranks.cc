@@ -23,10 +23,6 @@ constexpr double kOperationShare = 0.8;
 
 constexpr size_t kMeshSecretBytes = 32;
 
-// A group that loads and should leave stays this long.  When a whole job is
-// told to stop at once, the coordinator drains within that time.
-constexpr double kLeavingSeconds = 1;
-
 // A rank's progress is logged after this much of it, and this many seconds.
 constexpr float kLoggedFraction = 0.1f;
 constexpr double kLoggedSeconds = 2;
@@ -245,7 +241,7 @@ void RemoteRanks::Tick(bool draining) {
   if (!status_.ok()) return;
   const double now = clock_->Now();
   const bool leaves = !leaving_.ok() && !ready_ && !draining &&
-                      now - leaves_since_ > kLeavingSeconds;
+                      now - leaves_since_ > WorkerGroup::kLeavingSeconds;
   const Blame blame = CheckRanks(state_, deadlines_, now);
   lock.unlock();
   if (!blame.ok()) return End(blame);
@@ -301,9 +297,9 @@ absl::StatusOr<GroupResult> RemoteRanks::Next() {
   const int diverged = results_.diverged();
   lock.unlock();
   if (merged.ok()) return merged;
-  const absl::Status named(merged.status().code(),
-                           absl::StrCat(state_.ranks[diverged].name, ": ",
-                                        merged.status().message()));
+  absl::Status named(merged.status().code(),
+                     absl::StrCat(state_.ranks[diverged].name, ": ",
+                                  merged.status().message()));
   End({named, FaultKind::kChecksum, diverged});
   return named;
 }

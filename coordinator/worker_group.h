@@ -42,6 +42,10 @@ class WorkerGroup {
  public:
   // Plans that may be unanswered: the running one and the one ahead.
   static constexpr int kMaxPlansInFlight = 2;
+  // A group that should leave stays this long, even if it runs nothing.  When a
+  // whole job is told to stop at once, the coordinator drains within that time,
+  // and needs its groups for the requests that wait.
+  static constexpr double kLeavingSeconds = 1;
 
   virtual ~WorkerGroup() = default;
   virtual const GroupInfo& info() const = 0;

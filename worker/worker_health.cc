@@ -12,7 +12,8 @@ namespace {
 // Why the worker is not ready; null: it is.
 const char* WhyNotReady(const WorkerControl& control) {
   if (control.leave) return "it was told to stop";
-  switch (control.stage) {
+  const WorkerStage stage = control.stage;
+  switch (stage) {
     case WorkerStage::kDialing:
       return "no coordinator has answered";
     case WorkerStage::kWaiting:

@@ -3,12 +3,12 @@ import json
 import os
 import signal
 import subprocess
-import time
 
 import grpc
 import pytest
 
 from conftest import BIN, is_running, until
+from test_access import key_file, row
 from test_chaos import Cluster, Clients
 from test_http import address_of, ask
 from test_processes import join, start_streams
@@ -71,6 +71,19 @@ def test_the_drain_command(system, stubs):
     done = drain(0, "127.0.0.1:1")
     assert done.returncode == 1 and "127.0.0.1:1" in done.stderr
     cluster.stop()
+
+
+def test_only_an_admin_drains(system, tmp_path):
+    keys = key_file(tmp_path / "keys.json", row("a", "key-of-a"), row("root", "key-of-root", admin=True))
+    coordinator, (worker,), client = system.group("--api-keys", keys, tp=1)
+    address = coordinator.address()
+    for more, says in (((), "UNAUTHENTICATED"), (("--api-key", "key-of-a"), "PERMISSION_DENIED")):
+        done = drain(0, address, *more)
+        assert done.returncode == 1 and says in done.stderr, done.stderr
+    assert not worker.ended() and client.health("ready") == "SERVING"
+    done = drain(0, address, "--api-key", "key-of-root")
+    assert done.returncode == 0, done.stderr
+    assert worker.wait() == 0
 
 
 def test_a_draining_group_takes_nothing_new(system):
