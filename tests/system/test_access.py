@@ -94,6 +94,19 @@ def test_every_method_takes_a_key(keyed, stubs):
     assert client.health() == "SERVING"  # takes none
 
 
+def test_admins_alone_see_the_status_and_drain(keyed, stubs):
+    _, client, _, _ = keyed
+    admin = stubs.rpc.AdminStub(client.channel)
+    for key in (KEYS["a"], KEYS["other"]):
+        for call in (lambda m: admin.GetStatus(stubs.pb.GetStatusRequest(), timeout=PATIENCE, metadata=m),
+                     lambda m: admin.Drain(stubs.pb.DrainRequest(group=0), timeout=PATIENCE, metadata=m)):
+            with pytest.raises(grpc.RpcError) as error:
+                call(bearer(key))
+            assert error.value.code() == grpc.StatusCode.PERMISSION_DENIED
+    status = admin.GetStatus(stubs.pb.GetStatusRequest(), timeout=PATIENCE, metadata=bearer(KEYS["admin"]))
+    assert json.loads(status.json)["groups"]
+
+
 def test_reflection_takes_a_key(keyed):
     _, client, _, _ = keyed
     for version in ("v1", "v1alpha"):

@@ -1,5 +1,7 @@
 """TLS: who is let in by which certificate, and certificates that are replaced under load."""
 import http.client
+import json
+import shutil
 import socket
 import ssl
 import statistics
@@ -13,7 +15,7 @@ import pytest
 pytest.importorskip("cryptography", reason="no cryptography; apt install python3-cryptography")
 
 from certificates import Authority  # noqa: E402
-from conftest import BIN, PATIENCE, Answer, Client, until  # noqa: E402
+from conftest import BIN, MODEL, PATIENCE, Answer, Client, until  # noqa: E402
 from test_access import bearer, key_file, row  # noqa: E402
 from test_http import address_of, ask  # noqa: E402
 
@@ -162,7 +164,7 @@ def test_clients_must_show_a_certificate(system, stubs, pki):
         ask_https(http_address, "/readyz", context(pki, pki.worker))
 
 
-def test_workers_need_a_certificate_of_their_own_ca(system, stubs, pki):
+def test_workers_need_a_certificate_of_their_own_ca(system, stubs, pki, tmp_path):
     coordinator, _ = start(system, pki, *pki.mutual(), worker=pki.worker)
     for pair in (pki.client,):
         worker = system.worker(coordinator, *pki.of(pair))
@@ -174,6 +176,13 @@ def test_workers_need_a_certificate_of_their_own_ca(system, stubs, pki):
     worker = system.worker(coordinator, *pki.of(pki.workers.issue("old", -9, -2)))  # it notices itself
     assert worker.wait() == 2 and "has expired" in worker.stderr()
     assert refusals(pki, coordinator, "worker", pki.client) == 1
+    # A good certificate, and another model.
+    other = shutil.copytree(MODEL, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "num_hidden_layers": config["num_hidden_layers"] - 1}))
+    worker = system.worker(coordinator, *pki.of(pki.worker), "--model", other)
+    assert worker.wait() == 5 and "num_layers" in worker.stderr(), worker.stderr()
+    assert refusals(pki, coordinator, "worker", pki.client) == 2
     client = Secure(stubs, coordinator.address(), pki.servers, pki.client)
     serving(system, client, coordinator)
     assert client.one().code == grpc.StatusCode.OK
