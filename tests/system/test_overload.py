@@ -56,11 +56,11 @@ def closed_loop(client, seconds):
     while time.monotonic() < end:
         running = [call for call in running if call.thread.is_alive()]
         while len(running) < SEATS:
-            running.append(Call(client, PROMPT, timeout=60))
+            running.append(Call(client, PROMPT, timeout=300))
             calls.append(running[-1])
         time.sleep(0.002)
     for call in calls:
-        call.thread.join(60)
+        call.thread.join(300)
     return calls
 
 
@@ -95,13 +95,13 @@ def test_ten_times_what_fits(system, is_long):
         # Every eighth has a deadline that is over long before its turn.
         for _ in range(10 * SEATS - sum(call.thread.is_alive() for call in calls)):
             hasty = len(calls) % 8 == 5
-            calls.append(Call(client, PROMPT + [13] if hasty else PROMPT, timeout=0.05 if hasty else 60))
+            calls.append(Call(client, PROMPT + [13] if hasty else PROMPT, timeout=0.05 if hasty else 300))
         asked.append(client.stub.CheckAdmission(client.request(PROMPT, max_tokens=TOKENS), timeout=10))
         deepest = max(deepest, next(value for name, value in metrics(address).items()
                                     if name.startswith("h2oserve_requests_waiting{")))
         time.sleep(duration / 2)
     for call in calls:
-        call.thread.join(60)
+        call.thread.join(300)
     after = metrics(address)
     def counted(prefix, suffix=""):
         return sum(after[name] - before[name] for name in after if name.startswith(prefix) and name.endswith(suffix))
@@ -141,8 +141,8 @@ def test_ten_times_what_fits(system, is_long):
 
 def test_a_deadline_holds_in_decode(system):
     _, _, client = system.group("--http", "127.0.0.1:0", tp=1)
-    call = Call(client, PROMPT, timeout=60)
-    call.thread.join(60)
+    call = Call(client, PROMPT, timeout=300)
+    call.thread.join(300)
     stream = client.start(PROMPT, max_tokens=2000, ignore_eos=True, timeout=1)
     with pytest.raises(grpc.RpcError) as error:
         list(stream)
