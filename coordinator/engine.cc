@@ -205,12 +205,20 @@ absl::StatusOr<AdmissionAnswer> Engine::CheckAdmission(const Request& request) {
   if (answer.fits_now) return answer;
   answer.retry_after_seconds = RetryAfterSeconds(limits).value_or(
       queue_.EstimateWait(sequence.standing(), sequence.most_tokens(), now));
-  answer.reason =
-      limits.ok()
-          ? absl::StrCat("it would wait: no group has room for it now, and ",
-                         queue_.size(), " requests wait")
-          : std::string(limits.message());
+  answer.reason = limits.ok() ? WhyItWaits(sequence, answer.pages)
+                              : std::string(limits.message());
   return answer;
+}
+
+std::string Engine::WhyItWaits(const Sequence& sequence, int64_t pages) const {
+  const TenantAccount& tenant = *sequence.standing().tenant;
+  if (!tenants_.MayRun(tenant) || !tenants_.MayHold(tenant, pages)) {
+    return absl::StrCat("it would wait: tenant ", tenant.row->name, " runs ",
+                        tenant.running, " requests with ", tenant.pages,
+                        " pages, and its limits allow no more");
+  }
+  return absl::StrCat("it would wait: no group has room for it now, and ",
+                      queue_.size(), " requests wait");
 }
 
 absl::StatusOr<uint64_t> Engine::Submit(Request request,

@@ -148,6 +148,9 @@ class Engine {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
   absl::Status CheckAllowance(const Sequence& sequence, double now)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
+  // Of a request that would be queued, for people.
+  std::string WhyItWaits(const Sequence& sequence, int64_t pages) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
   void CountPool() ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
   // Whether any group could ever run the sequence, within its tenant's share.
   absl::Status CanEverFit(Sequence* sequence) const

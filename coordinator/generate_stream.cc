@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -203,8 +204,8 @@ void GenerateStream::Refuse(const absl::Status& status) {
 void GenerateStream::End(const absl::Status& status) {
   stage_ = Stage::kEnded;
   if (const std::optional<double> seconds = RetryAfterSeconds(status)) {
-    const auto ms = static_cast<int64_t>(*seconds * 1000);
-    context_->AddTrailingMetadata(kRetryAfterKey, absl::StrCat(ms));
+    context_->AddTrailingMetadata(kRetryAfterKey,
+                                  absl::StrCat(std::llround(*seconds * 1000)));
   }
   Finish(ToGrpc(status));
 }

@@ -826,6 +826,8 @@ TEST_F(EngineTest, TheLimitsOfATenant) {
     ASSERT_TRUE(Submit(of(row, Ask(10, 5)), &streams[i]).ok());
   }
   EXPECT_EQ(engine_->counters().running, 1);
+  EXPECT_THAT(engine_->CheckAdmission(of(row, Ask(10, 5)))->reason,
+              HasSubstr("requests in the queue"));
   EXPECT_EQ(RefusalOf(Refusal(of(row, Ask(10, 5)))),
             h2o::Refusal::kTenantWaiting);
   EXPECT_TRUE(absl::IsInvalidArgument(Refusal(of(small, Ask(40, 5)))))
@@ -838,6 +840,9 @@ TEST_F(EngineTest, TheLimitsOfATenant) {
   clock_.now = clock_.now + 30;
   ASSERT_TRUE(Submit(of(small, Ask(10, 5)), &streams[4]).ok());
   EXPECT_EQ(engine_->counters().running, 2) << "18 pages of 20 are held";
+  clock_.now = clock_.now + 45;
+  EXPECT_THAT(engine_->CheckAdmission(of(small, Ask(10, 5)))->reason,
+              HasSubstr("its limits allow no more"));
   states_[0]->Allow(1 << 30);
   for (Stream& s : streams) EXPECT_TRUE(s.Wait().status.ok());
   const std::vector<TenantStatus> tenants = engine_->tenants();
