@@ -531,6 +531,8 @@ def check_run(model, sequences, score_tolerance=1e-5, logit_tolerance=1e-4, logi
     report = Report() if report is None else report
     report.sequences += len(sequences)
     sound = [sequence for sequence in sequences if check_shape(sequence, report)]
+    for sequence in sound:
+        sequence.stored_scores = 0
     for group in batches(sound):
         policies = defaultdict(list)
         for row, sequence in enumerate(group):
