@@ -319,10 +319,7 @@ absl::Status Run(const CallFlags& flags) {
     if (meaning == StopSignals::Meaning::kAtOnce) std::_Exit(kFault);
     if (meaning == StopSignals::Meaning::kStop) caller.Cancel();
   }
-  absl::Status failure = answers->Verdict();
-  if (failure.ok()) return failure;
-  return absl::Status(failure.code(), absl::StrCat("server ", flags.server,
-                                                   ": ", failure.ToString()));
+  return NamingServer(flags.server, answers->Verdict());
 }
 
 }  // namespace

@@ -51,4 +51,11 @@ absl::StatusOr<TlsMaterial> MaterialOf(const ClientTlsFlags& flags) {
       .chain = state->chain, .key = state->key, .roots = state->peer_roots};
 }
 
+absl::Status NamingServer(const std::string& server,
+                          const absl::Status& status) {
+  if (status.ok()) return status;
+  return absl::Status(status.code(),
+                      absl::StrCat("server ", server, ": ", status.ToString()));
+}
+
 }  // namespace h2o

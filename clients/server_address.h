@@ -20,6 +20,10 @@ absl::Status CheckKey(const std::string& key);
 // Errors: INVALID_ARGUMENT naming --tls-ca and what is wrong with a file.
 absl::StatusOr<TlsMaterial> MaterialOf(const ClientTlsFlags& flags);
 
+// An error with the server's address in front; OK stays OK.
+absl::Status NamingServer(const std::string& server,
+                          const absl::Status& status);
+
 // Where no proxy is to be used, as gRPC and curl are told.
 std::string NoProxy();
 
