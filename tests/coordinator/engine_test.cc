@@ -475,6 +475,7 @@ TEST_P(ReplayTest, AMoveIsNotHeldAgainstARequest) {
   Stream stream;
   ASSERT_TRUE(Submit(Ask(10, 5), &stream).ok());
   for (int group = 0; group < 3; ++group) {
+    states_.back()->WaitForAPlan();  // the request is the group's
     states_.back()->Leave();
     engine_->Tick();
     EXPECT_FALSE(engine_->Ready().ok());

@@ -37,6 +37,11 @@ struct FakeGroupState {
     const int before = allowed_steps++;
     EXPECT_TRUE(lock.AwaitFor(30, [&] { return allowed_steps == before; }));
   }
+  // Waits until the group has been sent a plan.
+  void WaitForAPlan() {
+    Monitor::Lock lock(monitor);
+    EXPECT_TRUE(lock.AwaitFor(30, [&] { return !plans.empty(); }));
+  }
   void Fail(absl::Status status) {
     Monitor::Lock lock(monitor);
     failure = std::move(status);
