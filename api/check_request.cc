@@ -27,6 +27,14 @@ absl::Status CheckTokens(const char* field,
   return absl::OkStatus();
 }
 
+absl::Status CheckPenalty(const char* name, float penalty) {
+  if (!(std::abs(penalty) <= kMostPenalty)) {
+    return Bad(name, " is ", penalty, "; it must be ", -kMostPenalty, " to ",
+               kMostPenalty);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckSampling(const SamplingParams& sampling) {
   if (!std::isfinite(sampling.temperature) || sampling.temperature < 0) {
     return Bad("temperature is ", sampling.temperature,
@@ -39,7 +47,56 @@ absl::Status CheckSampling(const SamplingParams& sampling) {
     return Bad("top_p is ", sampling.top_p,
                "; it must be over 0 and at most 1 (0 or 1: off)");
   }
+  if (!(sampling.min_p >= 0 && sampling.min_p <= 1)) {
+    return Bad("min_p is ", sampling.min_p, "; it must be 0 (off) to 1");
+  }
+  if (!std::isfinite(sampling.repetition_penalty) ||
+      sampling.repetition_penalty < 0) {
+    return Bad("repetition_penalty is ", sampling.repetition_penalty,
+               "; it must be over 0, and finite (0 or 1: off)");
+  }
+  H2O_RETURN_IF_ERROR(
+      CheckPenalty("frequency_penalty", sampling.frequency_penalty));
+  return CheckPenalty("presence_penalty", sampling.presence_penalty);
+}
+
+absl::Status CheckLogitBias(const std::vector<LogitBias>& biases) {
+  if (static_cast<int64_t>(biases.size()) > kMaxLogitBiases) {
+    return Bad("logit_bias has ", biases.size(), " tokens; at most ",
+               kMaxLogitBiases, " are allowed");
+  }
+  for (const LogitBias& bias : biases) {
+    if (bias.token < 0) {
+      return Bad("logit_bias names token ", bias.token,
+                 "; token ids are 0 or more");
+    }
+    if (!(std::abs(bias.bias) <= kMostLogitBias)) {
+      return Bad("logit_bias of token ", bias.token, " is ", bias.bias,
+                 "; it must be ", -kMostLogitBias, " to ", kMostLogitBias);
+    }
+  }
   return absl::OkStatus();
+}
+
+absl::Status CheckLogprobs(const Request& request) {
+  if (request.top_logprobs < 0 || request.top_logprobs > kMostTopLogprobs) {
+    return Bad("top_logprobs is ", request.top_logprobs, "; it must be 0 to ",
+               kMostTopLogprobs);
+  }
+  if (request.top_logprobs > 0 && !request.logprobs &&
+      !request.prompt_logprobs) {
+    return Bad("top_logprobs is ", request.top_logprobs,
+               ", but neither logprobs nor prompt_logprobs are asked for");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckStopTokens(const std::vector<int32_t>& ids) {
+  if (ids.size() > kMaxStopTokens) {
+    return Bad("stop_token_ids has ", ids.size(), " ids; at most ",
+               kMaxStopTokens, " are allowed");
+  }
+  return CheckTokens("stop_token_ids", ids);
 }
 
 absl::Status CheckStop(const std::vector<std::string>& stop, int max_stop) {
@@ -73,8 +130,18 @@ absl::Status CheckRequest(const Request& request, int max_stop) {
     return Bad("max_tokens is ", *request.max_tokens,
                "; it must be at least 1");
   }
+  if (request.min_tokens < 0) {
+    return Bad("min_tokens is ", request.min_tokens, "; it must be 0 or more");
+  }
+  if (request.max_tokens && request.min_tokens > *request.max_tokens) {
+    return Bad("min_tokens is ", request.min_tokens, "; max_tokens is ",
+               *request.max_tokens);
+  }
   H2O_RETURN_IF_ERROR(CheckSampling(request.sampling));
+  H2O_RETURN_IF_ERROR(CheckLogitBias(request.logit_bias));
+  H2O_RETURN_IF_ERROR(CheckLogprobs(request));
   H2O_RETURN_IF_ERROR(CheckStop(request.stop, max_stop));
+  H2O_RETURN_IF_ERROR(CheckStopTokens(request.stop_token_ids));
   if (request.kv_policy) {
     H2O_RETURN_IF_ERROR(ValidateKvPolicyRequest(*request.kv_policy));
   }

@@ -31,7 +31,12 @@ void EventMerger::Add(StreamEvent event) {
   merged_->text += event.text;
   Append(std::move(event.trace), &merged_->trace);
   Append(std::move(event.logits), &merged_->logits);
+  Append(std::move(event.logprobs), &merged_->logprobs);
+  Append(std::move(event.prompt), &merged_->prompt);
+  Append(std::move(event.prompt_logprobs), &merged_->prompt_logprobs);
   if (event.seed) merged_->seed = event.seed;
+  merged_->stop_string = std::move(event.stop_string);
+  merged_->stop_token = event.stop_token;
   merged_->done = event.done;
   merged_->finish = event.finish;
   merged_->usage = event.usage;

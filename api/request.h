@@ -13,6 +13,7 @@
 #include "api/tenant.h"
 #include "base/finish_reason.h"
 #include "base/kv_policy.h"
+#include "base/logprobs.h"
 #include "base/sampling.h"
 #include "model/step.h"
 
@@ -33,11 +34,23 @@ struct Request {
   // answer goes on behind them.
   std::vector<int32_t> generated;
   std::vector<std::string> stop;  // generation ends before one of these texts
-  int32_t priority = 0;           // among its tenant's requests; higher first
+  bool include_stop = false;      // behind it: the text holds the stop string
+  // They end generation as the model's own stop tokens do, which ignore_eos
+  // does not touch.  Nothing ends it before min_tokens are generated.
+  std::vector<int32_t> stop_token_ids;
+  int32_t min_tokens = 0;
+  std::vector<LogitBias> logit_bias;  // at most one of each token
+  bool logprobs = false;              // report those of generated tokens,
+  int32_t top_logprobs = 0;           // and of so many of the likeliest
+  bool prompt_logprobs = false;       // the same of the prompt's tokens
+  bool add_special_tokens = true;     // in front of a text, as the model wants
+  int32_t priority = 0;  // among its tenant's requests; higher first
   // The request ends with DEADLINE_EXCEEDED so long after it was submitted.
   std::optional<double> timeout_seconds;
 
   TenantRow tenant;  // who asks, as the door found out; null: `default`
+
+  bool report_prompt = false;  // the first event carries the prompt's tokens
 
   // Not for clients of a server.
   bool trace = false;           // report what each head keeps and evicts
@@ -55,7 +68,7 @@ struct Usage {
   // The share of all attention given that went to tokens still stored
   // (kv/kept_mass.h); none if nothing is scored.
   std::optional<double> attention_mass_kept;
-  int32_t replays = 0;         // times it was run again after a lost group
+  int32_t replays = 0;  // times it was run again after a lost group
   double queue_seconds = 0;
   double prefill_seconds = 0;
   double decode_seconds = 0;
@@ -69,6 +82,15 @@ struct StreamEvent {
   std::vector<HeadTrace> trace;
   std::vector<LogitRows> logits;
   std::optional<uint64_t> seed;  // of the request's draws; in the first event
+  // Of each of `tokens`, where the request asks for them.
+  std::vector<Logprobs> logprobs;
+  // In the first event, where the request asks for them: the prompt's tokens
+  // and the logprobs of each; nothing comes before the first, so its are empty.
+  std::vector<int32_t> prompt;
+  std::vector<Logprobs> prompt_logprobs;
+  // With kStop: the request's own stop string or stop token that ended it.
+  std::string stop_string;
+  std::optional<int32_t> stop_token;
   bool done = false;
   FinishReason finish = FinishReason::kNone;
   Usage usage;  // set with `done`, also when `status` is an error

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <optional>
@@ -16,6 +17,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "api/result.h"
+#include "base/cut_text.h"
 #include "base/status_macros.h"
 #include "model/json_file.h"
 
@@ -143,6 +145,26 @@ absl::Status ReadBudget(const json& value, Request* request) {
   return absl::OkStatus();
 }
 
+// {"token id": bias}, as OpenAI's API has it.
+absl::Status ReadLogitBias(const json& value, std::vector<LogitBias>* out) {
+  if (!value.is_object()) {
+    return Bad("logit_bias is ", Shown(value),
+               "; it must be an object {\"token id\": bias}");
+  }
+  std::map<int32_t, float> biases;  // "5" and "05" are one token
+  for (const auto& [key, number] : value.items()) {
+    int32_t token = 0;
+    if (!absl::SimpleAtoi(key, &token)) {
+      return Bad("logit_bias names '", CutText(key),
+                 "'; it must be a token id");
+    }
+    H2O_RETURN_IF_ERROR(ReadFloat("logit_bias", number, &biases[token]));
+  }
+  out->clear();
+  for (const auto& [token, bias] : biases) out->push_back({token, bias});
+  return absl::OkStatus();
+}
+
 struct Option {
   const char* key;
   absl::Status (*read)(const json& value, Request* request);
@@ -194,6 +216,57 @@ constexpr Option kOptions[] = {
      "Sample among the most probable tokens that together have probability P; "
      "0 or 1: all",
      RequestFlag::Takes::kNumber, "P"},
+    {"min_p",
+     [](const json& value, Request* request) {
+       return ReadFloat("min_p", value, &request->sampling.min_p);
+     },
+     "Sample among the tokens at least P times as probable as the most "
+     "probable one; 0: all",
+     RequestFlag::Takes::kNumber, "P"},
+    {"repetition_penalty",
+     [](const json& value, Request* request) {
+       return ReadFloat("repetition_penalty", value,
+                        &request->sampling.repetition_penalty);
+     },
+     "Over 1: tokens that the prompt or the answer holds become less probable; "
+     "1: off",
+     RequestFlag::Takes::kNumber, "R", "1"},
+    {"frequency_penalty",
+     [](const json& value, Request* request) {
+       return ReadFloat("frequency_penalty", value,
+                        &request->sampling.frequency_penalty);
+     },
+     "Taken off a token's logit each time that the answer holds it, -2 to 2",
+     RequestFlag::Takes::kNumber, "F", "0"},
+    {"presence_penalty",
+     [](const json& value, Request* request) {
+       return ReadFloat("presence_penalty", value,
+                        &request->sampling.presence_penalty);
+     },
+     "Taken off a token's logit if the answer holds it, -2 to 2",
+     RequestFlag::Takes::kNumber, "P", "0"},
+    {"logit_bias",
+     [](const json& value, Request* request) {
+       return ReadLogitBias(value, &request->logit_bias);
+     }},
+    {"logprobs",
+     [](const json& value, Request* request) {
+       return ReadBool("logprobs", value, &request->logprobs);
+     },
+     "Report the logprob of each generated token",
+     RequestFlag::Takes::kNothing},
+    {"top_logprobs",
+     [](const json& value, Request* request) {
+       return ReadInt("top_logprobs", value, &request->top_logprobs);
+     },
+     "With logprobs: report those of the N likeliest tokens too, at most 20",
+     RequestFlag::Takes::kNumber, "N", "0"},
+    {"prompt_logprobs",
+     [](const json& value, Request* request) {
+       return ReadBool("prompt_logprobs", value, &request->prompt_logprobs);
+     },
+     "Report the logprobs of the prompt's tokens",
+     RequestFlag::Takes::kNothing},
     {"seed", ReadSeed,
      "Equal seeds give equal tokens. Default: another seed each time",
      RequestFlag::Takes::kNumber, "S"},
@@ -204,6 +277,26 @@ constexpr Option kOptions[] = {
      "Text that ends the output and is not part of it; may be given several "
      "times",
      RequestFlag::Takes::kTexts, "STR"},
+    {"include_stop",
+     [](const json& value, Request* request) {
+       return ReadBool("include_stop", value, &request->include_stop);
+     },
+     "The output holds the text that ended it", RequestFlag::Takes::kNothing},
+    {"stop_token_ids",
+     [](const json& value, Request* request) {
+       return ReadTokens("stop_token_ids", value, &request->stop_token_ids);
+     }},
+    {"min_tokens",
+     [](const json& value, Request* request) {
+       return ReadInt("min_tokens", value, &request->min_tokens);
+     },
+     "Nothing ends the output before it has N tokens",
+     RequestFlag::Takes::kNumber, "N", "0"},
+    {"add_special_tokens",
+     [](const json& value, Request* request) {
+       return ReadBool("add_special_tokens", value,
+                       &request->add_special_tokens);
+     }},
     {"ignore_eos",
      [](const json& value, Request* request) {
        return ReadBool("ignore_eos", value, &request->ignore_eos);

@@ -14,14 +14,36 @@
 
 namespace h2o {
 
+// Logits are changed in this order: bias (LogitBias), penalties, temperature,
+// min_p, top_k, top_p.
 struct SamplingParams {
   float temperature = 0;  // 0: greedy, the lowest id of equal logits
   int32_t top_k = 0;      // 0: off
   float top_p = 0;        // 0 or 1: off
   uint64_t seed = 0;
+  // Tokens less probable than so many times the most probable one are never
+  // drawn (Nguyen et al., "Turning up the heat: min-p sampling", 2024).  0:
+  // off.
+  float min_p = 0;
+  // Of tokens that the prompt or the answer holds: a positive logit is divided
+  // by it, a negative one multiplied (Keskar et al., "CTRL", 2019).  0 or 1:
+  // off.
+  float repetition_penalty = 0;
+  // Subtracted from the logit of a token, by how often the answer holds it, and
+  // once if it does at all (OpenAI's API reference).  0: off.
+  float frequency_penalty = 0;
+  float presence_penalty = 0;
 
   friend bool operator==(const SamplingParams&,
                          const SamplingParams&) = default;
+};
+
+// Added to the logit of a token.
+struct LogitBias {
+  int32_t token = 0;
+  float bias = 0;
+
+  friend bool operator==(const LogitBias&, const LogitBias&) = default;
 };
 
 // Four 32-bit numbers for counter (`a`, `b`) under `key`.

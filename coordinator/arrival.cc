@@ -24,7 +24,10 @@ Arrival ArrivalOf(Request request, const RequestRules& rules) {
   arrival.tenant = request.tenant;
   arrival.priority = request.priority;
   arrival.timeout_seconds = request.timeout_seconds;
-  arrival.stops = request.stop;
+  arrival.form = {.stops = request.stop,
+                  .include_stop = request.include_stop,
+                  .logprobs = request.logprobs,
+                  .report_prompt = request.report_prompt};
   arrival.generated = request.generated;
   if (request.has_text) {
     if (arrival.status.ok()) {

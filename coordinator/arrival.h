@@ -5,12 +5,12 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "api/request.h"
 #include "coordinator/request_spec.h"
+#include "coordinator/sequence.h"
 #include "model/step.h"
 
 namespace h2o {
@@ -20,7 +20,7 @@ struct Arrival {
   TenantRow tenant;
   int32_t priority = 0;
   std::optional<double> timeout_seconds;
-  std::vector<std::string> stops;
+  AnswerForm form;
   std::vector<int32_t> generated;
   SequenceSpec spec;                 // of a prompt of tokens
   std::optional<Request> to_encode;  // a text

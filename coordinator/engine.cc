@@ -137,11 +137,8 @@ void Engine::AddGroup(std::unique_ptr<WorkerGroup> workers,
   if (!deliverer_.joinable()) {
     deliverer_ = std::thread([this] { DeliverOutbox(); });
     if (rules_.tokenizer != nullptr) {
-      encoder_ = std::make_unique<TextEncoder>(
-          rules_.tokenizer, kEncoderThreads,
-          [this](uint64_t id, absl::StatusOr<Request> request) {
-            OnEncoded(id, std::move(request));
-          });
+      encoder_ =
+          std::make_unique<TextEncoder>(rules_.tokenizer, kEncoderThreads);
     }
   }
   const double now = clock_->Now();
@@ -188,7 +185,7 @@ absl::StatusOr<AdmissionAnswer> Engine::CheckAdmission(const Request& request) {
   Arrival arrival = ArrivalOf(std::move(encoded), rules_);
   Monitor::Lock lock(monitor_);
   const double now = clock_->Now();
-  Sequence sequence(0, /*was_text=*/false, std::move(arrival.stops), nullptr,
+  Sequence sequence(0, /*was_text=*/false, std::move(arrival.form), nullptr,
                     nullptr, now, StandingOf(arrival, now));
   H2O_RETURN_IF_ERROR(CheckArrival(&arrival, &sequence));
   AdmissionAnswer answer;
@@ -229,13 +226,16 @@ absl::StatusOr<uint64_t> Engine::Submit(Request request,
   Monitor::Lock lock(monitor_);
   const double now = clock_->Now();
   auto sequence = std::make_unique<Sequence>(
-      next_id_, arrival.to_encode.has_value(), std::move(arrival.stops),
+      next_id_, arrival.to_encode.has_value(), std::move(arrival.form),
       rules_.tokenizer, std::move(stream), now, StandingOf(arrival, now));
   absl::Status status = CheckArrival(&arrival, sequence.get());
   if (status.ok()) status = CheckLimits(*sequence, now);
   if (status.ok()) status = CheckAllowance(*sequence, now);
   if (status.ok() && arrival.to_encode) {
-    status = encoder_->Add(next_id_, *std::move(arrival.to_encode));
+    status = encoder_->Add(next_id_, *std::move(arrival.to_encode),
+                           [this, id = next_id_](auto request) {
+                             OnEncoded(id, std::move(request));
+                           });
   }
   if (!status.ok()) {
     counters_.CountNotTaken(status);
@@ -247,6 +247,26 @@ absl::StatusOr<uint64_t> Engine::Submit(Request request,
   queue_.Push(std::move(sequence), now);
   Place(now);
   return id;
+}
+
+void Engine::Encode(std::string text, bool add_special_tokens,
+                    std::function<void(absl::StatusOr<Request>)> on_encoded) {
+  if (rules_.tokenizer == nullptr) {
+    return on_encoded(absl::FailedPreconditionError(
+        "the model has no tokenizer; send token ids"));
+  }
+  Request request;
+  request.has_text = true;
+  request.text = std::move(text);
+  request.add_special_tokens = add_special_tokens;
+  absl::Status status = NoGroupError();
+  {
+    Monitor::Lock lock(monitor_);
+    if (encoder_ != nullptr) {
+      status = encoder_->Add(kNobody, std::move(request), on_encoded);
+    }
+  }
+  if (!status.ok()) on_encoded(status);
 }
 
 Standing Engine::StandingOf(const Arrival& arrival, double now) {

@@ -102,6 +102,13 @@ class Engine {
   // text that show only when it is encoded come as the stream's last event.
   absl::StatusOr<uint64_t> Submit(Request request, EventCallback on_event);
 
+  // Gives the tokens of a text to `on_encoded`, from a thread that encodes
+  // texts; or an error, at once or later: INVALID_ARGUMENT for what is not
+  // UTF-8, RESOURCE_EXHAUSTED if too many texts wait, FAILED_PRECONDITION
+  // without a tokenizer, UNAVAILABLE before the first group.
+  void Encode(std::string text, bool add_special_tokens,
+              std::function<void(absl::StatusOr<Request>)> on_encoded);
+
   // Ends a request: its stream gets a last event with `reason`, its pages are
   // free within two steps.  The event may come after the return.  No effect if
   // the request has ended already.
@@ -208,6 +215,7 @@ class Engine {
   std::vector<std::unique_ptr<LiveGroup>> groups_ ABSL_GUARDED_BY(monitor_);
   Counters counters_ ABSL_GUARDED_BY(monitor_);
   std::array<std::atomic<int64_t>, kRefusals> refused_at_doors_ = {};
+  static constexpr uint64_t kNobody = 0;  // no request has this id
   uint64_t next_id_ ABSL_GUARDED_BY(monitor_) = 1;
   bool draining_ ABSL_GUARDED_BY(monitor_) = false;
   bool stopping_ ABSL_GUARDED_BY(monitor_) = false;

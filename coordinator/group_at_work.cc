@@ -248,17 +248,22 @@ void GroupAtWork::Accept(const TokenResult& token, StepResult* result,
   // traces and logits are matched to a token by their positions.
   const int32_t traced = sequence.next_traced_position();
   const int32_t last_logit = sequence.next_logit_position();
-  std::vector<HeadTrace> trace =
+  TokenReports reports;
+  reports.trace =
       TakeOf(token.sequence_id, &result->trace,
              [traced](const HeadTrace& t) { return t.pos == traced; });
-  std::vector<LogitRows> logits = TakeOf(
-      token.sequence_id, &result->logits, [last_logit](const LogitRows& rows) {
-        return rows.first_position <= last_logit;
-      });
+  reports.logits = TakeOf(token.sequence_id, &result->logits,
+                          [last_logit](const LogitRows& rows) {
+                            return rows.first_position <= last_logit;
+                          });
+  reports.logprobs = TakeOf(token.sequence_id, &result->logprobs,
+                            [last_logit](const LogprobRows& rows) {
+                              return rows.first_position <= last_logit + 1;
+                            });
   TakeScores(result, &sequence);
   const std::optional<double> token_before = sequence.last_token();
   std::optional<StreamEvent> event =
-      sequence.Accept(token, std::move(trace), std::move(logits), now);
+      sequence.Accept(token, std::move(reports), now);
   if (!event) return;  // the client has this token
   const double seconds = sequence.queued_seconds(now);
   if (token_before && !event->tokens.empty()) {

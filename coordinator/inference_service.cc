@@ -34,7 +34,9 @@ constexpr char kGenerate[] = "/h2oserve.v1.Inference/Generate";
 using OtherMethods = v1::Inference::WithGenericMethod_Generate<
     v1::Inference::WithCallbackMethod_GetModelInfo<
         v1::Inference::WithCallbackMethod_CheckAdmission<
-            v1::Inference::Service>>>;
+            v1::Inference::WithCallbackMethod_Tokenize<
+                v1::Inference::WithCallbackMethod_Detokenize<
+                    v1::Inference::Service>>>>>;
 
 // Ends a call at once.
 class RefusedCall final : public grpc::ServerGenericBidiReactor {
@@ -114,10 +116,7 @@ class InferenceService::Impl final : public OtherMethods,
   grpc::ServerUnaryReactor* GetModelInfo(grpc::CallbackServerContext* context,
                                          const v1::GetModelInfoRequest* message,
                                          v1::ModelInfo* info) override {
-    if (options_.on_message) {
-      options_.on_message(context->peer(),
-                          static_cast<int64_t>(message->ByteSizeLong()));
-    }
+    Hear(*context, *message);
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     if (const auto tenant = Admit(Right::kKey, *context, "GetModelInfo");
         !tenant.ok()) {
@@ -148,6 +147,7 @@ class InferenceService::Impl final : public OtherMethods,
     info->set_default_kv_policy(
         std::string(Name(options_.default_kv_policy.name)));
     info->set_version(options_.version);
+    info->set_num_kv_heads(config.qkv.kv_heads);
     reactor->Finish(grpc::Status::OK);
     return reactor;
   }
@@ -155,17 +155,55 @@ class InferenceService::Impl final : public OtherMethods,
   grpc::ServerUnaryReactor* CheckAdmission(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* message,
       v1::AdmissionAnswer* answer) override {
-    if (options_.on_message) {
-      options_.on_message(context->peer(),
-                          static_cast<int64_t>(message->ByteSizeLong()));
-    }
+    Hear(*context, *message);
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     reactor->Finish(ToGrpc(AnswerTo(*message, *context, answer)));
     return reactor;
   }
 
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
+                                     const v1::TokenizeRequest* message,
+                                     v1::TokenizeResponse* answer) override {
+    Hear(*context, *message);
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    if (const auto tenant = Admit(Right::kKey, *context, "Tokenize");
+        !tenant.ok()) {
+      reactor->Finish(ToGrpc(tenant.status()));
+      return reactor;
+    }
+    engine_->Encode(
+        message->text(),
+        !message->has_add_special_tokens() || message->add_special_tokens(),
+        [reactor, answer](const absl::StatusOr<Request>& encoded) {
+          if (encoded.ok()) {
+            answer->mutable_ids()->Add(encoded->tokens.begin(),
+                                       encoded->tokens.end());
+          }
+          reactor->Finish(ToGrpc(encoded.status()));
+        });
+    return reactor;
+  }
+
+  grpc::ServerUnaryReactor* Detokenize(
+      grpc::CallbackServerContext* context,
+      const v1::DetokenizeRequest* message,
+      v1::DetokenizeResponse* answer) override {
+    Hear(*context, *message);
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    reactor->Finish(ToGrpc(TextOf(*message, *context, answer)));
+    return reactor;
+  }
+
  private:
   static constexpr double kTickSeconds = 0.25;
+
+  // A message has come over the connection of `context`.
+  void Hear(const grpc::ServerContextBase& context,
+            const google::protobuf::Message& message) const {
+    if (!options_.on_message) return;
+    options_.on_message(context.peer(),
+                        static_cast<int64_t>(message.ByteSizeLong()));
+  }
 
   // Every method asks here first; whose call it is.
   absl::StatusOr<TenantRow> Admit(Right right,
@@ -207,6 +245,25 @@ class InferenceService::Impl final : public OtherMethods,
     H2O_ASSIGN_OR_RETURN(const AdmissionAnswer found,
                          engine_->CheckAdmission(request));
     ToProto(found, answer);
+    return absl::OkStatus();
+  }
+
+  absl::Status TextOf(const v1::DetokenizeRequest& message,
+                      const grpc::ServerContextBase& context,
+                      v1::DetokenizeResponse* answer) {
+    H2O_RETURN_IF_ERROR(Admit(Right::kKey, context, "Detokenize").status());
+    if (options_.tokenizer == nullptr) {
+      return absl::FailedPreconditionError("the model has no tokenizer");
+    }
+    const int vocab_size = options_.config.vocab_size;
+    for (const int32_t id : message.ids()) {
+      if (id >= 0 && id < vocab_size) continue;
+      return absl::InvalidArgumentError(absl::StrCat(
+          "token ", id, " is not in the vocabulary, 0 to ", vocab_size - 1));
+    }
+    answer->set_text(options_.tokenizer->Decode(
+        absl::MakeConstSpan(message.ids().data(), message.ids_size()),
+        /*skip_special_tokens=*/false));
     return absl::OkStatus();
   }
 

@@ -72,15 +72,40 @@ absl::Status CheckGenerated(const Request& request, const SequenceSpec& spec,
         "generated has ", given.size(), " tokens; max_tokens, ",
         spec.max_tokens, ", counts them and leaves none to generate"));
   }
-  if (spec.ignore_eos) return absl::OkStatus();
+  const auto ends = [&](int32_t token) {
+    return absl::c_linear_search(spec.stop_tokens, token) ||
+           (!spec.ignore_eos &&
+            absl::c_linear_search(rules.config.stop_tokens, token));
+  };
   for (size_t i = 0; i < given.size(); ++i) {
-    if (absl::c_linear_search(rules.config.stop_tokens, given[i])) {
+    if (ends(given[i])) {
       return absl::InvalidArgumentError(
           absl::StrCat("generated[", i, "] is ", given[i],
                        ", which ends the answer; there is nothing to resume"));
     }
   }
   return absl::OkStatus();
+}
+
+// Token ids that options name.
+absl::Status CheckNamedTokens(const Request& request,
+                              const RequestRules& rules) {
+  const ModelConfig& config = rules.config;
+  H2O_RETURN_IF_ERROR(CheckVocabulary(request.stop_token_ids, "stop token id",
+                                      config.vocab_size));
+  const size_t stops = request.stop_token_ids.size() +
+                       (request.ignore_eos ? 0 : config.stop_tokens.size());
+  if (stops > kMaxStopTokens) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        request.stop_token_ids.size(), " stop_token_ids and the model's ",
+        config.stop_tokens.size(), " are ", stops, "; at most ", kMaxStopTokens,
+        " are allowed"));
+  }
+  std::vector<int32_t> biased;
+  for (const LogitBias& bias : request.logit_bias) {
+    biased.push_back(bias.token);
+  }
+  return CheckVocabulary(biased, "token of logit_bias", config.vocab_size);
 }
 
 }  // namespace
@@ -119,7 +144,9 @@ absl::Status CheckUnencoded(const Request& request, const RequestRules& rules) {
 
 absl::Status EncodePrompt(const Tokenizer* tokenizer, Request* request) {
   if (!request->has_text) return absl::OkStatus();
-  H2O_ASSIGN_OR_RETURN(request->tokens, tokenizer->Encode(request->text));
+  H2O_ASSIGN_OR_RETURN(
+      request->tokens,
+      tokenizer->Encode(request->text, request->add_special_tokens));
   request->has_text = false;
   request->text.clear();
   return absl::OkStatus();
@@ -127,11 +154,17 @@ absl::Status EncodePrompt(const Tokenizer* tokenizer, Request* request) {
 
 absl::StatusOr<SequenceSpec> SpecOf(Request request,
                                     const RequestRules& rules) {
+  if (request.tokens.empty()) {
+    return absl::InvalidArgumentError(
+        "the prompt is an empty text without special tokens; give at least one "
+        "token");
+  }
   const int vocab_size = rules.config.vocab_size;
   H2O_RETURN_IF_ERROR(
       CheckVocabulary(request.tokens, "prompt token", vocab_size));
   H2O_RETURN_IF_ERROR(
       CheckVocabulary(request.forced, "forced token", vocab_size));
+  H2O_RETURN_IF_ERROR(CheckNamedTokens(request, rules));
   SequenceSpec spec;
   H2O_ASSIGN_OR_RETURN(spec.max_tokens,
                        MaxTokensOf(request, rules.config.max_positions));
@@ -140,13 +173,33 @@ absl::StatusOr<SequenceSpec> SpecOf(Request request,
       ResolveKvPolicy(request.kv_policy.value_or(rules.default_kv_policy),
                       static_cast<int32_t>(request.tokens.size()),
                       spec.max_tokens, rules.kv_budget_cap));
+  if (request.min_tokens > spec.max_tokens) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("min_tokens is ", request.min_tokens, "; max_tokens is ",
+                     spec.max_tokens, " unless told otherwise"));
+  }
   spec.ignore_eos = request.ignore_eos;
+  spec.stop_tokens = std::move(request.stop_token_ids);
   H2O_RETURN_IF_ERROR(CheckGenerated(request, spec, rules));
   spec.prompt = std::move(request.tokens);
   spec.sampling = request.sampling;
   spec.trace = request.trace;
   spec.forced = std::move(request.forced);
   spec.logits = request.logits;
+  // What no worker does yet.
+  if (request.sampling.min_p > 0 || request.sampling.repetition_penalty > 0 ||
+      request.sampling.frequency_penalty != 0 ||
+      request.sampling.presence_penalty != 0 || !request.logit_bias.empty() ||
+      request.logprobs || request.prompt_logprobs || request.min_tokens > 0) {
+    return absl::UnimplementedError(
+        "min_p, penalties, logit_bias, logprobs and min_tokens are not built");
+  }
+  spec.logit_bias = std::move(request.logit_bias);
+  spec.min_tokens = request.min_tokens;
+  if (request.logprobs || request.prompt_logprobs) {
+    spec.top_logprobs = request.top_logprobs;
+  }
+  spec.prompt_logprobs = request.prompt_logprobs;
   return spec;
 }
 

@@ -2,8 +2,10 @@
 #include "coordinator/sequence.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 
@@ -12,12 +14,14 @@ namespace h2o {
 StopMatcher::Match StopMatcher::Push(std::string_view piece) {
   held_.append(piece);
   size_t first = std::string::npos;
+  const std::string* found = nullptr;
   for (const std::string& stop : stops_) {
-    first = std::min(first, held_.find(stop));
+    const size_t at = held_.find(stop);
+    if (at >= first) continue;
+    first = at;
+    found = &stop;
   }
-  if (first != std::string::npos) {
-    return {held_.substr(0, first), true};
-  }
+  if (found != nullptr) return {held_.substr(0, first), found};
   // Keep the longest end that begins a stop string.
   size_t keep = 0;
   for (const std::string& stop : stops_) {
@@ -27,12 +31,12 @@ StopMatcher::Match StopMatcher::Push(std::string_view piece) {
     }
     keep = std::max(keep, n);
   }
-  Match match{held_.substr(0, held_.size() - keep), false};
+  Match match{held_.substr(0, held_.size() - keep)};
   held_.erase(0, held_.size() - keep);
   return match;
 }
 
-Sequence::Sequence(uint64_t id, bool was_text, std::vector<std::string> stops,
+Sequence::Sequence(uint64_t id, bool was_text, AnswerForm form,
                    const Tokenizer* tokenizer,
                    std::shared_ptr<EventStream> events, double now,
                    Standing standing)
@@ -41,7 +45,10 @@ Sequence::Sequence(uint64_t id, bool was_text, std::vector<std::string> stops,
       events_(std::move(events)),
       decoder_(tokenizer ? std::make_unique<IncrementalDecoder>(tokenizer)
                          : nullptr),
-      stops_(std::move(stops)),
+      include_stop_(form.include_stop),
+      logprobs_(form.logprobs),
+      report_prompt_(form.report_prompt),
+      stops_(std::move(form.stops)),
       standing_(standing),
       submitted_(now) {}
 
@@ -52,14 +59,14 @@ absl::Status Sequence::SetSpec(SequenceSpec spec,
   spec_ = std::move(spec);
   spec_.id = id_;
   spec_.scores = stops_.any();
-  tokens_ = std::move(generated);
-  given_ = num_tokens();
+  given_ = static_cast<int32_t>(generated.size());
   // Their text is known to the client, but it may begin a character or a stop
   // string that the next token ends.
-  for (int32_t token : tokens_) {
-    bool stopped = false;
-    TextOf(token, /*last=*/false, &stopped);
-    if (stopped) {
+  for (int32_t token : generated) {
+    tokens_.push_back(token);
+    StreamEvent known;
+    AddText(&known);
+    if (known.finish != FinishReason::kNone) {
       return absl::InvalidArgumentError(
           absl::StrCat("generated holds a stop string, which ends at token ",
                        token, "; there is nothing to go on with"));
@@ -71,6 +78,7 @@ absl::Status Sequence::SetSpec(SequenceSpec spec,
 SequenceSpec Sequence::SpecToRun() const {
   SequenceSpec spec = spec_;
   if (tokens_.empty()) return spec;
+  if (first_token_) spec.prompt_logprobs = false;  // the client has them
   if (prefills_tokens_) {
     spec.prompt.insert(spec.prompt.end(), tokens_.begin(), tokens_.end());
     spec.generated = num_tokens();
@@ -112,20 +120,41 @@ void Sequence::Start(int64_t kv_bytes, int64_t kv_bytes_full, double now) {
   if (!started_) started_ = now;
 }
 
-std::string Sequence::TextOf(int32_t token, bool last, bool* stopped) {
-  if (decoder_ == nullptr) return {};
-  std::string piece = decoder_->Push(token);
+void Sequence::AddText(StreamEvent* event) {
+  if (decoder_ == nullptr) return;
+  const bool last = event->finish != FinishReason::kNone;
+  std::string piece = decoder_->Push(tokens_.back());
   if (last) piece += decoder_->Finish();
+  if (num_tokens() <= spec_.min_tokens) {  // nothing ends it yet
+    event->text = std::move(piece);
+    return;
+  }
   StopMatcher::Match match = stops_.Push(piece);
-  *stopped = match.stopped;
-  if (last && !match.stopped) match.text += stops_.Finish();
-  return std::move(match.text);
+  event->text = std::move(match.text);
+  if (match.stop != nullptr) {
+    event->finish = FinishReason::kStop;
+    event->stop_string = *match.stop;
+    if (include_stop_) event->text += *match.stop;
+  } else if (last) {
+    event->text += stops_.Finish();
+  }
+}
+
+void Sequence::AddLogprobs(std::vector<LogprobRows> rows,
+                           StreamEvent* event) const {
+  const auto prompt = static_cast<int32_t>(spec_.prompt.size());
+  for (LogprobRows& r : rows) {
+    const bool of_prompt = r.first_position < prompt;
+    if (of_prompt && !spec_.prompt_logprobs) continue;
+    if (!of_prompt && !logprobs_) continue;
+    std::vector<Logprobs>& to =
+        of_prompt ? event->prompt_logprobs : event->logprobs;
+    std::move(r.rows.begin(), r.rows.end(), std::back_inserter(to));
+  }
 }
 
 std::optional<StreamEvent> Sequence::Accept(const TokenResult& token,
-                                            std::vector<HeadTrace> trace,
-                                            std::vector<LogitRows> logits,
-                                            double now) {
+                                            TokenReports reports, double now) {
   H2O_CHECK(state_ == State::kRunning) << "sequence " << id_;
   if (token.finish == FinishReason::kNonFinite) {
     return Fail(absl::InternalError(absl::StrCat(
@@ -140,17 +169,22 @@ std::optional<StreamEvent> Sequence::Accept(const TokenResult& token,
   if (!first_token_) {
     first_token_ = now;
     event.seed = spec_.sampling.seed;
+    if (report_prompt_) event.prompt = spec_.prompt;
+    // Nothing comes before the first token of a prompt.
+    if (spec_.prompt_logprobs) event.prompt_logprobs.emplace_back();
   }
   last_token_ = now;
   tokens_.push_back(token.token);
   event.tokens = {token.token};
-  event.trace = std::move(trace);
-  event.logits = std::move(logits);
+  event.trace = std::move(reports.trace);
+  event.logits = std::move(reports.logits);
+  AddLogprobs(std::move(reports.logprobs), &event);
   event.finish = token.finish;
-  bool stopped = false;
-  event.text =
-      TextOf(token.token, token.finish != FinishReason::kNone, &stopped);
-  if (stopped) event.finish = FinishReason::kStop;
+  if (absl::c_linear_search(spec_.stop_tokens, token.token) &&
+      event.finish == FinishReason::kStop) {
+    event.stop_token = token.token;
+  }
+  AddText(&event);
   event.done = event.finish != FinishReason::kNone;
   if (event.done) {
     state_ = State::kDone;

@@ -38,6 +38,21 @@ struct Standing {
   int64_t expected_tokens = 0;  // most_tokens() of a text that is not encoded
 };
 
+// How a client wants its answer.
+struct AnswerForm {
+  std::vector<std::string> stops;  // it ends before one of these
+  bool include_stop = false;       // or behind it
+  bool logprobs = false;           // of the tokens
+  bool report_prompt = false;      // the tokens of the prompt
+};
+
+// What workers report beside a token.
+struct TokenReports {
+  std::vector<HeadTrace> trace;
+  std::vector<LogitRows> logits;
+  std::vector<LogprobRows> logprobs;
+};
+
 // Finds stop strings in a stream of text.  Text that may begin a stop string is
 // held back until more text decides.
 class StopMatcher {
@@ -46,8 +61,8 @@ class StopMatcher {
       : stops_(std::move(stops)) {}
 
   struct Match {
-    std::string text;  // can be shown now
-    bool stopped = false;
+    std::string text;                   // can be shown now
+    const std::string* stop = nullptr;  // that ends the stream behind the text
   };
   bool any() const { return !stops_.empty(); }
   // REQUIRES: no earlier call stopped.
@@ -67,7 +82,7 @@ class Sequence {
 
   // Begins as kEncoding.  `tokenizer` may be null: then events carry no text.
   // `was_text` tells whether the request's prompt is a text.
-  Sequence(uint64_t id, bool was_text, std::vector<std::string> stops,
+  Sequence(uint64_t id, bool was_text, AnswerForm form,
            const Tokenizer* tokenizer, std::shared_ptr<EventStream> events,
            double now, Standing standing = {});
 
@@ -152,12 +167,11 @@ class Sequence {
     return static_cast<int32_t>(spec_.prompt.size()) + received_ - 1;
   }
 
-  // Takes one generated token with its traces and logits and returns the event
-  // for the client; none for a token that the client has.  running -> done if
-  // it was the last token, also by a stop string.
+  // Takes one generated token with what was reported of it and returns the
+  // event for the client; none for a token that the client has.  running ->
+  // done if it was the last token, also by a stop string.
   std::optional<StreamEvent> Accept(const TokenResult& token,
-                                    std::vector<HeadTrace> trace,
-                                    std::vector<LogitRows> logits, double now);
+                                    TokenReports reports, double now);
   // When the last token came; nothing before the first.
   const std::optional<double>& last_token() const { return last_token_; }
   // Before the token is accepted: usage.attention_mass_kept.
@@ -172,7 +186,10 @@ class Sequence {
  private:
   int32_t num_tokens() const { return static_cast<int32_t>(tokens_.size()); }
   Usage MakeUsage(double now) const;
-  std::string TextOf(int32_t token, bool last, bool* stopped);
+  // Adds the text of the newest of tokens_ to `event`, and ends it at a stop
+  // string.
+  void AddText(StreamEvent* event);
+  void AddLogprobs(std::vector<LogprobRows> rows, StreamEvent* event) const;
 
   const uint64_t id_;
   const bool was_text_;
@@ -190,6 +207,7 @@ class Sequence {
   bool prefills_tokens_ = false;  // as ReplayMode::kFast
   std::optional<Stranded> stranded_;
   std::unique_ptr<IncrementalDecoder> decoder_;  // null: no tokenizer
+  const bool include_stop_, logprobs_, report_prompt_;
   StopMatcher stops_;
   const Standing standing_;
   int64_t allowance_ = 0;

@@ -1,7 +1,6 @@
 // The threads that turn text prompts into tokens.
 #include "coordinator/text_encoder.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -9,9 +8,8 @@
 
 namespace h2o {
 
-TextEncoder::TextEncoder(const Tokenizer* tokenizer, int num_threads,
-                         Encoded on_encoded)
-    : tokenizer_(tokenizer), on_encoded_(std::move(on_encoded)) {
+TextEncoder::TextEncoder(const Tokenizer* tokenizer, int num_threads)
+    : tokenizer_(tokenizer) {
   for (int i = 0; i < num_threads; ++i) {
     threads_.emplace_back([this] { Run(); });
   }
@@ -23,9 +21,13 @@ TextEncoder::~TextEncoder() {
     stopping_ = true;
   }
   for (std::thread& thread : threads_) thread.join();
+  for (Job& job : waiting_) {
+    job.on_encoded(absl::UnavailableError("the server stops"));
+  }
 }
 
-absl::Status TextEncoder::Add(uint64_t id, Request request) {
+absl::Status TextEncoder::Add(uint64_t id, Request request,
+                              Encoded on_encoded) {
   Monitor::Lock lock(monitor_);
   const size_t bytes = request.text.size();
   if (waiting_bytes_ + bytes > kMaxWaitingBytes) {
@@ -34,17 +36,17 @@ absl::Status TextEncoder::Add(uint64_t id, Request request) {
                      " bytes wait to be tokenised; try later"));
   }
   waiting_bytes_ += bytes;
-  waiting_.push_back({id, std::move(request)});
+  waiting_.push_back({id, std::move(request), std::move(on_encoded)});
   return absl::OkStatus();
 }
 
 void TextEncoder::Remove(uint64_t id) {
   Monitor::Lock lock(monitor_);
-  const auto job = std::find_if(waiting_.begin(), waiting_.end(),
-                                [id](const Job& job) { return job.id == id; });
-  if (job == waiting_.end()) return;
-  waiting_bytes_ -= job->request.text.size();
-  waiting_.erase(job);
+  std::erase_if(waiting_, [&](const Job& job) {
+    if (job.id != id) return false;
+    waiting_bytes_ -= job.request.text.size();
+    return true;
+  });
 }
 
 void TextEncoder::Run() {
@@ -61,9 +63,9 @@ void TextEncoder::Run() {
     lock.Release();
     const absl::Status status = EncodePrompt(tokenizer_, &job.request);
     if (status.ok()) {
-      on_encoded_(job.id, std::move(job.request));
+      job.on_encoded(std::move(job.request));
     } else {
-      on_encoded_(job.id, status);
+      job.on_encoded(status);
     }
     lock.Acquire();
   }

@@ -14,6 +14,7 @@
 
 #include "base/finish_reason.h"
 #include "base/kv_policy.h"
+#include "base/logprobs.h"
 #include "base/sampling.h"
 
 namespace h2o {
@@ -39,6 +40,20 @@ struct SequenceSpec {
   // Report the kept scores with every token, because any may turn out to be the
   // last (stop strings); else with the last alone.
   bool scores = false;
+
+  std::vector<LogitBias> logit_bias;  // at most one of each token
+  // They end the sequence, beside those of the model, which ignore_eos switches
+  // off.  No token that ends it is chosen before min_tokens are generated.
+  std::vector<int32_t> stop_tokens;
+  int32_t min_tokens = 0;
+  // Report the logprob of every generated token, and those of so many of the
+  // likeliest; -1: of none.
+  int32_t top_logprobs = -1;
+  bool prompt_logprobs = false;  // the same of the prompt's tokens
+  // Another sequence with the same prompt and policy, admitted in the same
+  // step: this one is not prefilled, it takes over the other's KV cache when
+  // that is complete, and its first token comes in the same step.  0: none.
+  uint64_t fork_of = 0;
 
   int64_t num_positions() const {  // the last token needs none
     return static_cast<int64_t>(prompt.size()) - generated + max_tokens - 1;
@@ -98,6 +113,15 @@ struct LogitRows {
   friend bool operator==(const LogitRows&, const LogitRows&) = default;
 };
 
+// Logprobs of tokens at positions of a sequence, in a row.
+struct LogprobRows {
+  uint64_t sequence_id = 0;
+  int32_t first_position = 0;  // of the first token they are for
+  std::vector<Logprobs> rows;
+
+  friend bool operator==(const LogprobRows&, const LogprobRows&) = default;
+};
+
 // The sum of the scores of all that a rank's heads keep of a sequence, when its
 // first `queries` tokens have attended (kv/kept_mass.h).
 struct KeptScores {
@@ -116,7 +140,8 @@ struct StepResult {
   std::vector<TokenResult> tokens;  // prefill's first tokens, then decode's
   std::vector<HeadTrace> trace;     // of this rank's heads
   std::vector<LogitRows> logits;
-  std::vector<KeptScores> scores;  // of this rank's heads
+  std::vector<LogprobRows> logprobs;  // rank 0's alone; all ranks have them
+  std::vector<KeptScores> scores;     // of this rank's heads
   double prefill_seconds = 0;
   double decode_seconds = 0;
   // The slowest single layer of this step's prefill slices.

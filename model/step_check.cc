@@ -110,6 +110,37 @@ absl::Status CheckPolicy(const KvPolicy& policy, const ModelConfig& config) {
   return absl::OkStatus();
 }
 
+bool IsFinite(float value) { return std::isfinite(value); }
+
+absl::Status CheckOptions(const SequenceSpec& spec, const ModelConfig& config) {
+  H2O_RETURN_IF_ERROR(CheckTokens(spec.stop_tokens, config));
+  const size_t stops = spec.stop_tokens.size() +
+                       (spec.ignore_eos ? 0 : config.stop_tokens.size());
+  if (stops > kMaxStopTokens) {
+    return Bad("there are ", stops, " stop tokens; there may be up to ",
+               kMaxStopTokens);
+  }
+  for (const LogitBias& bias : spec.logit_bias) {
+    H2O_RETURN_IF_ERROR(CheckTokens({bias.token}, config));
+    if (!IsFinite(bias.bias)) {
+      return Bad("the bias of token ", bias.token, " is ", bias.bias,
+                 "; it must be finite");
+    }
+  }
+  const SamplingParams& s = spec.sampling;
+  if (!(s.min_p >= 0 && s.min_p <= 1) || !IsFinite(s.repetition_penalty) ||
+      s.repetition_penalty < 0 || !IsFinite(s.frequency_penalty) ||
+      !IsFinite(s.presence_penalty)) {
+    return Bad("min_p ", s.min_p, ", repetition_penalty ", s.repetition_penalty,
+               ", frequency_penalty ", s.frequency_penalty,
+               ", presence_penalty ", s.presence_penalty,
+               "; they must be 0 to 1, >= 0, finite and finite");
+  }
+  H2O_RETURN_IF_ERROR(
+      InRange("min_tokens", spec.min_tokens, 0, spec.max_tokens));
+  return InRange("top_logprobs", spec.top_logprobs, -1, kMostTopLogprobs);
+}
+
 absl::Status CheckSequence(const SequenceSpec& spec,
                            const ModelConfig& config) {
   if (spec.prompt.empty()) {
@@ -138,6 +169,7 @@ absl::Status CheckSequence(const SequenceSpec& spec,
     return Bad("temperature ", s.temperature, ", top_k ", s.top_k, ", top_p ",
                s.top_p, "; they must be >= 0, >= 0 and 0 to 1");
   }
+  H2O_RETURN_IF_ERROR(CheckOptions(spec, config));
   return CheckPolicy(spec.policy, config);
 }
 

@@ -13,8 +13,14 @@
 namespace h2o {
 
 auto Fields(Is<SamplingParams> auto& s) {
-  auto& [temperature, top_k, top_p, seed] = s;
-  return std::tie(temperature, top_k, top_p, seed);
+  auto& [temperature, top_k, top_p, seed, min_p, repetition_penalty,
+         frequency_penalty, presence_penalty] = s;
+  return std::tie(temperature, top_k, top_p, seed, min_p, repetition_penalty,
+                  frequency_penalty, presence_penalty);
+}
+auto Fields(Is<LogitBias> auto& s) {
+  auto& [token, bias] = s;
+  return std::tie(token, bias);
 }
 auto Fields(Is<KvSlots> auto& s) {
   auto& [sinks, heavy, recent, prefill_recent, score_rule] = s;
@@ -26,9 +32,11 @@ auto Fields(Is<KvPolicy> auto& s) {
 }
 auto Fields(Is<SequenceSpec> auto& s) {
   auto& [id, prompt, max_tokens, ignore_eos, sampling, policy, trace, forced,
-         generated, logits, scores] = s;
+         generated, logits, scores, logit_bias, stop_tokens, min_tokens,
+         top_logprobs, prompt_logprobs, fork_of] = s;
   return std::tie(id, prompt, max_tokens, ignore_eos, sampling, policy, trace,
-                  forced, generated, logits, scores);
+                  forced, generated, logits, scores, logit_bias, stop_tokens,
+                  min_tokens, top_logprobs, prompt_logprobs, fork_of);
 }
 auto Fields(Is<PrefillSlice> auto& s) {
   auto& [sequence_ids, layer_begin, layer_end] = s;
@@ -51,15 +59,27 @@ auto Fields(Is<LogitRows> auto& s) {
   auto& [sequence_id, first_position, rows] = s;
   return std::tie(sequence_id, first_position, rows);
 }
+auto Fields(Is<TokenLogprob> auto& s) {
+  auto& [token, logprob] = s;
+  return std::tie(token, logprob);
+}
+auto Fields(Is<Logprobs> auto& s) {
+  auto& [chosen, top] = s;
+  return std::tie(chosen, top);
+}
+auto Fields(Is<LogprobRows> auto& s) {
+  auto& [sequence_id, first_position, rows] = s;
+  return std::tie(sequence_id, first_position, rows);
+}
 auto Fields(Is<KeptScores> auto& s) {
   auto& [sequence_id, queries, sum] = s;
   return std::tie(sequence_id, queries, sum);
 }
 auto Fields(Is<StepResult> auto& s) {
-  auto& [step, checksum, tokens, trace, logits, scores, prefill_seconds,
-         decode_seconds, slowest_layer_seconds, idle_seconds,
+  auto& [step, checksum, tokens, trace, logits, logprobs, scores,
+         prefill_seconds, decode_seconds, slowest_layer_seconds, idle_seconds,
          sum_wait_seconds] = s;
-  return std::tie(step, checksum, tokens, trace, logits, scores,
+  return std::tie(step, checksum, tokens, trace, logits, logprobs, scores,
                   prefill_seconds, decode_seconds, slowest_layer_seconds,
                   idle_seconds, sum_wait_seconds);
 }

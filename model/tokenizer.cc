@@ -68,7 +68,8 @@ size_t AppendReplaced(std::string_view bytes, bool final, std::string* out) {
 class TokenizerImpl {
  public:
   absl::Status Load(const std::string& directory, int vocab_size);
-  void Encode(std::string_view text, std::vector<int32_t>* ids) const;
+  void Encode(std::string_view text, bool add_special_tokens,
+              std::vector<int32_t>* ids) const;
 
   int64_t LeastTokens(std::string_view text) const;
   int64_t longest() const { return longest_; }
@@ -248,9 +249,11 @@ void TokenizerImpl::EncodePiece(std::string_view piece,
   }
 }
 
-void TokenizerImpl::Encode(std::string_view text,
+void TokenizerImpl::Encode(std::string_view text, bool add_special_tokens,
                            std::vector<int32_t>* ids) const {
-  ids->insert(ids->end(), front_.begin(), front_.end());
+  if (add_special_tokens) {
+    ids->insert(ids->end(), front_.begin(), front_.end());
+  }
   const auto on_token = [&](int32_t id) { ids->push_back(id); };
   const auto on_piece = [&](std::string_view piece) {
     EncodePiece(piece, ids);
@@ -261,7 +264,9 @@ void TokenizerImpl::Encode(std::string_view text,
         normalized_.Split(piece, on_piece, on_token);
       },
       on_token);
-  ids->insert(ids->end(), back_.begin(), back_.end());
+  if (add_special_tokens) {
+    ids->insert(ids->end(), back_.begin(), back_.end());
+  }
 }
 
 bool TokenizerImpl::Strips() const {
@@ -287,7 +292,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(
 }
 
 absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(
-    std::string_view text) const {
+    std::string_view text, bool add_special_tokens) const {
   if (text.size() > INT_MAX) {
     return absl::InvalidArgumentError(absl::StrCat("the text has ", text.size(),
                                                    " bytes; at most ", INT_MAX,
@@ -295,7 +300,7 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(
   }
   H2O_RETURN_IF_ERROR(CheckUtf8("the text", text));
   std::vector<int32_t> ids;
-  impl_->Encode(text, &ids);
+  impl_->Encode(text, add_special_tokens, &ids);
   return ids;
 }
 

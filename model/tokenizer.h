@@ -28,7 +28,9 @@ class Tokenizer {
   // The token that begins every text (OPT: `</s>`), then those of `text`.  Text
   // that spells an added token becomes that token, as in Hugging Face.  Errors:
   // INVALID_ARGUMENT if not UTF-8, with the offset of the first bad byte.
-  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text) const;
+  // Without `add_special_tokens` nothing is put around the text.
+  absl::StatusOr<std::vector<int32_t>> Encode(
+      std::string_view text, bool add_special_tokens = true) const;
 
   // A lower bound of the tokens that `text` becomes, told from its length: no
   // token stands for more bytes than the longest.

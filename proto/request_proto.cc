@@ -1,9 +1,11 @@
 // Translates requests and their answers to and from inference.proto.
 #include "proto/request_proto.h"
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/cut_text.h"
@@ -79,6 +81,74 @@ FinishReason FromProto(v1::FinishReason reason) {
   }
 }
 
+void ToProto(const TokenLogprob& logprob, v1::TokenLogprob* message) {
+  message->set_token(logprob.token);
+  message->set_logprob(logprob.logprob);
+}
+
+TokenLogprob FromProto(const v1::TokenLogprob& message) {
+  return {message.token(), message.logprob()};
+}
+
+using RepeatedLogprobs = google::protobuf::RepeatedPtrField<v1::Logprobs>;
+
+void ToProto(const std::vector<Logprobs>& rows, RepeatedLogprobs* messages) {
+  for (const Logprobs& row : rows) {
+    v1::Logprobs* message = messages->Add();
+    ToProto(row.chosen, message->mutable_chosen());
+    for (const TokenLogprob& top : row.top) ToProto(top, message->add_top());
+  }
+}
+
+std::vector<Logprobs> FromProto(const RepeatedLogprobs& messages) {
+  std::vector<Logprobs> rows;
+  for (const v1::Logprobs& message : messages) {
+    Logprobs& row = rows.emplace_back();
+    row.chosen = FromProto(message.chosen());
+    for (const auto& top : message.top()) row.top.push_back(FromProto(top));
+  }
+  return rows;
+}
+
+void SamplingToProto(const Request& request, v1::Sampling* message) {
+  const SamplingParams& sampling = request.sampling;
+  message->set_temperature(sampling.temperature);
+  message->set_top_k(sampling.top_k);
+  message->set_top_p(sampling.top_p);
+  if (request.has_seed) message->set_seed(sampling.seed);
+  message->set_min_p(sampling.min_p);
+  message->set_repetition_penalty(sampling.repetition_penalty);
+  message->set_frequency_penalty(sampling.frequency_penalty);
+  message->set_presence_penalty(sampling.presence_penalty);
+  for (const LogitBias& bias : request.logit_bias) {
+    (*message->mutable_logit_bias())[bias.token] = bias.bias;
+  }
+  message->set_logprobs(request.logprobs);
+  message->set_top_logprobs(request.top_logprobs);
+  message->set_prompt_logprobs(request.prompt_logprobs);
+}
+
+void SamplingFromProto(const v1::Sampling& message, Request* request) {
+  request->sampling = {.temperature = message.temperature(),
+                       .top_k = message.top_k(),
+                       .top_p = message.top_p(),
+                       .seed = message.seed(),
+                       .min_p = message.min_p(),
+                       .repetition_penalty = message.repetition_penalty(),
+                       .frequency_penalty = message.frequency_penalty(),
+                       .presence_penalty = message.presence_penalty()};
+  request->has_seed = message.has_seed();
+  for (const auto& [token, bias] : message.logit_bias()) {
+    request->logit_bias.push_back({token, bias});
+  }
+  // A map has no order, and equal requests must have equal bytes.
+  std::sort(request->logit_bias.begin(), request->logit_bias.end(),
+            [](const auto& a, const auto& b) { return a.token < b.token; });
+  request->logprobs = message.logprobs();
+  request->top_logprobs = message.top_logprobs();
+  request->prompt_logprobs = message.prompt_logprobs();
+}
+
 }  // namespace
 
 absl::StatusOr<v1::GenerateRequest> ToProto(const Request& request) {
@@ -98,16 +168,17 @@ absl::StatusOr<v1::GenerateRequest> ToProto(const Request& request) {
                                                  request.tokens.end());
   }
   if (request.max_tokens) message.set_max_tokens(*request.max_tokens);
-  v1::Sampling* sampling = message.mutable_sampling();
-  sampling->set_temperature(request.sampling.temperature);
-  sampling->set_top_k(request.sampling.top_k);
-  sampling->set_top_p(request.sampling.top_p);
-  if (request.has_seed) sampling->set_seed(request.sampling.seed);
+  SamplingToProto(request, message.mutable_sampling());
   message.mutable_stop()->Add(request.stop.begin(), request.stop.end());
   message.set_ignore_eos(request.ignore_eos);
   message.mutable_generated()->Add(request.generated.begin(),
                                    request.generated.end());
+  message.mutable_stop_token_ids()->Add(request.stop_token_ids.begin(),
+                                        request.stop_token_ids.end());
+  message.set_min_tokens(request.min_tokens);
   message.set_priority(request.priority);
+  if (!request.add_special_tokens) message.set_add_special_tokens(false);
+  message.set_include_stop(request.include_stop);
   if (request.kv_policy) {
     PolicyToProto(*request.kv_policy, message.mutable_kv_policy());
   }
@@ -130,17 +201,18 @@ absl::StatusOr<Request> FromProto(const v1::GenerateRequest& message,
       return Bad("prompt is not set; give text or tokens");
   }
   if (message.has_max_tokens()) request.max_tokens = message.max_tokens();
-  const v1::Sampling& sampling = message.sampling();
-  request.sampling = {.temperature = sampling.temperature(),
-                      .top_k = sampling.top_k(),
-                      .top_p = sampling.top_p(),
-                      .seed = sampling.seed()};
-  request.has_seed = sampling.has_seed();
+  SamplingFromProto(message.sampling(), &request);
   request.stop.assign(message.stop().begin(), message.stop().end());
   request.ignore_eos = message.ignore_eos();
   request.generated.assign(message.generated().begin(),
                            message.generated().end());
+  request.stop_token_ids.assign(message.stop_token_ids().begin(),
+                                message.stop_token_ids().end());
+  request.min_tokens = message.min_tokens();
   request.priority = message.priority();
+  request.add_special_tokens =
+      !message.has_add_special_tokens() || message.add_special_tokens();
+  request.include_stop = message.include_stop();
   H2O_ASSIGN_OR_RETURN(request.kv_policy,
                        PolicyOf(message.kv_policy(), server_default));
   return request;
@@ -191,6 +263,10 @@ void ToProto(const StreamEvent& event, v1::GenerateResponse* message) {
   message->mutable_tokens()->Add(event.tokens.begin(), event.tokens.end());
   message->set_text(event.text);
   if (event.seed) message->set_seed(*event.seed);
+  ToProto(event.logprobs, message->mutable_logprobs());
+  ToProto(event.prompt_logprobs, message->mutable_prompt_logprobs());
+  message->set_stop_reason(event.stop_token ? absl::StrCat(*event.stop_token)
+                                            : event.stop_string);
   if (!event.done) return;
   message->set_finish_reason(ToProto(event.finish));
   ToProto(event.usage, message->mutable_usage());
@@ -201,6 +277,10 @@ StreamEvent FromProto(const v1::GenerateResponse& message) {
   event.tokens.assign(message.tokens().begin(), message.tokens().end());
   event.text = message.text();
   if (message.has_seed()) event.seed = message.seed();
+  event.logprobs = FromProto(message.logprobs());
+  event.prompt_logprobs = FromProto(message.prompt_logprobs());
+  // The wire does not tell a stop token from a text that spells its number.
+  event.stop_string = message.stop_reason();
   event.done = message.has_usage();
   event.finish = FromProto(message.finish_reason());
   event.usage = FromProto(message.usage());

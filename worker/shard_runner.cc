@@ -227,11 +227,13 @@ void Runner::UploadState(const OpenSequence& sequence) {
   state.num_forced = spec.generated + static_cast<int32_t>(spec.forced.size());
   state.position = sequence.prompt_length() - 1;
   state.max_tokens = spec.max_tokens;
-  if (!spec.ignore_eos) {
-    const std::vector<int32_t>& stops = parts_->config.stop_tokens;
-    state.num_stop_tokens = static_cast<int32_t>(stops.size());
-    std::copy(stops.begin(), stops.end(), state.stop_tokens);
-  }
+  const auto add_stops = [&](const std::vector<int32_t>& stops) {
+    std::copy(stops.begin(), stops.end(),
+              state.stop_tokens + state.num_stop_tokens);
+    state.num_stop_tokens += static_cast<int32_t>(stops.size());
+  };
+  if (!spec.ignore_eos) add_stops(parts_->config.stop_tokens);
+  add_stops(spec.stop_tokens);
   state.sampling = spec.sampling;
   state.reports_scores = spec.scores;
   parts_->backend->UploadAll(given, state.tokens);

@@ -41,6 +41,41 @@ TEST(CheckRequest, NamesTheFieldAndTheValue) {
       {"top_k is -1", [](R* r) { r->sampling.top_k = -1; }},
       {"top_p is 1.5", [](R* r) { r->sampling.top_p = 1.5f; }},
       {"top_p is nan", [](R* r) { r->sampling.top_p = NAN; }},
+      {"min_p is 1.5", [](R* r) { r->sampling.min_p = 1.5f; }},
+      {"repetition_penalty is -1",
+       [](R* r) { r->sampling.repetition_penalty = -1; }},
+      {"repetition_penalty is inf",
+       [](R* r) { r->sampling.repetition_penalty = INFINITY; }},
+      {"frequency_penalty is 2.5",
+       [](R* r) { r->sampling.frequency_penalty = 2.5f; }},
+      {"presence_penalty is nan",
+       [](R* r) { r->sampling.presence_penalty = NAN; }},
+      {"logit_bias of token 5 is 101",
+       [](R* r) {
+         r->logit_bias = {{5, 101}};
+       }},
+      {"logit_bias names token -1",
+       [](R* r) {
+         r->logit_bias = {{-1, 1}};
+       }},
+      {"logit_bias has 1025 tokens",
+       [](R* r) {
+         r->logit_bias.assign(1025, {5, 1});
+       }},
+      {"top_logprobs is 21",
+       [](R* r) {
+         r->logprobs = true;
+         r->top_logprobs = 21;
+       }},
+      {"neither logprobs nor", [](R* r) { r->top_logprobs = 3; }},
+      {"stop_token_ids has 33", [](R* r) { r->stop_token_ids.assign(33, 1); }},
+      {"stop_token_ids[0] is -1", [](R* r) { r->stop_token_ids = {-1}; }},
+      {"min_tokens is -1", [](R* r) { r->min_tokens = -1; }},
+      {"min_tokens is 9; max_tokens is 8",
+       [](R* r) {
+         r->max_tokens = 8;
+         r->min_tokens = 9;
+       }},
       {"stop has 17 strings", [](R* r) { r->stop.assign(17, "x"); }},
       {"stop[1] is empty",
        [](R* r) {

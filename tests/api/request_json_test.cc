@@ -19,6 +19,11 @@ TEST(RequestFromJson, ReadsEveryOption) {
       R"({"tokens": [2, 5], "max_tokens": 7, "kv_policy": "h2o",
           "kv_budget": "25%", "temperature": 0.5, "top_k": 40, "top_p": 0.9,
           "seed": 18446744073709551615, "stop": ["a", "b"],
+          "min_p": 0.1, "repetition_penalty": 1.5, "frequency_penalty": 0.25,
+          "presence_penalty": -0.5, "logit_bias": {"9": 2, "3": -1.5},
+          "logprobs": true, "top_logprobs": 6, "prompt_logprobs": true,
+          "include_stop": true, "stop_token_ids": [8], "min_tokens": 2,
+          "add_special_tokens": false,
           "ignore_eos": true, "generated": [3, 4]})",
       {});
   ASSERT_TRUE(request.ok()) << request.status();
@@ -33,6 +38,19 @@ TEST(RequestFromJson, ReadsEveryOption) {
   EXPECT_TRUE(request->has_seed);
   EXPECT_EQ(request->sampling.seed, ~0ull);
   EXPECT_THAT(request->stop, ElementsAre("a", "b"));
+  EXPECT_EQ(request->sampling.min_p, 0.1f);
+  EXPECT_EQ(request->sampling.repetition_penalty, 1.5f);
+  EXPECT_EQ(request->sampling.frequency_penalty, 0.25f);
+  EXPECT_EQ(request->sampling.presence_penalty, -0.5f);
+  EXPECT_THAT(request->logit_bias,
+              ElementsAre(LogitBias{3, -1.5f}, LogitBias{9, 2}));
+  EXPECT_TRUE(request->logprobs);
+  EXPECT_EQ(request->top_logprobs, 6);
+  EXPECT_TRUE(request->prompt_logprobs);
+  EXPECT_TRUE(request->include_stop);
+  EXPECT_THAT(request->stop_token_ids, ElementsAre(8));
+  EXPECT_EQ(request->min_tokens, 2);
+  EXPECT_FALSE(request->add_special_tokens);
   EXPECT_TRUE(request->ignore_eos);
   EXPECT_THAT(request->generated, ElementsAre(3, 4));
 }
@@ -99,8 +117,11 @@ TEST(RequestFromJson, NamesTheKeyAndTheValue) {
       std::string(
           RequestFromJson(R"({"tokens": [1], "x": 1})", {}).status().message()),
       HasSubstr("known are prompt, tokens, max_tokens, kv_policy, kv_budget, "
-                "temperature, top_k, top_p, seed, stop, ignore_eos, priority, "
-                "generated"));
+                "temperature, top_k, top_p, min_p, repetition_penalty, "
+                "frequency_penalty, presence_penalty, logit_bias, logprobs, "
+                "top_logprobs, prompt_logprobs, seed, stop, include_stop, "
+                "stop_token_ids, min_tokens, add_special_tokens, ignore_eos, "
+                "priority, generated"));
 }
 
 TEST(RequestFromJson, CarriesOtherKeysWhereTheyAreWanted) {

@@ -12,6 +12,7 @@
 #include <string>
 #include <thread>
 
+#include "absl/synchronization/notification.h"
 #include "api/refusal.h"
 #include "tests/coordinator/fake_group.h"
 #include "tests/worker/tiny_model.h"
@@ -473,7 +474,7 @@ TEST_P(ReplayTest, AMoveIsNotHeldAgainstARequest) {
   Start(Replays(), {1000});
   states_[0]->Allow(-(1 << 30));
   Stream stream;
-  ASSERT_TRUE(Submit(Ask(10, 5), &stream).ok());
+  ASSERT_TRUE(Submit(Ask(10, 40), &stream).ok());
   for (int group = 0; group < 3; ++group) {
     states_.back()->WaitForAPlan();  // the request is the group's
     states_.back()->Leave();
@@ -1112,6 +1113,31 @@ TEST_F(EngineTest, ATextTooLongForTheModelIsRefusedBeforeItIsRead) {
 
 // Long texts keep the encoder busy; behind them one is cancelled, one finds the
 // queue full, and tokens pass.
+TEST_F(EngineTest, EncodesTextsForAnyone) {
+  UseTokenizer();
+  Start({}, {1000}, /*groups=*/0);
+  absl::StatusOr<Request> encoded = absl::UnknownError("");
+  absl::Notification* done = nullptr;
+  const auto encode = [&](const std::string& text, bool special) {
+    absl::Notification ended;
+    done = &ended;
+    engine_->Encode(text, special, [&](absl::StatusOr<Request> request) {
+      encoded = std::move(request);
+      done->Notify();
+    });
+    ended.WaitForNotification();
+    return encoded;
+  };
+  EXPECT_TRUE(absl::IsUnavailable(encode("hi", true).status()));
+  AddGroup({1000});
+  const auto tokens = tokenizer_->Encode("hi").value();
+  EXPECT_EQ(encode("hi", true)->tokens, tokens);
+  EXPECT_EQ(encode("hi", false)->tokens,
+            std::vector<int32_t>(tokens.begin() + 1, tokens.end()));
+  EXPECT_TRUE(encode("", false)->tokens.empty());
+  EXPECT_TRUE(absl::IsInvalidArgument(encode("\xff", true).status()));
+}
+
 TEST_F(EngineTest, ATextThatIsEncodedWaitsInTheQueue) {
   UseTokenizer();
   config_.max_positions = 65536;

@@ -40,8 +40,8 @@ class QueueTest : public ::testing::Test {
     standing.tenant = TenantOf({.name = ask.tenant}, ask.now);
     standing.priority = ask.priority;
     auto sequence = std::make_unique<Sequence>(
-        ask.id, ask.kind != Kind::kTokens, std::vector<std::string>(), nullptr,
-        nullptr, ask.now, standing);
+        ask.id, ask.kind != Kind::kTokens, AnswerForm(), nullptr, nullptr,
+        ask.now, standing);
     if (ask.kind != Kind::kEncoding) Encode(sequence.get(), ask.max_tokens);
     queue_.Push(std::move(sequence), ask.now);
   }
@@ -214,8 +214,8 @@ TEST_F(QueueTest, RemovesWhoseDeadlineHasPassed) {
     Standing standing;
     standing.tenant = TenantOf({});
     standing.deadline = static_cast<double>(20 - id);
-    queue_.Push(std::make_unique<Sequence>(id, true, std::vector<std::string>(),
-                                           nullptr, nullptr, 0, standing),
+    queue_.Push(std::make_unique<Sequence>(id, true, AnswerForm(), nullptr,
+                                           nullptr, 0, standing),
                 0);
   }
   Push({.id = 4});  // has none
@@ -264,9 +264,8 @@ class Simulation {
     Standing standing;
     standing.tenant =
         tenants_.Of(std::make_shared<Tenant>(RowOf(job.tenant)), now_);
-    auto sequence =
-        std::make_unique<Sequence>(id, false, std::vector<std::string>(),
-                                   nullptr, nullptr, now_, standing);
+    auto sequence = std::make_unique<Sequence>(id, false, AnswerForm(), nullptr,
+                                               nullptr, now_, standing);
     SequenceSpec spec;
     spec.prompt = {2};
     spec.max_tokens = job.max_tokens;

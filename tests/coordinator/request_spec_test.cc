@@ -63,6 +63,26 @@ TEST(SpecOf, NamesTheValue) {
   expect(Tokens(90, 50), "139 slots a head; this server's cap is 100", capped);
 }
 
+TEST(SpecOf, RefusesTokensThatTheModelDoesNotHave) {
+  const auto refusal = [](const Request& request) {
+    return std::string(SpecOf(request, Rules()).status().message());
+  };
+  const int size = Rules().config.vocab_size;
+  Request request = Tokens(3);
+  request.stop_token_ids = {size};
+  EXPECT_THAT(refusal(request), HasSubstr("stop token id"));
+  request.stop_token_ids.assign(kMaxStopTokens, 7);
+  EXPECT_THAT(refusal(request), HasSubstr("at most 32"));
+  request.ignore_eos = true;
+  EXPECT_EQ(SpecOf(request, Rules())->stop_tokens.size(), 32u);
+  request = Tokens(3);
+  request.logit_bias = {{size, 1}};
+  EXPECT_THAT(refusal(request), HasSubstr("token of logit_bias"));
+  request = Tokens(3);
+  request.min_tokens = kDefaultMaxTokens + 1;
+  EXPECT_THAT(refusal(request), HasSubstr("min_tokens is 129"));
+}
+
 TEST(CheckUnencoded, TextsNeedATokenizer) {
   Request text;
   text.has_text = true;

@@ -4,6 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "tests/model/loaded_rank.h"
 #include "tests/model/small_config.h"
 
@@ -17,7 +21,7 @@ std::string Feed(StopMatcher* matcher, std::initializer_list<const char*> parts,
   for (const char* part : parts) {
     const StopMatcher::Match match = matcher->Push(part);
     shown += match.text;
-    if (match.stopped) {
+    if (match.stop != nullptr) {
       *stopped = true;
       return shown;
     }
@@ -75,7 +79,7 @@ TEST(Sequence, UsageSaysWhatTheCacheHeld) {
     EXPECT_FALSE(last.done);
     last = *sequence.Accept(
         {1, 70 + i, i == 9 ? FinishReason::kLength : FinishReason::kNone}, {},
-        {}, 7 + i);
+        7 + i);
   }
   ASSERT_TRUE(last.done);
   EXPECT_EQ(last.finish, FinishReason::kLength);
@@ -97,18 +101,94 @@ TEST(Sequence, KeepsTheTokensThatItStreamed) {
   EXPECT_TRUE(sequence.tokens().empty());
   sequence.Start(1200, 2400, 1);
   for (int32_t token : {9, 4, 9}) {
-    sequence.Accept({1, token, FinishReason::kNone}, {}, {}, 2);
+    sequence.Accept({1, token, FinishReason::kNone}, {}, 2);
   }
   EXPECT_EQ(sequence.tokens(), (std::vector<int32_t>{9, 4, 9}));
+}
+
+const Tokenizer* Demo() {
+  static const auto tokenizer =
+      Tokenizer::Load("models/opt-demo", 8192).value();
+  return tokenizer.get();
+}
+
+// The events of an answer that would be `text`, until it is done.
+std::vector<StreamEvent> EventsOf(const std::string& text, AnswerForm form,
+                                  int min_tokens = 0) {
+  Sequence sequence(1, true, std::move(form), Demo(), nullptr, 0);
+  SequenceSpec spec = Spec();
+  spec.min_tokens = min_tokens;
+  EXPECT_TRUE(sequence.SetSpec(std::move(spec)).ok());
+  sequence.Start(1, 1, 1);
+  const std::vector<int32_t> tokens = Demo()->Encode(text, false).value();
+  std::vector<StreamEvent> events;
+  for (const int32_t token : tokens) {
+    events.push_back(*sequence.Accept({1, token, FinishReason::kNone}, {}, 2));
+    if (events.back().done) break;
+  }
+  return events;
+}
+
+std::string TextOf(const std::vector<StreamEvent>& events) {
+  std::string text;
+  for (const StreamEvent& event : events) text += event.text;
+  return text;
+}
+
+TEST(Sequence, AStopStringEndsIt) {
+  const std::string text = "one two three four";
+  std::vector<StreamEvent> events = EventsOf(text, {.stops = {"x", "two"}});
+  EXPECT_EQ(TextOf(events), "one ");
+  EXPECT_EQ(events.back().stop_string, "two");
+  EXPECT_EQ(events.back().finish, FinishReason::kStop);
+  events = EventsOf(text, {.stops = {"two"}, .include_stop = true});
+  EXPECT_EQ(TextOf(events), "one two");
+  // Of two that begin at the same place the first that was given.
+  events = EventsOf(text, {.stops = {"two t", "two"}});
+  EXPECT_EQ(events.back().stop_string, "two");
+}
+
+TEST(Sequence, NothingEndsItBeforeItHasItsLeastTokens) {
+  const std::string text = "one two one two";
+  const AnswerForm form = {.stops = {"two"}};
+  const size_t first = EventsOf(text, form).size();
+  const std::vector<StreamEvent> events =
+      EventsOf(text, form, static_cast<int>(first));
+  EXPECT_EQ(TextOf(events), "one two one ");
+  EXPECT_TRUE(events.back().done);
+}
+
+TEST(Sequence, ReportsWhatItsFormAsksFor) {
+  SequenceSpec spec = Spec();
+  spec.prompt = {3, 4};
+  spec.sampling.seed = 8;
+  spec.stop_tokens = {71};
+  spec.top_logprobs = 0;
+  spec.prompt_logprobs = true;
+  const Logprobs of_prompt = {{4, -1}, {}}, first = {{70, -2}, {}};
+  Sequence sequence(1, false, {.logprobs = true, .report_prompt = true},
+                    nullptr, nullptr, 0);
+  ASSERT_TRUE(sequence.SetSpec(spec).ok());
+  sequence.Start(1, 1, 1);
+  StreamEvent event =
+      *sequence.Accept({1, 70, FinishReason::kNone},
+                       {.logprobs = {{1, 1, {of_prompt}}, {1, 2, {first}}}}, 2);
+  EXPECT_EQ(event.seed, 8u);
+  EXPECT_EQ(event.prompt, spec.prompt);
+  EXPECT_EQ(event.prompt_logprobs, (std::vector<Logprobs>{{}, of_prompt}));
+  EXPECT_EQ(event.logprobs, std::vector<Logprobs>{first});
+  event = *sequence.Accept({1, 71, FinishReason::kStop}, {}, 3);
+  EXPECT_TRUE(event.prompt.empty());
+  EXPECT_EQ(event.stop_token, 71);
 }
 
 TEST(Sequence, LogitsThatAreNotFiniteEndItWithThePosition) {
   Sequence sequence(1, false, {}, nullptr, nullptr, 0);
   ASSERT_TRUE(sequence.SetSpec(Spec()).ok());
   sequence.Start(1200, 2400, 1);
-  EXPECT_FALSE(sequence.Accept({1, 70, FinishReason::kNone}, {}, {}, 2)->done);
+  EXPECT_FALSE(sequence.Accept({1, 70, FinishReason::kNone}, {}, 2)->done);
   const StreamEvent last =
-      *sequence.Accept({1, 0, FinishReason::kNonFinite}, {}, {}, 3);
+      *sequence.Accept({1, 0, FinishReason::kNonFinite}, {}, 3);
   EXPECT_TRUE(last.done);
   EXPECT_TRUE(last.tokens.empty());
   EXPECT_EQ(last.status.code(), absl::StatusCode::kInternal);

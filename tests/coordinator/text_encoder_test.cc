@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include "base/monitor.h"
 
@@ -35,8 +36,8 @@ struct Encoded {
   int waiting = 0;
   bool held = false;
 
-  TextEncoder::Encoded Callback() {
-    return [this](uint64_t id, absl::StatusOr<Request> request) {
+  TextEncoder::Encoded Callback(uint64_t id) {
+    return [this, id](absl::StatusOr<Request> request) {
       Monitor::Lock lock(monitor);
       ++waiting;
       lock.Await([this] { return !held; });
@@ -56,9 +57,12 @@ struct Encoded {
 
 TEST(TextEncoder, TurnsTextsIntoTokens) {
   Encoded encoded;
-  TextEncoder encoder(Demo(), 2, encoded.Callback());
+  TextEncoder encoder(Demo(), 2);
   for (uint64_t id = 0; id < 50; ++id) {
-    ASSERT_TRUE(encoder.Add(id, Text("number " + std::to_string(id))).ok());
+    ASSERT_TRUE(
+        encoder
+            .Add(id, Text("number " + std::to_string(id)), encoded.Callback(id))
+            .ok());
   }
   ASSERT_TRUE(encoded.Await([&] { return encoded.requests.size() == 50; }));
   for (const auto& [id, request] : encoded.requests) {
@@ -72,19 +76,19 @@ TEST(TextEncoder, TurnsTextsIntoTokens) {
 
 TEST(TextEncoder, SaysWhyATextHasNoTokens) {
   Encoded encoded;
-  TextEncoder encoder(Demo(), 1, encoded.Callback());
-  ASSERT_TRUE(encoder.Add(7, Text("a\xff")).ok());
+  TextEncoder encoder(Demo(), 1);
+  ASSERT_TRUE(encoder.Add(7, Text("a\xff"), encoded.Callback(7)).ok());
   ASSERT_TRUE(encoded.Await([&] { return encoded.requests.contains(7); }));
   EXPECT_EQ(encoded.requests.at(7).status().code(),
             absl::StatusCode::kInvalidArgument);
 }
 
-TEST(TextEncoder, WhatWaitsCanBeRemovedAndIsDroppedAtTheEnd) {
+TEST(TextEncoder, WhatWaitsCanBeRemoved) {
   Encoded encoded;
   encoded.Hold(true);
-  auto encoder = std::make_unique<TextEncoder>(Demo(), 2, encoded.Callback());
+  auto encoder = std::make_unique<TextEncoder>(Demo(), 2);
   for (uint64_t id = 0; id < 5; ++id) {
-    ASSERT_TRUE(encoder->Add(id, Text("a")).ok());
+    ASSERT_TRUE(encoder->Add(id, Text("a"), encoded.Callback(id)).ok());
   }
   ASSERT_TRUE(encoded.Await([&] { return encoded.waiting == 2; }));
   encoder->Remove(3);
@@ -93,23 +97,37 @@ TEST(TextEncoder, WhatWaitsCanBeRemovedAndIsDroppedAtTheEnd) {
   encoded.Hold(false);
   ASSERT_TRUE(encoded.Await([&] { return encoded.requests.size() == 4; }));
   EXPECT_FALSE(encoded.requests.contains(3));
-  encoder.reset();
-  EXPECT_EQ(encoded.requests.size(), 4u);
+}
+
+TEST(TextEncoder, WhatWaitsAtTheEndIsGivenBack) {
+  Encoded encoded;
+  encoded.Hold(true);
+  auto encoder = std::make_unique<TextEncoder>(Demo(), 1);
+  ASSERT_TRUE(encoder->Add(0, Text("a"), encoded.Callback(0)).ok());
+  ASSERT_TRUE(encoded.Await([&] { return encoded.waiting == 1; }));
+  ASSERT_TRUE(encoder->Add(1, Text("a"), encoded.Callback(1)).ok());
+  std::thread end([&] { encoder.reset(); });
+  encoded.Hold(false);
+  end.join();
+  EXPECT_TRUE(encoded.requests.at(0).ok());
+  // The encoder may have begun with it.
+  EXPECT_TRUE(encoded.requests.at(1).ok() ||
+              absl::IsUnavailable(encoded.requests.at(1).status()));
 }
 
 TEST(TextEncoder, TakesNoMoreBytesThanItMayHold) {
   Encoded encoded;
   encoded.Hold(true);
-  TextEncoder encoder(Demo(), 1, encoded.Callback());
-  ASSERT_TRUE(encoder.Add(0, Text("a")).ok());
+  TextEncoder encoder(Demo(), 1);
+  ASSERT_TRUE(encoder.Add(0, Text("a"), encoded.Callback(0)).ok());
   ASSERT_TRUE(encoded.Await([&] { return encoded.waiting == 1; }));
   const std::string half(TextEncoder::kMaxWaitingBytes / 2, ' ');
-  ASSERT_TRUE(encoder.Add(1, Text(half)).ok());
-  ASSERT_TRUE(encoder.Add(2, Text(half)).ok());
-  EXPECT_EQ(encoder.Add(3, Text("a")).code(),
+  ASSERT_TRUE(encoder.Add(1, Text(half), encoded.Callback(1)).ok());
+  ASSERT_TRUE(encoder.Add(2, Text(half), encoded.Callback(2)).ok());
+  EXPECT_EQ(encoder.Add(3, Text("a"), encoded.Callback(3)).code(),
             absl::StatusCode::kResourceExhausted);
   encoder.Remove(1);
-  EXPECT_TRUE(encoder.Add(4, Text("a")).ok());
+  EXPECT_TRUE(encoder.Add(4, Text("a"), encoded.Callback(4)).ok());
   encoder.Remove(2);
   encoded.Hold(false);
   EXPECT_TRUE(encoded.Await([&] { return encoded.requests.contains(4); }));

@@ -5,6 +5,7 @@
 #include <google/protobuf/util/message_differencer.h>
 #include <gtest/gtest.h>
 
+#include <set>
 #include <string>
 
 namespace h2o {
@@ -25,6 +26,15 @@ v1::GenerateRequest FullRequest() {
   message.mutable_sampling()->set_top_k(40);
   message.mutable_sampling()->set_top_p(0.9f);
   message.mutable_sampling()->set_seed(~0ull);
+  message.mutable_sampling()->set_min_p(0.1f);
+  message.mutable_sampling()->set_repetition_penalty(1.5f);
+  message.mutable_sampling()->set_frequency_penalty(0.25f);
+  message.mutable_sampling()->set_presence_penalty(-0.5f);
+  (*message.mutable_sampling()->mutable_logit_bias())[9] = 2;
+  (*message.mutable_sampling()->mutable_logit_bias())[3] = -1;
+  message.mutable_sampling()->set_logprobs(true);
+  message.mutable_sampling()->set_top_logprobs(6);
+  message.mutable_sampling()->set_prompt_logprobs(true);
   message.mutable_kv_policy()->set_name("h2o");
   message.mutable_kv_policy()->set_tokens(9);
   message.mutable_kv_policy()->set_heavy(4);
@@ -35,21 +45,32 @@ v1::GenerateRequest FullRequest() {
   message.set_priority(-3);
   message.add_generated(3);
   message.add_generated(4);
+  message.add_stop_token_ids(8);
+  message.set_min_tokens(2);
+  message.set_add_special_tokens(false);
+  message.set_include_stop(true);
   return message;
+}
+
+// Expects each field of `message` to be set, but those named.
+void ExpectFull(const google::protobuf::Message& message,
+                const std::set<std::string>& but = {}) {
+  const auto* fields = message.GetDescriptor();
+  const auto* reflection = message.GetReflection();
+  for (int i = 0; i < fields->field_count(); ++i) {
+    const auto* field = fields->field(i);
+    if (but.contains(field->name())) continue;
+    EXPECT_TRUE(field->is_repeated() ? reflection->FieldSize(message, field) > 0
+                                     : reflection->HasField(message, field))
+        << "the test leaves out " << field->name();
+  }
 }
 
 // A field that is missing in one direction makes this fail.
 TEST(RequestProto, ARequestComesBackAsItWas) {
   const v1::GenerateRequest message = FullRequest();
-  const auto* fields = v1::GenerateRequest::descriptor();
-  for (int i = 0; i < fields->field_count(); ++i) {
-    const auto* field = fields->field(i);
-    const auto* reflection = v1::GenerateRequest::GetReflection();
-    if (field->name() == "request_id" || field->name() == "text") continue;
-    EXPECT_TRUE(field->is_repeated() ? reflection->FieldSize(message, field) > 0
-                                     : reflection->HasField(message, field))
-        << "FullRequest() leaves out " << field->name();
-  }
+  ExpectFull(message, {"request_id", "text"});
+  ExpectFull(message.sampling());
   const absl::StatusOr<Request> request = FromProto(message, {});
   ASSERT_TRUE(request.ok()) << request.status();
   const absl::StatusOr<v1::GenerateRequest> back = ToProto(*request);
@@ -108,6 +129,10 @@ TEST(RequestProto, AnEventComesBackAsItWas) {
   event.done = true;
   event.finish = FinishReason::kStop;
   event.usage = {1, 2, 3, 4, 5, 6, 0.5, 7, 8, 9, 10};
+  event.seed = 11;
+  event.logprobs = {{{5, -0.5f}, {{5, -0.5f}, {8, -2}}}, {{2, -1}, {}}};
+  event.prompt_logprobs = {{}, {{4, -0.25f}, {{4, -0.25f}}}};
+  event.stop_string = "x";
   v1::GenerateResponse message;
   ToProto(event, &message);
   const StreamEvent back = FromProto(message);
@@ -118,12 +143,10 @@ TEST(RequestProto, AnEventComesBackAsItWas) {
   v1::GenerateResponse again;
   ToProto(back, &again);
   EXPECT_TRUE(MessageDifferencer::Equals(again, message));
-  const auto* usage = v1::Usage::descriptor();
-  for (int i = 0; i < usage->field_count(); ++i) {
-    EXPECT_TRUE(message.usage().GetReflection()->HasField(message.usage(),
-                                                          usage->field(i)))
-        << usage->field(i)->name() << " is not translated";
-  }
+  EXPECT_EQ(back.logprobs, event.logprobs);
+  EXPECT_EQ(back.prompt_logprobs, event.prompt_logprobs);
+  ExpectFull(message, {"request_id"});
+  ExpectFull(message.usage());
 
   StreamEvent more;
   more.tokens = {7};

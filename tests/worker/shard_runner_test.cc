@@ -301,6 +301,16 @@ TEST(ShardRunner, StopsAtAnyStopTokenUnlessTold) {
             std::vector<int32_t>(free.begin(), first + 1));
 }
 
+TEST(ShardRunner, StopsAtTheRequestsOwnStopTokens) {
+  SequenceSpec spec = Spec(1, 5, 40, 40);
+  Ranks ranks(1, TinyConfig());
+  const auto free = Generate(&ranks, {spec})[0].tokens;
+  spec.stop_tokens = {free[2]};
+  const auto first = std::find(free.begin(), free.end(), free[2]);
+  EXPECT_EQ(Generate(&ranks, {spec})[0].tokens,
+            std::vector<int32_t>(free.begin(), first + 1));
+}
+
 TEST(ShardRunner, ARetiredPrefillLeavesNothingBehind) {
   Ranks ranks(1);
   const int64_t free = ranks.runner(0).free_slabs();
