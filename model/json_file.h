@@ -1,6 +1,5 @@
 // Reads files and parses JSON; exceptions of nlohmann-json become statuses
-// here.  Only for the .cc files of model/ and api/, to which that library is
-// private.
+// here.  Only for the .cc files of model/, api/ and chat/.
 #pragma once
 
 #include <nlohmann/json.hpp>

@@ -14,7 +14,7 @@ import pathlib
 import re
 import sys
 
-ROOMS = ("access", "api", "base", "bench", "clients", "coordinator", "embedded", "flags", "http", "kernels", "kv", "model", "parallel", "proto",
+ROOMS = ("access", "api", "base", "bench", "chat", "clients", "coordinator", "embedded", "flags", "http", "kernels", "kv", "model", "parallel", "proto",
          "tests", "worker")
 MAX_CLASS_LINES = 250
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)

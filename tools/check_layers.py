@@ -20,6 +20,7 @@ LEVELS = {
     "kv": ["base", "kernels", "parallel/shard_spec.h"],
     "model": ["base", "kv/kv_geometry.h", "parallel/shard_spec.h",
               "parallel/unique_fd.h"],
+    "chat": ["base", "model/json_file.h"],
     "api": ["base", "model"],
     "access": ["base", "api"],
     "http": ["base"],
