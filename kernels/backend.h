@@ -180,6 +180,12 @@ class Backend : public Device {
                                const KvPool& pool, int stride,
                                uint16_t* out) = 0;
 
+  // to[h] stores the same as from[h], in pages of its own: keys, values, scores
+  // and positions, slot by slot.  REQUIRES: both have equal formats and slots,
+  // and to[h] has as many pages.
+  virtual void CopyHeads(const KvHead* from, KvHead* to, int count,
+                         const KvPool& pool) = 0;
+
   // Row r runs states[seats[r]]: its token, position and heads.  A row with
   // seat -1, and one whose sequence is finished, gets token 0, position -1.
   virtual void BeginDecode(const SequenceState* states, const int32_t* seats,

@@ -136,6 +136,10 @@ class CpuBackend final : public Backend {
                        int stride, uint16_t* out) override {
     cpu::StoredPositions(heads, count, pool, stride, out);
   }
+  void CopyHeads(const KvHead* from, KvHead* to, int count,
+                 const KvPool& pool) override {
+    cpu::CopyHeads(from, to, count, pool, team_.get());
+  }
 
   void BeginDecode(const SequenceState* states, const int32_t* seats,
                    int64_t rows, int32_t* tokens, int32_t* positions,

@@ -3,6 +3,7 @@
 #include "kernels/cpu/decode_attention.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "kernels/cpu/stored_slots.h"
 
@@ -241,6 +242,20 @@ void StoredPositions(const KvHead* heads, int count, const KvPool& pool,
   for (int h = 0; h < count; ++h) {
     CopyPositions(pool, heads[h], out + int64_t{h} * stride);
   }
+}
+
+void CopyHeads(const KvHead* from, KvHead* to, int count, const KvPool& pool,
+               Team* team) {
+  team->ParallelFor(count, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t h = begin; h < end; ++h) {
+      const int64_t page_bytes = pool.Layout(from[h]).PageBytes();
+      for (int32_t slot = 0; slot < from[h].num_slots; slot += kPageSlots) {
+        std::memcpy(pool.PageOf(to[h], slot), pool.PageOf(from[h], slot),
+                    page_bytes);
+      }
+      to[h].num_slots = from[h].num_slots;
+    }
+  });
 }
 
 }  // namespace h2o::cpu

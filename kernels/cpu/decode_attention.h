@@ -21,4 +21,7 @@ void DecodeAttention(Matrix qkv, const DecodeBatch& batch, int layer,
 void StoredPositions(const KvHead* heads, int count, const KvPool& pool,
                      int stride, uint16_t* out);
 
+void CopyHeads(const KvHead* from, KvHead* to, int count, const KvPool& pool,
+               Team* team);
+
 }  // namespace h2o::cpu

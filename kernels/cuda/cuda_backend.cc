@@ -224,6 +224,10 @@ class CudaBackend final : public Backend {
     Note(cuda::StoredPositions(heads, count, pool, stride, out, stream_),
          "StoredPositions");
   }
+  void CopyHeads(const KvHead* from, KvHead* to, int count,
+                 const KvPool& pool) override {
+    Note(cuda::CopyHeads(from, to, count, pool, stream_), "CopyHeads");
+  }
 
   void BeginDecode(const SequenceState* states, const int32_t* seats,
                    int64_t rows, int32_t* tokens, int32_t* positions,

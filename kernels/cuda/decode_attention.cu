@@ -805,6 +805,22 @@ __global__ void StoredPositionsKernel(const KvHead* heads, const KvPool pool,
   }
 }
 
+// Blocks along y share the pages of one head.
+__global__ void CopyHeadsKernel(const KvHead* from, KvHead* to,
+                                const KvPool pool) {
+  const KvHead& source = from[blockIdx.x];
+  const int32_t num_slots = source.num_slots;
+  const int vectors =
+      static_cast<int>(pool.Layout(source).PageBytes() / sizeof(uint4));
+  for (int32_t slot = blockIdx.y * kPageSlots; slot < num_slots;
+       slot += gridDim.y * kPageSlots) {
+    const auto* in = reinterpret_cast<const uint4*>(pool.PageOf(source, slot));
+    auto* out = reinterpret_cast<uint4*>(pool.PageOf(to[blockIdx.x], slot));
+    for (int i = threadIdx.x; i < vectors; i += blockDim.x) out[i] = in[i];
+  }
+  if (blockIdx.y == 0 && threadIdx.x == 0) to[blockIdx.x].num_slots = num_slots;
+}
+
 // ---- the launch -------------------------------------------------------------
 
 // Of the current device.
@@ -946,6 +962,16 @@ cudaError_t StoredPositions(const KvHead* heads, int count, const KvPool& pool,
   return Launch(StoredPositionsKernel,
                 {.grid = dim3(count), .threads = 256, .overlaps = false},
                 stream, heads, pool, stride, out);
+}
+
+cudaError_t CopyHeads(const KvHead* from, KvHead* to, int count,
+                      const KvPool& pool, cudaStream_t stream) {
+  if (count == 0) return cudaSuccess;
+  constexpr int kBlocksOfHead = 4;
+  return Launch(
+      CopyHeadsKernel,
+      {.grid = dim3(count, kBlocksOfHead), .threads = 256, .overlaps = false},
+      stream, from, to, pool);
 }
 
 }  // namespace h2o::cuda

@@ -90,6 +90,9 @@ cudaError_t PrefillAttention(const PrefillAttentionArgs& args,
 // Positions that heads [0, count) store, in slot order: out [count, stride].
 cudaError_t StoredPositions(const KvHead* heads, int count, const KvPool& pool,
                             int stride, uint16_t* out, cudaStream_t stream);
+// What heads [0, count) of `from` store goes to the pages of those of `to`.
+cudaError_t CopyHeads(const KvHead* from, KvHead* to, int count,
+                      const KvPool& pool, cudaStream_t stream);
 
 // ---- what lies between the matrix products ---------------------------------
 
