@@ -50,9 +50,12 @@ struct SequenceSpec {
   // likeliest; -1: of none.
   int32_t top_logprobs = -1;
   bool prompt_logprobs = false;  // the same of the prompt's tokens
-  // Another sequence with the same prompt and policy, admitted in the same
-  // step: this one is not prefilled, it takes over the other's KV cache when
-  // that is complete, and its first token comes in the same step.  0: none.
+  // Another sequence with the same prompt, policy and max_tokens, admitted in
+  // the same step before this one: this one is not prefilled, it takes over the
+  // other's KV cache when that is complete, and its first token comes in the
+  // same step.  If the other is retired before, the fork of it with the lowest
+  // id takes its place: it is prefilled from then on, and the others are its
+  // forks.  0: none.
   uint64_t fork_of = 0;
 
   int64_t num_positions() const {  // the last token needs none
@@ -61,6 +64,13 @@ struct SequenceSpec {
 
   friend bool operator==(const SequenceSpec&, const SequenceSpec&) = default;
 };
+
+// Whether `fork` may name `source` in fork_of.
+inline bool IsForkOf(const SequenceSpec& fork, const SequenceSpec& source) {
+  return source.fork_of == 0 && fork.fork_of == source.id &&
+         fork.prompt == source.prompt && fork.generated == source.generated &&
+         fork.max_tokens == source.max_tokens && fork.policy == source.policy;
+}
 
 // Runs layers [layer_begin, layer_end) of the prompts of `sequence_ids`, packed
 // in one pass.  The slice with layer_end == num_layers also yields their first

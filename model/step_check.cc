@@ -10,6 +10,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -173,15 +174,28 @@ absl::Status CheckSequence(const SequenceSpec& spec,
   return CheckPolicy(spec.policy, config);
 }
 
+// A fork may go on from a sequence that is admitted before it.
+absl::Status CheckFork(const SequenceSpec& spec, const SequenceSpec* source) {
+  if (source != nullptr && IsForkOf(spec, *source)) return absl::OkStatus();
+  return Bad("fork_of is ", spec.fork_of,
+             "; it must be admitted before, be no fork itself, and have the "
+             "same prompt, policy and max_tokens");
+}
+
 absl::Status CheckAdmit(const std::vector<SequenceSpec>& admit,
                         const ModelConfig& config) {
-  absl::flat_hash_set<uint64_t> admitted;
+  absl::flat_hash_map<uint64_t, const SequenceSpec*> admitted;
   for (const SequenceSpec& spec : admit) {
-    const absl::Status status = CheckSequence(spec, config);
+    absl::Status status = CheckSequence(spec, config);
+    if (status.ok() && spec.fork_of != 0) {
+      const auto source = admitted.find(spec.fork_of);
+      status =
+          CheckFork(spec, source == admitted.end() ? nullptr : source->second);
+    }
     if (!status.ok()) {
       return Bad("sequence ", spec.id, ": ", status.message());
     }
-    if (!admitted.insert(spec.id).second) {
+    if (!admitted.emplace(spec.id, &spec).second) {
       return Bad("admit names sequence ", spec.id, " twice");
     }
   }

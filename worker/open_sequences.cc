@@ -39,6 +39,27 @@ absl::StatusOr<OpenSequence*> OpenSequences::Find(uint64_t id) {
   return &it->second;
 }
 
+std::vector<OpenSequence*> OpenSequences::WaitingForks(uint64_t id) {
+  std::vector<OpenSequence*> forks;
+  for (auto& [fork_id, sequence] : by_id) {
+    if (sequence.spec.fork_of == id && !sequence.prefilled) {
+      forks.push_back(&sequence);
+    }
+  }
+  return forks;
+}
+
+OpenSequence* OpenSequences::HandOver(uint64_t id) {
+  const std::vector<OpenSequence*> forks = WaitingForks(id);
+  if (forks.empty()) return nullptr;
+  OpenSequence* const heir = forks.front();
+  for (OpenSequence* fork : forks) fork->spec.fork_of = heir->spec.id;
+  heir->spec.fork_of = 0;
+  std::vector<uint64_t>& ids = paused.sequence_ids;
+  std::replace(ids.begin(), ids.end(), id, heir->spec.id);
+  return heir;
+}
+
 void OpenSequences::Close(uint64_t id) {
   by_id.erase(id);
   std::vector<uint64_t>& ids = paused.sequence_ids;

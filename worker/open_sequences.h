@@ -79,6 +79,13 @@ struct OpenSequences {
 
   // Errors: INTERNAL naming an id that is not open.
   absl::StatusOr<OpenSequence*> Find(uint64_t id);
+  // The forks of sequence `id` that wait for its prefill, in order of their
+  // ids.
+  std::vector<OpenSequence*> WaitingForks(uint64_t id);
+  // Before `id` is closed: the first fork that waits for it takes its place in
+  // the prefill, and the other forks wait for that one.  Returns it; null if
+  // none waits.
+  OpenSequence* HandOver(uint64_t id);
   // Forgets a sequence and its part of a paused prefill.
   // REQUIRES: `id` is open.
   void Close(uint64_t id);

@@ -50,20 +50,21 @@ absl::Status PrefillPass::Run(const PrefillSlice& slice, OpenSequences* open,
   if (slice.layer_begin == 0) H2O_RETURN_IF_ERROR(Embed(prompts, x));
 
   const bool ends = slice.layer_end == parts_.config.num_layers;
+  const EndRows rows = ends ? EndRowsOf(prompts, open) : EndRows();
   const Forward::LastRows last =
-      ends ? LastRowsOf(prompts, paused) : Forward::LastRows();
+      ends ? LastRowsOf(rows, paused) : Forward::LastRows();
   H2O_RETURN_IF_ERROR(RunLayers(slice, batch, x, last, step));
   if (!ends) {
     paused.next_layer = slice.layer_end;
     return absl::OkStatus();
   }
   Forward& forward = *parts_.forward;
-  const int64_t n = batch.size();
+  const auto n = static_cast<int64_t>(rows.sequences.size());
   const Matrix features =
       last.rows != nullptr
           ? forward.Features(n)
           : forward.GatherFeatures(parts_.workspace.prompt_ends, n);
-  const absl::Status status = End(prompts, paused, features, step);
+  const absl::Status status = End(rows, paused, features, step);
   paused = {};
   return status;
 }
@@ -81,7 +82,7 @@ absl::Status PrefillPass::Begin(const PrefillSlice& slice,
   std::vector<int32_t> starts = {0};
   for (uint64_t id : slice.sequence_ids) {
     H2O_ASSIGN_OR_RETURN(OpenSequence * sequence, open->Find(id));
-    follows &= !sequence->prefilled;
+    follows &= !sequence->prefilled && sequence->spec.fork_of == 0;
     starts.push_back(starts.back() + sequence->prompt_length());
   }
   follows &= starts.back() <= parts_.config.max_positions &&
@@ -131,18 +132,37 @@ absl::Status PrefillPass::Embed(Prompts prompts, Matrix x) {
   return parts_.forward->Embed(w.prompt_tokens, w.prompt_positions, x);
 }
 
-Forward::LastRows PrefillPass::LastRowsOf(Prompts prompts,
+PrefillPass::EndRows PrefillPass::EndRowsOf(Prompts prompts,
+                                            OpenSequences* open) {
+  EndRows rows;
+  const auto add = [&](OpenSequence* sequence, size_t prompt) {
+    rows.sequences.push_back(sequence);
+    rows.prompts.push_back(static_cast<int>(prompt));
+  };
+  for (size_t p = 0; p < prompts.size(); ++p) {
+    if (prompts[p] != nullptr) add(prompts[p], p);
+  }
+  for (size_t p = 0; p < prompts.size(); ++p) {
+    if (prompts[p] == nullptr) continue;
+    for (OpenSequence* fork : open->WaitingForks(prompts[p]->spec.id)) {
+      add(fork, p);
+    }
+  }
+  return rows;
+}
+
+Forward::LastRows PrefillPass::LastRowsOf(const EndRows& rows,
                                           const PausedPrefill& paused) {
   std::vector<int32_t> ends;
   bool all = false;
-  for (size_t p = 0; p < prompts.size(); ++p) {
-    ends.push_back(paused.starts[p + 1] - 1);
-    all |= prompts[p] != nullptr && prompts[p]->spec.logits;
+  for (size_t r = 0; r < rows.sequences.size(); ++r) {
+    ends.push_back(paused.starts[rows.prompts[r] + 1] - 1);
+    all |= rows.sequences[r]->spec.logits;
   }
   // Padded to the rows of a decode step: the same matrix products then give
   // the same bits as a decode step would.
   const int64_t padded =
-      parts_.backend->BatchBucket(static_cast<int64_t>(prompts.size()));
+      parts_.backend->BatchBucket(static_cast<int64_t>(ends.size()));
   ends.resize(padded, ends.back());
   int32_t* const device_ends = parts_.workspace.prompt_ends;
   parts_.backend->UploadAll(ends, device_ends);
@@ -167,30 +187,31 @@ absl::Status PrefillPass::RunLayers(const PrefillSlice& slice,
   return absl::OkStatus();
 }
 
-absl::Status PrefillPass::End(Prompts prompts, const PausedPrefill& paused,
+absl::Status PrefillPass::End(const EndRows& rows, const PausedPrefill& paused,
                               Matrix features, StepInFlight* step) {
   std::vector<int32_t> seats;
   HeadNeeds needs;
-  for (size_t p = 0; p < prompts.size(); ++p) {
-    OpenSequence* const prompt = prompts[p];
-    seats.push_back(prompt == nullptr ? -1 : prompt->seat);
-    if (prompt == nullptr) continue;
-    prompt->prefilled = true;
-    prompt->planned_tokens = 1;
-    needs.Add(*prompt);
-    if (prompt->spec.trace) {
-      H2O_RETURN_IF_ERROR(reports_.AddPromptTrace(*prompt, step));
+  for (size_t r = 0; r < rows.sequences.size(); ++r) {
+    OpenSequence* const sequence = rows.sequences[r];
+    const SequenceSpec& spec = sequence->spec;
+    seats.push_back(sequence->seat);
+    sequence->prefilled = true;
+    sequence->planned_tokens = 1;
+    needs.Add(*sequence);
+    if (spec.fork_of != 0) parts_.CopyCache(spec.fork_of, spec.id);
+    if (spec.trace) {
+      H2O_RETURN_IF_ERROR(reports_.AddPromptTrace(*sequence, step));
     }
-    if (prompt->spec.logits) {
-      H2O_RETURN_IF_ERROR(
-          reports_.AddPromptLogits(*prompt, paused.starts[p], step));
+    if (spec.logits) {
+      H2O_RETURN_IF_ERROR(reports_.AddPromptLogits(
+          *sequence, paused.starts[rows.prompts[r]], step));
     }
   }
   int32_t* const device_seats = parts_.workspace.prompt_seats;
   parts_.backend->UploadAll(seats, device_seats);
   H2O_RETURN_IF_ERROR(head_.Emit(features, device_seats, needs));
-  H2O_RETURN_IF_ERROR(reports_.AddLogits(prompts, step));
-  head_.Fetch(prompts, step);
+  H2O_RETURN_IF_ERROR(reports_.AddLogits(rows.sequences, step));
+  head_.Fetch(rows.sequences, step);
   return absl::OkStatus();
 }
 

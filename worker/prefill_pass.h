@@ -1,7 +1,7 @@
 // The prefill of a step: a slice of the model's layers over prompts packed side
 // by side.  Between two slices the hidden states wait in the workspace, so one
 // prefill is under way at a time.  The slice with the last layer also yields
-// the prompts' first tokens.
+// the first tokens of the prompts and of their forks.
 //
 // Threads  one owner, the step thread.
 #pragma once
@@ -41,15 +41,23 @@ class PrefillPass {
   // Uploads where the prompts start and their heads.
   PromptBatch UploadBatch(Prompts prompts, const PausedPrefill& paused);
   absl::Status Embed(Prompts prompts, Matrix x);
-  // The last token of each prompt; none, meaning every row, if a sequence wants
-  // the logits of the whole prompt.
-  Forward::LastRows LastRowsOf(Prompts prompts, const PausedPrefill& paused);
+  // The rows behind the last layer's attention: the last token of each prompt
+  // that is not retired, and for each fork of it the same once more.
+  struct EndRows {
+    std::vector<OpenSequence*> sequences;
+    std::vector<int> prompts;  // whose last token the row is
+  };
+  static EndRows EndRowsOf(Prompts prompts, OpenSequences* open);
+  // Those tokens; none, meaning every row, if a sequence wants the logits of
+  // the whole prompt.
+  Forward::LastRows LastRowsOf(const EndRows& rows,
+                               const PausedPrefill& paused);
   // The layers of a slice, each timed.
   absl::Status RunLayers(const PrefillSlice& slice, const PromptBatch& batch,
                          Matrix x, const Forward::LastRows& last,
                          StepInFlight* step);
-  // From the last tokens' `features` to the prompts' first tokens.
-  absl::Status End(Prompts prompts, const PausedPrefill& paused,
+  // From the last tokens' `features` to the first generated tokens.
+  absl::Status End(const EndRows& rows, const PausedPrefill& paused,
                    Matrix features, StepInFlight* step);
 
   ShardParts& parts_;

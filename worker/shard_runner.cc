@@ -62,6 +62,7 @@ class Runner final : public ShardRunner {
  private:
   absl::Status Admit(const SequenceSpec& spec, StepInFlight* step);
   absl::Status CheckSpec(const SequenceSpec& spec) const;
+  absl::Status CheckFork(const SequenceSpec& spec) const;
   // Uploads the tokens that are given and the state that decode steps start
   // from.
   void UploadState(const OpenSequence& sequence);
@@ -213,7 +214,19 @@ absl::Status Runner::CheckSpec(const SequenceSpec& spec) const {
     return absl::InternalError(absl::StrCat(
         "the plan has budgets for ", spec.policy.slots.size(), " heads"));
   }
-  return absl::OkStatus();
+  return spec.fork_of == 0 ? absl::OkStatus() : CheckFork(spec);
+}
+
+absl::Status Runner::CheckFork(const SequenceSpec& spec) const {
+  const auto it = open_.by_id.find(spec.fork_of);
+  if (it != open_.by_id.end() && !it->second.prefilled &&
+      IsForkOf(spec, it->second.spec)) {
+    return absl::OkStatus();
+  }
+  return absl::InternalError(
+      absl::StrCat("the plan forks sequence ", spec.id, " from ", spec.fork_of,
+                   ", which is no open sequence with the same prompt, policy "
+                   "and max_tokens that waits for its prefill"));
 }
 
 void Runner::UploadState(const OpenSequence& sequence) {
@@ -243,6 +256,9 @@ void Runner::UploadState(const OpenSequence& sequence) {
 
 absl::Status Runner::Retire(uint64_t id, StepInFlight* step) {
   H2O_RETURN_IF_ERROR(open_.Find(id).status());
+  if (const OpenSequence* heir = open_.HandOver(id)) {
+    parts_->CopyCache(id, heir->spec.id);  // of the layers that are done
+  }
   open_.Close(id);
   parts_->cache->Close(id);
   step->retired.push_back(id);

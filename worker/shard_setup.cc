@@ -304,6 +304,11 @@ int32_t* ShardParts::TokensAt(int seat) const {
   return workspace.sequence_tokens + seat * (int64_t{config.max_positions} + 1);
 }
 
+void ShardParts::CopyCache(uint64_t from, uint64_t to) const {
+  backend->CopyHeads(cache->Heads(from), cache->Heads(to),
+                     config.num_layers * num_local_heads(), cache->pool());
+}
+
 absl::StatusOr<std::unique_ptr<ShardParts>> MakeShardParts(
     const ShardOptions& options, std::unique_ptr<Communicator> communicator,
     const Clock* clock, std::function<void(double fraction)> progress) {

@@ -41,6 +41,9 @@ struct ShardParts {
   // The tokens of the sequence at a seat, on the device [max_positions + 1];
   // see SequenceState::tokens.
   int32_t* TokensAt(int seat) const;
+  // Enqueues the copy of all that sequence `from` stores to the pages of `to`,
+  // which has the same policy and length.
+  void CopyCache(uint64_t from, uint64_t to) const;
 
   const ModelConfig config;
   const ShardSpec shard;    // what this rank owns

@@ -129,11 +129,13 @@ void RunCase(const Case& c, int threads) {
   policy.slots = {c.slots};
   const int64_t slabs = geometry.SlabsNeeded(policy, length, {0, kHeads});
   const auto cache =
-      KvCache::Create({geometry, {0, kHeads}, slabs, 1, 1024}, backend.get())
+      KvCache::Create({geometry, {0, kHeads}, 2 * slabs, 2, 1024},
+                      backend.get())
           .value();
   ASSERT_TRUE(cache->Open(1, policy, length).ok());
+  ASSERT_TRUE(cache->Open(2, policy, length).ok());
   // Poison: nothing may be read that was not written.
-  std::fill_n(cache->pool().data, slabs * geometry.SlabBytes(),
+  std::fill_n(cache->pool().data, 2 * slabs * geometry.SlabBytes(),
               std::byte{0xff});
 
   std::vector<ReferenceHead> reference(kHeads,
@@ -174,6 +176,11 @@ void RunCase(const Case& c, int threads) {
     reference[h].Evict(c.slots.prefill_recent);
     expect_kept(c.prompt - 1, h);
   }
+  // A copy stores the same and goes on by itself.
+  backend->CopyHeads(heads, cache->Heads(2), kHeads, cache->pool());
+  cache->Close(1);
+  heads = cache->Heads(2);
+  for (int h = 0; h < kHeads; ++h) expect_kept(c.prompt - 1, h);
   for (int t = c.prompt; t < length; ++t) {
     int32_t evicted[kHeads];
     const int32_t position = t;

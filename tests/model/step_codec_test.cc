@@ -140,6 +140,23 @@ TEST(StepCodec, GarbledPlansAreRefused) {
        [](auto* p) {
          p->admit[0].policy.slots[0].score_rule = static_cast<ScoreRule>(9);
        }},
+      {"fork_of is 3", [](auto* p) { p->admit[0].fork_of = 3; }},
+      {"fork_of is 7", [](auto* p) { p->admit[0].fork_of = 7; }},
+      {"sequence 8: fork_of is 7",
+       [](auto* p) {
+         SequenceSpec& fork = p->admit.emplace_back(p->admit[0]);
+         fork.id = 8;
+         fork.fork_of = 7;
+         fork.prompt[0] = 3;
+       }},
+      {"sequence 9: fork_of is 8",
+       [](auto* p) {
+         for (uint64_t id : {8, 9}) {
+           SequenceSpec& fork = p->admit.emplace_back(p->admit[0]);
+           fork.id = id;
+           fork.fork_of = id - 1;
+         }
+       }},
       {"layers [1, 3)",
        [](auto* p) {
          p->prefill[0].layer_begin = 1;

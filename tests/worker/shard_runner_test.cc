@@ -26,13 +26,15 @@ using ::testing::HasSubstr;
 class Ranks {
  public:
   explicit Ranks(int size, const ModelConfig& config = TinyConfig(),
-                 int threads = 1, int64_t pool_bytes = 4 << 20) {
+                 int threads = 1, int64_t pool_bytes = 4 << 20,
+                 const char* dtype = "") {
     auto communicators = MakeThreadCommunicators(size, 60);
     for (int rank = 0; rank < size; ++rank) {
       ShardOptions options;
       options.config = config;
       options.model.dummy = true;
       options.model.dummy_seed = 5;
+      options.model.dtype = options.model.kv_dtype = dtype;
       options.rank = rank;
       options.size = size;
       options.num_threads = threads;
@@ -361,6 +363,153 @@ TEST(ShardRunner, APackOutlivesOneOfItsPrompts) {
   EXPECT_EQ(rest[4], Generate(&alone, {Spec(4, 60, 5, 20)})[0].tokens[0]);
 }
 
+// Forks of `source` with ids behind it; each draws with a seed of its own.
+std::vector<SequenceSpec> Party(const SequenceSpec& source, int size) {
+  std::vector<SequenceSpec> party = {source};
+  for (int i = 1; i < size; ++i) {
+    SequenceSpec& fork = party.emplace_back(source);
+    fork.id = source.id + i;
+    fork.sampling.seed = source.sampling.seed + i;
+    fork.fork_of = source.id;
+  }
+  return party;
+}
+
+// What sequences produced: tokens, logits, traces and kept scores.
+struct Told {
+  std::vector<int32_t> tokens;
+  std::vector<float> logits;
+  std::vector<HeadTrace> trace;
+  std::vector<std::pair<int32_t, double>> scores;
+
+  void Add(uint64_t id, const StepResult& result) {
+    for (const TokenResult& t : result.tokens) {
+      if (t.sequence_id == id) tokens.push_back(t.token);
+    }
+    for (const LogitRows& l : result.logits) {
+      if (l.sequence_id != id) continue;
+      logits.insert(logits.end(), l.rows.begin(), l.rows.end());
+    }
+    for (HeadTrace t : result.trace) {
+      if (t.sequence_id == id) trace.push_back((t.sequence_id = 0, t));
+    }
+    for (const KeptScores& s : result.scores) {
+      if (s.sequence_id == id) scores.emplace_back(s.queries, s.sum);
+    }
+  }
+  friend bool operator==(const Told&, const Told&) = default;
+};
+
+// Prefills specs[0], in slices of `layers`, and decodes all of them.
+std::vector<Told> RunParty(Ranks* ranks, const std::vector<SequenceSpec>& specs,
+                           int layers = 3) {
+  std::vector<Told> told(specs.size());
+  const auto step = [&](const StepPlan& plan) {
+    const StepResult result = ranks->Step(plan);
+    for (size_t i = 0; i < specs.size(); ++i) told[i].Add(specs[i].id, result);
+  };
+  for (int begin = 0; begin < 3; begin += layers) {
+    StepPlan plan;
+    if (begin == 0) plan.admit = specs;
+    plan.prefill = {{{specs[0].id}, begin, std::min(begin + layers, 3)}};
+    step(plan);
+  }
+  StepPlan decode, retire;
+  for (const SequenceSpec& spec : specs) {
+    decode.decode.push_back(spec.id);
+    retire.retire.push_back(spec.id);
+  }
+  for (int i = 1; i < specs[0].max_tokens; ++i) step(decode);
+  step(retire);
+  return told;
+}
+
+// Bit by bit, whatever the policy, the ranks and the slices: prompts shorter
+// and longer than the budget, greedy and sampled.
+TEST(ShardRunner, ForksAreWhatSequencesOfTheirOwnAre) {
+  for (int size : {1, 2, 3, 4}) {
+    Ranks ranks(size, TinyConfig(), 1, 4 << 20, size < 3 ? "bf16" : "float32");
+    const int64_t free = ranks.runner(0).free_slabs();
+    for (const KvPolicyName policy :
+         {KvPolicyName::kFull, KvPolicyName::kH2o, KvPolicyName::kRecent,
+          KvPolicyName::kSink}) {
+      for (const int prompt : {5, 100}) {
+        SequenceSpec source = Spec(1, prompt, 12, 1);
+        source.policy.name = policy;
+        source.policy.slots = {
+            SlotsFor(policy, policy == KvPolicyName::kFull ? 120 : 40)};
+        source.trace = source.scores = true;
+        source.logits = prompt == 5;
+        const bool draws = size % 2 == 0;
+        if (draws) source.sampling = {1.0f, 0, 0.95f, 17};
+        const std::vector<SequenceSpec> party = Party(source, 4);
+        const auto forks = RunParty(&ranks, party, 1 + size % 3);
+        for (size_t i = 0; i < party.size(); ++i) {
+          SequenceSpec alone = party[i];
+          alone.fork_of = 0;
+          EXPECT_TRUE(RunParty(&ranks, {alone})[0] == forks[i])
+              << Name(policy) << ", prompt " << prompt << ", tp " << size
+              << ", choice " << i;
+        }
+        EXPECT_EQ(forks[1].tokens == forks[0].tokens, !draws);
+      }
+    }
+    EXPECT_EQ(ranks.runner(0).free_slabs(), free);
+  }
+}
+
+// A fork's pages are its own: it goes on when its source has gone.
+TEST(ShardRunner, ForksOutliveTheirSource) {
+  Ranks ranks(2);
+  SequenceSpec source = Spec(1, 60, 20, 24);
+  source.sampling = {1.0f, 0, 0, 3};
+  const auto whole = RunParty(&ranks, Party(source, 2));
+  StepPlan first;
+  first.admit = Party(source, 2);
+  first.prefill = {{{1}, 0, 3}};
+  Told told;
+  told.Add(2, ranks.Step(first));
+  StepPlan next;
+  next.retire = {1};
+  next.admit = {Spec(7, 60, 20, 24)};  // takes the source's pages
+  next.prefill = {{{7}, 0, 3}};
+  next.decode = {2};
+  told.Add(2, ranks.Step(next));
+  for (int i = 2; i < 20; ++i) told.Add(2, ranks.Step({.decode = {7, 2}}));
+  EXPECT_EQ(told.tokens, whole[1].tokens);
+}
+
+// The source is retired before its prefill has begun or between two slices:
+// the first fork goes on in its place, and the others wait for that one.
+TEST(ShardRunner, AForkInheritsAPrefill) {
+  for (const int layers_before : {0, 1, 2}) {
+    Ranks ranks(2);
+    const int64_t free = ranks.runner(1).free_slabs();
+    SequenceSpec source = Spec(1, 60, 20, 24);
+    source.sampling = {1.0f, 0, 0, 3};
+    const auto whole = RunParty(&ranks, Party(source, 4));
+    StepPlan first, next;
+    first.admit = Party(source, 4);
+    first.admit.push_back(Spec(9, 10, 20, 24));
+    if (layers_before > 0) first.prefill = {{{9, 1}, 0, layers_before}};
+    ranks.Step(first);
+    next.retire = {3, 1};
+    next.admit = {Spec(7, 60, 20, 24)};  // takes their pages
+    next.prefill = {{{9, 2}, layers_before, 3}, {{7}, 0, 3}};
+    std::map<uint64_t, Told> told;
+    const auto step = [&](const StepPlan& plan) {
+      const StepResult result = ranks.Step(plan);
+      for (uint64_t id : {2, 4}) told[id].Add(id, result);
+    };
+    step(next);
+    for (int i = 1; i < 20; ++i) step({.decode = {4, 7, 2, 9}});
+    EXPECT_EQ(told[2].tokens, whole[1].tokens) << layers_before;
+    EXPECT_EQ(told[4].tokens, whole[3].tokens) << layers_before;
+    ranks.Step({.retire = {2, 4, 7, 9}});
+    EXPECT_EQ(ranks.runner(1).free_slabs(), free);
+  }
+}
+
 TEST(ShardRunner, RefusesPlansThatDoNotFollow) {
   const auto refuse = [](const StepPlan& plan, const char* what) {
     Ranks ranks(1);
@@ -387,6 +536,16 @@ TEST(ShardRunner, RefusesPlansThatDoNotFollow) {
   SequenceSpec stranger = Spec(3, 10, 5, 8);
   stranger.prompt[4] = 150;
   refuse({.step = 2, .admit = {stranger}}, "token 150");
+  SequenceSpec fork = Spec(2, 10, 5, 8);
+  fork.id = 3;
+  fork.fork_of = 1;
+  refuse({.step = 2, .admit = {fork}}, "forks sequence 3 from 1");
+  fork.fork_of = 2;
+  refuse({.step = 2, .admit = {fork}, .prefill = {{{3}, 0, 3}}},
+         "does not follow");
+  refuse({.step = 2, .admit = {fork}, .decode = {3}}, "before its prefill");
+  fork.prompt[0] ^= 1;
+  refuse({.step = 2, .admit = {fork}}, "forks sequence 3 from 2");
 }
 
 TEST(ShardRunner, RefusesPoolsAndSplitsThatCannotBe) {

@@ -209,6 +209,7 @@ class Traffic {
       open_[id].tokens = 1;
       plan.admit.push_back(open_[id].spec);
       slice.sequence_ids.push_back(id);
+      if (open_.size() < 23 && random_() % 4 == 0) AdmitForkOf(id, &plan);
     }
     if (!slice.sequence_ids.empty()) plan.prefill = {slice};
     for (auto& [id, script] : open_) {
@@ -232,6 +233,15 @@ class Traffic {
     SequenceSpec spec;
     int tokens = 0;  // planned
   };
+
+  void AdmitForkOf(uint64_t source, StepPlan* plan) {
+    const uint64_t id = next_id_++;
+    Script fork = open_.at(source);
+    fork.spec.id = id;
+    fork.spec.fork_of = source;
+    plan->admit.push_back(fork.spec);
+    open_[id] = std::move(fork);
+  }
 
   const ModelConfig& config_;
   static constexpr int kSeed = 7;
