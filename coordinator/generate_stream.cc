@@ -203,6 +203,9 @@ void GenerateStream::Refuse(const absl::Status& status) {
 
 void GenerateStream::End(const absl::Status& status) {
   stage_ = Stage::kEnded;
+  if (const std::optional<Refusal> reason = RefusalOf(status)) {
+    context_->AddTrailingMetadata(kRefusalReasonKey, Name(*reason));
+  }
   if (const std::optional<double> seconds = RetryAfterSeconds(status)) {
     context_->AddTrailingMetadata(kRetryAfterKey,
                                   absl::StrCat(std::llround(*seconds * 1000)));
