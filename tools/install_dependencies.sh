@@ -2,16 +2,30 @@
 # Installs what building, running and testing needs, from Debian 12 or Ubuntu
 # 24.04; with --clang also clang 19 and clang-tidy 19 (a quarter of a gigabyte),
 # with --torch on Debian also torch, which reads .bin checkpoints (50 MB to
-# download).
+# download), with --pypi what tests need of PyPI, in build/pypi (40 MB).
 # Does nothing, and needs no root, if all of it is installed.
 set -euo pipefail
+
+# What PyPI alone has, in a virtual environment: wheels in build/pypi/wheels,
+# installed in build/pypi/venv.  It is made anew when the list has changed.
+install_pypi() {
+  cd "$(dirname "$0")/.."
+  local list=tools/python_requirements.txt venv=build/pypi/venv
+  if cmp -s "$list" build/pypi/installed.txt; then return; fi
+  echo "installing from PyPI, into build/pypi" >&2
+  rm -rf build/pypi
+  /usr/bin/python3 -m venv "$venv"
+  "$venv/bin/pip" --disable-pip-version-check download -q -d build/pypi/wheels -r "$list"
+  "$venv/bin/pip" --disable-pip-version-check install -q --no-index --find-links build/pypi/wheels -r "$list"
+  cp "$list" build/pypi/installed.txt
+}
 
 packages=(
   build-essential ccache clang-format cmake mold ninja-build pkg-config
   libopenblas0-pthread libabsl-dev libboost-dev libcli11-dev libdnnl-dev libgmock-dev libgrpc++-dev libgtest-dev
   libhwy-dev libpcre2-dev libprotobuf-dev librandom123-dev libssl-dev libxxhash-dev nlohmann-json3-dev
   ocl-icd-opencl-dev protobuf-compiler protobuf-compiler-grpc
-  python3 python3-cryptography python3-grpcio python3-numpy python3-protobuf python3-pytest
+  python3 python3-cryptography python3-grpcio python3-numpy python3-protobuf python3-pytest python3-venv
 )
 if [ "${1:-}" = --clang ]; then
   packages+=(clang-19 clang-tidy-19 libclang-rt-19-dev)
@@ -23,25 +37,27 @@ elif [ "${1:-}" = --torch ]; then
   fi
 fi
 
-missing=()
-for package in "${packages[@]}"; do
-  if [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" != installed ]; then
-    missing+=("$package")
-  fi
-done
-if [ ${#missing[@]} -eq 0 ]; then
-  exit 0
-fi
+install_apt() {
+  local package missing=() sudo=()
+  for package in "${packages[@]}"; do
+    if [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" != installed ]; then
+      missing+=("$package")
+    fi
+  done
+  if [ ${#missing[@]} -eq 0 ]; then return; fi
 
-echo "installing: ${missing[*]}" >&2
-sudo=()
-if [ "$(id -u)" -ne 0 ]; then
-  if ! command -v sudo >/dev/null; then
-    echo "installing needs root; ask an administrator to run: apt-get install ${missing[*]}" >&2
-    exit 1
+  echo "installing: ${missing[*]}" >&2
+  if [ "$(id -u)" -ne 0 ]; then
+    if ! command -v sudo >/dev/null; then
+      echo "installing needs root; ask an administrator to run: apt-get install ${missing[*]}" >&2
+      exit 1
+    fi
+    sudo=(sudo)
   fi
-  sudo=(sudo)
-fi
-export DEBIAN_FRONTEND=noninteractive
-"${sudo[@]}" apt-get update -qq
-"${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  export DEBIAN_FRONTEND=noninteractive
+  "${sudo[@]}" apt-get update -qq
+  "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+install_apt
+if [ "${1:-}" = --pypi ]; then install_pypi; fi

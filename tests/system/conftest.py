@@ -44,12 +44,17 @@ def stubs(tmp_path_factory):
     plugin = shutil.which("grpc_python_plugin")
     if plugin is None:
         pytest.skip("no grpc_python_plugin; apt install protobuf-compiler-grpc")
+    # The public ones are those of the Python package: a process can have them once.
+    subprocess.run([REPOSITORY / "tools" / "make_python_stubs.sh", "--check"], check=True)
     subprocess.run(["protoc", f"-I{REPOSITORY / 'proto'}", f"--python_out={folder}", f"--grpc_python_out={folder}",
-                    f"--plugin=protoc-gen-grpc_python={plugin}", "inference.proto", "worker.proto"], check=True)
-    sys.path.insert(0, str(folder))
-    names = {"pb": "inference_pb2", "rpc": "inference_pb2_grpc", "worker_pb": "worker_pb2", "worker_rpc": "worker_pb2_grpc"}
+                    f"--plugin=protoc-gen-grpc_python={plugin}", "worker.proto"], check=True)
+    folders = [str(REPOSITORY / "clients" / "python" / "src"), str(folder)]
+    sys.path[:0] = folders
+    names = {"pb": "h2oserve.v1.inference_pb2", "rpc": "h2oserve.v1.inference_pb2_grpc", "worker_pb": "worker_pb2",
+             "worker_rpc": "worker_pb2_grpc"}
     yield collections.namedtuple("Stubs", names)(*(importlib.import_module(module) for module in names.values()))
-    sys.path.remove(str(folder))
+    for folder in folders:
+        sys.path.remove(folder)
 
 
 def until(condition, what, seconds=PATIENCE):

@@ -26,8 +26,9 @@ def cpp(tmp_path_factory):
 @pytest.fixture(scope="module")
 def python():
     program = REPOSITORY / "examples" / "python" / "stream.py"
-    return lambda server, prompt, timeout=60, lines=0: [sys.executable, program, server, prompt, "--timeout", timeout,
-                                                        "--lines", lines]
+    path = f"PYTHONPATH={REPOSITORY / 'clients' / 'python' / 'src'}"
+    return lambda server, prompt, timeout=60, lines=0: ["env", path, sys.executable, program, server, prompt,
+                                                        "--timeout", timeout, "--lines", lines]
 
 
 @pytest.fixture(params=["python", "cpp"])
@@ -57,7 +58,7 @@ def test_it_cancels(shared, example):
     code, out, err = example(shared.address, PROMPT, lines=1)
     assert code == 0 and out.startswith(text[:text.index("\n") + 1]), (out, err)
     # The answer may have been complete before the server heard of it.
-    assert "cancelled" in err or "FINISH_REASON" in err
+    assert "cancelled" in err or "tokens in" in err
 
 
 def test_a_deadline_and_a_wrong_request_are_told_apart(shared, example):
