@@ -54,6 +54,10 @@ def test_what_a_server_says_of_itself(shared, h2oserve):
         assert client.status()["groups"]
         admission = client.check_admission(PROMPT, max_tokens=64, kv_policy="h2o", kv_budget=64)
         assert admission.fits_now and admission.pages > 0 and admission.kv_bytes > 0
+        tokens = client.tokenize(PROMPT)
+        assert client.tokenize(PROMPT, add_special_tokens=False) == tokens[1:]
+        assert client.detokenize(tokens[1:]) == PROMPT
+        assert client.generate(tokens, max_tokens=8).tokens == client.generate(PROMPT, max_tokens=8).tokens
         with pytest.raises(h2oserve.InvalidRequest, match="2048"):
             client.generate([2] * 3000)
 
