@@ -21,7 +21,7 @@ install_pypi() {
 }
 
 packages=(
-  build-essential ccache clang-format cmake mold ninja-build pkg-config
+  build-essential ccache clang-format cmake curl mold ninja-build pkg-config
   libopenblas0-pthread libabsl-dev libboost-dev libcli11-dev libdnnl-dev libgmock-dev libgrpc++-dev libgtest-dev
   libhwy-dev libpcre2-dev libprotobuf-dev librandom123-dev libssl-dev libxxhash-dev nlohmann-json3-dev
   ocl-icd-opencl-dev protobuf-compiler protobuf-compiler-grpc

@@ -54,6 +54,8 @@ class Stream(Iterator[Event]):
             raise error from None
         if not self._closed.wait(seconds):
             self._call = self._start(self._answer.next_request(), self._answer.seconds_left())
+            if self._closed.is_set():  # by another thread, which may have cancelled the call before
+                self._call.cancel()
 
     def completion(self) -> Completion:
         """Reads the stream to its end.  After `close()`: what had come."""
