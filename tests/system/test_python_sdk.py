@@ -65,9 +65,9 @@ def test_what_a_server_says_of_itself(shared, h2oserve):
 def test_deadlines_and_closed_streams_free_the_server(shared, h2oserve):
     with h2oserve.Client(shared.address) as client:
         with pytest.raises(h2oserve.DeadlineExceeded) as error:
-            client.generate([2], max_tokens=2000, ignore_eos=True, timeout=0.3)
+            client.generate([2], max_tokens=4000, ignore_eos=True, timeout=0.3)
         assert error.value.completion.finish_reason is None
-        with client.stream([2], max_tokens=2000, ignore_eos=True) as stream:
+        with client.stream([2], max_tokens=4000, ignore_eos=True) as stream:
             next(stream)
         until(lambda: client.status()["running"] == 0, "nothing runs")
 
@@ -96,7 +96,7 @@ def test_a_full_queue_says_when(system, h2oserve):
 # ---- What it survives
 
 def whole(client, **options):
-    return client.generate(PROMPT, max_tokens=200, ignore_eos=True, temperature=0.8, seed=11, **options)
+    return client.generate(PROMPT, max_tokens=400, ignore_eos=True, temperature=0.8, seed=11, **options)
 
 
 def test_a_lost_worker_is_the_servers_business(system, h2oserve):
@@ -104,7 +104,7 @@ def test_a_lost_worker_is_the_servers_business(system, h2oserve):
     with h2oserve.Client(serve.address()) as client:
         until(lambda: client.health() == "SERVING", "it serves")
         expected = whole(client)
-        with client.stream(PROMPT, max_tokens=200, ignore_eos=True, temperature=0.8, seed=11) as stream:
+        with client.stream(PROMPT, max_tokens=400, ignore_eos=True, temperature=0.8, seed=11) as stream:
             next(stream)
             os.kill(serve.workers()[0], signal.SIGKILL)
             answer = stream.completion()
@@ -112,12 +112,26 @@ def test_a_lost_worker_is_the_servers_business(system, h2oserve):
     assert answer.usage.replays == 1 and answer.resumes == 0
 
 
+def test_a_lost_worker_where_nothing_is_replayed(system, h2oserve):
+    """The server ends the stream, and takes the rest once it has a worker again."""
+    serve = system.serve("--replay", "off", tp=1)
+    with h2oserve.Client(serve.address()) as client:
+        until(lambda: client.health() == "SERVING", "it serves")
+        expected = whole(client)
+        with client.stream(PROMPT, max_tokens=400, ignore_eos=True, temperature=0.8, seed=11) as stream:
+            next(stream)
+            os.kill(serve.workers()[0], signal.SIGKILL)
+            answer = stream.completion()
+    assert (answer.tokens, answer.text) == (expected.tokens, expected.text)
+    assert answer.resumes >= 1 and answer.usage.replays == 0
+
+
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_a_lost_coordinator_loses_no_token(system, h2oserve, kind):
     """The client draws no seed: it goes on with the one that the first server told it."""
     first, _, _ = system.group(tp=1, worker_arguments=("--reconnect", 60))
     address = first.address()
-    options = dict(max_tokens=200, ignore_eos=True, temperature=0.8, stop="no such words", logit_bias=None)
+    options = dict(max_tokens=400, ignore_eos=True, temperature=0.8, stop="no such words", logit_bias=None)
     begun = threading.Event()
 
     def restart():
@@ -145,7 +159,7 @@ def test_a_lost_coordinator_loses_no_token(system, h2oserve, kind):
     restarts.join()
     assert answer.resumes >= 1
     assert (answer.tokens, answer.text) == (expected.tokens, expected.text)
-    assert answer.usage.completion_tokens == len(answer.tokens) == 200
+    assert answer.usage.completion_tokens == len(answer.tokens) == 400
 
 
 # ---- Trust
