@@ -65,9 +65,9 @@ def test_what_a_server_says_of_itself(shared, h2oserve):
 def test_deadlines_and_closed_streams_free_the_server(shared, h2oserve):
     with h2oserve.Client(shared.address) as client:
         with pytest.raises(h2oserve.DeadlineExceeded) as error:
-            client.generate([2], max_tokens=4000, ignore_eos=True, timeout=0.3)
+            client.generate([2], max_tokens=2000, ignore_eos=True, timeout=0.3)
         assert error.value.completion.finish_reason is None
-        with client.stream([2], max_tokens=4000, ignore_eos=True) as stream:
+        with client.stream([2], max_tokens=2000, ignore_eos=True) as stream:
             next(stream)
         until(lambda: client.status()["running"] == 0, "nothing runs")
 
