@@ -63,7 +63,13 @@ class Group {
       listeners_.push_back(Listen());
       options_.addresses.push_back(listeners_.back().address());
     }
+    EXPECT_EQ(pipe(told_), 0);
   }
+  ~Group() {
+    for (const int end : told_) close(end);
+  }
+  Group(const Group&) = delete;
+  Group& operator=(const Group&) = delete;
 
   MeshOptions& options() { return options_; }
 
@@ -78,6 +84,15 @@ class Group {
       pids_[k] = pid;
     }
     listeners_.clear();
+  }
+
+  // A rank says how far it is, and the test waits until all have.
+  void Tell() { EXPECT_EQ(write(told_[1], "x", 1), 1); }
+  void AwaitAll() {
+    for (int k = 0; k < options_.size; ++k) {
+      char x;
+      EXPECT_EQ(read(told_[0], &x, 1), 1);
+    }
   }
 
   void Signal(int rank, int signal) { kill(pids_[rank], signal); }
@@ -116,6 +131,7 @@ class Group {
   MeshOptions options_;
   std::vector<MeshListener> listeners_;
   std::map<int, pid_t> pids_;
+  int told_[2];
 };
 
 // ---- The bodies
@@ -183,10 +199,13 @@ TEST_P(HostCommunicator, SurvivorsOfAKilledRankNameItWithinASecond) {
     Group group(size, tcp());
     const int victim = size / 2;
     group.Start([&](Communicator* c) {
+      testing::ExpectSum(c, 100);
+      group.Tell();
       const absl::Status status = SumUntilFailure(c);
       ExpectNames(status, victim, group.options());
     });
-    std::this_thread::sleep_for(milliseconds(200));
+    group.AwaitAll();
+    std::this_thread::sleep_for(milliseconds(100));
     const auto start = Steady::now();
     group.KillAndForget(victim);
     group.ExpectAllPass();
@@ -198,12 +217,14 @@ TEST_P(HostCommunicator, ARankKilledBeforeItComesIsNamed) {
   Group group(3, tcp());
   group.Start([&](Communicator* c) {
     testing::ExpectSum(c, 100);
+    group.Tell();
     if (c->rank() == 2) pause();
     float x = 1;
     ExpectNames(c->AllReduceSum(&x, 1), 2, group.options());
     ExpectNames(c->AllReduceSum(&x, 1), 2, group.options());
   });
-  std::this_thread::sleep_for(milliseconds(300));
+  group.AwaitAll();
+  std::this_thread::sleep_for(milliseconds(100));
   const auto start = Steady::now();
   group.KillAndForget(2);
   group.ExpectAllPass();
@@ -214,9 +235,11 @@ TEST_P(HostCommunicator, ASilentRankIsNamedAtTheTimeout) {
   Group group(3, tcp());
   group.options().operation_timeout_seconds = 0.5;
   group.Start([&](Communicator* c) {
+    testing::ExpectSum(c, 100);
+    group.Tell();
     ExpectNames(SumUntilFailure(c), 1, group.options());
   });
-  std::this_thread::sleep_for(milliseconds(200));
+  group.AwaitAll();
   const auto start = Steady::now();
   group.Signal(1, SIGSTOP);
   std::this_thread::sleep_for(milliseconds(300));
@@ -233,17 +256,14 @@ TEST_P(HostCommunicator, ASilentRankIsNamedAtTheTimeout) {
 TEST_P(HostCommunicator, ARankThatDidNotRunItselfBlamesNobody) {
   Group group(2, tcp());
   group.options().operation_timeout_seconds = 1.5;
-  int in_step[2];
-  ASSERT_EQ(pipe(in_step), 0);
   group.Start([&](Communicator* c) {
     testing::ExpectSum(c, 100);
-    if (c->rank() == 0 && write(in_step[1], "x", 1) != 1) return;
+    group.Tell();
     // Rank 0 waits for 2.4 s, of which it runs 0.4 s.
     if (c->rank() == 1) std::this_thread::sleep_for(milliseconds(2400));
     testing::ExpectSum(c, 100);
   });
-  char x;
-  ASSERT_EQ(read(in_step[0], &x, 1), 1);
+  group.AwaitAll();
   std::this_thread::sleep_for(milliseconds(200));
   group.Signal(0, SIGSTOP);
   std::this_thread::sleep_for(milliseconds(2000));
