@@ -2,6 +2,7 @@
 #include "api/check_request.h"
 
 #include <cmath>
+#include <set>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -65,7 +66,11 @@ absl::Status CheckLogitBias(const std::vector<LogitBias>& biases) {
     return Bad("logit_bias has ", biases.size(), " tokens; at most ",
                kMaxLogitBiases, " are allowed");
   }
+  std::set<int32_t> seen;  // ranks would not add up two of one token alike
   for (const LogitBias& bias : biases) {
+    if (!seen.insert(bias.token).second) {
+      return Bad("logit_bias names token ", bias.token, " twice");
+    }
     if (bias.token < 0) {
       return Bad("logit_bias names token ", bias.token,
                  "; token ids are 0 or more");

@@ -12,7 +12,6 @@ namespace h2o {
 inline constexpr int kMaxStopStrings = 16;
 inline constexpr int kMostStopStrings = 256;  // that an operator may allow
 inline constexpr int kMaxStopBytes = 256;
-inline constexpr int kMaxLogitBiases = 1024;  // of a request
 inline constexpr float kMostLogitBias = 100;  // up or down
 inline constexpr float kMostPenalty = 2;      // of frequency or presence
 

@@ -8,6 +8,7 @@
 
 #include <Random123/philox.h>
 
+#include <cmath>
 #include <cstdint>
 
 #include "base/host_device.h"
@@ -38,6 +39,9 @@ struct SamplingParams {
                          const SamplingParams&) = default;
 };
 
+// Most biases of a request.
+inline constexpr int kMaxLogitBiases = 1024;
+
 // Added to the logit of a token.
 struct LogitBias {
   int32_t token = 0;
@@ -45,6 +49,16 @@ struct LogitBias {
 
   friend bool operator==(const LogitBias&, const LogitBias&) = default;
 };
+
+// The least logit that min_p leaves, of a row whose greatest is `greatest`:
+// exp((x - greatest) / temperature) >= min_p, solved for x.
+// REQUIRES: temperature > 0.
+H2O_HOST_DEVICE inline double LeastLogit(float greatest,
+                                         const SamplingParams& s) {
+  if (!(s.min_p > 0)) return -INFINITY;
+  return greatest + static_cast<double>(s.temperature) *
+                        std::log(static_cast<double>(s.min_p));
+}
 
 // Four 32-bit numbers for counter (`a`, `b`) under `key`.
 H2O_HOST_DEVICE inline r123::Philox4x32::ctr_type CounterRandom(uint64_t key,

@@ -26,6 +26,7 @@
 #include "base/sampling.h"
 #include "kernels/device.h"
 #include "kernels/kv_head.h"
+#include "kernels/logit_changes.h"
 #include "kernels/norm_place.h"
 #include "kernels/peer_sums.h"
 #include "kernels/sequence_state.h"
@@ -205,16 +206,37 @@ class Backend : public Device {
   // equal ones that of the lowest rank, which owns the lowest tokens.
   virtual void PickBest(const BestLogit* of_ranks, int ranks, int64_t rows,
                         int32_t* tokens) = 0;
-  // For rows whose sequence has a temperature, tokens[r] = SampleToken(row r of
-  // logits [rows, vocabulary]).  REQUIRES: `tokens` is from PickBest.
+  // Bias, penalties, and -Infinity for stop tokens before min_tokens, in place,
+  // in the rows of logits [rows, vocabulary] where ChangesLogits.  Rows of
+  // `undo` have UndoFloats.  REQUIRES: `tokens` is from PickBest.
+  virtual void ChangeLogits(Matrix logits, const SequenceState* states,
+                            const int32_t* seats, const int32_t* tokens,
+                            Matrix undo) = 0;
+  // For rows whose sequence has a temperature, or whose logits were changed,
+  // tokens[r] = SampleToken(row r of logits [rows, vocabulary]).
+  // REQUIRES: `tokens` is from PickBest.
   virtual void Sample(Matrix logits, const SequenceState* states,
                       const int32_t* seats, int32_t* tokens) = 0;
+  // The same logits again as before ChangeLogits, to the bit.
+  // REQUIRES: the states and `undo` are as ChangeLogits left them.
+  virtual void RestoreLogits(Matrix logits, const SequenceState* states,
+                             const int32_t* seats, const int32_t* tokens,
+                             Matrix undo) = 0;
   // Gives every running row its next token (the forced one, if there is one),
   // appends it to the sequence's tokens, moves the state on, and tells whether
   // the sequence is finished.
   virtual void Advance(SequenceState* states, const int32_t* seats,
                        int64_t rows, const int32_t* tokens,
                        RowResult* results) = 0;
+  // out[r] = the logprobs of results[r].token in row r of logits [rows,
+  // vocabulary], where ReportsLogprobs, and of its state's top_logprobs; of
+  // other rows kNoToken.  REQUIRES: `results` are Advance's.
+  virtual void Logprobs(Matrix logits, const SequenceState* states,
+                        const int32_t* seats, const RowResult* results,
+                        LogprobRow* out) = 0;
+  // out[r] = the logprobs of tokens[r] in row r, and of the `top` likeliest.
+  virtual void PromptLogprobs(Matrix logits, const int32_t* tokens, int top,
+                              LogprobRow* out) = 0;
   // results[r].kept_scores = the sum of all scores in the slots of the row's
   // sequence, over its `num_heads` heads of all layers, where WantsScores.
   // Heads without a score rule add nothing.  The same bits every time.
@@ -230,11 +252,12 @@ class Backend : public Device {
                          int64_t stride) = 0;
 };
 
-// Draws one token from logits[vocabulary] by temperature, top-k and top-p;
-// `index` is the number of the generated token.  `scratch` must hold
+// Draws one token from logits[vocabulary] by temperature, min-p, top-k and
+// top-p; `index` is the number of the generated token.  `scratch` must hold
 // 2 * vocabulary elements.  Pure: the same on every rank.
-// Order: temperature, then the top_k greatest, then the smallest set whose
-// probability reaches top_p; ties go to the lowest id.
+// Order: temperature, then the tokens that min_p leaves, of these the top_k
+// greatest, of these the smallest set whose probability reaches top_p; ties go
+// to the lowest id.  Without a temperature, the greatest.
 // REQUIRES: no logit is NaN or +Infinity.
 int32_t SampleToken(absl::Span<const float> logits,
                     const SamplingParams& sampling, uint64_t index,

@@ -35,14 +35,26 @@ int64_t Pick(absl::Span<const double> weights, double total, double u) {
 int32_t SampleToken(absl::Span<const float> logits,
                     const SamplingParams& sampling, uint64_t index,
                     absl::Span<double> scratch) {
-  const int64_t n = static_cast<int64_t>(logits.size());
-  H2O_CHECK(static_cast<int64_t>(scratch.size()) >= 2 * n) << scratch.size();
+  const int64_t vocabulary = static_cast<int64_t>(logits.size());
+  H2O_CHECK(static_cast<int64_t>(scratch.size()) >= 2 * vocabulary)
+      << scratch.size();
+  const auto first = std::max_element(logits.begin(), logits.end());
+  const float greatest = *first;
+  if (!(greatest > -std::numeric_limits<float>::infinity())) return 0;
+  if (!(sampling.temperature > 0)) {
+    return static_cast<int32_t>(first - logits.begin());
+  }
+
+  Candidate* candidates =
+      reinterpret_cast<Candidate*>(scratch.data() + vocabulary);
+  const double least = LeastLogit(greatest, sampling);
+  int64_t n = 0;
+  for (int32_t i = 0; i < vocabulary; ++i) {
+    if (logits[i] >= least) candidates[n++] = {logits[i], i};
+  }
   const bool has_top_p = sampling.top_p > 0 && sampling.top_p < 1;
   int64_t count = n;
   if (sampling.top_k > 0) count = std::min<int64_t>(sampling.top_k, n);
-
-  Candidate* candidates = reinterpret_cast<Candidate*>(scratch.data() + n);
-  for (int32_t i = 0; i < n; ++i) candidates[i] = {logits[i], i};
   // Ordered by logit only where the order decides who stays.
   if (has_top_p) {
     std::partial_sort(candidates, candidates + count, candidates + n, Greater);
@@ -53,13 +65,6 @@ int32_t SampleToken(absl::Span<const float> logits,
                 return a.token < b.token;
               });
   }
-  const float greatest =
-      std::max_element(candidates, candidates + count,
-                       [](const Candidate& a, const Candidate& b) {
-                         return a.logit < b.logit;
-                       })
-          ->logit;
-  if (!(greatest > -std::numeric_limits<float>::infinity())) return 0;
   double* weights = scratch.data();
   double total = 0;
   for (int64_t i = 0; i < count; ++i) {

@@ -27,6 +27,10 @@ struct SequenceState {
   SamplingParams sampling;
   FinishReason finish = FinishReason::kNone;
   bool reports_scores = false;  // with every token, not only with the last
+  int32_t top_logprobs = -1;    // SequenceSpec::top_logprobs
+  int32_t min_tokens = 0;       // before so many, none that ends it is chosen
+  int32_t num_biases = 0;
+  const LogitBias* biases = nullptr;  // [num_biases], on the device
   // The tokens that end the sequence: the first num_stop_tokens of them.
   int32_t num_stop_tokens = 0;
   int32_t stop_tokens[kMaxStopTokens] = {};

@@ -15,6 +15,7 @@
 #include "kernels/cpu/decode_attention.h"
 #include "kernels/cpu/dummy.h"
 #include "kernels/cpu/linear.h"
+#include "kernels/cpu/logits.h"
 #include "kernels/cpu/prefill_attention.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/team.h"
@@ -153,13 +154,32 @@ class CpuBackend final : public Backend {
                 int32_t* tokens) override {
     cpu::PickBest(of_ranks, ranks, rows, tokens);
   }
+  void ChangeLogits(Matrix logits, const SequenceState* states,
+                    const int32_t* seats, const int32_t* tokens,
+                    Matrix undo) override {
+    cpu::ChangeLogits(logits, states, seats, tokens, undo, team_.get());
+  }
   void Sample(Matrix logits, const SequenceState* states, const int32_t* seats,
               int32_t* tokens) override {
     cpu::Sample(logits, states, seats, tokens, team_.get());
   }
+  void RestoreLogits(Matrix logits, const SequenceState* states,
+                     const int32_t* seats, const int32_t* tokens,
+                     Matrix undo) override {
+    cpu::RestoreLogits(logits, states, seats, tokens, undo, team_.get());
+  }
   void Advance(SequenceState* states, const int32_t* seats, int64_t rows,
                const int32_t* tokens, RowResult* results) override {
     cpu::Advance(states, seats, rows, tokens, results);
+  }
+  void Logprobs(Matrix logits, const SequenceState* states,
+                const int32_t* seats, const RowResult* results,
+                LogprobRow* out) override {
+    cpu::Logprobs(logits, states, seats, results, out, team_.get());
+  }
+  void PromptLogprobs(Matrix logits, const int32_t* tokens, int top,
+                      LogprobRow* out) override {
+    cpu::PromptLogprobs(logits, tokens, top, out, team_.get());
   }
   void SumScores(const SequenceState* states, const int32_t* seats,
                  int64_t rows, int num_heads, const KvPool& pool,

@@ -118,10 +118,8 @@ void Sample(Matrix logits, const SequenceState* states, const int32_t* seats,
         const absl::Span<double> scratch(
             reinterpret_cast<double*>(team->OfThread(thread)), 2 * vocabulary);
         for (int64_t r = begin; r < end; ++r) {
-          if (!Runs(states, seats[r])) continue;
+          if (!Chooses(states, seats[r], tokens[r])) continue;
           const SequenceState& state = states[seats[r]];
-          if (state.sampling.temperature <= 0) continue;
-          if (tokens[r] == kNoToken) continue;
           tokens[r] = SampleToken({logits.Row(r), size_t(vocabulary)},
                                   state.sampling, state.num_generated, scratch);
         }

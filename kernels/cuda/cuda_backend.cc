@@ -246,16 +246,46 @@ class CudaBackend final : public Backend {
     Note(cuda::PickBest(of_ranks, ranks, Int(rows), tokens, stream_),
          "PickBest");
   }
+  void ChangeLogits(Matrix logits, const SequenceState* states,
+                    const int32_t* seats, const int32_t* tokens,
+                    Matrix undo) override {
+    Note(cuda::ChangeLogits(logits.Row(0), logits.stride, Int(logits.rows),
+                            states, seats, tokens, undo.Row(0), undo.stride,
+                            stream_),
+         "ChangeLogits");
+  }
   void Sample(Matrix logits, const SequenceState* states, const int32_t* seats,
               int32_t* tokens) override {
     Note(cuda::Sample(logits.Row(0), logits.stride, Int(logits.rows),
                       Int(logits.columns), states, seats, tokens, stream_),
          "Sample");
   }
+  void RestoreLogits(Matrix logits, const SequenceState* states,
+                     const int32_t* seats, const int32_t* tokens,
+                     Matrix undo) override {
+    Note(cuda::RestoreLogits(logits.Row(0), logits.stride, Int(logits.rows),
+                             states, seats, tokens, undo.Row(0), undo.stride,
+                             stream_),
+         "RestoreLogits");
+  }
   void Advance(SequenceState* states, const int32_t* seats, int64_t rows,
                const int32_t* tokens, RowResult* results) override {
     Note(cuda::Advance(states, seats, Int(rows), tokens, results, stream_),
          "Advance");
+  }
+  void Logprobs(Matrix logits, const SequenceState* states,
+                const int32_t* seats, const RowResult* results,
+                LogprobRow* out) override {
+    Note(cuda::Logprobs(logits.Row(0), logits.stride, Int(logits.rows),
+                        Int(logits.columns), states, seats, results, out,
+                        stream_),
+         "Logprobs");
+  }
+  void PromptLogprobs(Matrix logits, const int32_t* tokens, int top,
+                      LogprobRow* out) override {
+    Note(cuda::PromptLogprobs(logits.Row(0), logits.stride, Int(logits.rows),
+                              Int(logits.columns), tokens, top, out, stream_),
+         "PromptLogprobs");
   }
   void SumScores(const SequenceState* states, const int32_t* seats,
                  int64_t rows, int num_heads, const KvPool& pool,

@@ -18,6 +18,7 @@
 #include "base/dtype.h"
 #include "base/sampling.h"
 #include "kernels/kv_head.h"
+#include "kernels/logit_changes.h"
 #include "kernels/norm_place.h"
 #include "kernels/peer_sums.h"
 #include "kernels/sequence_state.h"
@@ -73,7 +74,7 @@ struct PrefillAttentionArgs {
   const int32_t* starts = nullptr;  // [num_prompts + 1], on the device
   KvPool pool;
   DType dtype = DType::kBFloat16;  // of qkv, out and the pages of every head
-  int rows = 0;  // of all prompts
+  int rows = 0;                    // of all prompts
   int num_prompts = 0;
   int max_length = 0;  // of any prompt
   int num_heads = 0;
@@ -200,9 +201,22 @@ cudaError_t ArgMax(const float* logits, int64_t stride, int rows, int columns,
 cudaError_t PickBest(const BestLogit* of_ranks, int ranks, int rows,
                      int32_t* tokens, cudaStream_t stream);
 
-// tokens[r] = a draw from logits row r for sequences with a temperature; the
-// others' are left alone.  Order as kernels/backend.h's SampleToken: with a
-// top_p by descending logit, ties by id, else by id.  Weights are summed as
+// Bias, penalties and banned stop tokens, in place, of the rows where
+// ChangesLogits (kernels/logit_changes.h); and the same logits again as before,
+// to the bit.  Each row has undo_stride >= UndoFloats of `undo`.
+cudaError_t ChangeLogits(float* logits, int64_t stride, int rows,
+                         const SequenceState* states, const int32_t* seats,
+                         const int32_t* tokens, float* undo,
+                         int64_t undo_stride, cudaStream_t stream);
+cudaError_t RestoreLogits(float* logits, int64_t stride, int rows,
+                          const SequenceState* states, const int32_t* seats,
+                          const int32_t* tokens, float* undo,
+                          int64_t undo_stride, cudaStream_t stream);
+
+// tokens[r] = a draw from logits row r for sequences with a temperature, the
+// greatest where logits were changed; the others' are left alone.  Order as
+// kernels/backend.h's SampleToken: with a top_p by descending logit, ties by
+// id, else by id.  Weights are summed as
 // integers of 2^-40, so the order of threads changes nothing and all ranks
 // draw alike.
 cudaError_t Sample(const float* logits, int64_t stride, int rows,
@@ -216,8 +230,21 @@ cudaError_t Advance(SequenceState* states, const int32_t* seats, int rows,
                     const int32_t* tokens, RowResult* results,
                     cudaStream_t stream);
 
+// out[r]: the logprobs of results[r].token in row r, and of the top_logprobs
+// likeliest tokens, where ReportsLogprobs; of other rows chosen.token is
+// kNoToken.
+cudaError_t Logprobs(const float* logits, int64_t stride, int rows,
+                     int vocabulary, const SequenceState* states,
+                     const int32_t* seats, const RowResult* results,
+                     LogprobRow* out, cudaStream_t stream);
+// The same of tokens[r], and of the `top` likeliest, of every row.
+cudaError_t PromptLogprobs(const float* logits, int64_t stride, int rows,
+                           int vocabulary, const int32_t* tokens, int top,
+                           LogprobRow* out, cudaStream_t stream);
+
 // results[r].kept_scores = the sum of the scores of the num_heads heads (all
-// layers') of the row's sequence, where WantsScores.  A fixed order of addition.
+// layers') of the row's sequence, where WantsScores.  A fixed order of
+// addition.
 cudaError_t SumScores(const SequenceState* states, const int32_t* seats,
                       int rows, int num_heads, const KvPool& pool,
                       RowResult* results, cudaStream_t stream);

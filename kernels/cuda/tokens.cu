@@ -6,8 +6,10 @@
 #include "base/kv_page.h"
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/logit_keys.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/vectors.cuh"
+#include "kernels/logit_changes.h"
 
 namespace h2o::cuda {
 namespace {
@@ -64,22 +66,7 @@ __global__ void __launch_bounds__(kRowThreads)
                    : RowResult();
 }
 
-// ---- logits in order --------------------------------------------------------
-
-constexpr int kThreads = 1024;  // of the kernels with a block a row
-constexpr int kWarps = kThreads / kWarp;
-
-// Orders as the logits do; equal logits (0 and -0 too) have equal keys.  NaN is
-// above all, +Infinity next.
-constexpr uint32_t kKeyOfInfinity = 0xff800000u;
-__device__ __forceinline__ uint32_t KeyOf(float logit) {
-  if (isnan(logit)) return ~0u;
-  const uint32_t bits = logit == 0 ? 0 : __float_as_uint(logit);
-  return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
-__device__ __forceinline__ float LogitOf(uint32_t key) {
-  return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key);
-}
+// ---- a block a row ----------------------------------------------------------
 
 __global__ void __launch_bounds__(kThreads)
     ArgMaxKernel(const float* logits, int64_t stride, int columns,
@@ -88,26 +75,10 @@ __global__ void __launch_bounds__(kThreads)
   WaitForPrevious();
   AllowNext();
   const float* row = logits + blockIdx.x * stride;
-  constexpr int kVector = 4;
-  uint32_t key = 0;
-  uint32_t column = kVector * threadIdx.x;
-  for (int first = column; first < columns; first += kVector * kThreads) {
-    const auto values = Load<kVector>(row + first);
-    for (int j = 0; j < kVector; ++j) {
-      const uint32_t other = KeyOf(values.at[j]);
-      if (other > key && first + j < columns) {
-        key = other;
-        column = first + j;
-      }
-    }
-  }
-  // The greatest key, and of equal ones the lowest column.
-  const uint64_t mine = uint64_t{key} << 32 | ~column;
-  const uint64_t greatest =
-      BlockReduce(mine, uint64_t{0}, of_warps, Greatest());
+  const uint64_t greatest = GreatestOf(row, columns, of_warps);
   if (threadIdx.x == 0) {
-    const int winner = static_cast<int>(~static_cast<uint32_t>(greatest));
-    best[blockIdx.x] = greatest >> 32 < kKeyOfInfinity
+    const int winner = ColumnOf(greatest);
+    best[blockIdx.x] = KeyOf(greatest) < kKeyOfInfinity
                            ? BestLogit{row[winner], first_token + winner}
                            : BestLogit{NAN, kNoToken};
   }
@@ -179,15 +150,19 @@ __device__ uint64_t SumBefore(uint64_t mine, uint64_t* of_warps,
   return through - mine + (WarpInBlock() == 0 ? 0 : before);
 }
 
-// The weights of a row: exp((logit - greatest) / temperature), in 2^-40.
+// The weights of a row: exp((logit - greatest) / temperature), in 2^-40; zero
+// for those that min_p does not leave.
 class Weights {
  public:
-  __device__ Weights(float greatest, float temperature)
-      : greatest_(greatest), inverse_temperature_(1.0 / temperature) {}
+  __device__ Weights(float greatest, const SamplingParams& sampling)
+      : greatest_(greatest),
+        inverse_temperature_(1.0 / sampling.temperature),
+        least_(LeastLogit(greatest, sampling)) {}
 
+  __device__ bool Leaves(float logit) const { return logit >= least_; }
   __device__ uint64_t operator()(float logit) const {
     if (logit == greatest_) return uint64_t{1} << 40;
-    if (!(logit > -INFINITY)) return 0;
+    if (!(logit > -INFINITY) || !Leaves(logit)) return 0;
     return __double2ull_rn(
         0x1p40 *
         exp((static_cast<double>(logit) - greatest_) * inverse_temperature_));
@@ -196,6 +171,7 @@ class Weights {
  private:
   float greatest_;
   double inverse_temperature_;
+  double least_;
 };
 
 // The tokens that may be drawn: those above `key`, and of those at `key` the
@@ -314,16 +290,17 @@ __device__ int32_t Draw(const float* row, int vocabulary,
   greatest = BlockReduce(greatest, -INFINITY, shared.greatest, Greatest());
   if (greatest == -INFINITY) return 0;  // no token is better than another
 
+  const Weights weights(greatest, sampling);
   Cut cut;
   if (sampling.top_k > 0 && sampling.top_k < vocabulary) {
+    // The last of the top_k, or of those that min_p leaves.
     const uint64_t last = sampling.top_k - 1;
     const Stop stop = Descend(
-        row, vocabulary, [](float, uint32_t, int) { return 1; },
-        [last](uint64_t) { return last; }, shared);
+        row, vocabulary,
+        [&](float logit, uint32_t, int) { return weights.Leaves(logit); },
+        [last](uint64_t left) { return min(last, left - 1); }, shared);
     cut = {stop.at, TieAt(row, vocabulary, stop.at, stop.rest, shared)};
   }
-
-  const Weights weights(greatest, sampling.temperature);
   const auto kept = [&](float logit, uint32_t key, int id) {
     return cut.Keeps(key, id) ? weights(logit) : 0;
   };
@@ -361,16 +338,18 @@ __global__ void __launch_bounds__(kThreads)
   WaitForPrevious();
   AllowNext();
   const int32_t seat = seats[blockIdx.x];
-  if (!Runs(states, seat)) return;
+  if (!Chooses(states, seat, tokens[blockIdx.x])) return;
   const SequenceState& state = states[seat];
-  if (!(state.sampling.temperature > 0)) return;
-  if (tokens[blockIdx.x] == kNoToken) return;
-  const int32_t token = Draw(logits + blockIdx.x * stride, vocabulary,
-                             state.sampling, state.num_generated, shared);
+  const float* row = logits + blockIdx.x * stride;
+  const int32_t token =
+      state.sampling.temperature > 0
+          ? Draw(row, vocabulary, state.sampling, state.num_generated, shared)
+          : ColumnOf(GreatestOf(row, vocabulary, shared.of_warps));
   if (threadIdx.x == 0) tokens[blockIdx.x] = token;
 }
 
-// ---- scores ------------------------------------------------------------------
+// ---- scores
+// ------------------------------------------------------------------
 
 // This lane's part of the sum of a head's scores: slot `lane` of each page.
 __device__ __forceinline__ float LaneScores(const KvPool& pool,

@@ -58,6 +58,10 @@ TEST(CheckRequest, NamesTheFieldAndTheValue) {
        [](R* r) {
          r->logit_bias = {{-1, 1}};
        }},
+      {"logit_bias names token 5 twice",
+       [](R* r) {
+         r->logit_bias = {{5, 1}, {6, 1}, {5, 1}};
+       }},
       {"logit_bias has 1025 tokens",
        [](R* r) {
          r->logit_bias.assign(1025, {5, 1});

@@ -20,6 +20,10 @@ std::map<int, double> Probabilities(const std::vector<float>& logits,
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(),
                    [&](int a, int b) { return logits[a] > logits[b]; });
+  const double most = std::exp(double{logits[order[0]]} / s.temperature);
+  std::erase_if(order, [&](int t) {
+    return std::exp(double{logits[t]} / s.temperature) < s.min_p * most;
+  });
   if (s.top_k > 0 && s.top_k < static_cast<int>(order.size())) {
     order.resize(s.top_k);
   }
@@ -34,6 +38,11 @@ std::map<int, double> Probabilities(const std::vector<float>& logits,
   }
   for (auto& [t, v] : p) v /= sum;
   return p;
+}
+
+SamplingParams WithMinP(SamplingParams sampling, float min_p) {
+  sampling.min_p = min_p;
+  return sampling;
 }
 
 // The 0.999 quantile of chi-square with `n` degrees of freedom (Wilson and
@@ -90,7 +99,30 @@ INSTANTIATE_TEST_SUITE_P(Samplers, Sampler,
                                            SamplingParams{1.5f, 20, 0},
                                            SamplingParams{1.0f, 0, 0.9f},
                                            SamplingParams{0.8f, 50, 0.95f},
-                                           SamplingParams{1.0f, 1000, 0.5f}));
+                                           SamplingParams{1.0f, 1000, 0.5f},
+                                           WithMinP({1.0f, 0, 0}, 0.05f),
+                                           WithMinP({0.7f, 0, 0}, 0.01f),
+                                           WithMinP({1.5f, 20, 0}, 0.2f),
+                                           WithMinP({1.0f, 0, 0.8f}, 0.05f),
+                                           WithMinP({1.3f, 30, 0.9f}, 0.03f)));
+
+TEST(SampleToken, MinPOfOneLeavesTheGreatestAlone) {
+  const std::vector<float> logits = {1, 5, 4.999f, 5};
+  std::vector<double> scratch(8);
+  std::map<int, int> seen;
+  for (int i = 0; i < 200; ++i) {
+    ++seen[SampleToken(logits, WithMinP({1.0f, 0, 0, 7}, 1), i,
+                       absl::MakeSpan(scratch))];
+  }
+  EXPECT_EQ(seen[1] + seen[3], 200);
+  EXPECT_GT(std::min(seen[1], seen[3]), 60);
+}
+
+TEST(SampleToken, WithoutATemperatureIsTheLowestOfTheGreatest) {
+  const std::vector<float> logits = {1, 5, 5, 2};
+  std::vector<double> scratch(8);
+  EXPECT_EQ(SampleToken(logits, {0, 3, 0.5f}, 0, absl::MakeSpan(scratch)), 1);
+}
 
 TEST(SampleToken, TopKOfOneIsTheLowestOfTheGreatest) {
   const std::vector<float> logits = {1, 5, 5, 2};

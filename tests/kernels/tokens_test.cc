@@ -461,9 +461,20 @@ void Tokens::ExpectSameDraws(const std::vector<float>& logits,
 }
 
 constexpr SamplingParams kSamplers[] = {
-    {1.0f, 0, 0},     {0.7f, 0, 1},    {1.5f, 40, 0}, {1, 0, 0.9f},
-    {0.8f, 40, 0.9f}, {1, 999, 0.5f},  {1, 1, 0},     {0.01f, 5, 0.999f},
-    {1, 0, 1e-6f},    {1, 60000, 0.9f}};
+    {1.0f, 0, 0},
+    {0.7f, 0, 1},
+    {1.5f, 40, 0},
+    {1, 0, 0.9f},
+    {0.8f, 40, 0.9f},
+    {1, 999, 0.5f},
+    {1, 1, 0},
+    {0.01f, 5, 0.999f},
+    {1, 0, 1e-6f},
+    {1, 60000, 0.9f},
+    {.temperature = 1, .min_p = 0.05f},
+    {.temperature = 0.8f, .top_k = 40, .top_p = 0.9f, .min_p = 0.02f},
+    {.temperature = 1, .top_k = 30, .min_p = 0.3f},
+    {.temperature = 1, .top_p = 0.7f, .min_p = 1}};
 
 TEST_P(Tokens, DrawsAsSampleTokenFromSmallVocabularies) {
   for (const SamplingParams& sampling : kSamplers) {
