@@ -116,7 +116,8 @@ int64_t MostRequestBytes(const ModelConfig& config,
   // field.
   constexpr int64_t kTokenBytes = 11;
   constexpr int64_t kStopBytes = kMostStopStrings * (kMaxStopBytes + 8);
-  constexpr int64_t kOtherBytes = 4096;
+  constexpr int64_t kBiasBytes = kMaxLogitBiases * 32;
+  constexpr int64_t kOtherBytes = 4096 + kMaxStopTokens * kTokenBytes;
   const int64_t positions = config.max_positions;
   int64_t prompt = positions * kTokenBytes;
   if (tokenizer != nullptr) {
@@ -124,7 +125,8 @@ int64_t MostRequestBytes(const ModelConfig& config,
     if (!text) return std::numeric_limits<int64_t>::max();
     prompt = std::max(prompt, *text);
   }
-  return prompt + positions * kTokenBytes + kStopBytes + kOtherBytes;
+  return prompt + positions * kTokenBytes + kStopBytes + kBiasBytes +
+         kOtherBytes;
 }
 
 absl::Status CheckUnencoded(const Request& request, const RequestRules& rules) {
@@ -186,14 +188,6 @@ absl::StatusOr<SequenceSpec> SpecOf(Request request,
   spec.trace = request.trace;
   spec.forced = std::move(request.forced);
   spec.logits = request.logits;
-  // What no worker does yet.
-  if (request.sampling.min_p > 0 || request.sampling.repetition_penalty > 0 ||
-      request.sampling.frequency_penalty != 0 ||
-      request.sampling.presence_penalty != 0 || !request.logit_bias.empty() ||
-      request.logprobs || request.prompt_logprobs || request.min_tokens > 0) {
-    return absl::UnimplementedError(
-        "min_p, penalties, logit_bias, logprobs and min_tokens are not built");
-  }
   spec.logit_bias = std::move(request.logit_bias);
   spec.min_tokens = request.min_tokens;
   if (request.logprobs || request.prompt_logprobs) {

@@ -140,17 +140,16 @@ void Sequence::AddText(StreamEvent* event) {
   }
 }
 
-void Sequence::AddLogprobs(std::vector<LogprobRows> rows,
-                           StreamEvent* event) const {
-  const auto prompt = static_cast<int32_t>(spec_.prompt.size());
+std::vector<Logprobs> Sequence::TakeLogprobs(std::vector<LogprobRows> rows) {
+  std::vector<Logprobs> of_answer;
   for (LogprobRows& r : rows) {
-    const bool of_prompt = r.first_position < prompt;
-    if (of_prompt && !spec_.prompt_logprobs) continue;
-    if (!of_prompt && !logprobs_) continue;
-    std::vector<Logprobs>& to =
-        of_prompt ? event->prompt_logprobs : event->logprobs;
-    std::move(r.rows.begin(), r.rows.end(), std::back_inserter(to));
+    if (r.first_position < static_cast<int32_t>(spec_.prompt.size())) {
+      prompt_logprobs_ = std::move(r.rows);
+    } else if (logprobs_) {
+      std::move(r.rows.begin(), r.rows.end(), std::back_inserter(of_answer));
+    }
   }
+  return of_answer;
 }
 
 std::optional<StreamEvent> Sequence::Accept(const TokenResult& token,
@@ -164,21 +163,25 @@ std::optional<StreamEvent> Sequence::Accept(const TokenResult& token,
                 now);
   }
   ++received_;
+  std::vector<Logprobs> logprobs = TakeLogprobs(std::move(reports.logprobs));
   if (received_ <= num_tokens()) return std::nullopt;  // given, not generated
   StreamEvent event;
   if (!first_token_) {
     first_token_ = now;
     event.seed = spec_.sampling.seed;
     if (report_prompt_) event.prompt = spec_.prompt;
-    // Nothing comes before the first token of a prompt.
-    if (spec_.prompt_logprobs) event.prompt_logprobs.emplace_back();
+    if (spec_.prompt_logprobs) {
+      event.prompt_logprobs = std::move(prompt_logprobs_);
+      // Nothing comes before the first token of a prompt.
+      event.prompt_logprobs.insert(event.prompt_logprobs.begin(), Logprobs());
+    }
   }
   last_token_ = now;
   tokens_.push_back(token.token);
   event.tokens = {token.token};
   event.trace = std::move(reports.trace);
   event.logits = std::move(reports.logits);
-  AddLogprobs(std::move(reports.logprobs), &event);
+  event.logprobs = std::move(logprobs);
   event.finish = token.finish;
   if (absl::c_linear_search(spec_.stop_tokens, token.token) &&
       event.finish == FinishReason::kStop) {

@@ -189,7 +189,8 @@ class Sequence {
   // Adds the text of the newest of tokens_ to `event`, and ends it at a stop
   // string.
   void AddText(StreamEvent* event);
-  void AddLogprobs(std::vector<LogprobRows> rows, StreamEvent* event) const;
+  // Keeps those of the prompt for the first event; returns the token's.
+  std::vector<Logprobs> TakeLogprobs(std::vector<LogprobRows> rows);
 
   const uint64_t id_;
   const bool was_text_;
@@ -200,6 +201,7 @@ class Sequence {
   int64_t kv_bytes_ = 0, kv_bytes_full_ = 0;
   std::vector<int32_t> tokens_;  // that the client has
   int32_t given_ = 0;            // of these, that it had before this request
+  std::vector<Logprobs> prompt_logprobs_;  // until the first event
   int32_t received_ = 0;  // tokens of the answer that the group has produced
   int32_t replays_ = 0;
   std::optional<double> mass_kept_;

@@ -234,6 +234,28 @@ absl::Status CheckLogits(const LogitRows& logits, const ModelConfig& config) {
                  config.max_positions - 1);
 }
 
+absl::Status CheckLogprobs(const LogprobRows& logprobs,
+                           const ModelConfig& config) {
+  // The last token has no position, but logprobs.
+  H2O_RETURN_IF_ERROR(InRange("first_position of logprobs",
+                              logprobs.first_position, 1,
+                              config.max_positions));
+  const auto check = [&](const TokenLogprob& logprob) {
+    return InRange("token of logprobs", logprob.token, 0,
+                   config.vocab_size - 1);
+  };
+  for (const Logprobs& row : logprobs.rows) {
+    H2O_RETURN_IF_ERROR(check(row.chosen));
+    H2O_RETURN_IF_ERROR(InRange("likeliest tokens",
+                                static_cast<int64_t>(row.top.size()), 0,
+                                kMostTopLogprobs));
+    for (const TokenLogprob& likely : row.top) {
+      H2O_RETURN_IF_ERROR(check(likely));
+    }
+  }
+  return absl::OkStatus();
+}
+
 // ---- CheckSameModel
 
 // In the order of Fields.
@@ -366,6 +388,9 @@ absl::Status Check(const StepResult& result, const ModelConfig& config) {
   }
   for (const LogitRows& logits : result.logits) {
     H2O_RETURN_IF_ERROR(CheckLogits(logits, config));
+  }
+  for (const LogprobRows& logprobs : result.logprobs) {
+    H2O_RETURN_IF_ERROR(CheckLogprobs(logprobs, config));
   }
   for (const KeptScores& scores : result.scores) {
     H2O_RETURN_IF_ERROR(

@@ -68,8 +68,10 @@ DecodePass::Shape DecodePass::ShapeOf(
 
 uint64_t DecodePass::Shape::Key() const {
   return static_cast<uint64_t>(rows) << 32 |
-         static_cast<uint64_t>(batch.max_slots) << 8 | (batch.scored ? 4 : 0) |
-         (needs.whole_logits ? 2 : 0) | (needs.sampling ? 1 : 0);
+         static_cast<uint64_t>(batch.max_slots) << 8 |
+         (needs.logprobs ? 16 : 0) | (needs.changes ? 8 : 0) |
+         (batch.scored ? 4 : 0) | (needs.whole_logits ? 2 : 0) |
+         (needs.sampling ? 1 : 0);
 }
 
 void DecodePass::UploadSeats(const std::vector<OpenSequence*>& rows,

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/logit_changes.h"
 #include "kv/kv_geometry.h"
 
 namespace h2o {
@@ -20,6 +21,12 @@ bool OpenSequence::Evicts() const {
   const int64_t stored = spec.num_positions();
   return std::any_of(slots.begin(), slots.end(),
                      [&](const KvSlots& s) { return s.Capacity() < stored; });
+}
+
+bool OpenSequence::ChangesLogits() const {
+  const int32_t generated = spec.generated + planned_tokens - 1;
+  return !spec.logit_bias.empty() || Penalizes(spec.sampling) ||
+         generated < spec.min_tokens;
 }
 
 int32_t OpenSequence::LargestCapacity() const {

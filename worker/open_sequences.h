@@ -33,6 +33,8 @@ struct OpenSequence {
   int32_t position() const { return prompt_length() + planned_tokens - 2; }
   // Whether its tokens are sampled, not the most probable ones.
   bool draws() const { return spec.sampling.temperature > 0; }
+  // Whether logits change before the token that the step planned last chooses.
+  bool ChangesLogits() const;
 
   // Whether a head of its policy keeps scores; whether one will evict tokens.
   bool KeepsScores() const;
@@ -62,6 +64,7 @@ struct StepInFlight {
   StepResult result;  // as far as it is known
   int ring = 0;       // which part of the host's ring receives its tokens
   std::vector<uint64_t> emitted;  // whose tokens come, in order; 0: retired
+  std::vector<bool> reports_logprobs;  // likewise: whether logprobs come too
   std::vector<uint64_t> retired;
   std::vector<std::pair<uint64_t, int32_t>> admitted;  // with prompt lengths
   int64_t start = 0, prefilled = 0, end = 0;           // marks

@@ -157,7 +157,8 @@ Forward::LastRows PrefillPass::LastRowsOf(const EndRows& rows,
   bool all = false;
   for (size_t r = 0; r < rows.sequences.size(); ++r) {
     ends.push_back(paused.starts[rows.prompts[r] + 1] - 1);
-    all |= rows.sequences[r]->spec.logits;
+    const SequenceSpec& spec = rows.sequences[r]->spec;
+    all |= spec.logits || spec.prompt_logprobs;
   }
   // Padded to the rows of a decode step: the same matrix products then give
   // the same bits as a decode step would.
@@ -204,6 +205,10 @@ absl::Status PrefillPass::End(const EndRows& rows, const PausedPrefill& paused,
     }
     if (spec.logits) {
       H2O_RETURN_IF_ERROR(reports_.AddPromptLogits(
+          *sequence, paused.starts[rows.prompts[r]], step));
+    }
+    if (spec.prompt_logprobs) {
+      H2O_RETURN_IF_ERROR(reports_.AddPromptLogprobs(
           *sequence, paused.starts[rows.prompts[r]], step));
     }
   }

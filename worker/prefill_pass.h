@@ -48,8 +48,8 @@ class PrefillPass {
     std::vector<int> prompts;  // whose last token the row is
   };
   static EndRows EndRowsOf(Prompts prompts, OpenSequences* open);
-  // Those tokens; none, meaning every row, if a sequence wants the logits of
-  // the whole prompt.
+  // Those tokens; none, meaning every row, if a sequence wants logits or
+  // logprobs of the whole prompt.
   Forward::LastRows LastRowsOf(const EndRows& rows,
                                const PausedPrefill& paused);
   // The layers of a slice, each timed.

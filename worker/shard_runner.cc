@@ -63,6 +63,7 @@ class Runner final : public ShardRunner {
   absl::Status Admit(const SequenceSpec& spec, StepInFlight* step);
   absl::Status CheckSpec(const SequenceSpec& spec) const;
   absl::Status CheckFork(const SequenceSpec& spec) const;
+  absl::Status CheckTokens(const SequenceSpec& spec) const;
   // Uploads the tokens that are given and the state that decode steps start
   // from.
   void UploadState(const OpenSequence& sequence);
@@ -136,8 +137,9 @@ void Runner::Observe(StepInFlight* step) {
     open_.observed[id].length = length;
   }
   const RowResult* row = head_.Fetched(*step);
-  for (uint64_t id : step->emitted) {
-    const RowResult r = *row++;
+  for (size_t i = 0; i < step->emitted.size(); ++i) {
+    const uint64_t id = step->emitted[i];
+    const RowResult r = row[i];
     const bool has_token = r.token != kNoToken;
     if (!has_token && r.finish == FinishReason::kNone) {
       continue;  // it finished in the step before
@@ -146,6 +148,10 @@ void Runner::Observe(StepInFlight* step) {
     if (has_token) ++o.length;
     o.last_token = r.token;
     step->result.tokens.push_back({id, has_token ? r.token : 0, r.finish});
+    if (has_token && step->reports_logprobs[i]) {
+      step->result.logprobs.push_back(
+          {id, o.length - 1, {ToLogprobs(head_.FetchedLogprobs(*step)[i])}});
+    }
     if (r.kept_scores > 0) {
       step->result.scores.push_back({id, o.length - 1, r.kept_scores});
     }
@@ -201,13 +207,7 @@ absl::Status Runner::CheckSpec(const SequenceSpec& spec) const {
                                             spec.id, " of ", spec.prompt.size(),
                                             " + ", spec.max_tokens, " tokens"));
   }
-  for (const std::vector<int32_t>* tokens : {&spec.prompt, &spec.forced}) {
-    for (int32_t token : *tokens) {
-      if (token < 0 || token >= config.vocab_size) {
-        return absl::InternalError(absl::StrCat("the plan has token ", token));
-      }
-    }
-  }
+  H2O_RETURN_IF_ERROR(CheckTokens(spec));
   const size_t per_head =
       static_cast<size_t>(config.num_layers) * config.qkv.kv_heads;
   if (spec.policy.slots.size() != 1 && spec.policy.slots.size() != per_head) {
@@ -227,6 +227,30 @@ absl::Status Runner::CheckFork(const SequenceSpec& spec) const {
       absl::StrCat("the plan forks sequence ", spec.id, " from ", spec.fork_of,
                    ", which is no open sequence with the same prompt, policy "
                    "and max_tokens that waits for its prefill"));
+}
+
+// Kernels use tokens as indices.
+absl::Status Runner::CheckTokens(const SequenceSpec& spec) const {
+  const ModelConfig& config = parts_->config;
+  const size_t stops = spec.stop_tokens.size() +
+                       (spec.ignore_eos ? 0 : config.stop_tokens.size());
+  if (spec.logit_bias.size() > kMaxLogitBiases || stops > kMaxStopTokens ||
+      spec.top_logprobs > kMostTopLogprobs) {
+    return absl::InternalError(absl::StrCat(
+        "the plan has ", spec.logit_bias.size(), " biases, ", stops,
+        " stop tokens and ", spec.top_logprobs, " logprobs of one sequence"));
+  }
+  std::vector<int32_t> named = spec.stop_tokens;
+  for (const LogitBias& bias : spec.logit_bias) named.push_back(bias.token);
+  for (const std::vector<int32_t>* tokens :
+       {&spec.prompt, &spec.forced, &std::as_const(named)}) {
+    for (int32_t token : *tokens) {
+      if (token < 0 || token >= config.vocab_size) {
+        return absl::InternalError(absl::StrCat("the plan has token ", token));
+      }
+    }
+  }
+  return absl::OkStatus();
 }
 
 void Runner::UploadState(const OpenSequence& sequence) {
@@ -249,6 +273,12 @@ void Runner::UploadState(const OpenSequence& sequence) {
   add_stops(spec.stop_tokens);
   state.sampling = spec.sampling;
   state.reports_scores = spec.scores;
+  state.top_logprobs = spec.top_logprobs;
+  state.min_tokens = spec.min_tokens;
+  state.num_biases = static_cast<int32_t>(spec.logit_bias.size());
+  LogitBias* const biases = parts_->BiasesAt(sequence.seat);
+  state.biases = biases;
+  if (state.num_biases > 0) parts_->backend->UploadAll(spec.logit_bias, biases);
   parts_->backend->UploadAll(given, state.tokens);
   parts_->backend->Upload(&state, sizeof(state),
                           parts_->workspace.states + sequence.seat);

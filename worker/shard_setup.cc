@@ -309,6 +309,15 @@ void ShardParts::CopyCache(uint64_t from, uint64_t to) const {
                      config.num_layers * num_local_heads(), cache->pool());
 }
 
+LogitBias* ShardParts::BiasesAt(int seat) const {
+  return workspace.logit_biases + int64_t{seat} * kMaxLogitBiases;
+}
+
+Matrix ShardParts::LogitUndoOf(int64_t rows) const {
+  const int64_t floats = UndoFloats(config.max_positions);
+  return {workspace.logit_undo, rows, floats, AlignedStride(floats)};
+}
+
 absl::StatusOr<std::unique_ptr<ShardParts>> MakeShardParts(
     const ShardOptions& options, std::unique_ptr<Communicator> communicator,
     const Clock* clock, std::function<void(double fraction)> progress) {

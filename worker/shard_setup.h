@@ -44,6 +44,10 @@ struct ShardParts {
   // Enqueues the copy of all that sequence `from` stores to the pages of `to`,
   // which has the same policy and length.
   void CopyCache(uint64_t from, uint64_t to) const;
+  // The biases of the sequence at a seat, on the device [kMaxLogitBiases].
+  LogitBias* BiasesAt(int seat) const;
+  // What Backend::ChangeLogits keeps of `rows` rows.
+  Matrix LogitUndoOf(int64_t rows) const;
 
   const ModelConfig config;
   const ShardSpec shard;    // what this rank owns

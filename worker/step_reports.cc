@@ -2,12 +2,17 @@
 #include "worker/step_reports.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 #include <vector>
 
 #include "base/status_macros.h"
 
 namespace h2o {
+
+Logprobs ToLogprobs(const LogprobRow& row) {
+  return {row.chosen, {row.top, row.top + row.num_top}};
+}
 
 absl::Status StepReports::AddLogits(absl::Span<OpenSequence* const> rows,
                                     StepInFlight* step) {
@@ -28,29 +33,63 @@ absl::Status StepReports::AddLogits(absl::Span<OpenSequence* const> rows,
   return absl::OkStatus();
 }
 
+absl::Status StepReports::ForLogitsOf(
+    int64_t first_row, int64_t count,
+    absl::FunctionRef<absl::Status(int64_t, Matrix)> with) {
+  const Matrix features =
+      parts_.forward->Features(first_row + count).Rows(first_row, count);
+  for (int64_t at = 0; at < count; at += parts_.max_rows) {
+    const int64_t n = std::min(parts_.max_rows, count - at);
+    H2O_RETURN_IF_ERROR(
+        head_.GatherLogits(parts_.forward->Logits(features.Rows(at, n))));
+    H2O_RETURN_IF_ERROR(with(at, head_.WholeLogits(n)));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status StepReports::AddPromptLogits(const OpenSequence& sequence,
                                           int64_t first_row,
                                           StepInFlight* step) {
   Backend& backend = *parts_.backend;
   const int64_t vocabulary = parts_.config.vocab_size;
   LogitRows out{sequence.spec.id, 0, {}};
-  const int64_t rows = sequence.prompt_length() - 1;
-  const Matrix features =
-      parts_.forward->Features(first_row + rows + 1).Rows(first_row, rows);
-  for (int64_t at = 0; at < rows; at += parts_.max_rows) {
-    const int64_t n = std::min(parts_.max_rows, rows - at);
-    H2O_RETURN_IF_ERROR(
-        head_.GatherLogits(parts_.forward->Logits(features.Rows(at, n))));
-    const Matrix whole = head_.WholeLogits(n);
+  const auto add = [&](int64_t at, Matrix whole) {
     H2O_RETURN_IF_ERROR(backend.Synchronize());
-    out.rows.resize((at + n) * vocabulary);
-    for (int64_t r = 0; r < n; ++r) {
+    out.rows.resize((at + whole.rows) * vocabulary);
+    for (int64_t r = 0; r < whole.rows; ++r) {
       backend.Download(whole.At(r), vocabulary * sizeof(float),
                        out.rows.data() + (at + r) * vocabulary);
     }
-    H2O_RETURN_IF_ERROR(backend.Synchronize());
-  }
+    return backend.Synchronize();
+  };
+  H2O_RETURN_IF_ERROR(
+      ForLogitsOf(first_row, sequence.prompt_length() - 1, add));
   if (!out.rows.empty()) step->result.logits.push_back(std::move(out));
+  return absl::OkStatus();
+}
+
+absl::Status StepReports::AddPromptLogprobs(const OpenSequence& sequence,
+                                            int64_t first_row,
+                                            StepInFlight* step) {
+  Backend& backend = *parts_.backend;
+  const SequenceSpec& spec = sequence.spec;
+  const int64_t count = sequence.prompt_length() - spec.generated - 1;
+  LogprobRow* const on_device = parts_.workspace.logprobs;
+  std::vector<LogprobRow> rows(std::min(parts_.max_rows, count));
+  LogprobRows out{spec.id, 1, {}};
+  const auto add = [&](int64_t at, Matrix whole) {
+    if (parts_.shard.rank != 0) return absl::OkStatus();
+    backend.PromptLogprobs(whole, parts_.TokensAt(sequence.seat) + at + 1,
+                           std::max(spec.top_logprobs, 0), on_device);
+    H2O_RETURN_IF_ERROR(backend.Synchronize());
+    backend.Download(on_device, whole.rows * sizeof(LogprobRow), rows.data());
+    H2O_RETURN_IF_ERROR(backend.Synchronize());
+    std::transform(rows.begin(), rows.begin() + whole.rows,
+                   std::back_inserter(out.rows), ToLogprobs);
+    return absl::OkStatus();
+  };
+  H2O_RETURN_IF_ERROR(ForLogitsOf(first_row, count, add));
+  if (!out.rows.empty()) step->result.logprobs.push_back(std::move(out));
   return absl::OkStatus();
 }
 

@@ -38,6 +38,8 @@ int64_t Carve(const ModelConfig& config, const ShardSpec& shard, int64_t rows,
   take(vocabulary, &w->whole_logits);
   take(sequences, &w->states);
   take(sequences * (positions + 1), &w->sequence_tokens);
+  take(sequences * kMaxLogitBiases, &w->logit_biases);
+  take(rows * AlignedStride(UndoFloats(positions)), &w->logit_undo);
   take(positions, &w->prompt_tokens);
   take(positions, &w->prompt_positions);
   take(rows + 1, &w->prompt_starts);
@@ -52,7 +54,16 @@ int64_t Carve(const ModelConfig& config, const ShardSpec& shard, int64_t rows,
   take(shard.size * rows, &w->best);
   take(rows, &w->next_tokens);
   take(rows, &w->results);
+  take(rows, &w->logprobs);
   take(shard.kv_heads.size() * positions, &w->stored);
+  return carver.used();
+}
+
+int64_t CarveRings(int64_t sequences, std::byte* base, StepWorkspace* w) {
+  Carver carver(base);
+  const int64_t tokens = int64_t{2} * PlanRunner::kMaxInFlight * sequences;
+  carver.Take(tokens, &w->fetched);
+  carver.Take(tokens, &w->fetched_logprobs);
   return carver.used();
 }
 
@@ -68,10 +79,9 @@ absl::StatusOr<StepWorkspace> StepWorkspace::Create(const ModelConfig& config,
       Carve(config, shard, max_rows, max_sequences, nullptr, &w);
   H2O_ASSIGN_OR_RETURN(w.memory, device->Allocate(bytes));
   Carve(config, shard, max_rows, max_sequences, w.memory.data(), &w);
-  H2O_ASSIGN_OR_RETURN(
-      w.staging, device->AllocateStaging(int64_t{2} * PlanRunner::kMaxInFlight *
-                                         max_sequences * sizeof(RowResult)));
-  w.fetched = w.staging.As<RowResult>();
+  const int64_t rings = CarveRings(max_sequences, nullptr, &w);
+  H2O_ASSIGN_OR_RETURN(w.staging, device->AllocateStaging(rings));
+  CarveRings(max_sequences, w.staging.data(), &w);
   return w;
 }
 

@@ -29,6 +29,8 @@ struct StepWorkspace {
   SequenceState* states = nullptr;  // [max_sequences]
   // [max_sequences, max_positions + 1]: see SequenceState::tokens.
   int32_t* sequence_tokens = nullptr;
+  LogitBias* logit_biases = nullptr;  // [max_sequences, kMaxLogitBiases]
+  float* logit_undo = nullptr;        // [max_rows, stride of UndoFloats]
   // Inputs of a prefill.
   int32_t* prompt_tokens = nullptr;     // [max_positions]
   int32_t* prompt_positions = nullptr;  // likewise
@@ -45,11 +47,13 @@ struct StepWorkspace {
   BestLogit* best = nullptr;       // [ranks, rows]
   int32_t* next_tokens = nullptr;  // [max_rows]
   RowResult* results = nullptr;    // [max_rows]
+  LogprobRow* logprobs = nullptr;  // [max_rows]
   uint16_t* stored = nullptr;      // [local heads, max_positions], for traces
 
-  // On the host: the results of the steps in flight, a ring,
+  // On the host: the results of the steps in flight, rings,
   // [PlanRunner::kMaxInFlight][2 * max_sequences].
   RowResult* fetched = nullptr;
+  LogprobRow* fetched_logprobs = nullptr;
 
   Buffer memory;   // all that is on the device
   Buffer staging;  // all that is on the host

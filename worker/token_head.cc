@@ -21,29 +21,58 @@ absl::Status TokenHead::Emit(Matrix features, const int32_t* seats,
   H2O_RETURN_IF_ERROR(parts_.communicator->AllGather(mine, bytes, w.best));
   backend.PickBest(w.best, shard.size, rows, w.next_tokens);
   if (needs.whole_logits) H2O_RETURN_IF_ERROR(GatherLogits(logits));
-  if (needs.sampling) {
-    backend.Sample(WholeLogits(rows), w.states, seats, w.next_tokens);
-  }
+  if (needs.sampling) Choose(WholeLogits(rows), seats, needs);
   backend.Advance(w.states, seats, rows, w.next_tokens, w.results);
   backend.SumScores(w.states, seats, rows,
                     parts_.config.num_layers * parts_.num_local_heads(),
                     parts_.cache->pool(), w.results);
+  if (needs.logprobs && ReportsLogprobs()) {
+    backend.Logprobs(WholeLogits(rows), w.states, seats, w.results, w.logprobs);
+  }
   return absl::OkStatus();
+}
+
+void TokenHead::Choose(Matrix logits, const int32_t* seats, HeadNeeds needs) {
+  const StepWorkspace& w = parts_.workspace;
+  Backend& backend = *parts_.backend;
+  const Matrix undo = parts_.LogitUndoOf(logits.rows);
+  if (needs.changes) {
+    backend.ChangeLogits(logits, w.states, seats, w.next_tokens, undo);
+  }
+  backend.Sample(logits, w.states, seats, w.next_tokens);
+  if (needs.changes) {
+    backend.RestoreLogits(logits, w.states, seats, w.next_tokens, undo);
+  }
 }
 
 void TokenHead::Fetch(absl::Span<OpenSequence* const> sequences,
                       StepInFlight* step) {
-  RowResult* to = RingOf(step->ring) + step->emitted.size();
+  const StepWorkspace& w = parts_.workspace;
+  const int64_t rows = static_cast<int64_t>(sequences.size());
+  const size_t first = step->emitted.size();
+  bool logprobs = false;
   for (const OpenSequence* s : sequences) {
+    const bool reports =
+        s != nullptr && s->spec.top_logprobs >= 0 && ReportsLogprobs();
+    logprobs |= reports;
     step->emitted.push_back(s == nullptr ? 0 : s->spec.id);
+    step->reports_logprobs.push_back(reports);
   }
-  parts_.backend->Download(parts_.workspace.results,
-                           sequences.size() * sizeof(RowResult), to);
+  parts_.backend->Download(w.results, rows * sizeof(RowResult),
+                           RingOf(step->ring) + first);
+  if (!logprobs) return;
+  parts_.backend->Download(w.logprobs, rows * sizeof(LogprobRow),
+                           LogprobRingOf(step->ring) + first);
 }
 
+// A step emits a prefill's tokens and a decode step's.
 RowResult* TokenHead::RingOf(int ring) const {
-  // A step emits a prefill's tokens and a decode step's.
   return parts_.workspace.fetched + int64_t{2} * parts_.max_sequences * ring;
+}
+
+LogprobRow* TokenHead::LogprobRingOf(int ring) const {
+  return parts_.workspace.fetched_logprobs +
+         int64_t{2} * parts_.max_sequences * ring;
 }
 
 Matrix TokenHead::WholeLogits(int64_t rows) const {

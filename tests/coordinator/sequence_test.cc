@@ -182,6 +182,26 @@ TEST(Sequence, ReportsWhatItsFormAsksFor) {
   EXPECT_EQ(event.stop_token, 71);
 }
 
+// Its prompt is reported with a token that the client has already.
+TEST(Sequence, LogprobsOfThePromptComeWithTheFirstNewToken) {
+  SequenceSpec spec = Spec();
+  spec.prompt = {3, 4};
+  spec.top_logprobs = 0;
+  spec.prompt_logprobs = true;
+  const Logprobs of_prompt = {{4, -1}, {}}, given = {{70, -2}, {}},
+                 next = {{71, -3}, {}};
+  Sequence sequence(1, false, {.logprobs = true}, nullptr, nullptr, 0);
+  ASSERT_TRUE(sequence.SetSpec(spec, {70}).ok());
+  sequence.Start(1, 1, 1);
+  EXPECT_FALSE(
+      sequence.Accept({1, 70, FinishReason::kNone},
+                      {.logprobs = {{1, 1, {of_prompt}}, {1, 2, {given}}}}, 2));
+  const StreamEvent event = *sequence.Accept({1, 71, FinishReason::kNone},
+                                             {.logprobs = {{1, 3, {next}}}}, 3);
+  EXPECT_EQ(event.prompt_logprobs, (std::vector<Logprobs>{{}, of_prompt}));
+  EXPECT_EQ(event.logprobs, std::vector<Logprobs>{next});
+}
+
 TEST(Sequence, LogitsThatAreNotFiniteEndItWithThePosition) {
   Sequence sequence(1, false, {}, nullptr, nullptr, 0);
   ASSERT_TRUE(sequence.SetSpec(Spec()).ok());

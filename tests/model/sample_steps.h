@@ -64,6 +64,10 @@ inline StepResult SampleResult() {
   result.logits = {{.sequence_id = 1,
                     .first_position = 3,
                     .rows = std::vector<float>(200, 0.25f)}};
+  result.logprobs = {
+      {.sequence_id = 1,
+       .first_position = 4,
+       .rows = {{.chosen = {99, -0.5f}, .top = {{99, -0.5f}, {3, -1}}}}}};
   result.scores = {{.sequence_id = 1, .queries = 9, .sum = 17.5}};
   result.prefill_seconds = 0.5;
   result.decode_seconds = 0.25;

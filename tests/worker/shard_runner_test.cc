@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <random>
 #include <thread>
@@ -12,6 +13,7 @@
 
 #include "parallel/solo_communicator.h"
 #include "parallel/thread_communicator.h"
+#include "tests/worker/choices.h"
 #include "tests/worker/tiny_model.h"
 #include "worker/decode_pass.h"
 #include "worker/shard_setup.h"
@@ -165,6 +167,171 @@ TEST(ShardRunner, AloneAndInABatchAreBitwiseEqual) {
     EXPECT_EQ(alone[0].tokens, batch[i].tokens);
     EXPECT_EQ(alone[0].logits, batch[i].logits);
   }
+}
+
+// Sequences with every option that changes how a token is chosen.
+std::vector<SequenceSpec> SpecsWithOptions() {
+  std::vector<SequenceSpec> specs;
+  for (int i = 0; i < 12; ++i) {
+    SequenceSpec spec = Spec(30 + i, 1 + 7 * i, 25, 12 + 3 * i);
+    SamplingParams& s = spec.sampling;
+    if (i % 2 == 0) s = {0.9f, 0, 0, 100u + i};
+    if (i % 3 == 0) s.repetition_penalty = 1.4f;
+    if (i % 4 == 0) s.min_p = 0.05f;
+    if (i % 3 == 1) s.frequency_penalty = 0.5f;
+    if (i % 5 == 1) s.presence_penalty = -0.4f;
+    if (i % 4 == 1) spec.logit_bias = {{5 + i, 3}, {90 + i, -100}};
+    if (i % 6 == 2) {
+      spec.ignore_eos = false;
+      spec.min_tokens = 20;
+      for (int t = 0; t < 30; ++t) spec.stop_tokens.push_back(5 * t);
+    }
+    specs.push_back(spec);
+  }
+  return specs;
+}
+
+TEST(ShardRunner, OptionsDoNotDependOnBatchesOrRanks) {
+  const std::vector<SequenceSpec> specs = SpecsWithOptions();
+  Ranks one(1);
+  const auto together = Generate(&one, specs);
+  for (size_t i = 0; i < specs.size(); ++i) {
+    EXPECT_EQ(Generate(&one, {specs[i]})[0].tokens, together[i].tokens) << i;
+  }
+  for (int size : {2, 3, 4}) {
+    Ranks ranks(size);
+    const auto got = Generate(&ranks, specs);
+    for (size_t i = 0; i < specs.size(); ++i) {
+      EXPECT_EQ(got[i].tokens, together[i].tokens) << i << ", tp " << size;
+    }
+  }
+}
+
+// Whoever replays an answer, decoded again or prefilled, goes on as if nothing
+// had happened: penalties and min_tokens count what was generated before.
+TEST(ShardRunner, OptionsSeeWhatWasGeneratedBefore) {
+  Ranks ranks(2);
+  for (const SequenceSpec& spec : SpecsWithOptions()) {
+    SequenceSpec full = spec;  // prefilled tokens evict nothing
+    full.policy.slots = {SlotsFor(KvPolicyName::kFull, 200)};
+    const std::vector<int32_t> whole = Generate(&ranks, {full})[0].tokens;
+    ASSERT_GE(whole.size(), 20u);
+    SequenceSpec exact = full, fast = full;
+    exact.forced.assign(whole.begin(), whole.begin() + 15);
+    fast.prompt.insert(fast.prompt.end(), whole.begin(), whole.begin() + 15);
+    fast.generated = 15;
+    EXPECT_EQ(Generate(&ranks, {exact})[0].tokens, whole);
+    EXPECT_EQ(Generate(&ranks, {fast})[0].tokens,
+              std::vector<int32_t>(whole.begin() + 15, whole.end()));
+  }
+}
+
+TEST(ShardRunner, LogitsAreReportedAsTheyWereBeforeOptions) {
+  Ranks ranks(2);
+  SequenceSpec plain = Spec(1, 20, 8, 40);
+  plain.logits = true;
+  plain.forced = {1, 2, 3, 4, 1, 2, 3};
+  SequenceSpec changed = plain;
+  changed.sampling.repetition_penalty = 2;
+  changed.logit_bias = {{1, 5}};
+  changed.stop_tokens = {7};
+  changed.min_tokens = 8;
+  EXPECT_EQ(Generate(&ranks, {plain})[0].logits,
+            Generate(&ranks, {changed})[0].logits);
+}
+
+TEST(ShardRunner, NothingEndsASequenceBeforeItsMinTokens) {
+  Ranks ranks(1);
+  SequenceSpec spec = Spec(1, 5, 40, 40);
+  const auto free = Generate(&ranks, {spec})[0].tokens;
+  spec.stop_tokens = {free[0], free[1], free[2], free[3]};
+  EXPECT_EQ(Generate(&ranks, {spec})[0].tokens.size(), 1u);
+  for (int least : {1, 7, 40}) {
+    spec.min_tokens = least;
+    const auto tokens = Generate(&ranks, {spec})[0].tokens;
+    EXPECT_GE(tokens.size(), size_t(least));
+    for (int i = 0; i < least; ++i) {
+      EXPECT_EQ(std::count(spec.stop_tokens.begin(), spec.stop_tokens.end(),
+                           tokens[i]),
+                0)
+          << i;
+    }
+  }
+}
+
+// What is reported of a sequence that runs beside others, in one pack.
+Reported ReportedAmong(Ranks* ranks, const SequenceSpec& spec,
+                       const std::vector<SequenceSpec>& others) {
+  Reported reported{spec};
+  StepPlan plan, decode, retire;
+  plan.admit = others;
+  plan.admit.insert(plan.admit.begin() + others.size() / 2, spec);
+  plan.prefill = {{{}, 0, 3}};
+  for (const SequenceSpec& s : plan.admit) {
+    plan.prefill[0].sequence_ids.push_back(s.id);
+    decode.decode.push_back(s.id);
+    retire.retire.push_back(s.id);
+  }
+  for (int i = 0; i < spec.max_tokens; ++i) {
+    reported.Add(ranks->Step(i == 0 ? plan : decode));
+  }
+  ranks->Step(retire);
+  return reported;
+}
+
+std::map<int, Logprobs> LogprobsAmong(Ranks* ranks, const SequenceSpec& spec,
+                                      const std::vector<SequenceSpec>& others) {
+  return ReportedAmong(ranks, spec, others).logprobs;
+}
+
+// Prompts have more positions than the workspace has rows for logits.
+TEST(ShardRunner, TokensAndLogprobsFollowFromTheRawLogits) {
+  for (int size : {1, 3}) {
+    Ranks ranks(size);
+    const std::vector<SequenceSpec> specs = SpecsWithOptions();
+    for (size_t i = 0; i < specs.size(); ++i) {
+      SequenceSpec spec = specs[i];
+      spec.logits = spec.prompt_logprobs = true;
+      spec.top_logprobs = std::min<int>(2 * i, kMostTopLogprobs);
+      if (i % 3 == 1) spec.forced = {7, 8, 9};
+      const Reported reported = ReportedAmong(
+          &ranks, spec, {specs[(i + 1) % 12], specs[(i + 2) % 12]});
+      EXPECT_EQ(CheckChoices(reported, 150, {2}), 0) << i;
+      ASSERT_EQ(reported.logprobs.size(),
+                spec.prompt.size() + reported.tokens.size() - 1);
+      // The same alone, but for the last bits: a pack of over 64 rows takes
+      // other matrix products.
+      spec.logits = false;
+      for (const auto& [at, logprobs] : LogprobsAmong(&ranks, spec, {})) {
+        const Logprobs& beside = reported.logprobs.at(at);
+        EXPECT_EQ(beside.chosen.token, logprobs.chosen.token);
+        EXPECT_NEAR(beside.chosen.logprob, logprobs.chosen.logprob, 1e-4);
+        EXPECT_EQ(beside.top.size(), logprobs.top.size());
+      }
+    }
+  }
+}
+
+TEST(ShardRunner, LogprobsAreReportedOnlyWhereTheyAreAskedFor) {
+  Ranks ranks(2);
+  SequenceSpec plain = Spec(1, 10, 5, 20), asks = Spec(2, 10, 5, 20);
+  EXPECT_TRUE(LogprobsAmong(&ranks, plain, {}).empty());
+  asks.top_logprobs = 0;
+  EXPECT_TRUE(LogprobsAmong(&ranks, plain, {asks}).empty());
+  const auto at = LogprobsAmong(&ranks, asks, {plain});
+  ASSERT_EQ(at.size(), 5u);  // the prompt's were not asked for
+  EXPECT_TRUE(at.contains(10) && at.contains(14));
+  EXPECT_TRUE(at.at(12).top.empty());
+  // Of a prompt of one token there are none; of one that ends with generated
+  // tokens, those of the prompt alone.
+  asks.prompt_logprobs = true;
+  SequenceSpec shortest = asks, again = asks;
+  shortest.prompt.resize(1);
+  EXPECT_EQ(LogprobsAmong(&ranks, shortest, {}).begin()->first, 1);
+  again.generated = 4;
+  const auto rest = LogprobsAmong(&ranks, again, {});
+  EXPECT_TRUE(rest.contains(1) && rest.contains(5) && rest.contains(10));
+  EXPECT_FALSE(rest.contains(6) || rest.contains(9));
 }
 
 TEST(ShardRunner, SlicedPrefillIsBitwiseTheUnsliced) {
@@ -546,6 +713,19 @@ TEST(ShardRunner, RefusesPlansThatDoNotFollow) {
   refuse({.step = 2, .admit = {fork}, .decode = {3}}, "before its prefill");
   fork.prompt[0] ^= 1;
   refuse({.step = 2, .admit = {fork}}, "forks sequence 3 from 2");
+  SequenceSpec biased = Spec(3, 10, 5, 8);
+  biased.logit_bias = {{150, 1}};
+  refuse({.step = 2, .admit = {biased}}, "token 150");
+  biased.logit_bias.assign(kMaxLogitBiases + 1, {3, 1});
+  refuse({.step = 2, .admit = {biased}}, "1025 biases");
+  SequenceSpec stops = Spec(3, 10, 5, 8);
+  stops.stop_tokens = {-1};
+  refuse({.step = 2, .admit = {stops}}, "token -1");
+  stops.stop_tokens.assign(kMaxStopTokens + 1, 3);
+  refuse({.step = 2, .admit = {stops}}, "33 stop tokens");
+  SequenceSpec logprobs = Spec(3, 10, 5, 8);
+  logprobs.top_logprobs = kMostTopLogprobs + 1;
+  refuse({.step = 2, .admit = {logprobs}}, "21 logprobs");
 }
 
 TEST(ShardRunner, RefusesPoolsAndSplitsThatCannotBe) {

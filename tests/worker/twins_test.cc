@@ -27,6 +27,7 @@
 #include "base/head_dim.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "parallel/solo_communicator.h"
+#include "tests/worker/choices.h"
 #include "tests/worker/one_gpu_communicator.h"
 #include "worker/shard_runner.h"
 
@@ -479,6 +480,68 @@ TEST(GpuRunner, BatchesAndSlicesDoNotChangeGreedyTokens) {
     same += together[s.id] == alone[s.id];
   }
   EXPECT_GE(same, 4) << "of 6";
+}
+
+// Every option and report, in one batch, by recorded steps; greedy tokens to
+// the bit.
+TEST(GpuRunner, TokensAndLogprobsFollowFromTheRawLogits) {
+  const absl::Status there = CheckGpu(0);
+  if (!there.ok()) GTEST_SKIP() << there;
+  const SteadyClock clock;
+  const ModelConfig config = SmallGpuConfig(64);
+  const auto runner = MakeRunner(SmallOptions(64, "fp16"), true, &clock);
+  std::mt19937 random(4);
+  std::vector<Reported> reported;
+  StepPlan plan, decode;
+  constexpr int kTokens = 60;
+  int64_t in_pack = config.max_positions;  // so the first begins one
+  for (int i = 0; i < 20; ++i) {
+    SequenceSpec spec = RandomSpec(i + 1, &random, config.vocab_size);
+    spec.forced.resize(i % 5 == 4 ? 10 : 0, 7);
+    spec.prompt.resize(1 + 23 * i, 9);
+    spec.trace = false;
+    spec.max_tokens = kTokens;
+    spec.policy.slots = {SlotsFor(KvPolicyName::kH2o, 60)};
+    SamplingParams& s = spec.sampling;
+    if (i % 2 == 1) s = {0.9f, i % 4 == 1 ? 50 : 0, i % 3 ? 0.9f : 0, 77u + i};
+    if (i % 4 == 3) s.min_p = 0.02f;
+    if (i % 3 == 0) s.repetition_penalty = 1.3f;
+    if (i % 5 == 1) s.frequency_penalty = 0.4f;
+    if (i % 7 == 2) s.presence_penalty = -0.6f;
+    if (i % 4 == 2) spec.logit_bias = {{5 + i, 3}, {9, -100}, {200, 1.5f}};
+    if (i % 6 == 5) {
+      spec.min_tokens = 30;
+      for (int t = 0; t < 20; ++t) spec.stop_tokens.push_back(3 + 9 * t);
+    }
+    spec.top_logprobs = i - 1;  // the first reports none
+    spec.prompt_logprobs = i % 3 == 1;
+    plan.admit.push_back(spec);
+    const int64_t rows = static_cast<int64_t>(spec.prompt.size());
+    in_pack += rows;
+    if (in_pack > config.max_positions) {
+      plan.prefill.push_back({{}, 0, kLayers});
+      in_pack = rows;
+    }
+    plan.prefill.back().sequence_ids.push_back(spec.id);
+    decode.decode.push_back(spec.id);
+    reported.push_back({spec});
+  }
+  for (int i = 0; i < kTokens; ++i) {
+    StepPlan& next = i == 0 ? plan : decode;
+    next.step = i + 1;
+    const StepResult result = runner->Run(next).value();
+    for (Reported& r : reported) r.Add(result);
+  }
+  int differ = 0;
+  for (const Reported& r : reported) {
+    SCOPED_TRACE(r.spec.id);
+    differ += CheckChoices(r, config.vocab_size, config.stop_tokens);
+    const size_t of_prompt =
+        r.spec.prompt_logprobs ? r.spec.prompt.size() - 1 : 0;
+    EXPECT_EQ(r.logprobs.size(),
+              r.spec.top_logprobs < 0 ? 0 : of_prompt + r.tokens.size());
+  }
+  EXPECT_LE(differ, 2);
 }
 
 }  // namespace
