@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,6 +17,11 @@ struct Result {
   std::vector<int32_t> tokens;
   std::string text;
   FinishReason finish = FinishReason::kNone;
+  std::string stop_string;            // StreamEvent's
+  std::optional<int32_t> stop_token;  // likewise
+  std::optional<uint64_t> seed;       // of the draws
+  std::vector<Logprobs> logprobs;     // of the tokens, where asked for
+  std::vector<Logprobs> prompt_logprobs;
   Usage usage;
   absl::Status status;
   std::string others;  // what the request's line says beside it; or empty
@@ -26,8 +32,11 @@ struct Result {
 // "stop" or "length"; of a failed request "cancelled", "deadline" or "error".
 std::string_view FinishName(const Result& result);
 
-// One line without its end: index, tokens, text, finish_reason, usage, of a
-// failed request its error {code, message}, and what `others` holds.
+// One line without its end: index, tokens, text, finish_reason, usage; where
+// there are any stop_reason (a string or a token), seed, logprobs and
+// prompt_logprobs, a list of {token, logprob, top: [{token, logprob}]}, null
+// for the prompt's first token; of a failed request its error {code, message};
+// and what `others` holds.
 std::string ResultJson(const Result& result);
 
 // The JSON object `line` with the keys of the JSON object `others`, which may

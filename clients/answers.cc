@@ -59,7 +59,10 @@ Answers::Answers(const OutputFlags& flags, const std::vector<Prompt>& prompts,
 
 void Answers::Add(size_t i, const StreamEvent& event) {
   std::lock_guard lock(mutex_);
-  results_[i].Add(event);
+  Result& result = results_[i];
+  result.Add(event);
+  // Greedy answers draw nothing.
+  if (prompts_[i].request.sampling.temperature == 0) result.seed.reset();
   changed_.notify_all();
 }
 

@@ -31,6 +31,7 @@ struct BenchFlags {
   int prompt_len = 512;
   int gen_len = 128;
   int num_seqs = 1;
+  bool with_options = false;
   bool json = false;
 };
 
@@ -47,6 +48,11 @@ std::vector<Request> MakeRequests(
     request.max_tokens = flags.gen_len;
     request.ignore_eos = true;
     request.kv_policy = policy;
+    if (!flags.with_options) continue;
+    request.sampling.repetition_penalty = 1.1f;
+    request.sampling.frequency_penalty = 0.1f;
+    request.logprobs = true;
+    request.top_logprobs = 5;
   }
   return requests;
 }
@@ -282,6 +288,9 @@ void AddBenchCommand(CLI::App* app, int* exit_code) {
                    "large value fills the batch before it decodes")
       ->check(Within(0.001, 1e9, "a number of milliseconds over 0"))
       ->capture_default_str();
+  command->add_flag("--with-options", flags->with_options,
+                    "All sequences use penalties and report the logprobs of "
+                    "the 5 likeliest tokens, to see what that costs");
   command->add_flag("--json", flags->json, "Print one JSON object");
   command->callback(
       [flags, exit_code] { *exit_code = ExitCodeOf(RunBench(*flags)); });

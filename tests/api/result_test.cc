@@ -1,7 +1,10 @@
 // Tests the JSON form of a result and the names of its ends.
 #include "api/result.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <limits>
 
 namespace h2o {
 namespace {
@@ -25,6 +28,34 @@ TEST(ResultJson, HasExactlyTheContractsFields) {
   EXPECT_EQ(FinishName(result), "deadline");
   result.status = absl::UnavailableError("");
   EXPECT_EQ(FinishName(result), "error");
+}
+
+TEST(ResultJson, HasWhatWasAskedForBeside) {
+  Result result;
+  StreamEvent first, last;
+  first.seed = 18446744073709551615u;
+  first.tokens = {5};
+  first.prompt_logprobs = {{}, {{7, -0.5f}, {}}};
+  first.logprobs = {{{5, -0.25f}, {{5, -0.25f}, {9, -1.5f}}}};
+  last.tokens = {2};
+  last.logprobs = {{{2, -std::numeric_limits<float>::infinity()}, {}}};
+  last.done = true;
+  last.finish = FinishReason::kStop;
+  last.stop_token = 2;
+  result.Add(first);
+  result.Add(last);
+  const std::string line = ResultJson(result);
+  EXPECT_THAT(line,
+              ::testing::HasSubstr(
+                  "\"stop_reason\":2,\"seed\":18446744073709551615,"
+                  "\"logprobs\":[{\"token\":5,\"logprob\":-0.25,"
+                  "\"top\":[{\"token\":5,\"logprob\":-0.25},"
+                  "{\"token\":9,\"logprob\":-1.5}]},"
+                  "{\"token\":2,\"logprob\":null,\"top\":[]}],"
+                  "\"prompt_logprobs\":[null,{\"token\":7,\"logprob\":-0.5,"
+                  "\"top\":[]}]}"));
+  result.stop_string = "end";
+  EXPECT_THAT(ResultJson(result), ::testing::HasSubstr("reason\":\"end\""));
 }
 
 }  // namespace
