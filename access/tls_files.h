@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "access/certificates.h"
 #include "access/file_watch.h"
+#include "base/tls_material.h"
 
 namespace h2o {
 
@@ -31,6 +32,14 @@ struct TlsState {
   std::string chain, key, peer_roots, worker_roots;
   std::shared_ptr<const Issuers> peer_ca, worker_ca;  // null: not given
   int64_t expires = 0;  // Unix, seconds; 0 without a certificate
+
+  // Without what is for workers alone.
+  TlsMaterial material() const {
+    return {.chain = chain,
+            .key = key,
+            .roots = peer_roots,
+            .other_end_must_show = peer_ca != nullptr};
+  }
 };
 
 // Threads  any.

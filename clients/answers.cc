@@ -88,16 +88,6 @@ void Answers::CloseRest(const absl::Status& status) {
   }
 }
 
-bool Answers::Reopen(size_t i) {
-  std::lock_guard lock(mutex_);
-  if (i == next_ && printed_ > 0) return false;
-  Result fresh;
-  fresh.index = static_cast<int>(i);
-  fresh.others = prompts_[i].others;
-  results_[i] = std::move(fresh);
-  return true;
-}
-
 void Answers::Print() {
   std::lock_guard lock(mutex_);
   while (next_ < results_.size()) {

@@ -1,7 +1,7 @@
 // What the prompts of `generate` and `call` get for an answer, and its way to
 // standard output or to --output: in input order, as text or as JSON lines.
 //
-// Threads  Add, Close and Reopen may be called by any thread; one thread prints.
+// Threads  Add and Close may be called by any thread; one thread prints.
 #pragma once
 
 #include <condition_variable>
@@ -49,9 +49,6 @@ class Answers {
   void Close(size_t i, const absl::Status& status);
   // Nothing comes of the prompts that are not closed.
   void CloseRest(const absl::Status& status);
-  // Forgets what has come of prompt i, so that it can be asked again.  False if
-  // part of it is printed.
-  bool Reopen(size_t i);
 
   // Prints what can be printed.  The text of the first unfinished answer is
   // streamed; the others wait for their turn.

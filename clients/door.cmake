@@ -1,8 +1,8 @@
 # The commands that need servers; gRPC's headers stay in call.cc.
 h2o_library(h2o_clients_door
-  SRCS admin.cc call.cc child_process.cc drain.cc losses.cc serve.cc server_address.cc top.cc
-  DEPS h2o_access h2o_clients
-  PRIVATE_DEPS h2o_channel h2o_proto h2o_proto_stubs CLI11::CLI11
+  SRCS call.cc child_process.cc drain.cc losses.cc serve.cc server_flags.cc top.cc
+  DEPS h2o_client h2o_clients
+  PRIVATE_DEPS h2o_channel h2o_proto CLI11::CLI11
     nlohmann_json::nlohmann_json Threads::Threads)
 target_link_libraries(h2oserve PRIVATE h2o_clients_door)
 target_compile_definitions(h2oserve PRIVATE H2O_WITH_GRPC)

@@ -9,24 +9,24 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "clients/admin.h"
 #include "clients/commands.h"
-#include "clients/server_address.h"
+#include "clients/server_flags.h"
 
 namespace h2o {
 namespace {
 
 struct DrainFlags {
-  AdminFlags admin;
+  ServerFlags server;
   int group = 0;
   bool json = false;
 };
 
 constexpr auto kLook = std::chrono::milliseconds(100);
 
-absl::StatusOr<bool> Drains(int group, Admin* admin) {
-  H2O_ASSIGN_OR_RETURN(const std::string status, admin->Status());
-  const auto json = nlohmann::json::parse(status, nullptr, false);
+absl::StatusOr<bool> Drains(int group, const Client& client) {
+  const Expected<std::string> status = client.GetStatus();
+  if (!status) return StatusOf(status.error());
+  const auto json = nlohmann::json::parse(*status, nullptr, false);
   for (const auto& known : json.value("groups", nlohmann::json::array())) {
     if (known.value("group", -1) == group) {
       return known.value("draining", false);
@@ -35,20 +35,19 @@ absl::StatusOr<bool> Drains(int group, Admin* admin) {
   return false;
 }
 
-absl::Status DrainGroup(int group, Admin* admin) {
-  H2O_RETURN_IF_ERROR(admin->Drain(group));
+absl::Status DrainGroup(int group, const Client& client) {
+  H2O_RETURN_IF_ERROR(StatusOf(client.Drain(group)));
   while (true) {
-    H2O_ASSIGN_OR_RETURN(const bool drains, Drains(group, admin));
+    H2O_ASSIGN_OR_RETURN(const bool drains, Drains(group, client));
     if (!drains) return absl::OkStatus();
     std::this_thread::sleep_for(kLook);
   }
 }
 
 absl::Status Run(const DrainFlags& flags) {
-  H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Admin> admin,
-                       Admin::Connect(flags.admin));
+  H2O_ASSIGN_OR_RETURN(const Client client, ConnectTo(flags.server));
   H2O_RETURN_IF_ERROR(
-      NamingServer(flags.admin.server, DrainGroup(flags.group, admin.get())));
+      NamingServer(flags.server.server, DrainGroup(flags.group, client)));
   if (flags.json) {
     std::printf("{\"group\":%d,\"drained\":true}\n", flags.group);
   } else {
@@ -66,7 +65,7 @@ void AddDrainCommand(CLI::App* app, int* exit_code) {
   command->add_option("GROUP", flags->group, "Number of the group")
       ->required()
       ->check(CLI::NonNegativeNumber);
-  AddAdminFlags(command, &flags->admin);
+  AddServerFlags(command, kAdminKeyHelp, &flags->server);
   command->add_flag("--json", flags->json, "Print the outcome as JSON");
   command->callback(
       [flags, exit_code] { *exit_code = ExitCodeOf(Run(*flags)); });

@@ -12,9 +12,8 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/status_macros.h"
-#include "clients/admin.h"
 #include "clients/commands.h"
-#include "clients/server_address.h"
+#include "clients/server_flags.h"
 #include "clients/top_view.h"
 #include "flags/flags.h"
 
@@ -24,7 +23,7 @@ namespace {
 constexpr int kColumns = 200;  // where no terminal says
 
 struct TopFlags {
-  AdminFlags admin;
+  ServerFlags server;
   double interval_seconds = 1;
   bool once = false;
   bool json = false;
@@ -57,13 +56,14 @@ bool WaitOrStop(double seconds) {
   return sigtimedwait(&stops, nullptr, &time) > 0;
 }
 
-absl::Status Watch(const TopFlags& flags, Admin* admin) {
+absl::Status Watch(const TopFlags& flags, const Client& client) {
   const SteadyClock clock;
   const bool on_terminal = isatty(STDOUT_FILENO) != 0;
   std::optional<TopSample> before;
   do {
-    H2O_ASSIGN_OR_RETURN(std::string status, admin->Status());
-    TopSample now = {std::move(status), clock.Now()};
+    Expected<std::string> status = client.GetStatus();
+    if (!status) return StatusOf(status.error());
+    TopSample now = {*std::move(status), clock.Now()};
     if (flags.json) {
       std::printf("%s\n", now.status.c_str());
       std::fflush(stdout);
@@ -83,9 +83,8 @@ absl::Status Run(const TopFlags& flags) {
   sigaddset(&stops, SIGINT);
   sigaddset(&stops, SIGTERM);
   pthread_sigmask(SIG_BLOCK, &stops, nullptr);
-  H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Admin> admin,
-                       Admin::Connect(flags.admin));
-  return NamingServer(flags.admin.server, Watch(flags, admin.get()));
+  H2O_ASSIGN_OR_RETURN(const Client client, ConnectTo(flags.server));
+  return NamingServer(flags.server.server, Watch(flags, client));
 }
 
 }  // namespace
@@ -94,7 +93,7 @@ void AddTopCommand(CLI::App* app, int* exit_code) {
   auto flags = std::make_shared<TopFlags>();
   CLI::App* command = app->add_subcommand(
       "top", "Shows groups, ranks, KV pages and tenants of a server, live");
-  AddAdminFlags(command, &flags->admin);
+  AddServerFlags(command, kAdminKeyHelp, &flags->server);
   command
       ->add_option("--interval", flags->interval_seconds,
                    "Time between two looks")

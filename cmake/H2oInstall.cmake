@@ -14,6 +14,22 @@ foreach(program ${programs})
 endforeach()
 install(TARGETS ${programs} RUNTIME_DEPENDENCY_SET h2o_libraries
   RUNTIME DESTINATION bin)
+if(TARGET h2oserve_client)
+  # For find_package(h2oserve) and for pkg-config.
+  include(CMakePackageConfigHelpers)
+  set(package lib/cmake/h2oserve)
+  install(TARGETS h2oserve_client EXPORT h2oserve
+    RUNTIME_DEPENDENCY_SET h2o_libraries
+    LIBRARY DESTINATION lib FILE_SET HEADERS DESTINATION include)
+  install(EXPORT h2oserve NAMESPACE h2oserve:: FILE h2oserveConfig.cmake
+    DESTINATION ${package})
+  write_basic_package_version_file(h2oserveConfigVersion.cmake
+    COMPATIBILITY SameMinorVersion)
+  configure_file(clients/cpp/h2oserve.pc.in h2oserve.pc @ONLY)
+  install(FILES ${CMAKE_BINARY_DIR}/h2oserveConfigVersion.cmake
+    DESTINATION ${package})
+  install(FILES ${CMAKE_BINARY_DIR}/h2oserve.pc DESTINATION lib/pkgconfig)
+endif()
 install(RUNTIME_DEPENDENCY_SET h2o_libraries DESTINATION lib
   PRE_EXCLUDE_REGEXES "^ld-linux" "^lib(c|m|dl|rt|pthread|gcc_s)\\.so"
     "^libstdc\\+\\+" "^lib(cuda|cublas|nccl)")

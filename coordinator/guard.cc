@@ -19,17 +19,9 @@ absl::Status OfFlag(const char* flag, const absl::Status& status) {
 // Clients and workers come over the same port.
 TlsMaterial GrpcMaterialOf(const TlsState& state) {
   const char* between = state.peer_roots.empty() ? "" : "\n";
-  return {.chain = state.chain,
-          .key = state.key,
-          .roots = absl::StrCat(state.peer_roots, between, state.worker_roots),
-          .other_end_must_show = state.peer_ca != nullptr};
-}
-
-TlsMaterial HttpMaterialOf(const TlsState& state) {
-  return {.chain = state.chain,
-          .key = state.key,
-          .roots = state.peer_roots,
-          .other_end_must_show = state.peer_ca != nullptr};
+  TlsMaterial material = state.material();
+  absl::StrAppend(&material.roots, between, state.worker_roots);
+  return material;
 }
 
 }  // namespace
@@ -55,7 +47,7 @@ absl::StatusOr<Guard> Guard::Load(const AccessFlags& flags) {
 }
 
 TlsMaterial Guard::MaterialOfHttp() const {
-  return HttpMaterialOf(*tls->state());
+  return tls->state()->material();
 }
 
 double Guard::Expires() const {
@@ -66,7 +58,7 @@ void Guard::Follow(HttpServer* http) {
   tls->Watch([live = certificates.get(), http](const TlsState& state) {
     live->Replace(GrpcMaterialOf(state));
     if (http == nullptr) return;
-    const absl::Status taken = http->SetTls(HttpMaterialOf(state));
+    const absl::Status taken = http->SetTls(state.material());
     if (taken.ok()) return;
     H2O_LOG(LogLevel::kError)
         << "HTTP keeps its old certificates: " << taken.message();

@@ -231,10 +231,6 @@ struct WorkerTls {
   std::unique_ptr<TlsFiles> files;         // before what it keeps up to date
 };
 
-TlsMaterial MaterialOf(const TlsState& state) {
-  return {.chain = state.chain, .key = state.key, .roots = state.peer_roots};
-}
-
 absl::StatusOr<WorkerTls> LoadTls(const ClientTlsFlags& flags) {
   WorkerTls tls;
   if (flags.ca.empty()) return tls;
@@ -248,9 +244,9 @@ absl::StatusOr<WorkerTls> LoadTls(const ClientTlsFlags& flags) {
   }
   tls.files = *std::move(files);
   tls.live =
-      std::make_unique<LiveCertificates>(MaterialOf(*tls.files->state()));
+      std::make_unique<LiveCertificates>(tls.files->state()->material());
   tls.files->Watch([live = tls.live.get()](const TlsState& state) {
-    live->Replace(MaterialOf(state));
+    live->Replace(state.material());
   });
   return tls;
 }

@@ -19,7 +19,6 @@
 #include "clients/input.h"
 #include "clients/npy_file.h"
 #include "clients/output.h"
-#include "clients/retry.h"
 #include "clients/trace.h"
 
 namespace h2o {
@@ -295,67 +294,6 @@ TEST_F(Batches, AFullDiskIsTold) {
   for (size_t i = 0; i < 3; ++i) Answer(answers.get(), i);
   EXPECT_THAT(std::string(answers->Verdict().message()),
               HasSubstr("/dev/full: No space left on device"));
-}
-
-TEST_F(Batches, AnAnswerThatBeganIsForgotten) {
-  const auto answers = Open(false);
-  answers->Add(0, h2o::Answer({4, 5}, false));
-  answers->Print();
-  ASSERT_TRUE(answers->Reopen(0));
-  for (size_t i = 0; i < 3; ++i) Answer(answers.get(), i);
-  EXPECT_TRUE(answers->Verdict().ok());
-  EXPECT_EQ(Lines()[0]["tokens"], nlohmann::json({7}));
-  EXPECT_EQ(Lines()[0]["id"], 0);
-}
-
-// ---- retry ----
-
-TEST(Retry, WaitsLongerEachTimeForAServerThatIsAway) {
-  Retry retry(1);
-  const absl::Status away = absl::UnavailableError("no connection");
-  double now = 100, expected = Retry::kFirstSeconds;
-  for (int i = 0; i < Retry::kUnavailableRetries; ++i) {
-    const std::optional<double> wait = retry.After(away, now, 0);
-    ASSERT_TRUE(wait.has_value()) << i;
-    EXPECT_GE(*wait, 0.75 * expected);
-    EXPECT_LE(*wait, 1.25 * expected);
-    now += *wait;
-    expected = std::min(2 * expected, Retry::kMostSeconds);
-  }
-  EXPECT_FALSE(retry.After(away, now, 0).has_value());
-  // Attempts that take long are few.
-  Retry slow(1);
-  EXPECT_TRUE(slow.After(away, 100, 0).has_value());
-  EXPECT_FALSE(
-      slow.After(away, 101 + Retry::kUnavailableSeconds, 0).has_value());
-}
-
-TEST(Retry, WaitsForABusyServerWhileItAnswersSomebody) {
-  Retry retry(1);
-  const absl::Status busy = absl::ResourceExhaustedError("the queue is full");
-  EXPECT_TRUE(retry.After(busy, 100, 0).has_value());
-  EXPECT_TRUE(retry.After(busy, 100 + Retry::kBusySeconds, 0).has_value());
-  EXPECT_FALSE(retry.After(busy, 101 + Retry::kBusySeconds, 0).has_value());
-  EXPECT_TRUE(retry.After(busy, 1000, 950).has_value());
-}
-
-TEST(Retry, WaitsAsLongAsTheServerSays) {
-  const absl::Status busy = absl::ResourceExhaustedError("the queue is full");
-  const double wait = *Retry(1).After(busy, 100, 0, 7.5);
-  EXPECT_GE(wait, 7.5);
-  EXPECT_LE(wait, 1.25 * 7.5);
-  EXPECT_NE(wait, *Retry(2).After(busy, 100, 0, 7.5)) << "not all at once";
-  EXPECT_LE(*Retry(1).After(busy, 100, 0, 1e9), 1.25 * Retry::kMostToldSeconds);
-}
-
-TEST(Retry, OtherFailuresStand) {
-  for (const absl::Status& status :
-       {absl::InvalidArgumentError("x"), absl::InternalError("x"),
-        absl::DeadlineExceededError("x"), absl::CancelledError("x"),
-        absl::ResourceExhaustedError(
-            "Received message larger than max (5 vs. 4)")}) {
-    EXPECT_FALSE(Retry(1).After(status, 1, 0).has_value()) << status.ToString();
-  }
 }
 
 // 2 layers of 4 * 100 + 2 * 400 parameters, and a head of 1,000.

@@ -57,6 +57,16 @@ def stubs(tmp_path_factory):
         sys.path.remove(folder)
 
 
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory):
+    """The folder that `cmake --install` makes."""
+    if not (BIN.parent / "cmake_install.cmake").exists():
+        pytest.skip(f"{BIN} is not in a build folder")
+    folder = tmp_path_factory.mktemp("installed")
+    subprocess.run(["cmake", "--install", BIN.parent, "--prefix", folder], check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
 def until(condition, what, seconds=PATIENCE):
     """Waits for condition() to be true, and returns what it returned."""
     deadline = time.monotonic() + seconds

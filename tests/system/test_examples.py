@@ -1,6 +1,5 @@
 """The programs of examples/: newcomers copy them, so each runs against a real server."""
 import concurrent.futures
-import shutil
 import subprocess
 import sys
 
@@ -12,11 +11,10 @@ PROMPT = "To install the package,"
 
 
 @pytest.fixture(scope="module")
-def cpp(tmp_path_factory):
-    """The C++ example, built as its README says."""
+def cpp(installed, tmp_path_factory):
+    """The C++ example, built outside of the repository against an installed h2oserve, as its README says."""
     build = tmp_path_factory.mktemp("example")
-    launcher = ["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if shutil.which("ccache") else []
-    for command in (["cmake", "-S", REPOSITORY / "examples" / "cpp", "-B", build, "-G", "Ninja", *launcher],
+    for command in (["cmake", "-S", REPOSITORY / "examples" / "cpp", "-B", build, "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={installed}"],
                     ["cmake", "--build", build]):
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert done.returncode == 0, done.stdout
@@ -58,14 +56,14 @@ def test_it_cancels(shared, example):
     code, out, err = example(shared.address, PROMPT, lines=1)
     assert code == 0 and out.startswith(text[:text.index("\n") + 1]), (out, err)
     # The answer may have been complete before the server heard of it.
-    assert "cancelled" in err or "tokens in" in err
+    assert "cancelled" in err.lower() or " tokens in, " in err
 
 
 def test_a_deadline_and_a_wrong_request_are_told_apart(shared, example):
     code, _, err = example(shared.address, PROMPT, timeout=0)
-    assert code == 1 and ("DEADLINE_EXCEEDED" in err or "error 4" in err), err
+    assert code == 1 and "DEADLINE_EXCEEDED" in err, err
     code, _, err = example(shared.address, PROMPT * 1000)
-    assert code == 1 and ("INVALID_ARGUMENT" in err or "error 3" in err) and "2048" in err, err
+    assert code == 1 and "INVALID_ARGUMENT" in err and "2048" in err, err
 
 
 def test_it_retries_while_the_server_is_unavailable(stubs, example):
