@@ -61,6 +61,18 @@ absl::Status CheckSampling(const SamplingParams& sampling) {
   return CheckPenalty("presence_penalty", sampling.presence_penalty);
 }
 
+absl::Status CheckChoices(const Request& request) {
+  if (request.n < 1 || request.n > kMostChoices) {
+    return Bad("n is ", request.n, "; it must be 1 to ", kMostChoices);
+  }
+  if (request.n > 1 && !request.generated.empty()) {
+    return Bad("n is ", request.n,
+               ", and generated holds the tokens of one answer; resume each "
+               "choice by itself, with its seed");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckLogitBias(const std::vector<LogitBias>& biases) {
   if (static_cast<int64_t>(biases.size()) > kMaxLogitBiases) {
     return Bad("logit_bias has ", biases.size(), " tokens; at most ",
@@ -143,6 +155,7 @@ absl::Status CheckRequest(const Request& request, int max_stop) {
                *request.max_tokens);
   }
   H2O_RETURN_IF_ERROR(CheckSampling(request.sampling));
+  H2O_RETURN_IF_ERROR(CheckChoices(request));
   H2O_RETURN_IF_ERROR(CheckLogitBias(request.logit_bias));
   H2O_RETURN_IF_ERROR(CheckLogprobs(request));
   H2O_RETURN_IF_ERROR(CheckStop(request.stop, max_stop));

@@ -12,6 +12,7 @@ namespace h2o {
 inline constexpr int kMaxStopStrings = 16;
 inline constexpr int kMostStopStrings = 256;  // that an operator may allow
 inline constexpr int kMaxStopBytes = 256;
+inline constexpr int kMostChoices = 128;      // OpenAI's limit of n
 inline constexpr float kMostLogitBias = 100;  // up or down
 inline constexpr float kMostPenalty = 2;      // of frequency or presence
 

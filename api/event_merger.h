@@ -1,5 +1,6 @@
-// Merges events of one stream while the message before them is under way, so
-// that a slow reader costs no more memory than its own tokens and text.
+// Merges events of one choice of a stream while the message before them is
+// under way, so that a slow reader costs no more memory than its own tokens and
+// text.
 #pragma once
 
 #include <optional>

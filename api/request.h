@@ -39,6 +39,8 @@ struct Request {
   // does not touch.  Nothing ends it before min_tokens are generated.
   std::vector<int32_t> stop_token_ids;
   int32_t min_tokens = 0;
+  // So many answers, which cost one prefill: choice i draws with seed + i.
+  int32_t n = 1;
   std::vector<LogitBias> logit_bias;  // at most one of each token
   bool logprobs = false;              // report those of generated tokens,
   int32_t top_logprobs = 0;           // and of so many of the likeliest
@@ -77,6 +79,7 @@ struct Usage {
 // One message of a stream.  The last has `done`; then `finish` and `usage` are
 // set, or `status` is an error.
 struct StreamEvent {
+  int32_t choice = 0;  // of Request::n; each has events of its own up to `done`
   std::vector<int32_t> tokens;
   std::string text;  // whole UTF-8 characters only
   std::vector<HeadTrace> trace;

@@ -28,6 +28,7 @@ Arrival ArrivalOf(Request request, const RequestRules& rules) {
                   .include_stop = request.include_stop,
                   .logprobs = request.logprobs,
                   .report_prompt = request.report_prompt};
+  arrival.choices = request.n;
   arrival.generated = request.generated;
   if (request.has_text) {
     if (arrival.status.ok()) {

@@ -20,6 +20,7 @@ struct Arrival {
   TenantRow tenant;
   int32_t priority = 0;
   std::optional<double> timeout_seconds;
+  int32_t choices = 1;
   AnswerForm form;
   std::vector<int32_t> generated;
   SequenceSpec spec;                 // of a prompt of tokens

@@ -14,14 +14,24 @@ void BatchScheduler::Admit(SequenceSpec spec) {
   Progress progress;
   progress.prompt_tokens = static_cast<int32_t>(spec.prompt.size());
   progress.max_tokens = spec.max_tokens - spec.generated;
+  progress.fork_of = spec.fork_of;
   H2O_CHECK(sequences_.emplace(spec.id, progress).second)
       << "sequence " << spec.id << " is admitted twice";
-  to_prefill_.push_back(spec.id);
+  if (spec.fork_of == 0) {
+    to_prefill_.push_back(spec.id);
+  } else {
+    sequences_.at(spec.fork_of).forks.push_back(spec.id);
+  }
   admitted_.push_back(std::move(spec));
 }
 
 void BatchScheduler::Retire(uint64_t id) {
-  H2O_CHECK(sequences_.erase(id) == 1) << "sequence " << id << " is unknown";
+  const auto it = sequences_.find(id);
+  H2O_CHECK(it != sequences_.end()) << "sequence " << id << " is unknown";
+  const Progress gone = std::move(it->second);
+  sequences_.erase(it);
+  if (gone.fork_of != 0) std::erase(sequences_.at(gone.fork_of).forks, id);
+  if (!gone.forks.empty()) HandOver(id, gone.forks);
   std::erase(to_prefill_, id);
   std::erase(pack_.ids, id);
   if (pack_.ids.empty()) pack_ = {};
@@ -31,6 +41,23 @@ void BatchScheduler::Retire(uint64_t id) {
   const size_t before = admitted_.size();
   std::erase_if(admitted_, [id](const SequenceSpec& s) { return s.id == id; });
   if (admitted_.size() == before) retired_.push_back(id);
+}
+
+void BatchScheduler::HandOver(uint64_t id, const std::vector<uint64_t>& forks) {
+  const uint64_t heir = *std::min_element(forks.begin(), forks.end());
+  Progress& in_place = sequences_.at(heir);
+  in_place.fork_of = 0;
+  for (uint64_t fork : forks) {
+    if (fork == heir) continue;
+    sequences_.at(fork).fork_of = heir;
+    in_place.forks.push_back(fork);
+  }
+  std::replace(to_prefill_.begin(), to_prefill_.end(), id, heir);
+  std::replace(pack_.ids.begin(), pack_.ids.end(), id, heir);
+  // What the workers have not heard of yet.
+  for (SequenceSpec& spec : admitted_) {
+    if (spec.fork_of == id) spec.fork_of = spec.id == heir ? 0 : heir;
+  }
 }
 
 bool BatchScheduler::HasWork() const {
@@ -98,11 +125,19 @@ void BatchScheduler::FillPack() {
 
 void BatchScheduler::EndPack() {
   for (uint64_t id : pack_.ids) {
-    Progress& s = sequences_.at(id);
-    s.planned_tokens = 1;
-    if (s.max_tokens > 1) to_decode_.push_back(id);
+    Decode(id);
+    for (uint64_t fork : std::exchange(sequences_.at(id).forks, {})) {
+      sequences_.at(fork).fork_of = 0;
+      Decode(fork);
+    }
   }
   pack_ = {};
+}
+
+void BatchScheduler::Decode(uint64_t id) {
+  Progress& s = sequences_.at(id);
+  s.planned_tokens = 1;
+  if (s.max_tokens > 1) to_decode_.push_back(id);
 }
 
 double BatchScheduler::EstimateLayerSeconds(int32_t tokens) const {

@@ -7,7 +7,8 @@
 // is exactly that of an unsliced one.  When no sequence is decoding, a prompt
 // runs whole, unless that takes longer than the longest step allowed.  If the
 // group packs prompts (packed prefill), prompts that wait together run in one
-// pass, and the weights are read once for all of them.
+// pass, and the weights are read once for all of them.  A fork is not
+// prefilled: it decodes as soon as its source does.
 //
 // Pure: no clock, no lock, no network; the same calls give the same plans.
 // Threads  not thread-safe; the Engine's lock.
@@ -56,6 +57,9 @@ class BatchScheduler {
     int32_t prompt_tokens = 0;
     int32_t max_tokens = 0;
     int32_t planned_tokens = 0;  // the first comes with the last layer
+    // Until the prompt is done: what it is a fork of, and its forks.
+    uint64_t fork_of = 0;
+    std::vector<uint64_t> forks;
   };
   // Prompts that go through the layers together.
   struct Pack {
@@ -64,10 +68,14 @@ class BatchScheduler {
     int32_t planned_layers = 0;
   };
 
+  // A sequence is gone before its prompt was done: the first of its forks takes
+  // its place, as on the workers (SequenceSpec::fork_of).
+  void HandOver(uint64_t id, const std::vector<uint64_t>& forks);
   void PlanPrefill(bool anyone_decodes, StepPlan* plan);
   void FillPack();
   // All layers of the pack are planned: its sequences decode from now on.
   void EndPack();
+  void Decode(uint64_t id);
   double EstimateLayerSeconds(int32_t tokens) const;
 
   const int num_layers_;

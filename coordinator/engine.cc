@@ -172,6 +172,10 @@ absl::Status Engine::Check(const Request& request) const {
   H2O_RETURN_IF_ERROR(EncodePrompt(rules_.tokenizer, &encoded));
   H2O_ASSIGN_OR_RETURN(SequenceSpec spec, SpecOf(std::move(encoded), rules_));
   Sequence sequence(0, request.has_text, {}, nullptr, nullptr, 0);
+  for (int32_t i = 1; i < request.n; ++i) {
+    sequence.Join(std::make_unique<Sequence>(
+        i, request.has_text, AnswerForm(), nullptr, nullptr, 0, Standing(), i));
+  }
   H2O_RETURN_IF_ERROR(sequence.SetSpec(std::move(spec)));
   Monitor::Lock lock(monitor_);
   H2O_RETURN_IF_ERROR(CheckOpen());
@@ -185,8 +189,8 @@ absl::StatusOr<AdmissionAnswer> Engine::CheckAdmission(const Request& request) {
   Arrival arrival = ArrivalOf(std::move(encoded), rules_);
   Monitor::Lock lock(monitor_);
   const double now = clock_->Now();
-  Sequence sequence(0, /*was_text=*/false, std::move(arrival.form), nullptr,
-                    nullptr, now, StandingOf(arrival, now));
+  const std::unique_ptr<Sequence> all = SequenceOf(arrival, nullptr, now);
+  Sequence& sequence = *all;
   H2O_RETURN_IF_ERROR(CheckArrival(&arrival, &sequence));
   AdmissionAnswer answer;
   for (const std::unique_ptr<LiveGroup>& group : groups_) {
@@ -209,7 +213,8 @@ absl::StatusOr<AdmissionAnswer> Engine::CheckAdmission(const Request& request) {
 
 std::string Engine::WhyItWaits(const Sequence& sequence, int64_t pages) const {
   const TenantAccount& tenant = *sequence.standing().tenant;
-  if (!tenants_.MayRun(tenant) || !tenants_.MayHold(tenant, pages)) {
+  if (!tenants_.MayRun(tenant, sequence.choices()) ||
+      !tenants_.MayHold(tenant, pages)) {
     return absl::StrCat("it would wait: tenant ", tenant.row->name, " runs ",
                         tenant.running, " requests with ", tenant.pages,
                         " pages, and its limits allow no more");
@@ -225,9 +230,7 @@ absl::StatusOr<uint64_t> Engine::Submit(Request request,
 
   Monitor::Lock lock(monitor_);
   const double now = clock_->Now();
-  auto sequence = std::make_unique<Sequence>(
-      next_id_, arrival.to_encode.has_value(), std::move(arrival.form),
-      rules_.tokenizer, std::move(stream), now, StandingOf(arrival, now));
+  std::unique_ptr<Sequence> sequence = SequenceOf(arrival, stream, now);
   absl::Status status = CheckArrival(&arrival, sequence.get());
   if (status.ok()) status = CheckLimits(*sequence, now);
   if (status.ok()) status = CheckAllowance(*sequence, now);
@@ -241,12 +244,26 @@ absl::StatusOr<uint64_t> Engine::Submit(Request request,
     counters_.CountNotTaken(status);
     return status;
   }
-  const uint64_t id = next_id_++;
-  sequence->SetAllowance(sequence->most_tokens());
-  tenants_.Take(sequence->standing().tenant, sequence->allowance());
+  const uint64_t id = next_id_;
+  next_id_ += sequence->choices();
+  tenants_.Take(sequence->standing().tenant, sequence->SetAllowance());
   queue_.Push(std::move(sequence), now);
   Place(now);
   return id;
+}
+
+std::unique_ptr<Sequence> Engine::SequenceOf(
+    const Arrival& arrival, const std::shared_ptr<EventStream>& stream,
+    double now) {
+  const Standing standing = StandingOf(arrival, now);
+  const auto choice = [&](int32_t i) ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_) {
+    return std::make_unique<Sequence>(
+        next_id_ + i, arrival.to_encode.has_value(), arrival.form,
+        rules_.tokenizer, stream, now, standing, i);
+  };
+  std::unique_ptr<Sequence> sequence = choice(0);
+  for (int32_t i = 1; i < arrival.choices; ++i) sequence->Join(choice(i));
+  return sequence;
 }
 
 void Engine::Encode(std::string text, bool add_special_tokens,
@@ -322,7 +339,7 @@ void Engine::OnEncoded(uint64_t id, absl::StatusOr<Request> request) {
   absl::StatusOr<SequenceSpec> spec =
       request.ok() ? SpecOf(*std::move(request), rules_) : request.status();
   Monitor::Lock lock(monitor_);
-  Sequence* const sequence = queue_.Find(id);
+  Sequence* const sequence = queue_.FindRequest(id);
   if (sequence == nullptr) return;  // cancelled meanwhile
   const double now = clock_->Now();
   absl::Status status = spec.status();
@@ -331,15 +348,11 @@ void Engine::OnEncoded(uint64_t id, absl::StatusOr<Request> request) {
     if (status.ok() && !sequence->stranded()) status = CanEverFit(sequence);
   }
   if (status.ok()) {
-    tenants_.Take(sequence->standing().tenant,
-                  sequence->most_tokens() - sequence->allowance());
-    sequence->SetAllowance(sequence->most_tokens());
-    queue_.Refile(id, now);
+    tenants_.Take(sequence->standing().tenant, sequence->SetAllowance());
+    queue_.Refile(sequence->id(), now);
   } else {
     counters_.CountNotTaken(status);
-    const std::unique_ptr<Sequence> refused = queue_.Remove(id, now);
-    tenants_.GiveBack(refused->standing().tenant, refused->allowance());
-    outbox_.Add(refused->events(), refused->Fail(status, now));
+    RefuseQueued(queue_.Remove(sequence->id(), now).get(), status);
   }
   Place(now);
 }
@@ -347,11 +360,23 @@ void Engine::OnEncoded(uint64_t id, absl::StatusOr<Request> request) {
 void Engine::Cancel(uint64_t id, absl::Status reason) {
   Monitor::Lock lock(monitor_);
   const double now = clock_->Now();
-  if (const std::unique_ptr<Sequence> queued = queue_.Remove(id, now)) {
+  while (const Sequence* queued = queue_.FindRequest(id)) {
+    EndQueued(queue_.Remove(queued->id(), now).get(), reason);
+  }
+  for (const std::unique_ptr<LiveGroup>& group : groups_) {
+    group->work.FailRequest(id, reason, now, &counters_, &outbox_);
+  }
+  Place(now);
+}
+
+void Engine::CancelChoice(uint64_t id, int32_t choice, absl::Status reason) {
+  Monitor::Lock lock(monitor_);
+  const double now = clock_->Now();
+  if (const auto queued = queue_.RemoveChoice(id + choice, now)) {
     EndQueued(queued.get(), reason);
   }
   for (const std::unique_ptr<LiveGroup>& group : groups_) {
-    group->work.Fail(id, reason, now, &counters_, &outbox_);
+    group->work.Fail(id + choice, reason, now, &counters_, &outbox_);
   }
   Place(now);
 }
@@ -417,7 +442,7 @@ Engine::Counters Engine::counters() const {
     c.refused += refused_at_doors_[i];
     c.refused_for[i] += refused_at_doors_[i];
   }
-  c.queued = static_cast<int64_t>(queue_.size());
+  c.queued = queue_.size();
   for (const std::unique_ptr<LiveGroup>& group : groups_) {
     c.running += static_cast<int64_t>(group->work.num_running());
     c.slabs_held += group->work.admission().HeldSlabs();
@@ -494,8 +519,8 @@ absl::Status Engine::CanEverFit(Sequence* sequence) const {
     const TenantAccount* const tenant = sequence->standing().tenant;
     return tenant == nullptr
                ? fits
-               : tenants_.CanEverHold(*tenant,
-                                      SumOf(group->work.ChargeOf(sequence)));
+               : tenants_.CanEverRun(*tenant, sequence->choices(),
+                                     SumOf(group->work.ChargeOf(sequence)));
   }
   return fits;
 }
@@ -562,9 +587,21 @@ void Engine::ExpireStranded() {
   }
 }
 
+void Engine::RefuseQueued(Sequence* sequence, const absl::Status& why) {
+  for (const std::unique_ptr<Sequence>& other : sequence->TakeOthers()) {
+    RefuseQueued(other.get(), why);
+  }
+  tenants_.GiveBack(sequence->standing().tenant, sequence->allowance());
+  outbox_.Add(sequence->events(), sequence->Fail(why, clock_->Now()));
+}
+
 void Engine::EndQueued(Sequence* sequence, const absl::Status& reason) {
-  if (sequence->state() == Sequence::State::kEncoding) {
-    encoder_->Remove(sequence->id());
+  for (const std::unique_ptr<Sequence>& other : sequence->TakeOthers()) {
+    EndQueued(other.get(), reason);
+  }
+  if (sequence->state() == Sequence::State::kEncoding &&
+      queue_.FindRequest(sequence->request_id()) == nullptr) {
+    encoder_->Remove(sequence->request_id());
   }
   const double now = clock_->Now();
   tenants_.GiveBack(sequence->standing().tenant, sequence->allowance());

@@ -94,12 +94,14 @@ class Engine {
   // Nothing is queued.  Errors: those of Check.
   absl::StatusOr<AdmissionAnswer> CheckAdmission(const Request& request);
 
-  // Queues a request; returns its id.  Errors (and then no event comes):
-  // INVALID_ARGUMENT for a bad value or a request that can never fit (with the
-  // arithmetic), RESOURCE_EXHAUSTED if the queue or a limit of the tenant is
-  // full, UNAVAILABLE if no group is ready or the engine drains (api/refusal.h
-  // has the reason), DEADLINE_EXCEEDED if there is no time left.  Errors of a
-  // text that show only when it is encoded come as the stream's last event.
+  // Queues a request; returns its id.  Its choices wait and start together, and
+  // each runs by itself from then on; all their events go to `on_event`.
+  // Errors (and then no event comes): INVALID_ARGUMENT for a bad value or a
+  // request that can never fit (with the arithmetic), RESOURCE_EXHAUSTED if the
+  // queue or a limit of the tenant is full, UNAVAILABLE if no group is ready or
+  // the engine drains (api/refusal.h has the reason), DEADLINE_EXCEEDED if
+  // there is no time left.  Errors of a text that show only when it is encoded
+  // come as the stream's last event.
   absl::StatusOr<uint64_t> Submit(Request request, EventCallback on_event);
 
   // Gives the tokens of a text to `on_encoded`, from a thread that encodes
@@ -109,10 +111,11 @@ class Engine {
   void Encode(std::string text, bool add_special_tokens,
               std::function<void(absl::StatusOr<Request>)> on_encoded);
 
-  // Ends a request: its stream gets a last event with `reason`, its pages are
-  // free within two steps.  The event may come after the return.  No effect if
-  // the request has ended already.
+  // Ends a request, or one choice of it: what has not ended gets a last event
+  // with `reason`, its pages are free within two steps.  The event may come
+  // after the return.  No effect on what has ended already.
   void Cancel(uint64_t id, absl::Status reason);
+  void CancelChoice(uint64_t id, int32_t choice, absl::Status reason);
 
   // Ends requests whose deadline has passed and queued ones that are older than
   // max_queue_seconds, keeps groups for those that have waited too long,
@@ -147,6 +150,10 @@ class Engine {
   absl::Status CheckOpen() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
   Standing StandingOf(const Arrival& arrival, double now)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
+  // All choices of a request, behind choice 0, with ids from next_id_ on.
+  std::unique_ptr<Sequence> SequenceOf(
+      const Arrival& arrival, const std::shared_ptr<EventStream>& stream,
+      double now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
   // Whether the request is good and may be taken at all.
   absl::Status CheckArrival(Arrival* arrival, Sequence* sequence) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
@@ -174,7 +181,10 @@ class Engine {
   void ExpireDeadlines() ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
   void ExpireQueued() ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
   void ExpireStranded() ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
-  // Ends a request that was just taken out of the queue.
+  // Refuses one that was just taken out of the queue, with all its choices.
+  void RefuseQueued(Sequence* sequence, const absl::Status& why)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
+  // Ends one that was just taken out of the queue, with all its choices.
   void EndQueued(Sequence* sequence, const absl::Status& reason)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_);
   void FailAll(const absl::Status& reason)

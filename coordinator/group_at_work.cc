@@ -72,11 +72,18 @@ TenantCharge GroupAtWork::TenantChargeOf(Sequence* sequence) const {
 }
 
 absl::Status GroupAtWork::CanEverFit(Sequence* sequence) const {
+  const int64_t choices = sequence->choices();
+  if (choices > max_sequences_) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the request can never fit: it has ", choices,
+                     " choices, and a group runs at most ", max_sequences_,
+                     " sequences; ask for a smaller n"));
+  }
   return admission_.CanEverFit(ChargeOf(sequence));
 }
 
 bool GroupAtWork::Fits(Sequence* sequence) const {
-  return has_seat() && admission_.Fits(ChargeOf(sequence));
+  return has_seats(sequence->choices()) && admission_.Fits(ChargeOf(sequence));
 }
 
 int64_t GroupAtWork::HeadroomSequences() const {
@@ -87,6 +94,14 @@ int64_t GroupAtWork::HeadroomSequences() const {
 }
 
 void GroupAtWork::Start(std::unique_ptr<Sequence> sequence, double now) {
+  const uint64_t source = sequence->id();
+  std::vector<std::unique_ptr<Sequence>> forks = sequence->TakeOthers();
+  StartOne(std::move(sequence), 0, now);
+  for (auto& fork : forks) StartOne(std::move(fork), source, now);
+}
+
+void GroupAtWork::StartOne(std::unique_ptr<Sequence> sequence, uint64_t fork_of,
+                           double now) {
   const SlabCharge& charge = ChargeOf(sequence.get());
   admission_.Charge(charge);
   constexpr double kShareOfNewest = 1.0 / 16;
@@ -101,7 +116,9 @@ void GroupAtWork::Start(std::unique_ptr<Sequence> sequence, double now) {
   sequence->Start(BytesOf(charge), BytesOf(FullCharge(*sequence, admission_)),
                   now);
   if (running_.empty()) busy_since_ = now;
-  scheduler_.Admit(sequence->SpecToRun());
+  SequenceSpec spec = sequence->SpecToRun();
+  spec.fork_of = fork_of;
+  scheduler_.Admit(std::move(spec));
   deadlines_.Add(*sequence);
   const uint64_t id = sequence->id();
   running_[id] = std::move(sequence);
@@ -113,6 +130,13 @@ void GroupAtWork::Leave(Running it, double now) {
   Sequence* const sequence = it->second.get();
   TenantAccount* const tenant = sequence->standing().tenant;
   const int64_t used = sequence->used_tokens();
+  // If nobody has counted the prompt, the next choice of the request will.
+  if (const Running next = std::next(it);
+      next != running_.end() && sequence->counts_prompt() &&
+      !sequence->has_begun() &&
+      next->second->request_id() == sequence->request_id()) {
+    next->second->CountPrompt();
+  }
   deadlines_.Remove(*sequence);
   scheduler_.Retire(it->first);
   admission_.Release(ChargeOf(sequence));
@@ -130,6 +154,20 @@ bool GroupAtWork::Fail(uint64_t id, const absl::Status& reason, double now,
   outbox->Add(it->second->events(), std::move(last));
   Leave(it, now);
   return true;
+}
+
+void GroupAtWork::FailRequest(uint64_t request_id, const absl::Status& reason,
+                              double now, EngineCounters* counters,
+                              Outbox* outbox) {
+  std::vector<uint64_t> choices;
+  for (auto it = running_.lower_bound(request_id);
+       it != running_.end() && it->second->request_id() == request_id; ++it) {
+    choices.push_back(it->first);
+  }
+  // Forks first: so none takes the place of a source, to end at once.
+  for (auto id = choices.rbegin(); id != choices.rend(); ++id) {
+    Fail(*id, reason, now, counters, outbox);
+  }
 }
 
 void GroupAtWork::FailAll(const absl::Status& reason, double now,
@@ -270,7 +308,7 @@ void GroupAtWork::Accept(const TokenResult& token, StepResult* result,
     counters->token_gap_seconds.Observe(now - *token_before);
   }
   if (event->seed) {
-    counters->CountFirstToken(seconds, sequence.spec().prompt.size());
+    counters->CountFirstToken(seconds, sequence.prompt_tokens());
   }
   counters->generated_tokens += static_cast<int64_t>(event->tokens.size());
   if (event->done) counters->CountEnd(*event, seconds);

@@ -42,19 +42,21 @@ class GroupAtWork {
   // Whether it may be given requests.
   bool takes_requests() const { return !closed_ && workers_->status().ok(); }
   void set_closed(bool closed) { closed_ = closed; }
-  bool has_seat() const {
-    return static_cast<int>(running_.size()) < max_sequences_;
+  bool has_seats(int64_t sequences) const {
+    return static_cast<int64_t>(running_.size()) + sequences <= max_sequences_;
   }
   double busy_since() const { return busy_since_; }
   // At `now`, by the clock of the Engine.
   GroupStatus status(double now) const;
   const StepHistory& history() const { return history_; }
 
-  // Whether the group could run the sequence if it ran nothing else.
-  // Errors: INVALID_ARGUMENT with the arithmetic of the rank that could not.
+  // Whether the group could run the sequence, with all its choices, if it ran
+  // nothing else.  Errors: INVALID_ARGUMENT with the arithmetic of the rank
+  // that could not.
   absl::Status CanEverFit(Sequence* sequence) const;
 
-  // Whether the sequence could start now: every rank has the pages free.
+  // Whether the sequence and its choices could start now: every rank has the
+  // pages free.
   bool Fits(Sequence* sequence) const;
 
   // What it is charged here, on every rank, and in bytes.
@@ -65,14 +67,17 @@ class GroupAtWork {
   // in the mean; of a group that has run none, all that it may run.
   int64_t HeadroomSequences() const;
 
-  // Charges the pages and runs the sequence from the next plan on.
-  // REQUIRES: Fits.
+  // Charges the pages and runs the sequence from the next plan on, and its
+  // choices as forks of it.  REQUIRES: Fits.
   void Start(std::unique_ptr<Sequence> sequence, double now);
 
-  // Ends one running sequence, or all of them, with an error; their pages are
-  // free from the next plan on.  Fail returns whether the sequence ran here.
+  // Ends one running sequence, those of one request, or all, with an error;
+  // their pages are free from the next plan on.  Fail returns whether the
+  // sequence ran here.
   bool Fail(uint64_t id, const absl::Status& reason, double now,
             EngineCounters* counters, Outbox* outbox);
+  void FailRequest(uint64_t request_id, const absl::Status& reason, double now,
+                   EngineCounters* counters, Outbox* outbox);
   void FailAll(const absl::Status& reason, double now, EngineCounters* counters,
                Outbox* outbox);
 
@@ -106,6 +111,8 @@ class GroupAtWork {
  private:
   using Running = std::map<uint64_t, std::unique_ptr<Sequence>>::iterator;
 
+  void StartOne(std::unique_ptr<Sequence> sequence, uint64_t fork_of,
+                double now);
   // Adds the times of a result to `counters`.
   void Account(const StepResult& result, double now, EngineCounters* counters);
   // Gives one token to its sequence.

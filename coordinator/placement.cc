@@ -50,11 +50,11 @@ bool Placement::HasNext(double now) const {
 std::optional<Placement::Choice> Placement::NextKept(double now) {
   for (Place& place : places_) {
     if (place.kept_for == 0) continue;
-    Sequence* const sequence = queue_->Find(place.kept_for);
-    if (sequence == nullptr) {  // it ended in the queue
+    if (!queue_->IsKept(place.kept_for)) {  // it ended in the queue
       place.kept_for = 0;
       continue;
     }
+    Sequence* const sequence = queue_->Find(place.kept_for);
     if (sequence->standing().deadline <= now) continue;
     GroupAtWork* const group =
         place.group->takes_requests() && place.group->Fits(sequence)
@@ -73,8 +73,9 @@ std::optional<Placement::Choice> Placement::NextKept(double now) {
 
 GroupAtWork* Placement::WouldStart(Sequence* sequence) const {
   const TenantAccount& tenant = *sequence->standing().tenant;
-  GroupAtWork* const best =
-      tenants_->MayRun(tenant) ? BestFor(sequence) : nullptr;
+  GroupAtWork* const best = tenants_->MayRun(tenant, sequence->choices())
+                                ? BestFor(sequence)
+                                : nullptr;
   if (best == nullptr) return nullptr;
   return tenants_->MayHold(tenant, SumOf(best->ChargeOf(sequence))) ? best
                                                                     : nullptr;
@@ -100,7 +101,7 @@ int64_t Placement::MostFree() const {
   int64_t most = -1;
   for (const Place& place : places_) {
     if (place.kept_for != 0 || !place.group->takes_requests() ||
-        !place.group->has_seat()) {
+        !place.group->has_seats(1)) {
       continue;
     }
     most = std::max(most, place.group->admission().FreeSlabs());
@@ -114,7 +115,9 @@ RequestQueue::Room Placement::RoomFor(Sequence* sequence, int64_t most_free,
     return RequestQueue::Room::kBarred;
   }
   const SlabCharge& charge = places_.front().group->ChargeOf(sequence);
-  if (!tenants_->MayHold(*sequence->standing().tenant, SumOf(charge))) {
+  const TenantAccount& tenant = *sequence->standing().tenant;
+  if (!tenants_->MayRun(tenant, sequence->choices()) ||
+      !tenants_->MayHold(tenant, SumOf(charge))) {
     return RequestQueue::Room::kBarred;
   }
   // A group's tightest rank cannot have less free than the sequence's least

@@ -33,22 +33,24 @@ absl::Status CheckQueueLimits(const EngineOptions& options,
             parts..., "; try later, in about ", retry_after_seconds, " s")),
         retry_after_seconds);
   };
-  const Load requests = {static_cast<int64_t>(queue.size()) + 1,
-                         queue.waiting(tenant) + 1};
+  const int64_t choices = sequence.choices();
+  const Load requests = {queue.size() + choices,
+                         queue.waiting(tenant) + choices};
   const int64_t most_of_tenant = tenant.row->max_waiting;
-  if (most_of_tenant > 0 && requests.of_tenant > most_of_tenant) {
+  // Where nothing waits, a request of any size may.
+  if (most_of_tenant > 0 && requests.of_tenant > most_of_tenant &&
+      queue.waiting(tenant) > 0) {
     return refuse(Refusal::kTenantWaiting, "tenant ", tenant.row->name, " has ",
                   most_of_tenant,
                   " requests in the queue and may have no more");
   }
   const double share = tenant.weight() / queue.WeightsWith(tenant);
-  if (IsOver(requests, options.max_queue, share)) {
+  if (!queue.empty() && IsOver(requests, options.max_queue, share)) {
     return refuse(Refusal::kQueueFull, "the queue is full: ", queue.size(),
                   " requests wait");
   }
   const Load tokens = {queue.tokens() + sequence.most_tokens(),
                        queue.tokens(tenant) + sequence.most_tokens()};
-  // An empty queue takes a request of any size.
   if (options.max_queue_tokens > 0 && !queue.empty() &&
       IsOver(tokens, options.max_queue_tokens, share)) {
     return refuse(Refusal::kQueueTokens, "the queue is full: its ",

@@ -21,7 +21,8 @@ constexpr double kShortestWait = 0.05;
 constexpr double kLongestWait = 3600;
 
 TenantCharge Deposit(const Sequence& sequence) {
-  return {.most_tokens = sequence.most_tokens()};
+  return {.requests = sequence.choices(),
+          .most_tokens = sequence.most_tokens()};
 }
 
 }  // namespace
@@ -85,9 +86,11 @@ void RequestQueue::File(Entry* entry, double now) {
   Line& line = LineOf(*entry);
   Sequence& sequence = *entry->sequence;
   entry->tokens = sequence.most_tokens();
+  entry->choices = sequence.choices();
   tokens_ += entry->tokens;
+  size_ += entry->choices;
   line.tokens += entry->tokens;
-  ++line.waiting;
+  line.waiting += entry->choices;
   if (sequence.stranded()) {
     entry->where = Where::kStranded;
   } else if (sequence.was_text() && entry->turn.is_new) {
@@ -103,8 +106,9 @@ void RequestQueue::Unfile(Entry* entry, double now) {
   Line& line = LineOf(*entry);
   rate_.Pass(now, ready_ > 0);
   tokens_ -= entry->tokens;
+  size_ -= entry->choices;
   line.tokens -= entry->tokens;
-  --line.waiting;
+  line.waiting -= entry->choices;
   const Where was = std::exchange(entry->where, Where::kNowhere);
   if (was == Where::kLine || was == Where::kKept) --ready_;
   if (was == Where::kLine) line.ready.erase(entry->turn);
@@ -153,6 +157,35 @@ std::unique_ptr<Sequence> RequestQueue::Remove(uint64_t id, double now) {
   deadlines_.Remove(*sequence);
   entries_.erase(it);
   return sequence;
+}
+
+Sequence* RequestQueue::FindRequest(uint64_t request_id) const {
+  const auto it = entries_.lower_bound(request_id);
+  if (it == entries_.end()) return nullptr;
+  Sequence* const sequence = it->second.sequence.get();
+  return sequence->request_id() == request_id ? sequence : nullptr;
+}
+
+std::unique_ptr<Sequence> RequestQueue::RemoveChoice(uint64_t id, double now) {
+  // The choice that stands for others has the least id of them.
+  auto it = entries_.upper_bound(id);
+  if (it == entries_.begin() || !(--it)->second.sequence->has_choice(id)) {
+    return nullptr;
+  }
+  const std::optional<double> unfit_since = it->second.unfit_since;
+  std::unique_ptr<Sequence> rest = Remove(it->first, now);
+  std::unique_ptr<Sequence> choice = Sequence::TakeChoice(id, &rest);
+  if (rest != nullptr) {
+    const uint64_t lead = rest->id();
+    Push(std::move(rest), now);
+    entries_.at(lead).unfit_since = unfit_since;
+  }
+  return choice;
+}
+
+bool RequestQueue::IsKept(uint64_t id) const {
+  const auto it = entries_.find(id);
+  return it != entries_.end() && it->second.where == Where::kKept;
 }
 
 std::unique_ptr<Sequence> RequestQueue::Take(uint64_t id, double now) {

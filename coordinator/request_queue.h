@@ -47,7 +47,7 @@ class RequestQueue {
   RequestQueue(TenantAccounts* tenants, double head_patience_seconds)
       : tenants_(tenants), patience_(head_patience_seconds) {}
 
-  size_t size() const { return entries_.size(); }
+  int64_t size() const { return size_; }  // each choice of a request counts
   bool empty() const { return entries_.empty(); }
   // Of a tenant, or of all: how many wait, and what they may take.
   int64_t waiting(const TenantAccount& tenant) const;
@@ -77,10 +77,17 @@ class RequestQueue {
   // The group that was kept for the request is gone.
   void LoseKept(uint64_t id, double now);
 
-  // Null if it does not wait here.
+  // Null if it does not wait here, or another choice stands for it.
   Sequence* Find(uint64_t id) const;
-  // Null if it does not wait here.
+  // A choice of the request that stands for itself or for all that wait; null:
+  // none waits here.
+  Sequence* FindRequest(uint64_t request_id) const;
+  // With all choices that it stands for.  Null if it does not wait here.
   std::unique_ptr<Sequence> Remove(uint64_t id, double now);
+  // Without the other choices, which keep their place.
+  std::unique_ptr<Sequence> RemoveChoice(uint64_t id, double now);
+  // Whether a group is kept for the request.
+  bool IsKept(uint64_t id) const;
   // The same of one that starts: the rate of starts counts it.
   std::unique_ptr<Sequence> Take(uint64_t id, double now);
   // In the order of their ids.
@@ -111,7 +118,7 @@ class RequestQueue {
     std::unique_ptr<Sequence> sequence;
     Turn turn;
     Where where = Where::kNowhere;
-    int64_t tokens = 0;                 // as counted in the line and in all
+    int64_t tokens = 0, choices = 0;    // as counted in the line and in all
     double entered = 0;                 // the line
     std::optional<double> unfit_since;  // first looked at without success
   };
@@ -143,7 +150,7 @@ class RequestQueue {
   std::map<uint64_t, Entry> entries_;
   std::map<std::string, Line> lines_;  // by the tenant's name
   Deadlines deadlines_;                // of all
-  int64_t tokens_ = 0;
+  int64_t size_ = 0, tokens_ = 0;
   int64_t ready_ = 0;  // in a line, or kept
   StartRate rate_;
 };

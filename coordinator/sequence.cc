@@ -8,6 +8,7 @@
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/status_macros.h"
 
 namespace h2o {
 
@@ -39,8 +40,9 @@ StopMatcher::Match StopMatcher::Push(std::string_view piece) {
 Sequence::Sequence(uint64_t id, bool was_text, AnswerForm form,
                    const Tokenizer* tokenizer,
                    std::shared_ptr<EventStream> events, double now,
-                   Standing standing)
+                   Standing standing, int32_t choice)
     : id_(id),
+      choice_(choice),
       was_text_(was_text),
       events_(std::move(events)),
       decoder_(tokenizer ? std::make_unique<IncrementalDecoder>(tokenizer)
@@ -52,12 +54,61 @@ Sequence::Sequence(uint64_t id, bool was_text, AnswerForm form,
       standing_(standing),
       submitted_(now) {}
 
+void Sequence::Join(std::unique_ptr<Sequence> other) {
+  H2O_CHECK(other->request_id() == request_id()) << other->id_;
+  other->counts_prompt_ = false;
+  others_.push_back(std::move(other));
+  charges_.clear();
+}
+
+bool Sequence::has_choice(uint64_t id) const {
+  return id == id_ || absl::c_any_of(others_, [id](const auto& other) {
+           return other->id_ == id;
+         });
+}
+
+std::vector<std::unique_ptr<Sequence>> Sequence::TakeOthers() {
+  charges_.clear();
+  return std::exchange(others_, {});
+}
+
+std::unique_ptr<Sequence> Sequence::TakeChoice(
+    uint64_t id, std::unique_ptr<Sequence>* lead) {
+  std::unique_ptr<Sequence> taken;
+  std::vector<std::unique_ptr<Sequence>> all = (*lead)->TakeOthers();
+  all.insert(all.begin(), std::move(*lead));
+  for (std::unique_ptr<Sequence>& choice : all) {
+    if (choice->id_ == id) {
+      taken = std::move(choice);
+    } else if (*lead == nullptr) {
+      *lead = std::move(choice);
+      (*lead)->counts_prompt_ = true;
+      if (taken != nullptr) (*lead)->stranded_ = taken->stranded_;
+    } else {
+      (*lead)->Join(std::move(choice));
+    }
+  }
+  H2O_CHECK(taken != nullptr) << "choice " << id;
+  return taken;
+}
+
+int64_t Sequence::SetAllowance() {
+  const int64_t each = most_tokens() / choices();
+  int64_t more = each - std::exchange(allowance_, each);
+  for (const auto& other : others_) more += other->SetAllowance();
+  return more;
+}
+
 absl::Status Sequence::SetSpec(SequenceSpec spec,
                                std::vector<int32_t> generated) {
   H2O_CHECK(state_ == State::kEncoding) << "sequence " << id_;
+  for (const auto& other : others_) {
+    H2O_RETURN_IF_ERROR(other->SetSpec(spec));
+  }
   state_ = State::kQueued;
   spec_ = std::move(spec);
   spec_.id = id_;
+  spec_.sampling.seed += choice_;
   spec_.scores = stops_.any();
   given_ = static_cast<int32_t>(generated.size());
   // Their text is known to the client, but it may begin a character or a stop
@@ -104,10 +155,9 @@ const SlabCharge& Sequence::ChargeIn(uint64_t shape,
   for (const auto& [number, charge] : charges_) {
     if (number == shape) return charge;
   }
-  return charges_
-      .emplace_back(shape,
-                    admission.ChargeOf(spec_.policy, max_stored_tokens()))
-      .second;
+  SlabCharge charge = admission.ChargeOf(spec_.policy, max_stored_tokens());
+  for (int64_t& slabs : charge) slabs *= choices();
+  return charges_.emplace_back(shape, std::move(charge)).second;
 }
 
 void Sequence::Start(int64_t kv_bytes, int64_t kv_bytes_full, double now) {
@@ -166,6 +216,7 @@ std::optional<StreamEvent> Sequence::Accept(const TokenResult& token,
   std::vector<Logprobs> logprobs = TakeLogprobs(std::move(reports.logprobs));
   if (received_ <= num_tokens()) return std::nullopt;  // given, not generated
   StreamEvent event;
+  event.choice = choice_;
   if (!first_token_) {
     first_token_ = now;
     event.seed = spec_.sampling.seed;
@@ -208,6 +259,7 @@ StreamEvent Sequence::Fail(absl::Status status, double now) {
   H2O_CHECK(state_ != State::kDone) << "sequence " << id_;
   state_ = State::kDone;
   StreamEvent event;
+  event.choice = choice_;
   event.done = true;
   event.status = std::move(status);
   event.usage = MakeUsage(now);

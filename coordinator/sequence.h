@@ -5,6 +5,10 @@
 // tokens that it has streamed.  The next group produces these again (they are
 // given to it, so they cannot differ), and the stream goes on behind them.
 //
+// The choices of a request (Request::n) are sequences that wait together: one
+// of them, the lead, stands for all in the queue, and has the others with it.
+// They start together and are sequences like any other from then on.
+//
 // Threads  not thread-safe; the Engine's lock.
 #pragma once
 
@@ -84,9 +88,25 @@ class Sequence {
   // `was_text` tells whether the request's prompt is a text.
   Sequence(uint64_t id, bool was_text, AnswerForm form,
            const Tokenizer* tokenizer, std::shared_ptr<EventStream> events,
-           double now, Standing standing = {});
+           double now, Standing standing = {}, int32_t choice = 0);
 
   uint64_t id() const { return id_; }
+  // That of choice 0; the other choices have the ids behind it.
+  uint64_t request_id() const { return id_ - choice_; }
+
+  // Another choice of the same request waits with this one from now on, and
+  // goes where this one goes.  REQUIRES: both are kEncoding.
+  void Join(std::unique_ptr<Sequence> other);
+  // This one and those that joined it.
+  int64_t choices() const { return 1 + static_cast<int64_t>(others_.size()); }
+  bool has_choice(uint64_t id) const;
+  // Those that joined it, which are by themselves now.
+  std::vector<std::unique_ptr<Sequence>> TakeOthers();
+  // Takes out choice `id`.  Of the rest, `*lead` is the lead; null: none.
+  // REQUIRES: has_choice(id) of *lead.
+  static std::unique_ptr<Sequence> TakeChoice(uint64_t id,
+                                              std::unique_ptr<Sequence>* lead);
+
   State state() const { return state_; }
   bool was_text() const { return was_text_; }
   const Standing& standing() const { return standing_; }
@@ -96,8 +116,9 @@ class Sequence {
   double running_seconds(double now) const { return now - taken_; }
   const std::shared_ptr<EventStream>& events() const { return events_; }
 
-  // encoding -> queued.  `generated` are tokens that the client has already:
-  // the stream goes on behind them.
+  // encoding -> queued, with all its choices: each draws with a seed of its
+  // own.  `generated` are tokens that the client has already: the stream goes
+  // on behind them.
   // Errors: INVALID_ARGUMENT if a stop string ends within them.
   absl::Status SetSpec(SequenceSpec spec, std::vector<int32_t> generated = {});
   // The rest up to Fail needs a spec.
@@ -111,24 +132,35 @@ class Sequence {
                            spec_.max_tokens);
   }
 
-  // The most tokens that it can take, of prompt and answer.
+  // The most tokens that it can take with all its choices, of prompts and
+  // answers.
   int64_t most_tokens() const {
-    return state_ == State::kEncoding
-               ? standing_.expected_tokens
-               : static_cast<int64_t>(spec_.prompt.size()) + spec_.max_tokens;
+    const int64_t each =
+        state_ == State::kEncoding
+            ? standing_.expected_tokens
+            : static_cast<int64_t>(spec_.prompt.size()) + spec_.max_tokens;
+    return choices() * each;
   }
+  // Those of its prompt: it was prefilled once for all choices, and one of them
+  // counts it.
+  int64_t prompt_tokens() const {
+    return counts_prompt_ ? static_cast<int64_t>(spec_.prompt.size()) : 0;
+  }
+  bool counts_prompt() const { return counts_prompt_; }
+  void CountPrompt() { counts_prompt_ = true; }
   // Those that it has taken; not those that the client had before.
   int64_t used_tokens() const {
-    return first_token_ ? static_cast<int64_t>(spec_.prompt.size()) +
-                              num_tokens() - given_
-                        : 0;
+    return first_token_ ? prompt_tokens() + num_tokens() - given_ : 0;
   }
-  // What its tenant's allowance was charged (TenantAccounts::Spend).
+  bool has_begun() const { return first_token_.has_value(); }
+  // What its tenant's allowance was charged (TenantAccounts::Take) for it, and
+  // how that becomes most_tokens(), each choice by itself.  Returns the
+  // difference.
   int64_t allowance() const { return allowance_; }
-  void SetAllowance(int64_t tokens) { allowance_ = tokens; }
+  int64_t SetAllowance();
 
-  // What the sequence costs in groups of one shape, which `shape` numbers;
-  // computed once for each.
+  // What the sequence costs with all its choices in groups of one shape, which
+  // `shape` numbers; computed once for each.
   const SlabCharge& ChargeIn(uint64_t shape, const Admission& admission);
 
   // queued -> running, with the bytes of its pages, and of those that the
@@ -193,11 +225,14 @@ class Sequence {
   std::vector<Logprobs> TakeLogprobs(std::vector<LogprobRows> rows);
 
   const uint64_t id_;
+  const int32_t choice_;
   const bool was_text_;
   const std::shared_ptr<EventStream> events_;
   State state_ = State::kEncoding;
   SequenceSpec spec_;                                     // from kQueued on
   std::vector<std::pair<uint64_t, SlabCharge>> charges_;  // by shape
+  std::vector<std::unique_ptr<Sequence>> others_;  // choices, while they wait
+  bool counts_prompt_ = true;
   int64_t kv_bytes_ = 0, kv_bytes_full_ = 0;
   std::vector<int32_t> tokens_;  // that the client has
   int32_t given_ = 0;            // of these, that it had before this request

@@ -45,9 +45,10 @@ TenantAccount* TenantAccounts::Of(TenantRow row, double now) {
   return &account;
 }
 
-bool TenantAccounts::MayRun(const TenantAccount& account) const {
+bool TenantAccounts::MayRun(const TenantAccount& account,
+                            int64_t requests) const {
   return account.row->max_running == 0 ||
-         account.running < account.row->max_running;
+         account.running + requests <= account.row->max_running;
 }
 
 int64_t TenantAccounts::MostPages(const TenantAccount& account) const {
@@ -61,8 +62,14 @@ bool TenantAccounts::MayHold(const TenantAccount& account,
   return account.pages + pages <= MostPages(account);
 }
 
-absl::Status TenantAccounts::CanEverHold(const TenantAccount& account,
-                                         int64_t pages) const {
+absl::Status TenantAccounts::CanEverRun(const TenantAccount& account,
+                                        int64_t requests, int64_t pages) const {
+  const int64_t most = account.row->max_running;
+  if (most > 0 && requests > most) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the request has ", requests, " choices; tenant ", account.row->name,
+        " may run ", most, " at once; ask for a smaller n"));
+  }
   if (pages <= MostPages(account)) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       "the request needs ", pages, " KV pages over all ranks; tenant ",
@@ -114,7 +121,7 @@ void TenantAccounts::Lift(TenantAccount* account,
 void TenantAccounts::Start(TenantAccount* account, const TenantCharge& charge,
                            double now) {
   Count(account, now);
-  ++account->running;
+  account->running += charge.requests;
   account->deposit += charge.most_tokens;
   deposit_ += charge.most_tokens;
   account->pages += charge.pages;
@@ -125,7 +132,7 @@ void TenantAccounts::Start(TenantAccount* account, const TenantCharge& charge,
 void TenantAccounts::End(TenantAccount* account, const TenantCharge& charge,
                          int64_t tokens, double now) {
   Count(account, now);
-  --account->running;
+  account->running -= charge.requests;
   account->deposit -= charge.most_tokens;
   deposit_ -= charge.most_tokens;
   account->pages -= charge.pages;

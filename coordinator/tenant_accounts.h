@@ -53,8 +53,9 @@ struct TenantAccount {
   double weight() const { return row->weight; }
 };
 
-// What one request is charged.
+// What one request is charged, or all choices of one.
 struct TenantCharge {
+  int64_t requests = 1;
   int64_t most_tokens = 0;  // prompt and max_tokens
   int64_t pages = 0;        // over all ranks; 0 while they are gathered
 };
@@ -68,12 +69,13 @@ class TenantAccounts {
   // Pages of all groups: what max_kv_share is a share of.
   void SetPoolPages(int64_t pages) { pool_pages_ = pages; }
 
-  // Whether the tenant may run one more request, and one of so many pages.
-  bool MayRun(const TenantAccount& account) const;
+  // Whether the tenant may run so many more requests, and so many more pages.
+  bool MayRun(const TenantAccount& account, int64_t requests = 1) const;
   bool MayHold(const TenantAccount& account, int64_t pages) const;
-  // Whether it could hold them if it held nothing else.  Errors:
+  // Whether it could run and hold them if it had nothing else.  Errors:
   // INVALID_ARGUMENT with the arithmetic.
-  absl::Status CanEverHold(const TenantAccount& account, int64_t pages) const;
+  absl::Status CanEverRun(const TenantAccount& account, int64_t requests,
+                          int64_t pages) const;
 
   // After how many seconds the allowance covers a request; none: now.  A
   // request of more than a minute's tokens needs a full bucket.

@@ -66,8 +66,10 @@ absl::Status Embedded::Run(
   std::mutex one_at_a_time;  // events of several requests may come at once
   Monitor monitor;
   absl::Status failure;
-  size_t open = requests.size();
+  int64_t open = 0;  // choices
+  for (const Request& request : requests) open += request.n;
   for (size_t i = 0; i < requests.size(); ++i) {
+    const int64_t choices = requests[i].n;
     const auto id =
         engine_->Submit(std::move(requests[i]), [&, i](StreamEvent event) {
           const bool done = event.done;
@@ -85,8 +87,8 @@ absl::Status Embedded::Run(
     // A rank was lost: this request and those after it will not run.
     Monitor::Lock lock(monitor);
     failure.Update(id.status());
-    open -= requests.size() - i;
-    break;
+    open -= choices;
+    for (++i; i < requests.size(); ++i) open -= requests[i].n;
   }
   const auto all_done = [&] {
     Monitor::Lock lock(monitor);

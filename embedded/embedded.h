@@ -32,7 +32,7 @@ class Embedded {
       const EmbeddedOptions& options,
       std::function<void(double fraction)> progress);
 
-  // Runs all requests and returns when each is done.  `on_event(i, event)` is
+  // Runs all requests and returns when each choice of each is done.  `on_event(i, event)` is
   // called with the events of requests[i], from one thread at a time.
   // Errors: that of the first request that failed; a lost rank fails all.
   // REQUIRES: engine().Check(request) is OK for each, and max_queue holds all.

@@ -60,6 +60,54 @@ TEST(BatchScheduler, WithNobodyDecodingAPromptRunsWhole) {
   EXPECT_FALSE(scheduler.HasWork());
 }
 
+SequenceSpec Fork(uint64_t id, uint64_t source, int prompt, int max_tokens) {
+  SequenceSpec spec = Spec(id, prompt, max_tokens);
+  spec.fork_of = source;
+  return spec;
+}
+
+TEST(BatchScheduler, ForksDecodeAsSoonAsTheirSourceDoes) {
+  BatchScheduler scheduler(kLayers, 0.1, 0, /*longest_step_seconds=*/1e-9);
+  for (SequenceSpec spec : {Spec(1, 100, 3), Fork(2, 1, 100, 3),
+                            Fork(3, 1, 100, 3), Spec(4, 100, 1)}) {
+    scheduler.Admit(std::move(spec));
+  }
+  for (int layer = 0; layer + 1 < kLayers; ++layer) {
+    const StepPlan plan = scheduler.MakePlan();
+    EXPECT_THAT(Slices(plan), ElementsAre(Slice{1, layer, layer + 1}));
+    EXPECT_THAT(plan.decode, IsEmpty());
+  }
+  scheduler.Retire(2);  // before it has begun
+  EXPECT_THAT(scheduler.MakePlan().decode, ElementsAre(1, 3));
+  EXPECT_THAT(scheduler.MakePlan().decode, ElementsAre(1, 3));
+}
+
+TEST(BatchScheduler, AForkTakesThePlaceOfASourceThatIsGone) {
+  for (const int plans_before : {0, 1, 3}) {
+    BatchScheduler scheduler(kLayers, 0.1, 0, /*longest_step_seconds=*/1e-9);
+    for (SequenceSpec spec : {Spec(1, 100, 3), Fork(2, 1, 100, 3),
+                              Fork(3, 1, 100, 3), Fork(4, 1, 100, 3)}) {
+      scheduler.Admit(std::move(spec));
+    }
+    for (int i = 0; i < plans_before; ++i) scheduler.MakePlan();
+    scheduler.Retire(2);
+    scheduler.Retire(1);
+    StepPlan plan = scheduler.MakePlan();
+    if (plans_before == 0) {
+      EXPECT_THAT(plan.retire, IsEmpty());
+      ASSERT_EQ(plan.admit.size(), 2u);
+      EXPECT_EQ(plan.admit[0].fork_of, 0u);
+      EXPECT_EQ(plan.admit[1].fork_of, 3u);
+    } else {
+      EXPECT_THAT(plan.retire, ElementsAre(2, 1));
+    }
+    EXPECT_THAT(Slices(plan),
+                ElementsAre(Slice{3, plans_before, plans_before + 1}));
+    while (plan.decode.empty()) plan = scheduler.MakePlan();
+    EXPECT_THAT(plan.decode, ElementsAre(3, 4));
+  }
+}
+
 // Else a worker in the midst of a long prompt would be taken for a dead one.
 TEST(BatchScheduler, WithNobodyDecodingNoStepTakesTooLong) {
   BatchScheduler scheduler(kLayers, 0.1, 0, /*longest_step_seconds=*/7);

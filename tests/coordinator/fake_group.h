@@ -1,5 +1,5 @@
-// A WorkerGroup without a model: it keeps the rules of lockstep and of memory,
-// and says token 100 + index for every token.
+// A WorkerGroup without a model: it keeps the rules of lockstep, of memory and
+// of forks, and says token 100 + index for every token.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -128,6 +128,7 @@ class FakeGroup final : public WorkerGroup {
         plan.prefill.empty() ? 0 : state_->slowest_layer_seconds;
     for (uint64_t id : plan.retire) {
       EXPECT_TRUE(open_.contains(id)) << id;
+      HandOver(id);
       state_->held_slabs -= open_[id].pages;
       open_.erase(id);
     }
@@ -135,6 +136,10 @@ class FakeGroup final : public WorkerGroup {
       EXPECT_FALSE(open_.contains(spec.id));
       Open& open = open_[spec.id];
       open.spec = spec;
+      if (spec.fork_of != 0) {
+        EXPECT_TRUE(IsForkOf(spec, open_.at(spec.fork_of).spec));
+        EXPECT_EQ(open_.at(spec.fork_of).layers, 0);
+      }
       open.tokens = spec.generated;
       for (size_t i = 0; i < spec.forced.size(); ++i) {
         EXPECT_EQ(spec.forced[i], 100 + static_cast<int32_t>(i));
@@ -151,8 +156,14 @@ class FakeGroup final : public WorkerGroup {
       for (uint64_t id : slice.sequence_ids) {
         Open& open = open_.at(id);
         EXPECT_EQ(slice.layer_begin, open.layers);
+        EXPECT_EQ(open.spec.fork_of, 0u) << "a fork is prefilled";
         open.layers = slice.layer_end;
-        if (open.layers == info_.config().num_layers) Emit(&open, &result);
+        if (open.layers < info_.config().num_layers) continue;
+        Emit(&open, &result);
+        for (Open* fork : ForksOf(id)) {
+          fork->layers = open.layers;
+          Emit(fork, &result);
+        }
       }
     }
     for (uint64_t id : plan.decode) {
@@ -161,6 +172,22 @@ class FakeGroup final : public WorkerGroup {
       if (!open.finished) Emit(&open, &result);
     }
     return result;
+  }
+
+  // Those that wait for its prefill.
+  std::vector<Open*> ForksOf(uint64_t id) {
+    std::vector<Open*> forks;
+    for (auto& [fork, open] : open_) {
+      if (open.spec.fork_of == id && open.layers == 0) forks.push_back(&open);
+    }
+    return forks;
+  }
+  void HandOver(uint64_t id) {
+    const std::vector<Open*> forks = ForksOf(id);
+    if (forks.empty()) return;
+    for (Open* fork : forks) fork->spec.fork_of = forks[0]->spec.id;
+    forks[0]->spec.fork_of = 0;
+    forks[0]->layers = open_.at(id).layers;
   }
 
   static void Emit(Open* open, StepResult* result) {

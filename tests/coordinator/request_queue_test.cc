@@ -94,6 +94,48 @@ TEST_F(QueueTest, TheOrderOfArrival) {
   EXPECT_TRUE(queue_.empty());
 }
 
+// Three choices wait as one; the place stays when one of them goes.
+TEST_F(QueueTest, AChoiceCanLeaveTheOthers) {
+  for (const bool text : {false, true}) {
+    const uint64_t first = text ? 20 : 10;
+    std::unique_ptr<Sequence> lead;
+    for (int32_t i : {0, 1, 2}) {
+      auto choice = std::make_unique<Sequence>(
+          first + i, text, AnswerForm(), nullptr, nullptr, /*now=*/0,
+          Standing{.tenant = TenantOf({.name = "default"}),
+                   .expected_tokens = 7},
+          i);
+      if (lead == nullptr) {
+        lead = std::move(choice);
+      } else {
+        lead->Join(std::move(choice));
+      }
+    }
+    if (!text) Encode(lead.get(), 4);
+    const int64_t each = text ? 7 : 5;
+    queue_.Push(std::move(lead), 0);
+    EXPECT_EQ(queue_.size(), 3);
+    EXPECT_EQ(queue_.tokens(), 3 * each);
+    EXPECT_EQ(queue_.RemoveChoice(first + 1, 1)->id(), first + 1);
+    EXPECT_EQ(queue_.RemoveChoice(first + 1, 1), nullptr);
+    EXPECT_EQ(queue_.RemoveChoice(first + 3, 1), nullptr);
+    EXPECT_EQ(queue_.RemoveChoice(first, 1)->id(), first);
+    EXPECT_EQ(queue_.size(), 1);
+    EXPECT_EQ(queue_.tokens(), each);
+    Sequence* const rest = queue_.FindRequest(first);
+    ASSERT_NE(rest, nullptr);
+    EXPECT_EQ(rest->id(), first + 2);
+    EXPECT_TRUE(rest->counts_prompt());
+    if (text) {
+      Encode(rest, 4);
+      queue_.Refile(rest->id(), 1);
+      EXPECT_EQ(rest->spec().sampling.seed, 2u);
+    }
+    EXPECT_THAT(Drain(1), ElementsAre(first + 2));
+    EXPECT_EQ(queue_.size() + queue_.tokens(), 0);
+  }
+}
+
 TEST_F(QueueTest, ATextThatIsEncodedKeepsOtherTextsBack) {
   Push({.id = 1, .kind = Kind::kEncoding});
   Push({.id = 2, .kind = Kind::kEncoded});

@@ -75,8 +75,8 @@ TEST(TenantAccounts, LimitsOfPlacement) {
   EXPECT_TRUE(tenants.MayRun(*a));
   EXPECT_TRUE(tenants.MayHold(*a, 20));
   EXPECT_FALSE(tenants.MayHold(*a, 21));
-  EXPECT_TRUE(tenants.CanEverHold(*a, 50).ok());
-  EXPECT_THAT(std::string(tenants.CanEverHold(*a, 51).message()),
+  EXPECT_TRUE(tenants.CanEverRun(*a, 1, 50).ok());
+  EXPECT_THAT(std::string(tenants.CanEverRun(*a, 1, 51).message()),
               HasSubstr("may hold 50, 0.5 of 100"));
   tenants.Start(a, {.most_tokens = 1}, 0);
   EXPECT_FALSE(tenants.MayRun(*a));
