@@ -22,6 +22,17 @@ void ExpectSound(const Request& request) {
   H2O_CHECK(std::isfinite(request.sampling.temperature));
   H2O_CHECK(request.sampling.temperature >= 0 && request.sampling.top_k >= 0);
   H2O_CHECK(request.sampling.top_p >= 0 && request.sampling.top_p <= 1);
+  H2O_CHECK(request.sampling.min_p >= 0 && request.sampling.min_p <= 1);
+  H2O_CHECK(std::isfinite(request.sampling.repetition_penalty));
+  H2O_CHECK(std::isfinite(request.sampling.frequency_penalty));
+  H2O_CHECK(std::isfinite(request.sampling.presence_penalty));
+  for (const LogitBias& bias : request.logit_bias) {
+    H2O_CHECK(bias.token >= 0 && std::isfinite(bias.bias)) << bias.token;
+  }
+  H2O_CHECK(request.top_logprobs >= 0);
+  H2O_CHECK(request.top_logprobs <= kMostTopLogprobs);
+  H2O_CHECK(request.min_tokens >= 0);
+  H2O_CHECK(request.stop_token_ids.size() <= size_t{kMaxStopTokens});
   H2O_CHECK(request.stop.size() <= kMaxStopStrings);
 }
 
