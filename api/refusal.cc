@@ -14,6 +14,7 @@ namespace h2o {
 namespace {
 
 constexpr char kReason[] = "h2oserve/refusal";
+constexpr char kNeverFits[] = "h2oserve/never-fits";
 constexpr char kRetryAfter[] = "h2oserve/retry-after-ms";
 
 std::optional<int64_t> NumberIn(const absl::Status& status, const char* key) {
@@ -58,6 +59,15 @@ std::optional<double> RetryAfterSeconds(const absl::Status& status) {
   const std::optional<int64_t> ms = NumberIn(status, kRetryAfter);
   if (!ms) return std::nullopt;
   return static_cast<double>(*ms) / 1000;
+}
+
+absl::Status NeverFitting(absl::Status status) {
+  status.SetPayload(kNeverFits, absl::Cord("1"));
+  return status;
+}
+
+bool NeverFits(const absl::Status& status) {
+  return status.GetPayload(kNeverFits).has_value();
 }
 
 }  // namespace h2o

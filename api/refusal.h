@@ -36,4 +36,9 @@ absl::Status Refused(Refusal reason, absl::Status status,
 std::optional<Refusal> RefusalOf(const absl::Status& status);
 std::optional<double> RetryAfterSeconds(const absl::Status& status);
 
+// `status`, marked as that of a request which is longer than the model or the
+// groups can ever hold.
+absl::Status NeverFitting(absl::Status status);
+bool NeverFits(const absl::Status& status);
+
 }  // namespace h2o

@@ -26,7 +26,8 @@ struct Request {
   // Tokens to generate at most.  Default: 128, or what the model's positions
   // leave, if that is less.
   std::optional<int32_t> max_tokens;
-  bool ignore_eos = false;  // go on after the end-of-text token
+  bool fills_positions = false;  // the default is what the positions leave
+  bool ignore_eos = false;       // go on after the end-of-text token
   SamplingParams sampling;
   bool has_seed = false;  // otherwise the door draws sampling.seed
   std::optional<KvPolicyRequest> kv_policy;  // default: the server's

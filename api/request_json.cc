@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <optional>
@@ -16,10 +15,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "api/json_values.h"
 #include "api/result.h"
-#include "base/cut_text.h"
 #include "base/status_macros.h"
-#include "model/json_file.h"
 
 namespace h2o {
 namespace {
@@ -31,68 +29,6 @@ absl::Status Bad(const Parts&... parts) {
   return absl::InvalidArgumentError(absl::StrCat(parts...));
 }
 
-// The value as JSON for an error message, cut if it is long.
-std::string Shown(const json& value) {
-  std::string text = value.dump(-1, ' ', false, json::error_handler_t::replace);
-  if (text.size() > 60) text = text.substr(0, 60) + "...";
-  return text;
-}
-
-absl::Status ReadInt(const char* key, const json& value, int32_t* out) {
-  constexpr int32_t kLeast = std::numeric_limits<int32_t>::min();
-  constexpr int32_t kMost = std::numeric_limits<int32_t>::max();
-  // The library compares unsigned numbers as signed ones.
-  const bool fits = value.is_number_unsigned()
-                        ? value.get<uint64_t>() <= uint64_t{kMost}
-                        : value.is_number_integer() && value >= kLeast;
-  if (!fits) {
-    return Bad(key, " is ", Shown(value), "; it must be a whole number of 32 ",
-               "bits, ", kLeast, " to ", kMost);
-  }
-  *out = value.get<int32_t>();
-  return absl::OkStatus();
-}
-
-absl::Status ReadFloat(const char* key, const json& value, float* out) {
-  if (!value.is_number()) {
-    return Bad(key, " is ", Shown(value), "; it must be a number");
-  }
-  const double number = value.get<double>();
-  if (std::abs(number) > std::numeric_limits<float>::max()) {
-    return Bad(key, " is ", Shown(value), "; it must be a number of 32 bits");
-  }
-  *out = static_cast<float>(number);
-  return absl::OkStatus();
-}
-
-absl::Status ReadString(const char* key, const json& value, std::string* out) {
-  if (!value.is_string()) {
-    return Bad(key, " is ", Shown(value), "; it must be a string");
-  }
-  *out = value.get<std::string>();
-  return absl::OkStatus();
-}
-
-absl::Status ReadBool(const char* key, const json& value, bool* out) {
-  if (!value.is_boolean()) {
-    return Bad(key, " is ", Shown(value), "; it must be true or false");
-  }
-  *out = value.get<bool>();
-  return absl::OkStatus();
-}
-
-absl::Status ReadTokens(const char* key, const json& value,
-                        std::vector<int32_t>* out) {
-  if (!value.is_array()) {
-    return Bad(key, " is ", Shown(value), "; it must be a list of token ids");
-  }
-  out->clear();
-  for (const json& id : value) {
-    H2O_RETURN_IF_ERROR(ReadInt(key, id, &out->emplace_back()));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status ReadSeed(const json& value, Request* request) {
   if (!value.is_number_unsigned()) {
     return Bad("seed is ", Shown(value), "; it must be a whole number, 0 to ",
@@ -100,19 +36,6 @@ absl::Status ReadSeed(const json& value, Request* request) {
   }
   request->sampling.seed = value.get<uint64_t>();
   request->has_seed = true;
-  return absl::OkStatus();
-}
-
-absl::Status ReadStop(const json& value, std::vector<std::string>* out) {
-  if (!value.is_string() && !value.is_array()) {
-    return Bad("stop is ", Shown(value),
-               "; it must be a string or a list of strings");
-  }
-  out->clear();
-  if (value.is_string()) return ReadString("stop", value, &out->emplace_back());
-  for (const json& text : value) {
-    H2O_RETURN_IF_ERROR(ReadString("stop", text, &out->emplace_back()));
-  }
   return absl::OkStatus();
 }
 
@@ -142,26 +65,6 @@ absl::Status ReadBudget(const json& value, Request* request) {
   }
   H2O_RETURN_IF_ERROR(ParseKvBudget(text, &policy));
   request->kv_policy = policy;
-  return absl::OkStatus();
-}
-
-// {"token id": bias}, as OpenAI's API has it.
-absl::Status ReadLogitBias(const json& value, std::vector<LogitBias>* out) {
-  if (!value.is_object()) {
-    return Bad("logit_bias is ", Shown(value),
-               "; it must be an object {\"token id\": bias}");
-  }
-  std::map<int32_t, float> biases;  // "5" and "05" are one token
-  for (const auto& [key, number] : value.items()) {
-    int32_t token = 0;
-    if (!absl::SimpleAtoi(key, &token)) {
-      return Bad("logit_bias names '", CutText(key),
-                 "'; it must be a token id");
-    }
-    H2O_RETURN_IF_ERROR(ReadFloat("logit_bias", number, &biases[token]));
-  }
-  out->clear();
-  for (const auto& [token, bias] : biases) out->push_back({token, bias});
   return absl::OkStatus();
 }
 
@@ -272,7 +175,7 @@ constexpr Option kOptions[] = {
      RequestFlag::Takes::kNumber, "S"},
     {"stop",
      [](const json& value, Request* request) {
-       return ReadStop(value, &request->stop);
+       return ReadStrings("stop", value, &request->stop);
      },
      "Text that ends the output and is not part of it; may be given several "
      "times",
@@ -390,14 +293,7 @@ json NumberOf(const std::string& text) {
 absl::StatusOr<Request> RequestFromJson(std::string_view text,
                                         const Request& defaults,
                                         std::string* others) {
-  const absl::StatusOr<json> parsed = ParseJson(text, Shown(json(text)));
-  if (!parsed.ok()) {
-    return Bad("not a JSON object in UTF-8: ", parsed.status().message());
-  }
-  const json& object = *parsed;
-  if (!object.is_object()) {
-    return Bad(Shown(object), " is not an object; write {\"prompt\": ..}");
-  }
+  H2O_ASSIGN_OR_RETURN(const json object, ParseClientJson(text));
   if (object.contains("prompt") == object.contains("tokens")) {
     return Bad("a request needs either \"prompt\" or \"tokens\"");
   }

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
+#include "api/refusal.h"
 #include "base/check.h"
 
 namespace h2o {
@@ -32,12 +33,12 @@ SlabCharge Admission::ChargeOf(const KvPolicy& policy,
 absl::Status Admission::CanEverFit(const SlabCharge& charge) const {
   for (size_t rank = 0; rank < charge.size(); ++rank) {
     if (charge[rank] <= num_slabs_[rank]) continue;
-    return absl::InvalidArgumentError(absl::StrCat(
+    return NeverFitting(absl::InvalidArgumentError(absl::StrCat(
         "the request can never fit: it needs ", charge[rank], " KV ",
         geometry_.SlabsName(), " on rank ", rank, " (",
         charge[rank] * geometry_.SlabBytes(), " bytes), whose pool has ",
         num_slabs_[rank], " (", num_slabs_[rank] * geometry_.SlabBytes(),
-        " bytes); ask for fewer tokens or a smaller kv budget"));
+        " bytes); ask for fewer tokens or a smaller kv budget")));
   }
   return absl::OkStatus();
 }

@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "base/traceparent.h"
+#include "coordinator/end_line.h"
 #include "proto/grpc_status.h"
 #include "proto/inference.grpc.pb.h"
 #include "proto/request_proto.h"
@@ -49,11 +50,6 @@ absl::StatusOr<std::string> RequestIdOf(const v1::GenerateRequest& message) {
   return id;
 }
 
-// Code and message, without what api/refusal.h adds for programs.
-std::string Shown(const absl::Status& status) {
-  return status.ToString(absl::StatusToStringMode::kWithNoExtraData);
-}
-
 // Until the client's deadline; none: it has none.
 std::optional<double> SecondsLeft(
     const grpc::GenericCallbackServerContext& context) {
@@ -73,15 +69,6 @@ std::string TraceparentOf(const grpc::GenericCallbackServerContext& context) {
   if (found == metadata.end()) return "";
   const std::string_view value(found->second.data(), found->second.size());
   return IsTraceparent(value) ? std::string(value) : "";
-}
-
-std::string EndLine(const StreamEvent& last) {
-  const Usage& usage = last.usage;
-  return absl::StrCat(
-      last.status.ok() ? "done" : absl::StatusCodeToString(last.status.code()),
-      ": ", usage.prompt_tokens, " + ", usage.completion_tokens,
-      " tokens; queue ", usage.queue_seconds, " s, prefill ",
-      usage.prefill_seconds, " s, decode ", usage.decode_seconds, " s");
 }
 
 }  // namespace

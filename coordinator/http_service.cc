@@ -1,14 +1,21 @@
 // The routes of the coordinator's HTTP interface.
 #include "coordinator/http_service.h"
 
+#include <algorithm>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "api/request_json.h"
+#include "base/cut_text.h"
+#include "base/entropy.h"
 #include "base/kv_page.h"
+#include "base/status_macros.h"
+#include "base/traceparent.h"
 #include "coordinator/metrics_page.h"
+#include "openai/api_error.h"
 
 namespace h2o {
 namespace {
@@ -17,7 +24,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr double kPageSeconds = 0.1;
 constexpr char kMetricsPath[] = "/metrics";
-constexpr char kAdmissionPath[] = "/v1/admission";
+constexpr char kRequestId[] = "x-request-id";
 
 HttpResponse JsonAnswer(int status, const Json& body) {
   HttpResponse response;
@@ -26,35 +33,26 @@ HttpResponse JsonAnswer(int status, const Json& body) {
   return response;
 }
 
-HttpResponse ErrorAnswer(int status, const char* code, std::string message) {
-  const Json error = {{"message", std::move(message)},
-                      {"type", "invalid_request_error"},
-                      {"param", nullptr},
-                      {"code", code}};
-  return JsonAnswer(status, {{"error", error}});
+constexpr size_t kMaxRequestId = 128;
+
+// What the client calls its request, or a name made up.
+std::string RequestIdOf(const HttpRequest& request) {
+  const std::string_view id = request.Header(kRequestId);
+  const bool is_fit = !id.empty() && id.size() <= kMaxRequestId &&
+                      std::all_of(id.begin(), id.end(),
+                                  [](char c) { return c > ' ' && c < 0x7f; });
+  return is_fit ? std::string(id)
+                : absl::StrCat("req-",
+                               absl::Hex(RandomBits64(), absl::kZeroPad16));
 }
 
-// 401 or 403.
-HttpResponse Unwelcome(const absl::Status& why) {
-  if (absl::IsPermissionDenied(why)) {
-    return ErrorAnswer(403, "permission_denied", std::string(why.message()));
-  }
-  HttpResponse response =
-      ErrorAnswer(401, "invalid_api_key", std::string(why.message()));
-  response.headers = {{"WWW-Authenticate", "Bearer"}};
-  return response;
-}
-
-HttpResponse WrongMethod(const char* path, const char* allowed) {
-  HttpResponse refusal =
-      ErrorAnswer(405, "method_not_allowed",
-                  absl::StrCat(path, " answers ", allowed, " alone"));
-  refusal.headers = {{"Allow", allowed}};
-  return refusal;
-}
-
-HttpResponse BadRequest(const absl::Status& why) {
-  return ErrorAnswer(400, "invalid_value", std::string(why.message()));
+bool IsJson(std::string_view content_type) {
+  content_type = content_type.substr(0, content_type.find(';'));
+  while (content_type.ends_with(' ')) content_type.remove_suffix(1);
+  return content_type.empty() ||
+         absl::EqualsIgnoreCase(
+             absl::string_view(content_type.data(), content_type.size()),
+             "application/json");
 }
 
 // Over HTTP a lower priority goes first, as in vLLM.
@@ -74,73 +72,147 @@ HttpResponse HealthAnswer(const char* what, const absl::Status& status) {
 }  // namespace
 
 const HttpService::Route HttpService::kRoutes[] = {
-    {"/livez", Right::kNone, &HttpService::Alive},
-    {"/readyz", Right::kNone, &HttpService::Ready},
-    {"/progressz", Right::kNone, &HttpService::Progress},
-    {"/health", Right::kNone, &HttpService::Health},
-    {kMetricsPath, Right::kNone, &HttpService::Metrics},
-    {"/version", Right::kKey, &HttpService::VersionOf},
-    {"/v1/status", Right::kAdmin, &HttpService::Status},
+    {"/v1/completions", "POST", Right::kModel,
+     &HttpService::OpenAi<&OpenAiService::Complete>},
+    {"/v1/chat/completions", "POST", Right::kModel,
+     &HttpService::OpenAi<&OpenAiService::Chat>},
+    {"/v1/models", "GET", Right::kKey,
+     &HttpService::OpenAi<&OpenAiService::Models>},
+    {"/v1/models/", "GET", Right::kKey,
+     &HttpService::OpenAi<&OpenAiService::Model>, /*is_prefix=*/true},
+    {"/tokenize", "POST", Right::kKey,
+     &HttpService::OpenAi<&OpenAiService::Tokenize>},
+    {"/detokenize", "POST", Right::kKey,
+     &HttpService::OpenAi<&OpenAiService::Detokenize>},
+    {"/v1/admission", "POST", Right::kModel, &HttpService::Admission},
+    {"/v1/status", "GET", Right::kAdmin,
+     &HttpService::Plain<&HttpService::Status>},
+    {"/version", "GET", Right::kKey,
+     &HttpService::Plain<&HttpService::VersionOf>},
+    {kMetricsPath, "GET", Right::kNone,
+     &HttpService::Plain<&HttpService::Metrics>},
+    {"/livez", "GET", Right::kNone, &HttpService::Plain<&HttpService::Alive>},
+    {"/readyz", "GET", Right::kNone, &HttpService::Plain<&HttpService::Ready>},
+    {"/progressz", "GET", Right::kNone,
+     &HttpService::Plain<&HttpService::Progress>},
+    {"/health", "GET", Right::kNone, &HttpService::Plain<&HttpService::Health>},
 };
 
 HttpService::HttpService(HttpServiceOptions options, Engine* engine,
                          const Clock* clock)
     : options_(std::move(options)), engine_(engine), clock_(clock) {}
 
-void HttpService::Handle(const HttpRequest& request, HttpReply* reply) {
-  if (request.path == kAdmissionPath) return reply->Send(Admission(request));
+void HttpService::Handle(HttpRequest request,
+                         std::shared_ptr<HttpReply> reply) {
+  HttpCall call = {.request = std::move(request), .reply = std::move(reply)};
+  call.id = RequestIdOf(call.request);
+  call.headers = HeadersFor(call);
+  if (call.request.method == "OPTIONS" && !options_.allowed_origins.empty()) {
+    return Preflight(call);
+  }
   for (const Route& route : kRoutes) {
-    if (request.path != route.path) continue;
-    const Right right =
-        route.path == kMetricsPath ? options_.metrics_right : route.right;
-    if (const auto tenant = Admit(right, request); !tenant.ok()) {
-      return reply->Send(Unwelcome(tenant.status()));
-    }
-    if (request.method == "GET") return reply->Send((this->*route.answer)());
-    return reply->Send(WrongMethod(route.path, "GET, HEAD"));
+    const std::string& path = call.request.path;
+    const std::string_view known = route.path;
+    const bool is_it =
+        route.is_prefix ? path.starts_with(known) && path.size() > known.size()
+                        : path == known;
+    if (is_it) return Answer(route, std::move(call));
   }
   // What is not named above takes a key, whatever it may become; but a page
   // for people may come to stand at the root.
-  const Right right = request.path == "/" ? Right::kNone : Right::kKey;
-  if (const auto tenant = Admit(right, request); !tenant.ok()) {
-    return reply->Send(Unwelcome(tenant.status()));
+  const Right right = call.request.path == "/" ? Right::kNone : Right::kKey;
+  if (const absl::Status may = Admit(right, &call); !may.ok()) {
+    return call.Fail(ErrorOf(may));
   }
-  reply->Send(ErrorAnswer(404, "not_found",
-                          "there is nothing at this path; /v1/status, /metrics "
-                          "and /health are"));
+  call.Fail({.status = 404,
+             .message = absl::StrCat("there is nothing at ",
+                                     CutText(call.request.path),
+                                     "; /v1/completions, /v1/models, /metrics "
+                                     "and /health are"),
+             .code = "not_found"});
 }
 
-absl::StatusOr<TenantRow> HttpService::Admit(Right right,
-                                             const HttpRequest& request) {
-  if (options_.keeper == nullptr) return TenantRow();
-  return options_.keeper->Admit(
-      right, {.peer = request.peer,
-              .authorization = request.Header("authorization"),
-              .asks_for = request.path});
+void HttpService::Answer(const Route& route, HttpCall call) {
+  const bool is_metrics = route.path == kMetricsPath;
+  const Right right = is_metrics ? options_.metrics_right : route.right;
+  if (const absl::Status may = Admit(right, &call); !may.ok()) {
+    return call.Fail(ErrorOf(may));
+  }
+  const bool is_get = std::string_view(route.method) == "GET";
+  if (call.request.method != route.method) {
+    const char* const allowed = is_get ? "GET, HEAD" : route.method;
+    call.headers.emplace_back("Allow", allowed);
+    return call.Fail({.status = 405,
+                      .message = absl::StrCat(call.request.path, " answers ",
+                                              allowed, " alone"),
+                      .code = "method_not_allowed"});
+  }
+  const std::string_view type = call.request.Header("content-type");
+  if (!is_get && !IsJson(type)) {
+    return call.Fail({.status = 415,
+                      .message = absl::StrCat("Content-Type is ", CutText(type),
+                                              "; it must be application/json"),
+                      .code = "unsupported_media_type"});
+  }
+  (this->*route.answer)(std::move(call));
 }
 
-HttpResponse HttpService::Admission(const HttpRequest& request) {
-  const absl::StatusOr<TenantRow> tenant = Admit(Right::kModel, request);
-  if (!tenant.ok()) return Unwelcome(tenant.status());
-  if (request.method != "POST") return WrongMethod(kAdmissionPath, "POST");
+HttpHeaders HttpService::HeadersFor(const HttpCall& call) const {
+  HttpHeaders headers = {{"X-Request-Id", call.id}};
+  if (const std::string_view trace = call.request.Header(kTraceparentKey);
+      IsTraceparent(trace)) {
+    headers.emplace_back(kTraceparentKey, trace);
+  }
+  const std::string_view origin = call.request.Header("origin");
+  if (origin.empty()) return headers;
+  for (const std::string& allowed : options_.allowed_origins) {
+    if (allowed != "*" && allowed != origin) continue;
+    headers.emplace_back("Access-Control-Allow-Origin", allowed);
+    headers.emplace_back("Access-Control-Expose-Headers",
+                         "X-Request-Id, Retry-After, retry-after-ms");
+    headers.emplace_back("Vary", "Origin");
+    break;
+  }
+  return headers;
+}
+
+void HttpService::Preflight(const HttpCall& call) const {
+  HttpResponse response = {.status = 204};
+  response.headers = {
+      {"Access-Control-Allow-Methods", "GET, HEAD, POST"},
+      {"Access-Control-Allow-Headers",
+       "Authorization, Content-Type, X-Request-Id, traceparent"},
+      {"Access-Control-Max-Age", "600"}};
+  call.Send(std::move(response));
+}
+
+absl::Status HttpService::Admit(Right right, HttpCall* call) {
+  if (options_.keeper == nullptr) return absl::OkStatus();
+  H2O_ASSIGN_OR_RETURN(
+      call->tenant,
+      options_.keeper->Admit(
+          right, {.peer = call->request.peer,
+                  .authorization = call->request.Header("authorization"),
+                  .asks_for = call->request.path}));
+  return absl::OkStatus();
+}
+
+void HttpService::Admission(HttpCall call) {
   std::string others;  // fields that change nothing here, as `model`
   absl::StatusOr<Request> asked =
-      RequestFromJson(request.body, Request{}, &others);
-  if (!asked.ok()) return BadRequest(asked.status());
+      RequestFromJson(call.request.body, Request{}, &others);
+  if (!asked.ok()) return call.Fail(ErrorOf(asked.status()));
   asked->priority = Negated(asked->priority);
-  asked->tenant = *tenant;
+  asked->tenant = call.tenant;
   const absl::StatusOr<AdmissionAnswer> answer =
       engine_->CheckAdmission(*asked);
-  if (absl::IsUnavailable(answer.status())) {
-    return ErrorAnswer(503, "server_is_unavailable",
-                       std::string(answer.status().message()));
-  }
-  if (!answer.ok()) return BadRequest(answer.status());
-  return JsonAnswer(200, {{"fits_now", answer->fits_now},
-                          {"retry_after_seconds", answer->retry_after_seconds},
-                          {"pages", answer->pages},
-                          {"kv_bytes", answer->kv_bytes},
-                          {"reason", answer->reason}});
+  if (!answer.ok()) return call.Fail(ErrorOf(answer.status()));
+  call.Send(
+      JsonAnswer(200, {{"fits_now", answer->fits_now},
+                       {"retry_after_seconds", answer->retry_after_seconds},
+                       {"pages", answer->pages},
+                       {"kv_bytes", answer->kv_bytes},
+                       {"reason", answer->reason}}));
 }
 
 HttpResponse HttpService::Alive() {

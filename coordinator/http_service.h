@@ -1,4 +1,5 @@
-// What the coordinator answers over HTTP: health, metrics and status.
+// What the coordinator answers over HTTP: a table of routes, with health,
+// metrics and status; those of OpenAI's API are OpenAiService's.
 //
 // Threads  Handle by any thread; it never waits.
 #pragma once
@@ -7,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -14,6 +16,8 @@
 #include "coordinator/doorkeeper.h"
 #include "coordinator/engine.h"
 #include "coordinator/fault_log.h"
+#include "coordinator/http_call.h"
+#include "coordinator/openai_service.h"
 #include "http/http_server.h"
 
 namespace h2o {
@@ -33,6 +37,9 @@ struct HttpServiceOptions {
   // The text of /v1/status.
   std::function<std::string()> status = [] { return std::string("{}"); };
   const FaultLog* faults = nullptr;  // null: none; outlives the service
+  OpenAiService* openai = nullptr;   // null: none of its routes
+  // Pages of these may call; "*": of all.
+  std::vector<std::string> allowed_origins;
 };
 
 class HttpService {
@@ -40,19 +47,30 @@ class HttpService {
   // `engine` and `clock` must outlive this.
   HttpService(HttpServiceOptions options, Engine* engine, const Clock* clock);
 
-  void Handle(const HttpRequest& request, HttpReply* reply);
+  void Handle(HttpRequest request, std::shared_ptr<HttpReply> reply);
 
  private:
-  using Answer = HttpResponse (HttpService::*)();
   struct Route {
     const char* path;
+    const char* method;  // "GET": HEAD too
     Right right;
-    Answer answer;  // to GET
+    void (HttpService::*answer)(HttpCall call);
+    bool is_prefix = false;  // of paths
   };
   static const Route kRoutes[];
 
+  // Sends what returns a response.
+  template <HttpResponse (HttpService::*kAnswer)()>
+  void Plain(HttpCall call) {
+    call.Send((this->*kAnswer)());
+  }
+  template <auto kAnswer>
+  void OpenAi(HttpCall call) {
+    (options_.openai->*kAnswer)(std::move(call));
+  }
+
   // Whether a request would be taken now (POST).
-  HttpResponse Admission(const HttpRequest& request);
+  void Admission(HttpCall call);
   HttpResponse Alive();
   HttpResponse Ready();
   HttpResponse Health();
@@ -61,8 +79,13 @@ class HttpService {
   HttpResponse VersionOf();
   HttpResponse Status();
 
-  // Errors: as Doorkeeper's.
-  absl::StatusOr<TenantRow> Admit(Right right, const HttpRequest& request);
+  void Answer(const Route& route, HttpCall call);
+  // What every answer says.
+  HttpHeaders HeadersFor(const HttpCall& call) const;
+  // A browser asks whether a page may call.
+  void Preflight(const HttpCall& call) const;
+  // Finds out whose call it is.  Errors: as Doorkeeper's.
+  absl::Status Admit(Right right, HttpCall* call);
 
   // OK, or why requests are not taken.
   absl::Status Readiness() const;

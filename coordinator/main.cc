@@ -15,6 +15,7 @@
 #include <future>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -34,6 +35,7 @@
 #include "coordinator/guard.h"
 #include "coordinator/http_service.h"
 #include "coordinator/inference_service.h"
+#include "coordinator/openai_service.h"
 #include "coordinator/remote_workers.h"
 #include "coordinator/status_page.h"
 #include "flags/exit_code.h"
@@ -107,6 +109,8 @@ struct Coordinator {
   Guard guard;
   double step_deadline_seconds = 0;
   std::string model_id;
+  ModelConfig config;
+  KvPolicyRequest default_kv_policy;
   std::unique_ptr<FaultReports> faults;
   std::unique_ptr<Connections> connections;
   std::unique_ptr<Engine> engine;
@@ -118,6 +122,7 @@ struct Coordinator {
   std::unique_ptr<ConnectionAcceptor> acceptor;  // of the server
   std::string address;                           // where it listens
   int64_t handshakes_failed = 0;                 // that are counted
+  std::unique_ptr<OpenAiService> openai;
   std::unique_ptr<HttpService> http_service;
   std::unique_ptr<HttpServer> http;  // null: off
 
@@ -259,6 +264,8 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
   Coordinator* const all = c.get();
   c->step_deadline_seconds = flags.step_deadline_ms / 1000.0;
   c->model_id = ModelIdOf(flags);
+  c->config = config;
+  c->default_kv_policy = options.default_kv_policy;
   c->faults = std::make_unique<FaultReports>(flags.fault_dir, &c->clock);
   H2O_RETURN_IF_ERROR(c->faults->Prepare());
   H2O_ASSIGN_OR_RETURN(
@@ -353,6 +360,7 @@ HttpServerOptions HttpOptionsOf(const CoordinatorFlags& flags,
   options.max_body_bytes = flags.max_request_bytes;
   options.header_seconds = flags.http_header_timeout_seconds;
   options.body_seconds = flags.client_timeout_seconds;
+  options.write_seconds = flags.slow_client_seconds;
   options.handshakes_per_second = flags.max_handshakes;
   options.on_refused = [engine = c.engine.get()](HttpRefusal refusal) {
     engine->CountRefusal(refusal == HttpRefusal::kConnection
@@ -361,6 +369,22 @@ HttpServerOptions HttpOptionsOf(const CoordinatorFlags& flags,
   };
   if (c.guard.tls != nullptr) options.tls = c.guard.MaterialOfHttp();
   return options;
+}
+
+// What OpenAI's API needs.  REQUIRES: the engine is made.
+std::unique_ptr<OpenAiService> MakeOpenAi(const CoordinatorFlags& flags,
+                                          Coordinator* c) {
+  return std::make_unique<OpenAiService>(
+      OpenAiServiceOptions{
+          .config = c->config,
+          .model = flags.model.spec.model,
+          .rules = {.model_names = {c->model_id, flags.model.spec.model},
+                    .default_kv_policy = c->default_kv_policy,
+                    .strict_fields = flags.strict_fields},
+          .tokenizer = c->tokenizer.get(),
+          .overload_status = flags.overload_status,
+          .log_requests = flags.log_requests},
+      c->engine.get(), &c->clock);
 }
 
 // Serves HTTP where `flags` say, or at `if_free`, if that is not taken.
@@ -379,6 +403,7 @@ absl::Status StartHttp(const CoordinatorFlags& flags,
   if (c->guard.tls != nullptr) {
     expires = [guard = &c->guard] { return guard->Expires(); };
   }
+  c->openai = MakeOpenAi(flags, c);
   c->http_service = std::make_unique<HttpService>(
       HttpServiceOptions{.model_id = c->model_id,
                          .version = Version(),
@@ -392,13 +417,15 @@ absl::Status StartHttp(const CoordinatorFlags& flags,
                          .loading = [workers] { return workers->Progress(); },
                          .certificate_expires = expires,
                          .status = [c] { return c->Status(); },
-                         .faults = &c->faults->log()},
+                         .faults = &c->faults->log(),
+                         .openai = c->openai.get(),
+                         .allowed_origins = flags.allowed_origins},
       c->engine.get(), &c->clock);
   absl::StatusOr<std::unique_ptr<HttpServer>> server = HttpServer::Start(
       *where, HttpOptionsOf(flags, *c),
-      [service = c->http_service.get()](
-          const HttpRequest& request, const std::shared_ptr<HttpReply>& reply) {
-        service->Handle(request, reply.get());
+      [service = c->http_service.get()](HttpRequest request,
+                                        std::shared_ptr<HttpReply> reply) {
+        service->Handle(std::move(request), std::move(reply));
       });
   if (server.ok()) {
     c->http = *std::move(server);
@@ -471,6 +498,11 @@ void Drain(Coordinator* c, double grace_seconds, const sigset_t& signals,
   const Engine::Counters all = c->engine->counters();
   c->workers->Shutdown();
   c->StopAccepting();
+  const double farewell = c->steady.Now() + kFarewell.count();
+  while (c->http != nullptr && c->http->num_replies() > 0 &&
+         c->steady.Now() < farewell) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
   c->http.reset();
   c->server->Shutdown(std::chrono::system_clock::now() + kFarewell);
   c->server->Wait();

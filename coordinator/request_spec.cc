@@ -10,6 +10,7 @@
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "api/check_request.h"
+#include "api/refusal.h"
 #include "base/status_macros.h"
 
 namespace h2o {
@@ -31,12 +32,14 @@ absl::Status CheckVocabulary(const std::vector<int32_t>& tokens,
 absl::StatusOr<int32_t> MaxTokensOf(const Request& request, int max_positions) {
   const int64_t prompt = static_cast<int64_t>(request.tokens.size());
   const int64_t most = max_positions - prompt + 1;
+  const int64_t unless_told =
+      request.fills_positions ? max_positions : int64_t{kDefaultMaxTokens};
   const int64_t wanted = request.max_tokens.value_or(
-      std::min<int64_t>(kDefaultMaxTokens, std::max<int64_t>(most, 1)));
+      std::min<int64_t>(unless_told, std::max<int64_t>(most, 1)));
   if (wanted > most) {
-    return absl::InvalidArgumentError(absl::StrCat(
+    return NeverFitting(absl::InvalidArgumentError(absl::StrCat(
         "a prompt of ", prompt, " tokens and max_tokens ", wanted, " need ",
-        prompt + wanted - 1, " positions; the model has ", max_positions));
+        prompt + wanted - 1, " positions; the model has ", max_positions)));
   }
   return static_cast<int32_t>(wanted);
 }
@@ -48,15 +51,15 @@ absl::Status CheckLength(const Request& request, const RequestRules& rules) {
   if (request.has_text && rules.tokenizer != nullptr) {
     const int64_t least = rules.tokenizer->LeastTokens(request.text);
     if (least > positions) {
-      return absl::InvalidArgumentError(absl::StrCat(
+      return NeverFitting(absl::InvalidArgumentError(absl::StrCat(
           "a prompt of ", request.text.size(), " bytes is at least ", least,
-          " tokens; the model has ", positions, " positions"));
+          " tokens; the model has ", positions, " positions")));
     }
   }
   if (static_cast<int64_t>(request.tokens.size()) > positions) {
-    return absl::InvalidArgumentError(
+    return NeverFitting(absl::InvalidArgumentError(
         absl::StrCat("a prompt of ", request.tokens.size(),
-                     " tokens; the model has ", positions, " positions"));
+                     " tokens; the model has ", positions, " positions")));
   }
   return absl::OkStatus();
 }

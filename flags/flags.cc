@@ -276,6 +276,45 @@ void AddReplayFlags(CLI::App* app, EngineOptions* options) {
       ->capture_default_str();
 }
 
+// What HTTP alone has.
+void AddHttpFlags(CLI::App* app, CoordinatorFlags* flags) {
+  app->add_option("--http", flags->http,
+                  "Address of HTTP (OpenAI's API, health, metrics, status); "
+                  "port 0 picks a free port; off: none")
+      ->type_name("HOST:PORT")
+      ->capture_default_str();
+  app->add_option("--served-model-name", flags->served_model_name,
+                  "Name of the model over HTTP and in metrics. Default: the "
+                  "last part of --model")
+      ->type_name("NAME");
+  app->add_option("--http-header-timeout", flags->http_header_timeout_seconds,
+                  "An HTTP client that has not sent the headers of its request "
+                  "within this time is given up")
+      ->check(Within(0.1, 1e6, "a number of seconds, 0.1 or more"))
+      ->type_name("S")
+      ->capture_default_str();
+  app->add_option("--slow-client-seconds", flags->slow_client_seconds,
+                  "A reader of an HTTP answer that takes nothing for this long "
+                  "is cut")
+      ->check(Within(0.1, 1e6, "a number of seconds, 0.1 or more"))
+      ->type_name("S")
+      ->capture_default_str();
+  app->add_option("--overload-status", flags->overload_status,
+                  "HTTP status of a full queue: 503, or 429 for clients that "
+                  "wait only for that")
+      ->check(CLI::IsMember({429, 503}))
+      ->type_name("CODE")
+      ->capture_default_str();
+  app->add_flag("--strict-fields", flags->strict_fields,
+                "Refuse requests over HTTP that have an unknown field. "
+                "Default: unknown fields change nothing");
+  app->add_option("--allowed-origins", flags->allowed_origins,
+                  "Web pages that may call over HTTP (CORS), with commas "
+                  "between: https://example.org; *: all. Default: none")
+      ->delimiter(',')
+      ->type_name("ORIGIN");
+}
+
 }  // namespace
 
 void AddRequestFlags(CLI::App* app, RequestFlags* flags) {
@@ -389,15 +428,7 @@ void AddCoordinatorFlags(CLI::App* app, CoordinatorFlags* flags) {
                   "Address for clients and workers; port 0 picks a free port")
       ->type_name("HOST:PORT")
       ->capture_default_str();
-  app->add_option("--http", flags->http,
-                  "Address of HTTP (health, metrics, status); port 0 picks a "
-                  "free port; off: none")
-      ->type_name("HOST:PORT")
-      ->capture_default_str();
-  app->add_option("--served-model-name", flags->served_model_name,
-                  "Name of the model over HTTP and in metrics. Default: the "
-                  "last part of --model")
-      ->type_name("NAME");
+  AddHttpFlags(app, flags);
   app->add_option_function<std::string>(
          "--metrics-compat",
          [flags](const std::string& names) {
@@ -455,12 +486,6 @@ void AddCoordinatorFlags(CLI::App* app, CoordinatorFlags* flags) {
   app->add_option("--client-timeout", flags->client_timeout_seconds,
                   "A client that neither finishes its request nor reads its "
                   "answer for this long is given up")
-      ->check(Within(0.1, 1e6, "a number of seconds, 0.1 or more"))
-      ->type_name("S")
-      ->capture_default_str();
-  app->add_option("--http-header-timeout", flags->http_header_timeout_seconds,
-                  "An HTTP client that has not sent the headers of its request "
-                  "within this time is given up")
       ->check(Within(0.1, 1e6, "a number of seconds, 0.1 or more"))
       ->type_name("S")
       ->capture_default_str();

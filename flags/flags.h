@@ -125,6 +125,10 @@ struct CoordinatorFlags {
   double client_timeout_seconds = 30;
   bool log_requests = false;
   double http_header_timeout_seconds = 10;
+  double slow_client_seconds = 30;
+  int overload_status = 503;
+  bool strict_fields = false;
+  std::vector<std::string> allowed_origins;
   int max_handshakes = 200;
   std::string worker_socket;  // where workers of `serve` join; empty: none
   AccessFlags access;

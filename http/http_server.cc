@@ -76,12 +76,12 @@ class Reply final : public HttpReply,
     whole_ = true;
     ended_ = true;
     head_ = std::move(response);
-    Wake();
+    WakeUp();
   }
   void Begin(HttpResponse head) override {
     std::lock_guard lock(mutex_);
     head_ = std::move(head);
-    Wake();
+    WakeUp();
   }
   bool Write(std::string piece) override {
     std::lock_guard lock(mutex_);
@@ -93,13 +93,13 @@ class Reply final : public HttpReply,
     } else {
       pieces_.push_back(std::move(piece));
     }
-    Wake();
+    WakeUp();
     return !cut_;
   }
   void End() override {
     std::lock_guard lock(mutex_);
     ended_ = true;
-    Wake();
+    WakeUp();
   }
   void OnGone(std::function<void()> on_gone) override {
     {
@@ -112,14 +112,39 @@ class Reply final : public HttpReply,
     on_gone();
   }
 
+  void OnTurn(std::function<void()> turn) override {
+    std::lock_guard lock(mutex_);
+    turn_ = std::move(turn);
+  }
+  void Wake() override {
+    std::lock_guard lock(mutex_);
+    if (std::exchange(woken_, true)) return;
+    WakeUp();
+  }
+  void OnSilence(double seconds, std::function<void()> on_silence) override {
+    std::lock_guard lock(mutex_);
+    silence_ = Seconds(seconds);
+    on_silence_ = std::move(on_silence);
+    WakeUp();
+  }
+
   // The connection's side, on its strand.
 
   // Waits until there is something to do.
   awaitable<void> Wait() {
-    while (!Ready()) {
+    auto until = SilentUntil();
+    while (true) {
+      TakeTurn();
+      if (Ready()) co_return;
       error_code ignored;
+      wake_->expires_at(until);
       co_await wake_->async_wait(redirect_error(use_awaitable, ignored));
-      wake_->expires_at(asio::steady_timer::time_point::max());
+      if (asio::steady_timer::clock_type::now() >= until) {
+        BreakSilence();
+        until = SilentUntil();
+      } else {
+        until = std::min(until, SilentUntil());  // it may be new
+      }
     }
   }
   struct Due {
@@ -147,7 +172,7 @@ class Reply final : public HttpReply,
       if (gone_ || complete_) return;
       gone_ = true;
       on_gone = std::exchange(on_gone_, nullptr);
-      Wake();
+      WakeUp();
     }
     if (on_gone) on_gone();
   }
@@ -158,9 +183,14 @@ class Reply final : public HttpReply,
   }
   // The connection ends; nothing more is sent.
   void Detach() {
+    // Destroyed without the lock.
+    std::function<void()> turn, on_silence, on_gone;
     std::lock_guard lock(mutex_);
     wake_ = nullptr;
     gone_ = true;
+    turn = std::exchange(turn_, nullptr);
+    on_silence = std::exchange(on_silence_, nullptr);
+    on_gone = std::exchange(on_gone_, nullptr);
   }
 
  private:
@@ -168,8 +198,32 @@ class Reply final : public HttpReply,
     std::lock_guard lock(mutex_);
     return head_ || !pieces_.empty() || ended_ || cut_ || gone_;
   }
+  // What the handler wants to do once nothing is left to write.
+  void TakeTurn() {
+    std::function<void()> turn;
+    {
+      std::lock_guard lock(mutex_);
+      if (!std::exchange(woken_, false) || gone_) return;
+      turn = turn_;
+    }
+    if (turn) turn();
+  }
+  asio::steady_timer::time_point SilentUntil() {
+    std::lock_guard lock(mutex_);
+    if (!on_silence_) return asio::steady_timer::time_point::max();
+    return asio::steady_timer::clock_type::now() + silence_;
+  }
+  void BreakSilence() {
+    std::function<void()> on_silence;
+    {
+      std::lock_guard lock(mutex_);
+      if (gone_) return;
+      on_silence = on_silence_;
+    }
+    if (on_silence) on_silence();
+  }
   // REQUIRES: mutex_ is held.
-  void Wake() {
+  void WakeUp() {
     if (wake_ == nullptr) return;
     asio::post(wake_->get_executor(),
                [self = shared_from_this()] { self->CancelWait(); });
@@ -188,39 +242,54 @@ class Reply final : public HttpReply,
   int64_t unread_ = 0;
   bool whole_ = false, ended_ = false, cut_ = false, gone_ = false;
   bool complete_ = false;
-  std::function<void()> on_gone_;
+  bool woken_ = false;  // a turn is due
+  std::chrono::milliseconds silence_{0};
+  std::function<void()> on_gone_, turn_, on_silence_;
 };
 
 // A reply while its connection serves it, or until the server is gone.
 struct Attached {
-  ~Attached() { reply->Detach(); }
+  Attached(std::shared_ptr<Reply> to, std::atomic<int>* count)
+      : reply(std::move(to)), count(count) {
+    ++*count;
+  }
+  ~Attached() {
+    reply->Detach();
+    --*count;
+  }
   const std::shared_ptr<Reply> reply;
+  std::atomic<int>* const count;  // of those that are attached
 };
 
-HttpResponse ErrorResponse(int status, const std::string& message) {
-  return {.status = status,
-          .body = absl::StrCat(R"({"error":{"message":")", message,
-                               R"(","type":"invalid_request_error",)",
-                               R"("param":null,"code":null}})")};
+// As clients of OpenAI's API expect errors.
+HttpResponse ErrorResponse(int status, const char* code, const char* message) {
+  HttpResponse response = {
+      .status = status,
+      .body = absl::StrCat(R"({"error":{"message":")", message,
+                           R"(","type":"invalid_request_error",)",
+                           R"("param":null,"code":")", code, R"("}})")};
+  if (status == 413) response.headers = {{"x-should-retry", "false"}};
+  return response;
 }
 
 // The response to what could not be read as a request; none if the client is
 // gone.
 std::optional<HttpResponse> RefusalOf(const error_code& error) {
   if (error == http::error::body_limit) {
-    return ErrorResponse(413, "the body is too large");
+    return ErrorResponse(413, "request_too_large", "the body is too large");
   }
   if (error == http::error::header_limit ||
       error == http::error::buffer_overflow) {
-    return ErrorResponse(431, "the headers are too large");
+    return ErrorResponse(431, "headers_too_large", "the headers are too large");
   }
   if (error == asio::error::timed_out) {
-    return ErrorResponse(408, "the request did not come in time");
+    return ErrorResponse(408, "request_timeout",
+                         "the request did not come in time");
   }
   if (error.category() == make_error_code(http::error::bad_method).category() &&
       error != http::error::end_of_stream &&
       error != http::error::partial_message) {
-    return ErrorResponse(400, "this is no HTTP/1.1 request");
+    return ErrorResponse(400, "bad_request", "this is no HTTP/1.1 request");
   }
   return std::nullopt;
 }
@@ -232,6 +301,11 @@ Head HeadOf(const HttpResponse& response, bool keep_alive) {
   for (const auto& [name, value] : response.headers) head.set(name, value);
   head.keep_alive(keep_alive);
   return head;
+}
+
+// RFC 9112, 7.1.
+std::string ChunkOf(const std::string& body) {
+  return absl::StrCat(absl::Hex(body.size()), "\r\n", body, "\r\n");
 }
 
 // The path of a target; of the absolute form as well.
@@ -340,6 +414,7 @@ struct Shared {
   HttpServerOptions options;
   HttpHandler handler;
   std::atomic<int> connections{0};
+  std::atomic<int> replies{0};
   HandshakePace pace;
   SilentConnections silent;
 
@@ -433,21 +508,22 @@ class Connection : public std::enable_shared_from_this<Connection> {
                                   !parser.got_some() && buffer_.size() == 0;
         shared_->Refuse(said_nothing ? HttpRefusal::kConnection
                                      : HttpRefusal::kRequest);
-        co_await WriteWhole(*refusal, false, false);
+        keep_alive_ = false;
+        co_await WriteWhole(*refusal, false);
       }
       co_return false;
     }
     const bool is_head = parser.get().method() == http::verb::head;
-    const bool keep_alive = parser.get().keep_alive();
+    keep_alive_ = parser.get().keep_alive();
     auto reply = std::make_shared<Reply>(&wake_, options_.max_unread_bytes);
-    const Attached attached{reply};
+    const Attached attached(reply, &shared_->replies);
     Watch(reply);
     shared_->handler(RequestOf(parser.release(), peer_), reply);
-    const bool sent = co_await SendReply(reply.get(), is_head, keep_alive);
+    const bool sent = co_await SendReply(reply.get(), is_head);
     sent ? reply->Complete() : reply->Lose();
     stream_.socket().cancel(error);  // the watch
     recheck_.cancel();
-    co_return sent&& keep_alive;
+    co_return sent&& keep_alive_;
   }
 
   // Reads that take longer are cancelled and end with timed_out.  A timeout of
@@ -514,42 +590,37 @@ class Connection : public std::enable_shared_from_this<Connection> {
   }
 
   // Returns whether the whole reply was sent.
-  awaitable<bool> SendReply(Reply* reply, bool is_head, bool keep_alive) {
+  awaitable<bool> SendReply(Reply* reply, bool is_head) {
     bool began = false;
     while (true) {
       stream_.low().expires_never();
       co_await reply->Wait();
       Reply::Due due = reply->Take();
       if (due.broken) co_return false;
-      if (due.whole) {
-        co_return co_await WriteWhole(*due.head, is_head, keep_alive);
-      }
+      if (due.head && due.head->closes) keep_alive_ = false;
+      if (due.whole) co_return co_await WriteWhole(*due.head, is_head);
       if (due.head) {
         began = true;
-        if (!co_await WriteChunkedHead(*due.head, keep_alive)) co_return false;
+        if (!co_await WriteChunkedHead(*due.head)) co_return false;
         if (is_head) co_return true;
       }
       H2O_CHECK(began) << "a reply has no head";
-      if (!due.body.empty() &&
-          !co_await WriteBytes(http::make_chunk(asio::buffer(due.body)))) {
-        co_return false;
-      }
-      if (due.ended) co_return co_await WriteBytes(http::make_chunk_last());
+      const std::string chunk = due.body.empty() ? "" : ChunkOf(due.body);
+      if (!co_await WriteBytes(chunk)) co_return false;
+      if (due.ended) co_return co_await WriteBytes("0\r\n\r\n");
     }
   }
 
-  awaitable<bool> WriteWhole(const HttpResponse& response, bool is_head,
-                             bool keep_alive) {
-    Head head = HeadOf(response, keep_alive);
+  awaitable<bool> WriteWhole(const HttpResponse& response, bool is_head) {
+    Head head = HeadOf(response, keep_alive_);
     head.content_length(response.body.size());
     if (!co_await WriteHead(&head)) co_return false;
     if (is_head || response.body.empty()) co_return true;
-    co_return co_await WriteBytes(asio::buffer(response.body));
+    co_return co_await WriteBytes(response.body);
   }
 
-  awaitable<bool> WriteChunkedHead(const HttpResponse& response,
-                                   bool keep_alive) {
-    Head head = HeadOf(response, keep_alive);
+  awaitable<bool> WriteChunkedHead(const HttpResponse& response) {
+    Head head = HeadOf(response, keep_alive_);
     head.chunked(true);
     co_return co_await WriteHead(&head);
   }
@@ -563,13 +634,18 @@ class Connection : public std::enable_shared_from_this<Connection> {
     co_return !error;
   }
 
-  template <typename Buffers>
-  awaitable<bool> WriteBytes(Buffers buffers) {
-    error_code error;
-    stream_.low().expires_after(Seconds(options_.write_seconds));
-    co_await asio::async_write(stream_, buffers,
-                               redirect_error(use_awaitable, error));
-    co_return !error;
+  // Part by part: a client has write_seconds for each.
+  awaitable<bool> WriteBytes(std::string_view bytes) {
+    while (!bytes.empty()) {
+      error_code error;
+      stream_.low().expires_after(Seconds(options_.write_seconds));
+      const size_t written = co_await stream_.async_write_some(
+          asio::buffer(bytes.data(), bytes.size()),
+          redirect_error(use_awaitable, error));
+      if (error) co_return false;
+      bytes.remove_prefix(written);
+    }
+    co_return true;
   }
 
   MaybeTls stream_;
@@ -578,6 +654,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   uint64_t reading_ = 0;  // a number for each read with a deadline
   bool timed_out_ = false;
   bool cut_ = false;
+  bool keep_alive_ = true;
   const std::shared_ptr<Shared> shared_;
   const HttpServerOptions& options_;
   std::string peer_;
@@ -639,6 +716,7 @@ class Server final : public HttpServer {
 
   const HostPort& address() const override { return address_; }
   int num_connections() const override { return shared_->connections; }
+  int num_replies() const override { return shared_->replies; }
 
  private:
   awaitable<void> Accept() {

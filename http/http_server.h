@@ -42,6 +42,7 @@ struct HttpResponse {
   std::string content_type = "application/json";
   std::string body;
   HttpHeaders headers;  // beside Content-Type, Content-Length and Date
+  bool closes = false;  // the connection, behind it
 };
 
 // The answer to one request: either Send, or Begin, any number of Write, End.
@@ -63,6 +64,16 @@ class HttpReply {
   // `on_gone` is called once, from a thread of the server, if the client leaves
   // or is cut before the answer is complete.
   virtual void OnGone(std::function<void()> on_gone) = 0;
+
+  // After a Wake, `turn` is called on a thread of the server as soon as all
+  // that was written before is with the client's system; Wakes before that
+  // share one turn.  So what gathers while a client is slow can go out as one
+  // piece.
+  virtual void OnTurn(std::function<void()> turn) = 0;
+  virtual void Wake() = 0;
+  // `on_silence` is called on a thread of the server each time nothing has been
+  // written for `seconds`.
+  virtual void OnSilence(double seconds, std::function<void()> on_silence) = 0;
 };
 
 using HttpHandler =
@@ -81,8 +92,9 @@ struct HttpServerOptions {
   // A request must have come whole within header_seconds plus body_seconds.
   double header_seconds = 10;
   double body_seconds = 30;
-  double idle_seconds = 75;            // between requests of a connection
-  double write_seconds = 10;           // for the client to take what is written
+  double idle_seconds = 75;   // between requests of a connection
+  double write_seconds = 10;  // a client that takes nothing for so long
+                              // is cut
   int64_t max_unread_bytes = 1 << 20;  // of a reply; more: the client is cut
   std::optional<TlsMaterial> tls;      // none: no TLS
   int handshakes_per_second = 200;     // of TLS; more wait
@@ -109,6 +121,7 @@ class HttpServer {
 
   virtual const HostPort& address() const = 0;  // with the port that it has
   virtual int num_connections() const = 0;
+  virtual int num_replies() const = 0;  // that are not complete
 };
 
 }  // namespace h2o

@@ -54,6 +54,33 @@ std::string QuoteNonFinite(std::string_view text) {
   return quoted;
 }
 
+template <class Json>
+absl::StatusOr<Json> Parse(std::string_view text, std::string_view what) {
+  const std::string name(what);
+  bool too_deep = false;
+  const auto watch = [&](int depth, typename Json::parse_event_t, Json&) {
+    too_deep = too_deep || depth > kMaxDepth;
+    return depth <= kMaxDepth;  // false: what is below is dropped
+  };
+  Json value;
+  try {
+    value = Json::parse(text.begin(), text.end(), watch);
+  } catch (const typename Json::exception& error) {
+    // The library quotes the place; some of its messages quote raw bytes too.
+    std::string why = error.what();
+    if (why.size() > 200) why = why.substr(0, 200) + "...";
+    for (char& c : why) {
+      if (c < 0x20 || c > 0x7e) c = '?';
+    }
+    return absl::DataLossError(absl::StrCat(name, " is not JSON: ", why));
+  }
+  if (too_deep) {
+    return absl::DataLossError(
+        absl::StrCat(name, " is nested deeper than ", kMaxDepth, " levels"));
+  }
+  return value;
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> ReadWholeFile(const std::string& path) {
@@ -85,31 +112,13 @@ absl::StatusOr<std::string> ReadWholeFile(const std::string& path) {
 
 template <class Json>
 absl::StatusOr<Json> ParseJson(std::string_view text, std::string_view what) {
-  const std::string name(what);
-  bool too_deep = false;
-  const auto watch = [&](int depth, typename Json::parse_event_t, Json&) {
-    too_deep = too_deep || depth > kMaxDepth;
-    return depth <= kMaxDepth;  // false: what is below is dropped
-  };
-  Json value;
-  try {
-    const std::string quoted = QuoteNonFinite(text);
-    if (!quoted.empty()) text = quoted;
-    value = Json::parse(text.begin(), text.end(), watch);
-  } catch (const typename Json::exception& error) {
-    // The library quotes the place; some of its messages quote raw bytes too.
-    std::string why = error.what();
-    if (why.size() > 200) why = why.substr(0, 200) + "...";
-    for (char& c : why) {
-      if (c < 0x20 || c > 0x7e) c = '?';
-    }
-    return absl::DataLossError(absl::StrCat(name, " is not JSON: ", why));
-  }
-  if (too_deep) {
-    return absl::DataLossError(
-        absl::StrCat(name, " is nested deeper than ", kMaxDepth, " levels"));
-  }
-  return value;
+  const std::string quoted = QuoteNonFinite(text);
+  return Parse<Json>(quoted.empty() ? text : quoted, what);
+}
+
+absl::StatusOr<json> ParseStrictJson(std::string_view text,
+                                     std::string_view what) {
+  return Parse<json>(text, what);
 }
 
 template <class Json>

@@ -1,5 +1,5 @@
 // Reads files and parses JSON; exceptions of nlohmann-json become statuses
-// here.  Only for the .cc files of model/, api/ and chat/.
+// here.  Only for .cc files, to which that library is private.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -22,6 +22,10 @@ absl::StatusOr<std::string> ReadWholeFile(const std::string& path);
 // `Json` is json, or ordered_json where the order of keys counts.
 template <class Json = nlohmann::json>
 absl::StatusOr<Json> ParseJson(std::string_view text, std::string_view what);
+
+// As RFC 8259 has it: without NaN and Infinity.
+absl::StatusOr<nlohmann::json> ParseStrictJson(std::string_view text,
+                                               std::string_view what);
 
 // Errors of both: also DATA_LOSS if the value is not an object.
 template <class Json = nlohmann::json>

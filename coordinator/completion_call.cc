@@ -1,0 +1,205 @@
+// Submits, streams and answers the candidates of one body.
+#include "coordinator/completion_call.h"
+
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "coordinator/end_line.h"
+#include "openai/api_error.h"
+
+namespace h2o {
+namespace {
+
+int64_t UnixSeconds() {
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+bool WasAborted(const absl::Status& status) {
+  return absl::IsCancelled(status) || absl::IsDeadlineExceeded(status);
+}
+
+}  // namespace
+
+CompletionCall::CompletionCall(const CompletionDoor* door, OpenAiAsk ask,
+                               std::string request_id, HttpHeaders headers,
+                               std::shared_ptr<HttpReply> reply)
+    : door_(door),
+      ask_(std::move(ask)),
+      request_id_(std::move(request_id)),
+      headers_(std::move(headers)),
+      reply_(std::move(reply)),
+      answer_(&ask_,
+              {.request_id = request_id_,
+               .created = UnixSeconds(),
+               .default_policy = door->default_policy},
+              door->tokenizer),
+      waiting_(ask_.candidates()),
+      engine_ids_(ask_.candidates()),
+      open_(ask_.candidates()) {}
+
+void CompletionCall::Start() {
+  const std::shared_ptr<CompletionCall> self = shared_from_this();
+  reply_->OnTurn([self] { self->Turn(); });
+  reply_->OnGone(
+      [self] { self->CancelAll(absl::CancelledError("the client left")); });
+  if (ask_.stream) {
+    reply_->OnSilence(kSilenceSeconds, [self] { self->Silence(); });
+  }
+  for (int i = 0; i < ask_.candidates(); ++i) Submit(i);
+}
+
+void CompletionCall::Submit(int candidate) {
+  {
+    std::lock_guard lock(mutex_);
+    if (failed_ || cancelled_) return;
+  }
+  const absl::StatusOr<uint64_t> id = door_->engine->Submit(
+      RequestOf(ask_, candidate),
+      [self = shared_from_this(), candidate](StreamEvent event) {
+        self->OnEvent(candidate, std::move(event));
+      });
+  std::unique_lock lock(mutex_);
+  if (id.ok()) engine_ids_[candidate] = *id;
+  if (!id.ok() && !failed_) failed_ = id.status();
+  const bool failed = failed_.has_value();
+  const bool is_late = id.ok() && cancelled_;
+  lock.unlock();
+  if (failed) reply_->Wake();
+  if (is_late) door_->engine->Cancel(*id, absl::CancelledError("it has ended"));
+}
+
+void CompletionCall::OnEvent(int candidate, StreamEvent event) {
+  if (door_->log_requests && event.done) Log(event);
+  bool due = ask_.stream;
+  {
+    std::lock_guard lock(mutex_);
+    if (event.done) --open_;
+    if (!event.status.ok() && !WasAborted(event.status)) {
+      if (!failed_) failed_ = event.status;
+    } else {
+      if (waiting_[candidate].empty()) ready_.push_back(candidate);
+      waiting_[candidate].Add(std::move(event));
+    }
+    due = due || failed_ || open_ == 0;
+  }
+  if (due) reply_->Wake();
+}
+
+void CompletionCall::CancelAll(const absl::Status& reason) {
+  std::vector<std::optional<uint64_t>> ids;
+  {
+    std::lock_guard lock(mutex_);
+    if (std::exchange(cancelled_, true)) return;
+    ids = engine_ids_;
+  }
+  for (const std::optional<uint64_t>& id : ids) {
+    if (id) door_->engine->Cancel(*id, reason);
+  }
+}
+
+void CompletionCall::Log(const StreamEvent& last) const {
+  h2o::Log(LogLevel::kInfo, request_id_, EndLine(last));
+}
+
+// ---- What is written
+
+void CompletionCall::Turn() {
+  if (over_) return;
+  std::unique_lock lock(mutex_);
+  const std::optional<absl::Status> failed = failed_;
+  const bool is_whole = open_ == 0;
+  lock.unlock();
+  if (failed) return Fail(*failed);
+  if (ask_.stream) return WriteEvents();
+  if (is_whole) WriteWhole();
+}
+
+void CompletionCall::Silence() {
+  if (over_) return;
+  Begin();
+  reply_->Write(std::string(kKeepAlive));
+}
+
+void CompletionCall::Begin() {
+  if (std::exchange(began_, true)) return;
+  HttpResponse head = {.content_type = "text/event-stream; charset=utf-8",
+                       .headers = headers_};
+  head.headers.emplace_back("Cache-Control", "no-cache");
+  head.headers.emplace_back("X-Accel-Buffering", "no");
+  reply_->Begin(std::move(head));
+}
+
+std::string CompletionCall::TakeChunks() {
+  std::vector<std::pair<int, StreamEvent>> events;
+  {
+    std::lock_guard lock(mutex_);
+    for (const int candidate : ready_) {
+      while (!waiting_[candidate].empty()) {
+        events.emplace_back(candidate, waiting_[candidate].Take());
+      }
+    }
+    ready_.clear();
+    over_ = open_ == 0;
+  }
+  std::string chunks;
+  for (const auto& [candidate, event] : events) {
+    chunks += answer_.Chunks(candidate, event);
+  }
+  return chunks;
+}
+
+void CompletionCall::WriteEvents() {
+  std::string piece = TakeChunks();
+  if (piece.empty()) return;
+  Begin();
+  if (over_) piece += answer_.End();
+  reply_->Write(std::move(piece));
+  if (over_) reply_->End();
+}
+
+void CompletionCall::WriteWhole() {
+  over_ = true;
+  std::vector<StreamEvent> events;
+  {
+    std::lock_guard lock(mutex_);
+    for (EventMerger& waiting : waiting_) {
+      StreamEvent event = waiting.Take();
+      if (!waiting.empty()) {  // it was aborted behind these tokens
+        StreamEvent last = waiting.Take();
+        event.done = true;
+        event.usage = last.usage;
+        event.status = last.status;
+      }
+      events.push_back(std::move(event));
+    }
+  }
+  reply_->Send({.body = answer_.Whole(events), .headers = headers_});
+}
+
+void CompletionCall::Fail(const absl::Status& why) {
+  CancelAll(absl::CancelledError("another choice of the request failed"));
+  const ApiError error = ErrorOf(why, door_->overload_status);
+  LimitedLog* const log = began_ ? door_->ended : door_->refused;
+  log->Add(LogLevel::kWarning, request_id_,
+           absl::StrCat(began_ ? "ended: " : "refused: ", Shown(why)));
+  if (began_) {
+    reply_->Write(TakeChunks() + OpenAiAnswer::BrokenEnd(error));
+    over_ = true;
+    return reply_->End();
+  }
+  over_ = true;
+  HttpResponse response = {.status = error.status,
+                           .body = ErrorJson(error),
+                           .headers = headers_,
+                           .closes = error.closes};
+  for (auto& header : HeadersOf(error)) {
+    response.headers.push_back(std::move(header));
+  }
+  reply_->Send(std::move(response));
+}
+
+}  // namespace h2o
