@@ -1,6 +1,7 @@
 // Submits, streams and answers the candidates of one body.
 #include "coordinator/completion_call.h"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -11,6 +12,8 @@
 
 namespace h2o {
 namespace {
+
+constexpr int64_t kMinuteMs = 60'000;
 
 int64_t UnixSeconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(
@@ -107,6 +110,31 @@ void CompletionCall::Log(const StreamEvent& last) const {
 
 // ---- What is written
 
+HttpHeaders CompletionCall::Headers() const {
+  HttpHeaders headers = headers_;
+  const TenantRow& row = ask_.prompts.front().tenant;
+  const Tenant& tenant = TenantOrDefault(row);
+  if (tenant.tokens_per_minute == 0 && tenant.max_waiting == 0) return headers;
+  const TenantStatus status = door_->engine->StatusOf(row);
+  const auto add = [&](const char* name, int64_t value) {
+    headers.emplace_back(absl::StrCat("x-ratelimit-", name),
+                         absl::StrCat(value));
+  };
+  if (tenant.max_waiting > 0) {
+    add("limit-requests", tenant.max_waiting);
+    add("remaining-requests",
+        std::max<int64_t>(0, tenant.max_waiting - status.waiting));
+  }
+  if (tenant.tokens_per_minute == 0) return headers;
+  add("limit-tokens", tenant.tokens_per_minute);
+  add("remaining-tokens", status.allowance);
+  const int64_t used = tenant.tokens_per_minute - status.allowance;
+  headers.emplace_back(
+      "x-ratelimit-reset-tokens",
+      absl::StrCat(used * kMinuteMs / tenant.tokens_per_minute, "ms"));
+  return headers;
+}
+
 void CompletionCall::Turn() {
   if (over_) return;
   std::unique_lock lock(mutex_);
@@ -127,7 +155,7 @@ void CompletionCall::Silence() {
 void CompletionCall::Begin() {
   if (std::exchange(began_, true)) return;
   HttpResponse head = {.content_type = "text/event-stream; charset=utf-8",
-                       .headers = headers_};
+                       .headers = Headers()};
   head.headers.emplace_back("Cache-Control", "no-cache");
   head.headers.emplace_back("X-Accel-Buffering", "no");
   reply_->Begin(std::move(head));
@@ -177,7 +205,7 @@ void CompletionCall::WriteWhole() {
       events.push_back(std::move(event));
     }
   }
-  reply_->Send({.body = answer_.Whole(events), .headers = headers_});
+  reply_->Send({.body = answer_.Whole(events), .headers = Headers()});
 }
 
 void CompletionCall::Fail(const absl::Status& why) {
@@ -194,7 +222,7 @@ void CompletionCall::Fail(const absl::Status& why) {
   over_ = true;
   HttpResponse response = {.status = error.status,
                            .body = ErrorJson(error),
-                           .headers = headers_,
+                           .headers = Headers(),
                            .closes = error.closes};
   for (auto& header : HeadersOf(error)) {
     response.headers.push_back(std::move(header));

@@ -72,6 +72,8 @@ class CompletionCall : public std::enable_shared_from_this<CompletionCall> {
   void WriteWhole();
   void Fail(const absl::Status& why);
   void Log(const StreamEvent& last) const;
+  // With what is left of the tenant's limits.
+  HttpHeaders Headers() const;
 
   const CompletionDoor* const door_;
   const OpenAiAsk ask_;

@@ -486,6 +486,18 @@ std::vector<TenantStatus> Engine::tenants() const {
   return all;
 }
 
+TenantStatus Engine::StatusOf(const TenantRow& tenant) {
+  Monitor::Lock lock(monitor_);
+  const double now = clock_->Now();
+  TenantAccount* const account = tenants_.Of(tenant, now);
+  return {.name = account->row->name,
+          .waiting = queue_.waiting(*account),
+          .running = account->running,
+          .pages = account->pages,
+          .tokens = account->tokens,
+          .allowance = tenants_.Allowance(account, now)};
+}
+
 double Engine::queue_age_seconds() const {
   const double now = clock_->Now();
   Monitor::Lock lock(monitor_);

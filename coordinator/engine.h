@@ -138,6 +138,7 @@ class Engine {
   absl::Status Progress(double longest) const;
   std::vector<GroupStatus> groups() const;  // that are not lost
   std::vector<TenantStatus> tenants() const;
+  TenantStatus StatusOf(const TenantRow& tenant);  // with its allowance
   double queue_age_seconds() const;  // of the oldest that waits
 
  private:

@@ -26,6 +26,7 @@
 #include "base/running_clock.h"
 #include "base/status_macros.h"
 #include "base/stop_signals.h"
+#include "chat/chat_template.h"
 #include "coordinator/admin_service.h"
 #include "coordinator/connections.h"
 #include "coordinator/doorkeeper.h"
@@ -91,6 +92,16 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(
   return tokenizer;
 }
 
+absl::StatusOr<std::unique_ptr<ChatTemplate>> LoadChatTemplate(
+    const CoordinatorFlags& flags) {
+  H2O_ASSIGN_OR_RETURN(
+      ChatTemplate loaded,
+      ChatTemplate::Load(flags.model.spec.model, flags.chat_template));
+  if (!loaded.fault().ok())
+    H2O_LOG() << "no chats: " << loaded.fault().message();
+  return std::make_unique<ChatTemplate>(std::move(loaded));
+}
+
 // Waits for up to kTickMs; the signal that came, or 0.
 int WaitForSignal(const sigset_t& signals) {
   const timespec tick = {.tv_sec = 0, .tv_nsec = kTickMs * 1'000'000L};
@@ -104,6 +115,7 @@ struct Coordinator {
   ~Coordinator() { StopAccepting(); }
 
   std::unique_ptr<Tokenizer> tokenizer;  // may be null
+  std::unique_ptr<ChatTemplate> chat_template;
   SteadyClock steady;
   RunningClock clock{&steady};  // the loop of Serve looks at it
   Guard guard;
@@ -283,6 +295,7 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
     connections->Take(peer, bytes);
   };
   H2O_ASSIGN_OR_RETURN(c->tokenizer, LoadTokenizer(model, config));
+  H2O_ASSIGN_OR_RETURN(c->chat_template, LoadChatTemplate(flags));
   H2O_ASSIGN_OR_RETURN(
       c->engine,
       Engine::Create(options, config, c->tokenizer.get(), &c->clock));
@@ -382,6 +395,7 @@ std::unique_ptr<OpenAiService> MakeOpenAi(const CoordinatorFlags& flags,
                     .default_kv_policy = c->default_kv_policy,
                     .strict_fields = flags.strict_fields},
           .tokenizer = c->tokenizer.get(),
+          .chat = c->chat_template.get(),
           .overload_status = flags.overload_status,
           .log_requests = flags.log_requests},
       c->engine.get(), &c->clock);

@@ -2,6 +2,7 @@
 #include "coordinator/openai_service.h"
 
 #include <chrono>
+#include <ctime>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -42,6 +43,21 @@ std::string Unescaped(std::string_view text) {
     i += 2;
   }
   return plain;
+}
+
+// A conversation as the model wants it written.
+absl::StatusOr<std::string> PromptOf(const OpenAiAsk& ask,
+                                     const ChatTemplate* chat) {
+  if (chat == nullptr) {
+    return BadField("messages", "this server takes no chats");
+  }
+  ChatRequest request = {.messages = Json(ask.messages),
+                         .add_generation_prompt = ask.add_generation_prompt,
+                         .continue_final_message = ask.continue_final_message,
+                         .kwargs = Json(ask.template_kwargs)};
+  absl::StatusOr<std::string> text = chat->Render(request, std::time(nullptr));
+  if (text.ok()) return text;
+  return BadField("messages", std::string(text.status().message()));
 }
 
 // What bodies of /tokenize and /detokenize say.
@@ -119,18 +135,7 @@ absl::StatusOr<OpenAiAsk> OpenAiService::ReadAsk(OpenAiForm form,
     if (!prompt.has_seed) prompt.sampling.seed = RandomBits64();
   }
   if (form == OpenAiForm::kCompletion) return ask;
-  if (!options_.render_chat) {
-    return BadField(
-        "messages",
-        absl::StrCat("the model ", ask.model,
-                     " has no chat template; --chat-template names one, or "
-                     "send a prompt to /v1/completions"));
-  }
-  absl::StatusOr<std::string> text = options_.render_chat(ask);
-  if (!text.ok()) {
-    return BadField("messages", std::string(text.status().message()));
-  }
-  ask.prompts.front().text = *std::move(text);
+  H2O_ASSIGN_OR_RETURN(ask.prompts.front().text, PromptOf(ask, options_.chat));
   return ask;
 }
 

@@ -4,12 +4,12 @@
 // Threads  any; nothing waits.
 #pragma once
 
-#include <functional>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/limited_log.h"
+#include "chat/chat_template.h"
 #include "coordinator/completion_call.h"
 #include "coordinator/engine.h"
 #include "coordinator/http_call.h"
@@ -23,9 +23,8 @@ struct OpenAiServiceOptions {
   std::string model;  // as --model has it
   OpenAiRules rules;
   const Tokenizer* tokenizer = nullptr;  // null: no texts
-  // The prompt of a chat.  Errors: INVALID_ARGUMENT.
-  std::function<absl::StatusOr<std::string>(const OpenAiAsk&)> render_chat;
-  int overload_status = 503;  // of a full queue
+  const ChatTemplate* chat = nullptr;    // null: no chats
+  int overload_status = 503;             // of a full queue
   bool log_requests = false;
 };
 

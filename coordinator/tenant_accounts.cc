@@ -90,6 +90,11 @@ std::optional<double> TenantAccounts::MissingAllowance(TenantAccount* account,
   return std::nullopt;
 }
 
+int64_t TenantAccounts::Allowance(TenantAccount* account, double now) {
+  Refill(account, now);
+  return static_cast<int64_t>(std::max(0.0, account->allowance));
+}
+
 void TenantAccounts::Take(TenantAccount* account, int64_t tokens) {
   if (account->row->tokens_per_minute == 0) return;
   account->allowance -= static_cast<double>(tokens);

@@ -81,6 +81,8 @@ class TenantAccounts {
   // request of more than a minute's tokens needs a full bucket.
   std::optional<double> MissingAllowance(TenantAccount* account,
                                          int64_t most_tokens, double now);
+  // The tokens that it may ask for now, at least 0.
+  int64_t Allowance(TenantAccount* account, double now);
   void Take(TenantAccount* account, int64_t tokens);
   // Gives back what a request did not take.
   void GiveBack(TenantAccount* account, int64_t tokens);

@@ -287,6 +287,11 @@ void AddHttpFlags(CLI::App* app, CoordinatorFlags* flags) {
                   "Name of the model over HTTP and in metrics. Default: the "
                   "last part of --model")
       ->type_name("NAME");
+  app->add_option("--chat-template", flags->chat_template,
+                  "Jinja template that makes prompts of chats. Default: the "
+                  "model's chat_template.jinja, or what tokenizer_config.json "
+                  "has")
+      ->type_name("FILE");
   app->add_option("--http-header-timeout", flags->http_header_timeout_seconds,
                   "An HTTP client that has not sent the headers of its request "
                   "within this time is given up")

@@ -115,6 +115,7 @@ struct CoordinatorFlags {
   std::string listen = "127.0.0.1:50051";
   std::string http = "off";
   std::string served_model_name;  // empty: the last part of --model
+  std::string chat_template;      // a file; empty: the model's own
   bool vllm_metrics = true;
   int step_deadline_ms = 30'000;
   double formation_timeout_seconds = 20;

@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <functional>
@@ -259,6 +260,56 @@ TEST_F(HttpServerTest, AClientThatDoesNotReadIsCutOff) {
   EXPECT_TRUE(WaitForConnections(0));
   writer.join();
   EXPECT_LT(written, 64 << 20);
+}
+
+TEST_F(HttpServerTest, TurnsComeWhenTheClientHasWhatWasWritten) {
+  constexpr int kWakes = 100'000;
+  std::thread waker;
+  int turns = 0, last = 0;
+  std::atomic<int> waked = 0;
+  Start([&](HttpRequest, std::shared_ptr<HttpReply> reply) {
+    reply->OnTurn([&, reply = reply.get()] {
+      if (turns++ == 0) reply->Begin({.headers = {}});
+      last = waked;
+      reply->Write(std::to_string(last) + "\n");
+      if (last == kWakes) reply->End();
+    });
+    waker = std::thread([&, reply] {
+      while (waked < kWakes) {
+        ++waked;
+        reply->Wake();
+      }
+    });
+  });
+  Client client(port());
+  client.Send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_THAT(client.ReadUntil("\r\n0\r\n\r\n"),
+              HasSubstr(std::to_string(kWakes) + "\n"));
+  waker.join();
+  EXPECT_EQ(last, kWakes);
+  EXPECT_LT(turns, kWakes) << "wakes share turns";
+}
+
+TEST_F(HttpServerTest, ASilentReplyMayBeBroken) {
+  Start([&](HttpRequest, std::shared_ptr<HttpReply> reply) {
+    const auto times = std::make_shared<int>(0);
+    reply->OnSilence(0.02, [times, reply = reply.get()] {
+      if (++*times == 1) reply->Begin({.headers = {}});
+      reply->Write("still here " + std::to_string(*times) + "\n");
+      if (*times == 3) reply->End();
+    });
+  });
+  Client client(port());
+  client.Send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_THAT(client.ReadUntil("\r\n0\r\n\r\n"), HasSubstr("still here 3"));
+}
+
+TEST_F(HttpServerTest, AReplyMayCloseItsConnection) {
+  Start([&](HttpRequest, const std::shared_ptr<HttpReply>& reply) {
+    reply->Send({.status = 503, .body = "no", .closes = true});
+  });
+  EXPECT_THAT(Answer("GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
+              HasSubstr("Connection: close"));
 }
 
 // A handler's reply may outlive the server.
