@@ -33,12 +33,31 @@ def test_input_lines_run_together_and_come_in_order(shared, generate, tmp_path):
     lines = [{"prompt": "The kernel", "max_tokens": 40 - i, "ignore_eos": True} for i in range(12)]
     lines += [{"tokens": [2, 5, 9], "kv_policy": "sink", "kv_budget": "50%", "max_tokens": 5},
               {"prompt": "x", "temperature": 1.0, "top_k": 40, "top_p": 0.9, "seed": 3, "max_tokens": 5},
+              {"prompt": "The kernel", "max_tokens": 8, "repetition_penalty": 1.3, "logit_bias": {"30": 2.5}},
+              {"prompt": "x", "temperature": 0.9, "min_p": 0.05, "frequency_penalty": 0.5, "presence_penalty": 0.3,
+               "min_tokens": 3, "stop_token_ids": [9, 10], "seed": 4, "max_tokens": 8},
               {"prompt": "The kernel", "stop": "kernel", "max_tokens": 30},
               {"prompt": "The kernel", "stop": ["zzz", "kernel"], "max_tokens": 30}]
     path = tmp_path / "in.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     run = call(shared, "--input", path, "--json")
     assert [json.loads(line) for line in run.stdout.splitlines()] == generate(lines)
+
+
+def test_logprobs(shared, generate):
+    options = {"prompt": "The kernel", "max_tokens": 4, "logprobs": True, "top_logprobs": 2, "prompt_logprobs": True}
+    (expected,) = generate([options])
+    answer = json.loads(call(shared, "--prompt", "The kernel", "--max-tokens", 4, "--logprobs", "--top-logprobs", 2,
+                             "--prompt-logprobs", "--json").stdout)
+    assert [position["token"] for position in answer["logprobs"]] == answer["tokens"]
+    assert answer["prompt_logprobs"][0] is None
+    assert len(answer["prompt_logprobs"]) == answer["usage"]["prompt_tokens"] > 1
+    for ours, theirs in zip(answer["prompt_logprobs"][1:] + answer["logprobs"],
+                            expected["prompt_logprobs"][1:] + expected["logprobs"]):
+        assert len(ours["top"]) == 2
+        assert [t["token"] for t in [ours, *ours["top"]]] == [t["token"] for t in [theirs, *theirs["top"]]]
+        assert [t["logprob"] for t in [ours, *ours["top"]]] == pytest.approx(
+            [t["logprob"] for t in [theirs, *theirs["top"]]], abs=1e-4)
 
 
 @pytest.mark.parametrize("line, says", [
