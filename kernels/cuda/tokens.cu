@@ -348,8 +348,7 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) tokens[blockIdx.x] = token;
 }
 
-// ---- scores
-// ------------------------------------------------------------------
+// ---- scores -----------------------------------------------------------------
 
 // This lane's part of the sum of a head's scores: slot `lane` of each page.
 __device__ __forceinline__ float LaneScores(const KvPool& pool,
