@@ -40,6 +40,22 @@ def test_other_keys_and_errors_are_in_the_output(shared, tmp_path, command):
     assert run.returncode != 0 and f"{path}:1: " in run.stderr and "did you mean max_tokens?" in run.stderr
 
 
+def test_n_answers_are_requests_with_the_next_seeds(generate, tmp_path):
+    line = {"prompt": "The kernel", "max_tokens": 12, "temperature": 1, "ignore_eos": True}
+    answers = generate([line | {"seed": 5}, line | {"seed": 40}], "--n", "3")
+    alone = generate([line | {"seed": seed} for seed in (5, 6, 7, 40, 41, 42)])
+    assert [answer["index"] for answer in answers] == list(range(6))
+    for answer, expected in zip(answers, alone):
+        assert (answer["tokens"], answer["text"], answer["seed"]) == (expected["tokens"], expected["text"], expected["seed"])
+    assert len({answer["text"] for answer in answers}) == 6
+    # Of the first prompt two answers are missing, of the second none.
+    source = write_lines(tmp_path / "in.jsonl", [line | {"seed": 5}, line | {"seed": 40}])
+    output = write_lines(tmp_path / "out.jsonl", [answers[i] for i in (0, 3, 4, 5)])
+    run = h2oserve("generate", "--model", MODEL, "--kv-pool-bytes", 64 << 20, "--n", 3, "--input", source, "--output", output, "--resume")
+    assert run.returncode == 0, run.stderr
+    assert sorted((a["index"], a["text"]) for a in read_lines(output)) == [(a["index"], a["text"]) for a in answers]
+
+
 def test_resume_asks_only_what_has_no_answer(shared, tmp_path):
     """One prompt that the server refuses, an interruption, and the rest."""
     lines = [{"tokens": [2, 5], "max_tokens": 3, "id": i} for i in range(4)]

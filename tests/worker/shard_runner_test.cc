@@ -542,11 +542,12 @@ std::vector<SequenceSpec> Party(const SequenceSpec& source, int size) {
   return party;
 }
 
-// What sequences produced: tokens, logits, traces and kept scores.
+// What a sequence produced: tokens, logits, traces, logprobs and kept scores.
 struct Told {
   std::vector<int32_t> tokens;
   std::vector<float> logits;
   std::vector<HeadTrace> trace;
+  std::vector<Logprobs> logprobs;
   std::vector<std::pair<int32_t, double>> scores;
 
   void Add(uint64_t id, const StepResult& result) {
@@ -559,6 +560,10 @@ struct Told {
     }
     for (HeadTrace t : result.trace) {
       if (t.sequence_id == id) trace.push_back((t.sequence_id = 0, t));
+    }
+    for (const LogprobRows& l : result.logprobs) {
+      if (l.sequence_id != id) continue;
+      logprobs.insert(logprobs.end(), l.rows.begin(), l.rows.end());
     }
     for (const KeptScores& s : result.scores) {
       if (s.sequence_id == id) scores.emplace_back(s.queries, s.sum);
@@ -608,7 +613,17 @@ TEST(ShardRunner, ForksAreWhatSequencesOfTheirOwnAre) {
         source.trace = source.scores = true;
         source.logits = prompt == 5;
         const bool draws = size % 2 == 0;
-        if (draws) source.sampling = {1.0f, 0, 0.95f, 17};
+        if (draws) {
+          source.sampling = {.temperature = 1,
+                             .top_p = 0.95f,
+                             .seed = 17,
+                             .repetition_penalty = 1.2f,
+                             .presence_penalty = 0.3f};
+          source.logit_bias = {{7, 2}};
+          source.min_tokens = 4;
+          source.top_logprobs = 3;
+          source.prompt_logprobs = prompt == 100;
+        }
         const std::vector<SequenceSpec> party = Party(source, 4);
         const auto forks = RunParty(&ranks, party, 1 + size % 3);
         for (size_t i = 0; i < party.size(); ++i) {
