@@ -99,7 +99,8 @@ class Caller {
  private:
   GenerateCallHandler HandlerOf(size_t i) {
     GenerateCallHandler handler;
-    handler.on_response = [this, i](const v1::GenerateResponse& response) {
+    handler.on_response = [this, i](const v1::GenerateResponse& response,
+                                    int /*resumes*/) {
       answers_->Add(i, FromProto(response));
     };
     handler.on_end = [this, i](const absl::Status& status,

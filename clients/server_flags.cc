@@ -33,8 +33,8 @@ ClientOptions OptionsOf(const ServerFlags& flags) {
 }
 
 absl::StatusOr<Client> ConnectTo(const ServerFlags& flags) {
-  LogForGrpc();
   const Expected<Client> client = Client::Connect(OptionsOf(flags));
+  LogForGrpc();  // which Connect has silenced
   if (!client) return StatusOf(client.error());
   return *client;
 }

@@ -1,6 +1,7 @@
 // h2o::Client: the public types around calls that run by themselves.
 #include "h2oserve/client.h"
 
+#include <grpc/support/log.h>
 #include <grpcpp/client_context.h>
 
 #include <cstdio>
@@ -36,6 +37,17 @@ void Error::EndProgram() const {
   std::abort();
 }
 
+namespace {
+
+// gRPC would write what it meets to the program's stderr; errors say it all.
+// GRPC_VERBOSITY still shows it.
+void SilenceGrpc() {
+  static const bool silent = std::getenv("GRPC_VERBOSITY") == nullptr;
+  if (silent) gpr_set_log_function([](gpr_log_func_args* /*line*/) {});
+}
+
+}  // namespace
+
 // ---- RunningRequest
 
 class [[gnu::visibility("hidden")]] RunningRequest::Impl {
@@ -66,9 +78,10 @@ class [[gnu::visibility("hidden")]] TokenStream::Impl {
 
   static GenerateCallHandler HandlerOf(const std::shared_ptr<Slot>& slot) {
     GenerateCallHandler handler;
-    handler.on_response = [slot](const v1::GenerateResponse& response) {
+    handler.on_response = [slot](const v1::GenerateResponse& response,
+                                 int resumes) {
       Monitor::Lock lock(slot->monitor);
-      slot->piece = PieceOf(response);
+      slot->piece = PieceOf(response, resumes);
     };
     handler.on_end = [slot](const absl::Status& status,
                             std::optional<double> told) {
@@ -190,6 +203,7 @@ class [[gnu::visibility("hidden")]] Client::Impl {
 Client::Client(std::shared_ptr<const Impl> impl) : impl_(std::move(impl)) {}
 
 Expected<Client> Client::Connect(const ClientOptions& options) {
+  SilenceGrpc();
   absl::StatusOr<std::shared_ptr<Connection>> connection =
       Connection::Open(options);
   if (!connection.ok()) return ErrorOf(connection.status());
@@ -218,10 +232,10 @@ RunningRequest Client::Start(
     const GenerateRequest& request, std::function<void(Piece)> on_piece,
     std::function<void(std::optional<Error>)> on_end) const {
   GenerateCallHandler handler;
-  handler.on_response =
-      [take = std::move(on_piece)](const v1::GenerateResponse& response) {
-        take(PieceOf(response));
-      };
+  handler.on_response = [take = std::move(on_piece)](
+                            const v1::GenerateResponse& response, int resumes) {
+    take(PieceOf(response, resumes));
+  };
   handler.on_end = [end = std::move(on_end)](const absl::Status& status,
                                              std::optional<double> told) {
     end(status.ok() ? std::nullopt : std::optional(ErrorOf(status, told)));

@@ -121,6 +121,7 @@ void GenerateCall::ReadOn() {
 }
 
 bool GenerateCall::OnResponse(v1::GenerateResponse response) {
+  int resumes = 0;
   {
     std::lock_guard lock(mutex_);
     if (cancelled_) return true;
@@ -128,9 +129,10 @@ bool GenerateCall::OnResponse(v1::GenerateResponse response) {
     complete_ |= response.finish_reason() != v1::FINISH_REASON_UNSPECIFIED;
     GoOnBehind(!std::exchange(began_, true), &response, &request_);
     waits_ = on_demand_;
+    resumes = resumes_;
   }
   // May lead to ReadOn() at once.
-  handler_.on_response(std::move(response));
+  handler_.on_response(std::move(response), resumes);
   return !on_demand_;
 }
 
@@ -168,6 +170,7 @@ std::optional<double> GenerateCall::PauseAfter(const absl::Status& status,
   if (pause && deadline_ && DeadlineIn(*pause) > *deadline_) {
     return std::nullopt;
   }
+  if (pause && gained_) ++resumes_;
   return pause;
 }
 

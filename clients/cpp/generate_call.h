@@ -32,7 +32,8 @@ struct GenerateCallOptions {
 
 // Called from gRPC's threads, one call at a time.
 struct GenerateCallHandler {
-  std::function<void(h2oserve::v1::GenerateResponse)> on_response;
+  // `resumes`: how often a lost server was asked to go on before this came.
+  std::function<void(h2oserve::v1::GenerateResponse, int resumes)> on_response;
   // Once, last.  `told`: after how many seconds the server wants to be asked
   // again, if it has said so.
   std::function<void(const absl::Status&, std::optional<double> told)> on_end;
@@ -87,6 +88,7 @@ class GenerateCall : public std::enable_shared_from_this<GenerateCall> {
   Retry retry_;
   std::unique_ptr<Attempt> attempt_;  // null: none runs
   std::shared_ptr<grpc::Alarm> alarm_;
+  int resumes_ = 0;
   bool began_ = false;     // a response has come
   bool gained_ = false;    // this attempt has given tokens
   bool complete_ = false;  // with a finish reason

@@ -1,14 +1,14 @@
 # h2oserve::client for other programs: a shared library that needs nothing of
-# them.  gRPC and OpenSSL are inside and hidden.  Protobuf, Abseil and RE2, whose
-# archives are not position-independent in Debian, are installed beside it.
+# them.  gRPC and OpenSSL are inside and hidden.  The other libraries, of which
+# some archives are not position-independent in Debian, are installed beside it.
 pkg_check_modules(H2O_GRPC REQUIRED grpc++ protobuf)
 set(libraries)
 foreach(name IN LISTS H2O_GRPC_STATIC_LIBRARIES)
   set(archive /usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}/lib${name}.a)
-  if(name MATCHES "^(absl_|protobuf$|re2$)" OR NOT EXISTS ${archive})
-    list(APPEND libraries -l${name})
-  else()
+  if(name MATCHES "^(grpc\\+\\+|grpc|gpr|upb|address_sorting|ssl|crypto)$" AND EXISTS ${archive})
     list(APPEND libraries ${archive})
+  else()
+    list(APPEND libraries -l${name})
   endif()
 endforeach()
 

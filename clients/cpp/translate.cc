@@ -120,8 +120,9 @@ v1::GenerateRequest MessageOf(const GenerateRequest& request) {
   return message;
 }
 
-Piece PieceOf(const v1::GenerateResponse& message) {
+Piece PieceOf(const v1::GenerateResponse& message, int resumes) {
   Piece piece;
+  piece.resumes = resumes;
   piece.tokens.assign(message.tokens().begin(), message.tokens().end());
   piece.text = message.text();
   piece.logprobs = LogprobsOf(message.logprobs());
@@ -180,6 +181,7 @@ void Append(Piece piece, Completion* completion) {
   completion->finished_by = piece.finished_by;
   completion->stop_reason = std::move(piece.stop_reason);
   if (piece.usage) completion->usage = *piece.usage;
+  completion->resumes = piece.resumes;
 }
 
 }  // namespace h2o

@@ -10,7 +10,7 @@ namespace h2o {
 
 h2oserve::v1::GenerateRequest MessageOf(const GenerateRequest& request);
 
-Piece PieceOf(const h2oserve::v1::GenerateResponse& message);
+Piece PieceOf(const h2oserve::v1::GenerateResponse& message, int resumes);
 ModelInfo InfoOf(const h2oserve::v1::ModelInfo& message);
 AdmissionForecast ForecastOf(const h2oserve::v1::AdmissionAnswer& message);
 

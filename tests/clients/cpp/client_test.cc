@@ -292,7 +292,9 @@ TEST(Client, GoesOnBehindTheTokensThatCame) {
   std::vector<int32_t> tokens;
   std::string text;
   std::vector<uint64_t> seeds;
+  std::vector<int32_t> resumes;
   while (std::optional<Piece> piece = stream.Next()) {
+    resumes.push_back(piece->resumes);
     tokens.insert(tokens.end(), piece->tokens.begin(), piece->tokens.end());
     text += piece->text;
     if (piece->seed) seeds.push_back(*piece->seed);
@@ -301,6 +303,7 @@ TEST(Client, GoesOnBehindTheTokensThatCame) {
   EXPECT_THAT(tokens, ElementsAre(1, 2, 3, 4));
   EXPECT_EQ(text, "abcd");
   EXPECT_THAT(seeds, ElementsAre(77)) << "in the first piece alone";
+  EXPECT_THAT(resumes, ElementsAre(0, 0, 1, 2));
   const auto requests = server.requests();
   ASSERT_EQ(requests.size(), 4u);
   EXPECT_TRUE(requests[0].generated().empty());
@@ -372,6 +375,7 @@ TEST(Client, TokensMakeTheNextFailureAFirstOne) {
   const auto answer = Client::Connect(options)->Generate(Ask(""));
   ASSERT_TRUE(answer) << answer.error().ToString();
   EXPECT_EQ(answer->text, "abcdefghi");
+  EXPECT_EQ(answer->resumes, 8);
 }
 
 TEST(Client, OnlyALostServerIsAskedToGoOn) {

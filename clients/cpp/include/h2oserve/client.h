@@ -193,6 +193,7 @@ struct Piece {
   std::vector<TokenLogprobs> prompt_logprobs;
   std::string request_id;
   std::optional<uint64_t> seed;  // of the draws; in the first piece
+  int32_t resumes = 0;  // times a lost server was asked to go on before it
   // In the last piece.
   FinishedBy finished_by = FinishedBy::kNothing;
   std::string stop_reason;  // the stop text, or the number of the stop token
@@ -210,6 +211,7 @@ struct Completion {
   FinishedBy finished_by = FinishedBy::kNothing;
   std::string stop_reason;
   GenerateUsage usage;
+  int32_t resumes = 0;  // times a lost server was asked to go on
 };
 
 struct ModelInfo {
@@ -335,7 +337,7 @@ class [[gnu::visibility("default")]] Client {
   // Returns at once; the answer goes to the two functions.  They are called
   // from threads of the library, one call at a time, and must not wait long:
   // other requests wait for the same threads.  `on_end` comes once, last; its
-  // error is none if the answer is whole.
+  // error is none if the answer is whole.  REQUIRES: neither is null.
   RunningRequest Start(const GenerateRequest& request,
                        std::function<void(Piece)> on_piece,
                        std::function<void(std::optional<Error>)> on_end) const;
