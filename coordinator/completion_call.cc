@@ -41,7 +41,7 @@ CompletionCall::CompletionCall(const CompletionDoor* door, OpenAiAsk ask,
                .default_policy = door->default_policy},
               door->tokenizer),
       waiting_(ask_.candidates()),
-      engine_ids_(ask_.candidates()),
+      engine_ids_(ask_.prompts.size()),
       open_(ask_.candidates()) {}
 
 void CompletionCall::Start() {
@@ -52,21 +52,22 @@ void CompletionCall::Start() {
   if (ask_.stream) {
     reply_->OnSilence(kSilenceSeconds, [self] { self->Silence(); });
   }
-  for (int i = 0; i < ask_.candidates(); ++i) Submit(i);
+  for (int i = 0; i < static_cast<int>(ask_.prompts.size()); ++i) Submit(i);
 }
 
-void CompletionCall::Submit(int candidate) {
+void CompletionCall::Submit(int prompt) {
   {
     std::lock_guard lock(mutex_);
     if (failed_ || cancelled_) return;
   }
   const absl::StatusOr<uint64_t> id = door_->engine->Submit(
-      RequestOf(ask_, candidate),
-      [self = shared_from_this(), candidate](StreamEvent event) {
+      ask_.prompts[prompt], [self = shared_from_this(),
+                             first = prompt * ask_.best_of](StreamEvent event) {
+        const int candidate = first + event.choice;
         self->OnEvent(candidate, std::move(event));
       });
   std::unique_lock lock(mutex_);
-  if (id.ok()) engine_ids_[candidate] = *id;
+  if (id.ok()) engine_ids_[prompt] = *id;
   if (!id.ok() && !failed_) failed_ = id.status();
   const bool failed = failed_.has_value();
   const bool is_late = id.ok() && cancelled_;

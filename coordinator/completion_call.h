@@ -58,7 +58,7 @@ class CompletionCall : public std::enable_shared_from_this<CompletionCall> {
   void Start();
 
  private:
-  void Submit(int candidate);
+  void Submit(int prompt);
   void OnEvent(int candidate, StreamEvent event);
   // Ends all candidates that are not done.
   void CancelAll(const absl::Status& reason);
@@ -87,7 +87,7 @@ class CompletionCall : public std::enable_shared_from_this<CompletionCall> {
   std::mutex mutex_;                  // guards what follows
   std::vector<EventMerger> waiting_;  // of each candidate
   std::deque<int> ready_;             // candidates with events, once each
-  std::vector<std::optional<uint64_t>> engine_ids_;
+  std::vector<std::optional<uint64_t>> engine_ids_;  // of each prompt
   int open_;                            // candidates that are not done
   std::optional<absl::Status> failed_;  // the first error
   bool cancelled_ = false;

@@ -14,7 +14,10 @@
 namespace h2o {
 namespace {
 
-constexpr int kEncoderThreads = 2;
+// Threads that encode texts: not all cores of a small host.
+int NumEncoderThreads() {
+  return std::thread::hardware_concurrency() > 2 ? 2 : 1;
+}
 
 constexpr double kDrainTurnSeconds = 0.25;
 
@@ -138,7 +141,7 @@ void Engine::AddGroup(std::unique_ptr<WorkerGroup> workers,
     deliverer_ = std::thread([this] { DeliverOutbox(); });
     if (rules_.tokenizer != nullptr) {
       encoder_ =
-          std::make_unique<TextEncoder>(rules_.tokenizer, kEncoderThreads);
+          std::make_unique<TextEncoder>(rules_.tokenizer, NumEncoderThreads());
     }
   }
   const double now = clock_->Now();

@@ -369,6 +369,7 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
 HttpServerOptions HttpOptionsOf(const CoordinatorFlags& flags,
                                 const Coordinator& c) {
   HttpServerOptions options;
+  options.threads = AvailableCores() > 2 ? 2 : 1;
   options.max_connections = MaxConnections(flags);
   options.max_body_bytes = flags.max_request_bytes;
   options.header_seconds = flags.http_header_timeout_seconds;

@@ -51,7 +51,10 @@ constexpr auto kAcceptPause = std::chrono::milliseconds(100);
 constexpr auto kGoneLook = std::chrono::milliseconds(500);
 // A connection may be silent for as long before another takes its place.
 constexpr auto kSilent = std::chrono::seconds(1);
-constexpr double kFarewellSeconds = 1;  // for the last words of TLS
+// For the last words of TLS, and for the rest of a refused request.
+constexpr double kFarewellSeconds = 1;
+constexpr int64_t kLingerBytes = 64 << 20;
+constexpr size_t kLingerBlock = 16 << 10;
 
 std::chrono::milliseconds Seconds(double seconds) {
   return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
@@ -86,8 +89,9 @@ class Reply final : public HttpReply,
   bool Write(std::string piece) override {
     std::lock_guard lock(mutex_);
     if (gone_) return false;
+    const bool is_first = unread_ == 0;  // one may have any size
     unread_ += static_cast<int64_t>(piece.size());
-    if (unread_ > max_unread_bytes_) {
+    if (!is_first && unread_ > max_unread_bytes_) {
       cut_ = true;
       pieces_.clear();
     } else {
@@ -509,7 +513,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
         shared_->Refuse(said_nothing ? HttpRefusal::kConnection
                                      : HttpRefusal::kRequest);
         keep_alive_ = false;
-        co_await WriteWhole(*refusal, false);
+        if (co_await WriteWhole(*refusal, false)) co_await Linger();
       }
       co_return false;
     }
@@ -524,6 +528,21 @@ class Connection : public std::enable_shared_from_this<Connection> {
     stream_.socket().cancel(error);  // the watch
     recheck_.cancel();
     co_return sent&& keep_alive_;
+  }
+
+  // Takes what the client still sends of a refused request, for a while: a
+  // connection closed before that would take the refusal from it.
+  awaitable<void> Linger() {
+    error_code error;
+    if (stream_.tls() == nullptr) {
+      stream_.socket().shutdown(tcp::socket::shutdown_send, error);
+    }
+    stream_.low().expires_after(Seconds(kFarewellSeconds));
+    for (int64_t taken = 0; !error && taken < kLingerBytes;) {
+      buffer_.clear();
+      taken += static_cast<int64_t>(co_await stream_.async_read_some(
+          buffer_.prepare(kLingerBlock), redirect_error(use_awaitable, error)));
+    }
   }
 
   // Reads that take longer are cancelled and end with timed_out.  A timeout of

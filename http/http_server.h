@@ -95,9 +95,10 @@ struct HttpServerOptions {
   double idle_seconds = 75;   // between requests of a connection
   double write_seconds = 10;  // a client that takes nothing for so long
                               // is cut
-  int64_t max_unread_bytes = 1 << 20;  // of a reply; more: the client is cut
-  std::optional<TlsMaterial> tls;      // none: no TLS
-  int handshakes_per_second = 200;     // of TLS; more wait
+  // Of a reply, in pieces behind the first; more: the client is cut.
+  int64_t max_unread_bytes = 1 << 20;
+  std::optional<TlsMaterial> tls;   // none: no TLS
+  int handshakes_per_second = 200;  // of TLS; more wait
   // Called from threads of the server; may be null.
   std::function<void(HttpRefusal)> on_refused;
 };

@@ -146,7 +146,9 @@ class OpenAiAnswer::Writer {
         logprobs_(ask, tokenizer),
         places_(ask->candidates()) {
     for (int i = 0; i < ask_.candidates(); ++i) {
-      places_[i].seed = RequestOf(ask_, i).sampling.seed;
+      const Request& prompt = ask_.prompts[i / ask_.best_of];
+      places_[i].seed =
+          prompt.sampling.seed + static_cast<uint64_t>(i % ask_.best_of);
     }
   }
 

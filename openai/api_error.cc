@@ -22,9 +22,9 @@ std::string PayloadOf(const absl::Status& status, const char* key) {
   return payload ? std::string(*payload) : std::string();
 }
 
-// The field that the message of CheckRequest begins with; empty: none.
+// The field that the message of a check is about; empty: none.
 std::string FieldIn(std::string_view message) {
-  constexpr std::array<std::string_view, 16> kFields = {"temperature",
+  constexpr std::array<std::string_view, 17> kFields = {"temperature",
                                                         "top_k",
                                                         "top_p",
                                                         "min_p",
@@ -39,7 +39,17 @@ std::string FieldIn(std::string_view message) {
                                                         "top_logprobs",
                                                         "kv_policy",
                                                         "kv_budget",
-                                                        "generated"};
+                                                        "generated",
+                                                        "n"};
+  // Those of tokens that are not in the vocabulary.
+  constexpr std::array<std::pair<std::string_view, const char*>, 4> kTokens = {
+      {{"prompt token ", "prompt"},
+       {"generated token ", "generated"},
+       {"stop token id ", "stop_token_ids"},
+       {"token of logit_bias ", "logit_bias"}}};
+  for (const auto& [words, field] : kTokens) {
+    if (message.starts_with(words)) return field;
+  }
   const std::string_view word = message.substr(0, message.find_first_of(" ["));
   const auto* const found = std::find(kFields.begin(), kFields.end(), word);
   return found == kFields.end() ? "" : std::string(*found);

@@ -7,6 +7,7 @@
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
+#include "api/check_request.h"
 #include "api/json_values.h"
 #include "base/cut_text.h"
 #include "base/logprobs.h"
@@ -173,8 +174,10 @@ absl::Status ReadTopK(const char* key, const json& value, Draft* draft) {
 
 absl::Status ReadN(const char* key, const json& value, Draft* draft) {
   H2O_RETURN_IF_ERROR(ReadInt(key, value, &draft->ask.n));
-  if (draft->ask.n >= 1 && draft->ask.n <= kMaxChoices) return absl::OkStatus();
-  return Bad(key, " is ", draft->ask.n, "; it must be 1 to ", kMaxChoices);
+  if (draft->ask.n >= 1 && draft->ask.n <= kMostChoices) {
+    return absl::OkStatus();
+  }
+  return Bad(key, " is ", draft->ask.n, "; it must be 1 to ", kMostChoices);
 }
 
 absl::Status ReadBudget(const char* key, const json& value, Draft* draft) {
@@ -432,6 +435,7 @@ absl::Status SetMaxTokens(Draft* draft) {
   }
   draft->ask.no_tokens = true;
   draft->base.max_tokens = 1;
+  draft->base.ignore_eos = true;  // so that it ends by its length
   return absl::OkStatus();
 }
 
@@ -464,10 +468,11 @@ absl::Status SetLogprobs(Draft* draft) {
 absl::Status SetChoices(Draft* draft) {
   OpenAiAsk& ask = draft->ask;
   ask.best_of = draft->best_of.value_or(ask.n);
-  if (ask.best_of < ask.n) {
-    return BadField("best_of",
-                    absl::StrCat("best_of is ", ask.best_of,
-                                 "; it must be at least n, ", ask.n));
+  draft->base.n = ask.best_of;
+  if (ask.best_of < ask.n || ask.best_of > kMostChoices) {
+    return BadField("best_of", absl::StrCat("best_of is ", ask.best_of,
+                                            "; it must be at least n, ", ask.n,
+                                            ", and at most ", kMostChoices));
   }
   if (ask.best_of > ask.n && ask.stream) {
     return BadField("best_of",
@@ -577,12 +582,6 @@ absl::StatusOr<OpenAiAsk> ParseAsk(OpenAiForm form, std::string_view body,
                                                 : AddPrompts(&draft));
   H2O_RETURN_IF_ERROR(CheckTogether(draft.ask));
   return std::move(draft.ask);
-}
-
-Request RequestOf(const OpenAiAsk& ask, int candidate) {
-  Request request = ask.prompts[candidate / ask.best_of];
-  request.sampling.seed += static_cast<uint64_t>(candidate % ask.best_of);
-  return request;
 }
 
 }  // namespace h2o

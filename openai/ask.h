@@ -1,7 +1,7 @@
 // What a body of OpenAI's API asks for: bodies of POST /v1/completions and of
 // /v1/chat/completions become requests for the Engine.
 //
-//   body -> ParseAsk -> OpenAiAsk -> RequestOf, one for each choice
+//   body -> ParseAsk -> OpenAiAsk, with a Request for each prompt
 //
 // Fields and defaults are OpenAI's and those of vLLM's server; docs/http.md has
 // them all.
@@ -23,7 +23,7 @@ namespace h2o {
 
 enum class OpenAiForm : uint8_t { kCompletion, kChat };
 
-// A limit of choices in one body, prompts times candidates.
+// A limit of one body: prompts times best_of.
 inline constexpr int kMaxChoices = 1024;
 
 struct OpenAiRules {
@@ -36,8 +36,9 @@ struct OpenAiRules {
 struct OpenAiAsk {
   OpenAiForm form = OpenAiForm::kCompletion;
   std::string model;  // as the answer names it
-  // Of each prompt, in order; with its policy, and with priority as the Engine
-  // has it.  Of a chat: one, whose text is still to be rendered.
+  // Of each prompt, in order, for best_of choices; with its policy, and with
+  // priority as the Engine has it.  Of a chat: one, whose text is still to be
+  // rendered.
   std::vector<Request> prompts;
   int n = 1;        // choices of each prompt,
   int best_of = 1;  // the likeliest of so many
@@ -61,6 +62,7 @@ struct OpenAiAsk {
   bool add_generation_prompt = true;
   bool continue_final_message = false;
 
+  // All choices of the requests: best_of of the first prompt, then of the next.
   int candidates() const { return static_cast<int>(prompts.size()) * best_of; }
 };
 
@@ -69,8 +71,5 @@ struct OpenAiAsk {
 absl::StatusOr<OpenAiAsk> ParseAsk(OpenAiForm form, std::string_view body,
                                    const OpenAiRules& rules);
 
-// The request of a candidate: best_of of the first prompt, then of the next.
-// Candidate i of a prompt draws with the seed + i.
-Request RequestOf(const OpenAiAsk& ask, int candidate);
 
 }  // namespace h2o

@@ -52,9 +52,7 @@ void Run(OpenAiForm form, std::string_view body) {
     return ExpectObject(ErrorJson(error));
   }
   H2O_CHECK(ask->candidates() >= ask->n && ask->candidates() <= kMaxChoices);
-  for (int i = 0; i < ask->candidates(); ++i) {
-    (void)CheckRequest(RequestOf(*ask, i));
-  }
+  for (const Request& prompt : ask->prompts) (void)CheckRequest(prompt);
   OpenAiAnswer answer(&*ask, {.request_id = "r"}, nullptr);
   if (!ask->stream) {
     return ExpectObject(

@@ -1,7 +1,6 @@
 """The openai package against a server, unchanged: run by tests/system/test_openai.py with the packages of build/pypi.
 
-H2O_URL    where the server serves HTTP
-H2O_PARTS  what the server has beside: "logprobs", "chat"
+H2O_URL  where the server serves HTTP; it has a chat template
 """
 import asyncio
 import os
@@ -10,12 +9,9 @@ import openai
 import pytest
 
 URL = os.environ["H2O_URL"] + "/v1"
-PARTS = os.environ.get("H2O_PARTS", "").split()
 MODEL = "opt-demo"
 PROMPT = "The keys and values that matter"
 
-needs_chat = pytest.mark.skipif("chat" not in PARTS, reason="the server has no chat template")
-needs_logprobs = pytest.mark.skipif("logprobs" not in PARTS, reason="the server has no logprobs")
 
 
 @pytest.fixture
@@ -146,7 +142,6 @@ def test_64_streams_at_once():
     assert len(texts) == 64 and all(texts) and len(set(texts)) <= 8
 
 
-@needs_logprobs
 def test_logprobs(client):
     (choice,) = greedy(client, logprobs=3).choices
     logprobs = choice.logprobs
@@ -160,7 +155,6 @@ def test_logprobs(client):
     assert streamed == logprobs.token_logprobs
 
 
-@needs_logprobs
 @pytest.mark.parametrize("max_tokens", [0, 1])
 def test_echo_with_logprobs_as_lm_eval_asks(client, max_tokens):
     prompt = [2, 43, 970, 82, 640]
@@ -171,7 +165,6 @@ def test_echo_with_logprobs_as_lm_eval_asks(client, max_tokens):
     assert answer.usage.completion_tokens == max_tokens
 
 
-@needs_logprobs
 def test_the_best_of_several(client):
     best = greedy(client, temperature=1, seed=5, n=1, extra_body={"best_of": 4}).choices[0].text
     four = greedy(client, temperature=1, seed=5, n=4, logprobs=0).choices
@@ -179,7 +172,6 @@ def test_the_best_of_several(client):
     assert best == four[means.index(max(means))].text
 
 
-@needs_chat
 def test_a_chat(client):
     messages = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hello"}]
     ask = {"model": MODEL, "messages": messages, "max_completion_tokens": 8, "temperature": 0}
@@ -199,20 +191,11 @@ def test_a_chat(client):
             client.chat.completions.create(**{**ask, **fields})
 
 
-@needs_chat
 def test_langchain():
     from langchain_openai import ChatOpenAI
     model = ChatOpenAI(model=MODEL, base_url=URL, api_key="none", temperature=0, max_tokens=8, max_retries=0)
     assert model.invoke("Hello").content
     assert "".join(part.content for part in model.stream("Hello"))
-
-
-def test_a_chat_without_a_template(client):
-    if "chat" in PARTS:
-        pytest.skip("it has one")
-    with pytest.raises(openai.BadRequestError) as error:
-        client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "x"}])
-    assert error.value.param == "messages" and "--chat-template" in str(error.value)
 
 
 def test_langchain_completes():

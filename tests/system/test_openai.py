@@ -1,4 +1,5 @@
 """OpenAI's API over HTTP: what clients send unchanged, what is told in which status, who leaves and who reads slowly."""
+import contextlib
 import http.client
 import json
 import os
@@ -6,6 +7,7 @@ import pathlib
 import selectors
 import socket
 import subprocess
+import sys
 import time
 
 import pytest
@@ -39,10 +41,14 @@ def post(address, path, body, headers=JSON_BODY):
     return status, got, json.loads(text)
 
 
-def open_stream(address, body, path="/v1/completions"):
-    """A socket on which a stream has been asked for."""
+def open_stream(address, body, path="/v1/completions", receive_bytes=None):
+    """A socket on which a stream has been asked for; `receive_bytes`: that its buffer holds."""
     host, port = address.rsplit(":", 1)
-    sock = socket.create_connection((host, int(port)), timeout=30)
+    sock = socket.socket()
+    sock.settimeout(30)
+    if receive_bytes:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    sock.connect((host, int(port)))
     data = json.dumps({"stream": True, **body}).encode()
     sock.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
                  f"Content-Length: {len(data)}\r\n\r\n".encode() + data)
@@ -79,7 +85,7 @@ def events(address, body, path="/v1/completions"):
 def test_openais_package(server):
     done = subprocess.run([PYPI, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--noconftest",
                            REPOSITORY / "tests" / "openai" / "client_checks.py"],
-                          env={**os.environ, "H2O_URL": f"http://{server}", "H2O_PARTS": "chat"},
+                          env={**os.environ, "H2O_URL": f"http://{server}"},
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
     assert done.returncode == 0, done.stdout
 
@@ -107,8 +113,6 @@ GOLDEN = {
 @pytest.mark.parametrize("tool", GOLDEN)
 def test_what_benchmarks_send(server, tool):
     path, body = GOLDEN[tool]
-    if "min_tokens" in body and post(server, path, {**body, "stream": False})[0] != 200:
-        body = {key: value for key, value in body.items() if key != "min_tokens"}
     chunks = events(server, body, path)
     assert chunks[-1]["choices"] == [] and chunks[-1]["usage"]["completion_tokens"] == 4
     assert chunks[-1]["metrics"]["queue_time_ms"] >= 0 and chunks[-1]["metrics"]["time_to_first_token_ms"] > 0
@@ -120,6 +124,29 @@ def test_what_benchmarks_send(server, tool):
     if "chat" in path:  # a delta with empty content counts as a token unless it has the role
         assert "role" in chunks[0]["choices"][0]["delta"]
         assert not any("role" in chunk["choices"][0]["delta"] for chunk in chunks[1:-1])
+
+
+def test_loglikelihoods_as_lm_eval_asks_for_them(server, request):
+    """Echo with logprobs, against the model in numpy; with --full-matrix 200 lines."""
+    sys.path.insert(0, str(REPOSITORY / "tests"))
+    import numpy
+    from opt_numpy import Opt
+    lines = [line for line in (REPOSITORY / "docs" / "design.md").read_text().splitlines() if len(line) > 40]
+    lines = (lines * 9)[:200 if request.config.getoption("--full-matrix", default=False) else 8]
+    prompts = [post(server, "/tokenize", {"prompt": line})[2]["tokens"] for line in lines]
+    model = Opt.load(MODEL, dtype=numpy.float64)
+    status, _, answer = post(server, "/v1/completions", {
+        "model": "opt-demo", "prompt": prompts, "max_tokens": 1, "temperature": 0, "logprobs": 1, "seed": 1234, "echo": True})
+    assert status == 200, answer
+    for prompt, choice in zip(prompts, answer["choices"]):
+        logits = model.forward(numpy.array([prompt]))[0]
+        logprobs = logits - numpy.log(numpy.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True)) \
+            - logits.max(-1, keepdims=True)
+        told = choice["logprobs"]
+        assert len(told["token_logprobs"]) == len(prompt) + 1 and told["token_logprobs"][0] is None
+        for i in range(1, len(prompt)):
+            assert abs(told["token_logprobs"][i] - logprobs[i - 1, prompt[i]]) < 1e-3
+            assert abs(max(told["top_logprobs"][i].values()) - logprobs[i - 1].max()) < 1e-3
 
 
 def test_tokens_of_texts(server):
@@ -233,6 +260,8 @@ def test_flags(system):
     for name in ("mine", str(MODEL)):
         assert post(address, "/v1/completions", {**ok, "model": name})[2]["model"] == "mine"
     assert post(address, "/v1/completions", {**ok, "model": "opt-demo"})[0] == 404
+    status, _, body = post(address, "/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]})
+    assert status == 400 and body["error"]["param"] == "messages" and "--chat-template" in body["error"]["message"]
     assert ask(address, "/v1/models/" + str(MODEL).replace("/", "%2F"))[0] == 200
     status, headers, _ = ask(address, "/v1/completions", "OPTIONS", headers={
         "Origin": "https://a.example", "Access-Control-Request-Method": "POST"})
@@ -245,16 +274,20 @@ def test_flags(system):
 
 
 def test_a_slow_reader_is_cut_and_slows_nobody(system):
-    program = system.serve("--http", "127.0.0.1:0", "--slow-client-seconds", 3, tp=1)
+    program = system.serve("--http", "127.0.0.1:0", "--slow-client-seconds", 3, "--max-sequences", 64, tp=1, pool=256 << 20)
     address = address_of(program)
     until(lambda: ask(address, "/health")[0] == 200, "it is ready")
-    ask_for = {"prompt": [2, 5], "max_tokens": 2000, "ignore_eos": True, "temperature": 0,
-               "return_token_ids": True}
-    slow = open_stream(address, {**ask_for, "n": 3})
+    body = {"prompt": [2, 5], "max_tokens": 2000, "ignore_eos": True, "kv_policy": "h2o", "kv_budget": 64}
+    slow = open_stream(address, {**body, "n": 32, "logprobs": 5}, receive_bytes=4096)
     read_until(slow, b"data: ")
-    chunks = events(address, {**ask_for, "max_tokens": 200})
+    chunks = events(address, {**body, "max_tokens": 200, "return_token_ids": True})
     assert sum(len(chunk["choices"][0]["token_ids"]) for chunk in chunks) == 200
     until(lambda: metrics(address)['h2oserve_requests_running{model="opt-demo"}'] == 0, "the slow reader is over", 60)
+    text = b""
+    with contextlib.suppress(ConnectionResetError):
+        while part := slow.recv(1 << 20):
+            text += part
+    assert text and b"[DONE]" not in text
     slow.close()
 
 

@@ -1,0 +1,75 @@
+"""What HTTP costs beside gRPC: the time between steps at 64 streams, both in turn."""
+import json
+import selectors
+import statistics
+import subprocess
+import time
+
+import pytest
+
+from conftest import BIN, until
+from test_http import address_of, ask, metrics
+from test_openai import open_stream
+
+STREAMS = 64
+TOKENS = 1500
+
+
+def step_interval(address, start):
+    """Seconds between steps while `start()`, which returns how to go on and how to end, streams to 64 clients."""
+    go_on, end = start()
+    running = 'h2oserve_requests_running{model="opt-demo"}'
+    steps = 'h2oserve_step_seconds_count{model="opt-demo",group="0",rank="0"}'
+
+    def look():
+        go_on(0.02)
+        return metrics(address)
+    until(lambda: look()[running] == STREAMS, "all run")
+    first, began = look()[steps], time.monotonic()
+    while time.monotonic() - began < 4:
+        go_on(0.1)
+    last = metrics(address)
+    took = time.monotonic() - began
+    assert last[running] == STREAMS, "all ran to the end of the measurement"
+    end()
+    until(lambda: metrics(address)[running] == 0, "all have ended")
+    return took / (last[steps] - first)
+
+
+def test_http_adds_under_five_percent(system, tmp_path, request):
+    if not request.config.getoption("--full-matrix", default=False):
+        pytest.skip("it takes a quiet machine; --full-matrix runs it")
+    coordinator = system.coordinator("--http", "127.0.0.1:0", "--max-sequences", STREAMS, tp=1)
+    system.worker(coordinator, pool=1 << 30)
+    address = address_of(coordinator)
+    until(lambda: ask(address, "/health")[0] == 200, "it is ready")
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text("".join(json.dumps({"tokens": [2, 5 + i], "max_tokens": TOKENS, "ignore_eos": True}) + "\n"
+                             for i in range(STREAMS)))
+
+    def grpc():
+        call = subprocess.Popen([BIN / "h2oserve", "call", "--server", coordinator.address(), "--input", lines,
+                                 "--json"], stdout=subprocess.DEVNULL)
+
+        def end():
+            call.terminate()
+            call.wait()
+        return time.sleep, end
+
+    def http():
+        poll = selectors.DefaultSelector()
+        socks = [open_stream(address, {"prompt": [2, 5 + i], "max_tokens": TOKENS, "ignore_eos": True, "temperature": 0})
+                 for i in range(STREAMS)]
+        for sock in socks:
+            poll.register(sock, selectors.EVENT_READ)
+
+        def go_on(seconds):
+            until_then = time.monotonic() + seconds
+            while (left := until_then - time.monotonic()) > 0:
+                for key, _ in poll.select(left):
+                    key.fileobj.recv(65536)
+        return go_on, lambda: [sock.close() for sock in socks]
+    rounds = [(step_interval(address, grpc), step_interval(address, http)) for _ in range(5)]
+    over_grpc, over_http = (statistics.median(column) for column in zip(*rounds))
+    print(f"between steps at {STREAMS} streams: gRPC {over_grpc * 1e3:.3f} ms, HTTP {over_http * 1e3:.3f} ms")
+    assert over_http < 1.05 * over_grpc
