@@ -1,4 +1,6 @@
 """The parts of the clients that need no server."""
+import dataclasses
+
 import grpc
 import pytest
 
@@ -29,6 +31,12 @@ def test_every_field_has_an_option():
     for message in (request, request.sampling):  # a new field of the interface is an option, too
         left = set(message.DESCRIPTOR.fields_by_name) - {field.name for field, _ in message.ListFields()}
         assert left <= {"tokens"}
+
+
+@pytest.mark.parametrize("ours, message", [(h2oserve.Usage, pb.Usage), (h2oserve.Event, pb.GenerateResponse),
+                                           (h2oserve.ModelInfo, pb.ModelInfo), (h2oserve.Logprobs, pb.Logprobs)])
+def test_every_field_of_an_answer_is_given(ours, message):
+    assert {field.name for field in dataclasses.fields(ours)} == set(message.DESCRIPTOR.fields_by_name)
 
 
 def test_none_is_absent():
