@@ -1,6 +1,7 @@
 """The scripts that make and check the documentation."""
 import json
 import pathlib
+import re
 import sys
 
 import pytest
@@ -77,3 +78,14 @@ def test_bars_that_were_not_measured_are_none():
     runs = json.loads(draw_pictures.throughput_source())
     assert all(len(rates) == len(draw_pictures.ENGINES) and rates[0] for _, rates in runs)
     assert any(rate is None for _, rates in runs for rate in rates)
+
+
+# ---- docs/api.md
+
+def test_the_quick_reference_names_every_option():
+    proto = re.sub(r"//[^\n]*", "", (REPOSITORY / "proto" / "inference.proto").read_text())
+    named = set(re.findall(r"\w+", " ".join(re.findall(r"`[^`]+`", (REPOSITORY / "docs" / "api.md").read_text()))))
+    for message in ("GenerateRequest", "Sampling", "KvPolicy", "GenerateResponse"):
+        body = re.search(rf"message {message} \{{(.*?)^\}}", proto, re.M | re.S).group(1)
+        fields = set(re.findall(r"(\w+) = \d+;", body)) - {"sampling", "kv_policy"}
+        assert fields <= named, (message, fields - named)
