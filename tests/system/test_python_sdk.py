@@ -37,6 +37,18 @@ def test_answers_are_those_of_the_interface(shared, h2oserve, sampling):
     assert len(events) > 1 and events[-1].usage.completion_tokens == 48
 
 
+def test_logprobs_of_prompt_and_answer(shared, h2oserve):
+    with h2oserve.Client(shared.address) as client:
+        answer = client.generate(PROMPT, max_tokens=8, logprobs=True, top_logprobs=2, prompt_logprobs=True,
+                                 logit_bias={50: -100.0}, stop_token_ids=[3])
+        prompt = client.tokenize(PROMPT)
+    assert [row.chosen.token for row in answer.logprobs] == list(answer.tokens) and len(answer.tokens) == 8
+    assert all(row.chosen == row.top[0] and row.top[0].logprob > row.top[1].logprob for row in answer.logprobs)
+    assert answer.prompt_logprobs[0] is None
+    assert [row.chosen.token for row in answer.prompt_logprobs[1:]] == prompt[1:]
+    assert all(len(row.top) == 2 and row.chosen.logprob <= 0 for row in answer.prompt_logprobs[1:])
+
+
 def test_streams_of_asyncio(shared, h2oserve):
     async def run():
         async with h2oserve.AsyncClient(shared.address) as client:
