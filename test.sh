@@ -72,7 +72,7 @@ case "$*" in
     for part in --tidy --no-grpc --cuda --sanitize; do ./test.sh "$part"; done
     test_release
     H2O_BIN=build/release/bin /usr/bin/python3 -m pytest -q tests/parity \
-      tests/system/test_{bad_input,chaos,fairness,memory,overload,replay,rolling_restart,tls}.py --full-matrix
+      tests/system/test_{bad_input,chaos,fairness,http_speed,memory,openai,overload,replay,rolling_restart,tls}.py --full-matrix
     ;;
   *)
     sed -n '2,14s/^# \{0,1\}//p' "$0" >&2
