@@ -59,7 +59,7 @@ absl::StatusOr<std::optional<Value>> PythonItem(Run& run, const Value& value,
       value.AsText() != nullptr || (list != nullptr && list->IsSequence());
   int64_t index = 0;
   if (!has_items || !key.AsInt(&index)) return std::nullopt;
-  H2O_ASSIGN_OR_RETURN(const int64_t size, LengthOf(value));
+  H2O_ASSIGN_OR_RETURN(const int64_t size, LengthOf(run.work, value));
   if (index < 0) index += size;
   if (index < 0 || index >= size) return std::nullopt;
   if (list != nullptr) return list->items[index];

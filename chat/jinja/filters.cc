@@ -61,8 +61,8 @@ Answer Safe(Run& run, const Value& value, Given given) {
   return ToString(run, value, given);
 }
 
-Answer Length(Run&, const Value& value, Given) {
-  H2O_ASSIGN_OR_RETURN(const int64_t length, LengthOf(value));
+Answer Length(Run& run, const Value& value, Given) {
+  H2O_ASSIGN_OR_RETURN(const int64_t length, LengthOf(run.work, value));
   return Value(length);
 }
 

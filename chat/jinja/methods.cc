@@ -112,31 +112,35 @@ Answer SplitTextLines(Run& run, const Value& self, Given) {
 }
 
 // Whether the text has one of the ends, which is a text or a tuple of them.
-Answer HasEnd(const Value& self, Given given,
+Answer HasEnd(Run& run, const Value& self, Given given,
               bool (*has)(std::string_view text, std::string_view end)) {
   const std::string_view text = *self.AsText();
   const List* list = given[0].AsList();
   if (list == nullptr || list->kind != List::Kind::kTuple) {
     H2O_ASSIGN_OR_RETURN(const std::string_view end, TextOf(given[0]));
+    H2O_RETURN_IF_ERROR(run.work.Scan(end.size(), 0));
     return Value(has(text, end));
   }
   for (const Value& item : list->items) {
     H2O_ASSIGN_OR_RETURN(const std::string_view end, TextOf(item));
+    H2O_RETURN_IF_ERROR(run.work.Scan(end.size(), 0));
     if (has(text, end)) return Value(true);
   }
   return Value(false);
 }
 
-Answer StartsWith(Run&, const Value& self, Given given) {
-  return HasEnd(self, given, [](std::string_view text, std::string_view end) {
-    return text.starts_with(end);
-  });
+Answer StartsWith(Run& run, const Value& self, Given given) {
+  return HasEnd(run, self, given,
+                [](std::string_view text, std::string_view end) {
+                  return text.starts_with(end);
+                });
 }
 
-Answer EndsWith(Run&, const Value& self, Given given) {
-  return HasEnd(self, given, [](std::string_view text, std::string_view end) {
-    return text.ends_with(end);
-  });
+Answer EndsWith(Run& run, const Value& self, Given given) {
+  return HasEnd(run, self, given,
+                [](std::string_view text, std::string_view end) {
+                  return text.ends_with(end);
+                });
 }
 
 Answer RemovePrefix(Run& run, const Value& self, Given given) {

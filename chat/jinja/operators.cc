@@ -227,6 +227,14 @@ absl::StatusOr<Range> RangeOf(const Value& begin, const Value& end,
   return Range{first, span <= 0 ? 0 : (span + width - 1) / width, by};
 }
 
+// `count` characters of `text` from the character `begin` on.
+absl::StatusOr<Value> PartOf(Work& work, std::string_view text, int64_t begin,
+                             int64_t count) {
+  const size_t first = OffsetOf(text, begin);
+  const std::string_view rest = text.substr(first);
+  return MakeText(work, std::string(rest.substr(0, OffsetOf(rest, count))));
+}
+
 }  // namespace
 
 absl::StatusOr<Value> Compute(Work& work, Operator op, const Value& a,
@@ -334,7 +342,7 @@ absl::StatusOr<Value> Slice(Work& work, const Value& value, const Value& begin,
     return absl::InvalidArgumentError(
         absl::StrCat("a ", KindOf(value), " has no slices"));
   }
-  H2O_ASSIGN_OR_RETURN(const int64_t size, LengthOf(value));
+  H2O_ASSIGN_OR_RETURN(const int64_t size, LengthOf(work, value));
   H2O_ASSIGN_OR_RETURN(const Range range, RangeOf(begin, end, step, size));
   if (const List* list = value.AsList()) {
     std::vector<Value> items;
@@ -344,6 +352,7 @@ absl::StatusOr<Value> Slice(Work& work, const Value& value, const Value& begin,
     return MakeList(work, std::move(items), list->kind);
   }
   const std::string& text = *value.AsText();
+  if (range.step == 1) return PartOf(work, text, range.begin, range.count);
   H2O_RETURN_IF_ERROR(work.Make(text.size() * sizeof(std::string_view)));
   const std::vector<std::string_view> characters = CharactersOf(text);
   std::string slice;

@@ -177,6 +177,14 @@ int64_t CountCharacters(std::string_view text) {
   });
 }
 
+size_t OffsetOf(std::string_view text, int64_t index) {
+  size_t at = 0;
+  for (; index > 0 && at < text.size(); --index) {
+    at += std::max(1, FirstCharacter(text.substr(at)).length);
+  }
+  return at;
+}
+
 std::vector<std::string_view> CharactersOf(std::string_view text) {
   std::vector<std::string_view> characters;
   while (!text.empty()) {
@@ -312,7 +320,7 @@ std::vector<std::string_view> SplitAtSpace(std::string_view text,
   text = StripLeft(text);
   while (!text.empty()) {
     if (most >= 0 && static_cast<int64_t>(parts.size()) == most) {
-      parts.push_back(StripRight(text));
+      parts.push_back(text);
       break;
     }
     size_t end = 0, length = 0;

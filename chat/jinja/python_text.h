@@ -12,6 +12,10 @@ namespace h2o::jinja {
 
 int64_t CountCharacters(std::string_view text);
 
+// The byte at which the character number `index` begins; the text's end if it
+// has fewer.
+size_t OffsetOf(std::string_view text, int64_t index);
+
 // The characters one by one, as parts of `text`.
 std::vector<std::string_view> CharactersOf(std::string_view text);
 

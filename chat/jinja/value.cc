@@ -346,8 +346,11 @@ absl::StatusOr<std::vector<Value>> ItemsOf(Work& work, const Value& value) {
       absl::StrCat("a ", KindOf(value), " has no items to go over"));
 }
 
-absl::StatusOr<int64_t> LengthOf(const Value& value) {
-  if (const std::string* text = value.AsText()) return CountCharacters(*text);
+absl::StatusOr<int64_t> LengthOf(Work& work, const Value& value) {
+  if (const std::string* text = value.AsText()) {
+    H2O_RETURN_IF_ERROR(work.Scan(text->size(), 1));
+    return CountCharacters(*text);
+  }
   const List* list = value.AsList();
   if (list != nullptr && list->kind != List::Kind::kIterator) {
     return list->items.size();

@@ -176,6 +176,6 @@ absl::StatusOr<std::vector<Value>> ItemsOf(Work& work, const Value& value);
 
 // Python's len(value); an undefined value has none.
 // Errors: INVALID_ARGUMENT for a value without length.
-absl::StatusOr<int64_t> LengthOf(const Value& value);
+absl::StatusOr<int64_t> LengthOf(Work& work, const Value& value);
 
 }  // namespace h2o::jinja
