@@ -1,6 +1,5 @@
 // `h2oserve call`: generates text on a server, with the options and the output
 // of `generate`.
-#include <signal.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -21,6 +20,7 @@
 #include "base/status_macros.h"
 #include "base/stop_signals.h"
 #include "clients/answers.h"
+#include "clients/blocked_signals.h"
 #include "clients/commands.h"
 #include "clients/cpp/connection.h"
 #include "clients/cpp/generate_call.h"
@@ -148,26 +148,6 @@ class Caller {
   std::string told_;
 };
 
-// SIGINT and SIGTERM, blocked and polled.  Must be made before gRPC starts its
-// threads, because they inherit the signal mask.
-class Signals {
- public:
-  Signals() {
-    sigemptyset(&set_);
-    sigaddset(&set_, SIGINT);
-    sigaddset(&set_, SIGTERM);
-    pthread_sigmask(SIG_BLOCK, &set_, &before_);
-  }
-  ~Signals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-  bool Taken() const {
-    const timespec now{};
-    return sigtimedwait(&set_, nullptr, &now) > 0;
-  }
-
- private:
-  sigset_t set_, before_;
-};
-
 absl::Status Run(const CallFlags& flags) {
   if (!flags.trace.empty()) {
     return absl::InvalidArgumentError(
@@ -179,7 +159,7 @@ absl::Status Run(const CallFlags& flags) {
   for (const Prompt& prompt : prompts) {
     H2O_ASSIGN_OR_RETURN(messages.emplace_back(), ToProto(prompt.request));
   }
-  const Signals signals;
+  const BlockedSignals signals;
   LogForGrpc();
   H2O_ASSIGN_OR_RETURN(std::shared_ptr<Connection> connection,
                        Connection::Open(OptionsOf(flags.server)));

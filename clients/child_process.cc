@@ -50,9 +50,10 @@ std::vector<std::string> LineReader::Read() {
 
 absl::Status Start(const std::filesystem::path& program,
                    const std::vector<std::string>& arguments, int events,
-                   Child* child) {
-  UniqueFd log, log_of_child;
+                   Child* child, bool with_output) {
+  UniqueFd log, log_of_child, output, output_of_child;
   H2O_RETURN_IF_ERROR(MakePipe(&log, &log_of_child));
+  if (with_output) H2O_RETURN_IF_ERROR(MakePipe(&output, &output_of_child));
   std::vector<char*> argv;
   argv.push_back(const_cast<char*>(program.c_str()));
   for (const std::string& a : arguments) {
@@ -75,7 +76,7 @@ absl::Status Start(const std::filesystem::path& program,
     sigprocmask(SIG_SETMASK, &none, nullptr);
     const int null = open("/dev/null", O_RDWR);
     dup2(null, STDIN_FILENO);
-    dup2(null, STDOUT_FILENO);
+    dup2(with_output ? output_of_child.get() : null, STDOUT_FILENO);
     dup2(log_of_child.get(), STDERR_FILENO);
     if (events >= 0) fcntl(events, F_SETFD, 0);
     execv(program.c_str(), argv.data());
@@ -84,6 +85,7 @@ absl::Status Start(const std::filesystem::path& program,
   child->program = program.filename().string();
   child->pid = pid;
   child->log = LineReader(std::move(log));
+  child->output = LineReader(std::move(output));
   return absl::OkStatus();
 }
 

@@ -40,6 +40,7 @@ struct Child {
   std::string program;  // "h2oserve-worker"
   pid_t pid = 0;
   LineReader log{UniqueFd()};     // its stderr
+  LineReader output{UniqueFd()};  // its stdout, if that was asked for
   std::string last_words;         // the line with which it said why it ends
   std::optional<int> status;      // of waitpid, once it has ended
   bool reported = false;          // its end has been logged
@@ -48,10 +49,11 @@ struct Child {
 };
 
 // Starts `program` with `arguments`; `events`, if not -1, stays open in it. The
-// child ends when this process does.  Errors: INTERNAL.
+// child ends when this process does.  What it prints is dropped, unless
+// `with_output`.  Errors: INTERNAL.
 absl::Status Start(const std::filesystem::path& program,
                    const std::vector<std::string>& arguments, int events,
-                   Child* child);
+                   Child* child, bool with_output = false);
 
 // Why `program` ends, if `line` of its log says so, as text or as JSON.
 std::optional<std::string> LastWordsIn(const std::string& line,

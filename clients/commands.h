@@ -19,6 +19,7 @@ void AddKeyCommand(CLI::App* app, int* exit_code);
 // With gRPC:
 void AddServeCommand(CLI::App* app, int* exit_code);
 void AddCallCommand(CLI::App* app, int* exit_code);
+void AddBatchCommand(CLI::App* app, int* exit_code);
 void AddTopCommand(CLI::App* app, int* exit_code);
 void AddDrainCommand(CLI::App* app, int* exit_code);
 

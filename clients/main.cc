@@ -18,6 +18,7 @@ int main(int argc, char** argv) {
 #ifdef H2O_WITH_GRPC
   h2o::AddServeCommand(&app, &exit_code);
   h2o::AddCallCommand(&app, &exit_code);
+  h2o::AddBatchCommand(&app, &exit_code);
   h2o::AddDrainCommand(&app, &exit_code);
   h2o::AddTopCommand(&app, &exit_code);
 #endif

@@ -88,4 +88,34 @@ inline absl::StatusOr<std::shared_ptr<MaybeTls::Context>> NewTlsContext(
       absl::StrCat("OpenSSL cannot use the certificates: ", error.message()));
 }
 
+// Of a client: it checks the server by the CAs of `material`, or else by those
+// of this host, and shows its certificate if it has one.
+// Errors: as NewTlsContext's.
+inline absl::StatusOr<std::shared_ptr<MaybeTls::Context>> NewClientTlsContext(
+    const TlsMaterial& material) {
+  using Context = MaybeTls::Context;
+  namespace asio = boost::asio;
+  auto context = std::make_shared<Context>(Context::tls_client);
+  boost::system::error_code error;
+  context->set_options(Context::default_workarounds | Context::no_sslv2 |
+                           Context::no_sslv3 | Context::no_tlsv1 |
+                           Context::no_tlsv1_1,
+                       error);
+  if (!error && !material.chain.empty()) {
+    context->use_certificate_chain(asio::buffer(material.chain), error);
+    if (!error) {
+      context->use_private_key(asio::buffer(material.key), Context::pem, error);
+    }
+  }
+  if (!error && material.roots.empty()) {
+    context->set_default_verify_paths(error);
+  } else if (!error) {
+    context->add_certificate_authority(asio::buffer(material.roots), error);
+  }
+  if (!error) context->set_verify_mode(asio::ssl::verify_peer, error);
+  if (!error) return context;
+  return absl::InvalidArgumentError(
+      absl::StrCat("OpenSSL cannot use the certificates: ", error.message()));
+}
+
 }  // namespace h2o

@@ -32,7 +32,7 @@ LEVELS = {
     "embedded": ["base", "kernels", "kv", "model", "parallel", "api", "worker",
                  "coordinator"],
     "clients": ["base", "kernels", "kv", "model", "parallel", "api", "proto",
-                "worker", "coordinator", "embedded", "flags", "access", "openai"],
+                "worker", "coordinator", "embedded", "flags", "access", "http", "openai"],
     "bench": ["base", "kernels", "kv", "model", "parallel", "api", "proto",
               "worker", "coordinator", "embedded", "flags", "clients"],
 }

@@ -6,9 +6,9 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "access/tls_files.h"
 #include "base/host_port.h"
 #include "base/status_macros.h"
+#include "clients/cpp/credentials.h"
 #include "proto/channel.h"
 #include "proto/retry_after.h"
 
@@ -22,30 +22,6 @@ absl::Status CheckServer(const std::string& server) {
   if (address.port > 0) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("address '", server, "': no server has port 0"));
-}
-
-// A header takes printable characters.
-absl::Status CheckKey(const std::string& key) {
-  const bool plain = std::all_of(key.begin(), key.end(),
-                                 [](char c) { return c > ' ' && c <= '~'; });
-  if (plain) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      "the API key must have printable characters of ASCII and no blanks");
-}
-
-absl::StatusOr<TlsMaterial> MaterialOf(const ClientOptions::Tls& tls) {
-  const bool shows = !tls.certificate.empty();
-  if (shows != !tls.key.empty() || (shows && tls.ca.empty())) {
-    return absl::InvalidArgumentError(
-        "a certificate to show needs its key, and a CA to believe the server "
-        "by");
-  }
-  if (tls.ca.empty()) return TlsMaterial();
-  H2O_ASSIGN_OR_RETURN(
-      const std::unique_ptr<TlsFiles> files,
-      TlsFiles::Load(
-          {.certificate = tls.certificate, .key = tls.key, .peer_ca = tls.ca}));
-  return files->state()->material();
 }
 
 // Where no proxy is to be used, as gRPC and curl are told.
@@ -80,7 +56,9 @@ absl::StatusOr<std::shared_ptr<Connection>> Connection::Open(
     const ClientOptions& options) {
   H2O_RETURN_IF_ERROR(CheckServer(options.server));
   H2O_RETURN_IF_ERROR(CheckKey(options.api_key));
-  H2O_ASSIGN_OR_RETURN(const TlsMaterial tls, MaterialOf(options.tls));
+  H2O_ASSIGN_OR_RETURN(
+      const TlsMaterial tls,
+      ReadTls(options.tls.ca, options.tls.certificate, options.tls.key));
   return std::shared_ptr<Connection>(new Connection(options, tls));
 }
 
