@@ -55,7 +55,7 @@ Json TraceOf(const std::vector<HeadTrace>& trace) {
       one["kept"] = head.kept;
     } else {
       one["pos"] = head.pos;
-      one["evicted"] = head.evicted;
+      one["evicted"] = head.evicted < 0 ? Json(nullptr) : Json(head.evicted);
     }
     heads.push_back(std::move(one));
   }

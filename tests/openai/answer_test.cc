@@ -110,6 +110,19 @@ TEST_F(AnswerTest, UsageInEveryChunkWhereItIsAskedFor) {
   EXPECT_EQ(usage["completion_tokens"], 1);
 }
 
+TEST_F(AnswerTest, ATraceTellsWhatHeadsKeepAndEvict) {
+  Ask(R"({"prompt": "a", "stream": true, "kv_trace": true})");
+  StreamEvent event = Token(100, "hi");
+  event.trace = {{.layer = 1, .head = 2, .kept = {0, 3}},
+                 {.layer = 1, .head = 2, .pos = 4, .evicted = 3},
+                 {.layer = 1, .head = 2, .pos = 5}};
+  EXPECT_THAT(
+      answer_->Chunks(0, event),
+      testing::HasSubstr(R"("kv_trace":[{"layer":1,"head":2,"kept":[0,3]},)"
+                         R"({"layer":1,"head":2,"pos":4,"evicted":3},)"
+                         R"({"layer":1,"head":2,"pos":5,"evicted":null}])"));
+}
+
 TEST_F(AnswerTest, LineEndsOfUnicodeAreEscaped) {
   Ask(R"({"prompt": "a", "stream": true})");
   EXPECT_THAT(answer_->Chunks(0, Token(1,
