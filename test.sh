@@ -30,6 +30,7 @@ test_release() {
   tools/install_dependencies.sh --torch
   build_and_test release
   tools/install_dependencies.sh --pypi || echo "no packages from PyPI: tests that need them are skipped" >&2
+  tools/install_dependencies.sh --browser || echo "no Chromium: tests of the playground are skipped" >&2
   tools/get_promtool.sh || echo "no promtool: its tests are skipped" >&2
   H2O_BIN=build/release/bin /usr/bin/python3 -m pytest -q -rs tests
 }

@@ -5,7 +5,7 @@ h2o_library(h2o_coordinator_door
     listen_sockets.cc openai_service.cc peer_address.cc reflection.cc remote_ranks.cc remote_workers.cc
     worker_registry.cc
     worker_stream.cc
-  DEPS h2o_access h2o_api h2o_chat h2o_coordinator_core h2o_http h2o_openai
+  DEPS h2o_access h2o_api h2o_chat h2o_coordinator_core h2o_http h2o_openai h2o_web
   PRIVATE_DEPS nlohmann_json::nlohmann_json absl::str_format absl::time h2o_proto
     h2o_proto_stubs)
 h2o_binary(h2oserve-coordinator

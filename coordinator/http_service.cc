@@ -16,6 +16,7 @@
 #include "base/traceparent.h"
 #include "coordinator/metrics_page.h"
 #include "openai/api_error.h"
+#include "web/playground.h"
 
 namespace h2o {
 namespace {
@@ -91,6 +92,7 @@ const HttpService::Route HttpService::kRoutes[] = {
      &HttpService::Plain<&HttpService::VersionOf>},
     {kMetricsPath, "GET", Right::kNone,
      &HttpService::Plain<&HttpService::Metrics>},
+    {"/", "GET", Right::kNone, &HttpService::Playground},
     {"/livez", "GET", Right::kNone, &HttpService::Plain<&HttpService::Alive>},
     {"/readyz", "GET", Right::kNone, &HttpService::Plain<&HttpService::Ready>},
     {"/progressz", "GET", Right::kNone,
@@ -118,10 +120,8 @@ void HttpService::Handle(HttpRequest request,
                         : path == known;
     if (is_it) return Answer(route, std::move(call));
   }
-  // What is not named above takes a key, whatever it may become; but a page
-  // for people may come to stand at the root.
-  const Right right = call.request.path == "/" ? Right::kNone : Right::kKey;
-  if (const absl::Status may = Admit(right, &call); !may.ok()) {
+  // What is not named above takes a key, whatever it may become.
+  if (const absl::Status may = Admit(Right::kKey, &call); !may.ok()) {
     return call.Fail(ErrorOf(may));
   }
   call.Fail({.status = 404,
@@ -213,6 +213,23 @@ void HttpService::Admission(HttpCall call) {
                        {"pages", answer->pages},
                        {"kv_bytes", answer->kv_bytes},
                        {"reason", answer->reason}}));
+}
+
+void HttpService::Playground(HttpCall call) {
+  const WebPage page = h2o::Playground();
+  HttpResponse response = {.content_type = "text/html; charset=utf-8"};
+  response.headers = {{"Content-Security-Policy", page.security_policy},
+                      {"ETag", page.etag},
+                      {"Cache-Control", "no-cache"},  // asks each time
+                      {"X-Content-Type-Options", "nosniff"},
+                      {"Referrer-Policy", "no-referrer"}};
+  const std::string_view known = call.request.Header("if-none-match");
+  if (known.find(page.etag) != std::string_view::npos) {
+    response.status = 304;
+  } else {
+    response.body = page.html;
+  }
+  call.Send(std::move(response));
 }
 
 HttpResponse HttpService::Alive() {

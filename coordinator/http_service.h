@@ -71,6 +71,7 @@ class HttpService {
 
   // Whether a request would be taken now (POST).
   void Admission(HttpCall call);
+  void Playground(HttpCall call);
   HttpResponse Alive();
   HttpResponse Ready();
   HttpResponse Health();

@@ -15,7 +15,7 @@ import re
 import sys
 
 ROOMS = ("access", "api", "base", "bench", "chat", "clients", "coordinator", "embedded", "flags", "http", "kernels", "kv", "model", "parallel", "proto",
-         "tests", "worker")
+         "tests", "web", "worker")
 MAX_CLASS_LINES = 250
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
 

@@ -2,7 +2,8 @@
 # Installs what building, running and testing needs, from Debian 12 or Ubuntu
 # 24.04; with --clang also clang 19 and clang-tidy 19 (a quarter of a gigabyte),
 # with --torch on Debian also torch, which reads .bin checkpoints (50 MB to
-# download), with --pypi what tests need of PyPI, in build/pypi (40 MB).
+# download), with --browser on Debian also Chromium, in which the playground is
+# tested (110 MB to download), with --pypi what tests need of PyPI, in build/pypi (40 MB).
 # Does nothing, and needs no root, if all of it is installed.
 set -euo pipefail
 
@@ -34,6 +35,12 @@ elif [ "${1:-}" = --torch ]; then
     packages+=(python3-torch)
   else
     echo "only Debian has python3-torch; without torch, tests of .bin checkpoints are skipped" >&2
+  fi
+elif [ "${1:-}" = --browser ]; then
+  if grep -q '^ID=debian' /etc/os-release; then
+    packages+=(chromium chromium-driver fonts-inter fonts-jetbrains-mono python3-selenium)
+  else
+    echo "only Debian has chromium as a package of files; tests of the playground are skipped" >&2
   fi
 fi
 

@@ -132,7 +132,7 @@ def test_a_path_takes_its_key(keyed, path, needs):
     status["none"], headers, body = ask(http, path)
     there = 404 if "nothing" in path else 200
     if needs is None:
-        assert set(status.values()) == {404 if path == "/" else 200}
+        assert set(status.values()) == {200}
         return
     assert status["none"] == status["wrong"] == 401, status
     assert json.loads(body)["error"]["code"] == "invalid_api_key" and headers["WWW-Authenticate"] == "Bearer"
