@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -26,13 +27,14 @@ if TYPE_CHECKING:
 class AsyncStream(AsyncIterator[Event]):
     """The events of one answer, as they come.
 
-    Leaving the `async with` block, or cancelling the task that reads, closes the stream, which frees what the request
-    holds in the server.
+    Leaving the `async with` block or the last reference, or cancelling the task that reads, closes the stream, which
+    frees what the request holds in the server.
     """
 
     def __init__(self, call: Callable[[pb.GenerateRequest, float | None], Any], answer: Answer) -> None:
         self._closed = False
         self._start, self._answer = call, answer
+        self._loop = asyncio.get_running_loop()
         self._call = call(answer.next_request(), answer.seconds_left())
         self._messages = self._call.__aiter__()
 
@@ -79,6 +81,12 @@ class AsyncStream(AsyncIterator[Event]):
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
                         trace: TracebackType | None) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        # Any thread may collect it, and its loop may be over.
+        if hasattr(self, "_call") and not self._closed and not self._answer.done:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._call.cancel)
 
 
 class AsyncClient:
