@@ -311,8 +311,8 @@ absl::Status Engine::CheckArrival(Arrival* arrival, Sequence* sequence) const {
         "the client's deadline had passed before the request was read");
   }
   if (arrival->to_encode) return absl::OkStatus();
-  H2O_RETURN_IF_ERROR(sequence->SetSpec(std::move(arrival->spec),
-                                        std::move(arrival->generated)));
+  H2O_RETURN_IF_ERROR(
+      sequence->SetSpec(std::move(arrival->spec), arrival->generated));
   return CanEverFit(sequence);
 }
 
@@ -347,7 +347,7 @@ void Engine::OnEncoded(uint64_t id, absl::StatusOr<Request> request) {
   const double now = clock_->Now();
   absl::Status status = spec.status();
   if (spec.ok()) {
-    status = sequence->SetSpec(*std::move(spec), std::move(generated));
+    status = sequence->SetSpec(*std::move(spec), generated);
     if (status.ok() && !sequence->stranded()) status = CanEverFit(sequence);
   }
   if (status.ok()) {

@@ -169,9 +169,9 @@ Sequence* RequestQueue::FindRequest(uint64_t request_id) const {
 std::unique_ptr<Sequence> RequestQueue::RemoveChoice(uint64_t id, double now) {
   // The choice that stands for others has the least id of them.
   auto it = entries_.upper_bound(id);
-  if (it == entries_.begin() || !(--it)->second.sequence->has_choice(id)) {
-    return nullptr;
-  }
+  if (it == entries_.begin()) return nullptr;
+  --it;
+  if (!it->second.sequence->has_choice(id)) return nullptr;
   const std::optional<double> unfit_since = it->second.unfit_since;
   std::unique_ptr<Sequence> rest = Remove(it->first, now);
   std::unique_ptr<Sequence> choice = Sequence::TakeChoice(id, &rest);

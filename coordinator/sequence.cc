@@ -100,7 +100,7 @@ int64_t Sequence::SetAllowance() {
 }
 
 absl::Status Sequence::SetSpec(SequenceSpec spec,
-                               std::vector<int32_t> generated) {
+                               const std::vector<int32_t>& generated) {
   H2O_CHECK(state_ == State::kEncoding) << "sequence " << id_;
   for (const auto& other : others_) {
     H2O_RETURN_IF_ERROR(other->SetSpec(spec));

@@ -120,7 +120,8 @@ class Sequence {
   // own.  `generated` are tokens that the client has already: the stream goes
   // on behind them.
   // Errors: INVALID_ARGUMENT if a stop string ends within them.
-  absl::Status SetSpec(SequenceSpec spec, std::vector<int32_t> generated = {});
+  absl::Status SetSpec(SequenceSpec spec,
+                       const std::vector<int32_t>& generated = {});
   // The rest up to Fail needs a spec.
   const SequenceSpec& spec() const { return spec_; }
   // What a group is told to run.
