@@ -154,7 +154,7 @@ void HttpService::Answer(const Route& route, HttpCall call) {
                                               "; it must be application/json"),
                       .code = "unsupported_media_type"});
   }
-  (this->*route.answer)(std::move(call));
+  (this->*route.answer)(&call);
 }
 
 HttpHeaders HttpService::HeadersFor(const HttpCall& call) const {
@@ -197,17 +197,17 @@ absl::Status HttpService::Admit(Right right, HttpCall* call) {
   return absl::OkStatus();
 }
 
-void HttpService::Admission(HttpCall call) {
+void HttpService::Admission(HttpCall* call) {
   std::string others;  // fields that change nothing here, as `model`
   absl::StatusOr<Request> asked =
-      RequestFromJson(call.request.body, Request{}, &others);
-  if (!asked.ok()) return call.Fail(ErrorOf(asked.status()));
+      RequestFromJson(call->request.body, Request{}, &others);
+  if (!asked.ok()) return call->Fail(ErrorOf(asked.status()));
   asked->priority = Negated(asked->priority);
-  asked->tenant = call.tenant;
+  asked->tenant = call->tenant;
   const absl::StatusOr<AdmissionAnswer> answer =
       engine_->CheckAdmission(*asked);
-  if (!answer.ok()) return call.Fail(ErrorOf(answer.status()));
-  call.Send(
+  if (!answer.ok()) return call->Fail(ErrorOf(answer.status()));
+  call->Send(
       JsonAnswer(200, {{"fits_now", answer->fits_now},
                        {"retry_after_seconds", answer->retry_after_seconds},
                        {"pages", answer->pages},
@@ -215,7 +215,7 @@ void HttpService::Admission(HttpCall call) {
                        {"reason", answer->reason}}));
 }
 
-void HttpService::Playground(HttpCall call) {
+void HttpService::Playground(HttpCall* call) {
   const WebPage page = h2o::Playground();
   HttpResponse response = {.content_type = "text/html; charset=utf-8"};
   response.headers = {{"Content-Security-Policy", page.security_policy},
@@ -223,13 +223,13 @@ void HttpService::Playground(HttpCall call) {
                       {"Cache-Control", "no-cache"},  // asks each time
                       {"X-Content-Type-Options", "nosniff"},
                       {"Referrer-Policy", "no-referrer"}};
-  const std::string_view known = call.request.Header("if-none-match");
+  const std::string_view known = call->request.Header("if-none-match");
   if (known.find(page.etag) != std::string_view::npos) {
     response.status = 304;
   } else {
     response.body = page.html;
   }
-  call.Send(std::move(response));
+  call->Send(std::move(response));
 }
 
 HttpResponse HttpService::Alive() {
@@ -250,7 +250,7 @@ HttpResponse HttpService::Progress() {
 }
 
 absl::Status HttpService::Readiness() const {
-  const absl::Status open = engine_->Ready();
+  absl::Status open = engine_->Ready();
   if (open.ok() || engine_->num_groups() > 0) return open;
   return absl::UnavailableError(
       absl::StrCat(open.message(), ": ", options_.loading()));

@@ -54,24 +54,25 @@ class HttpService {
     const char* path;
     const char* method;  // "GET": HEAD too
     Right right;
-    void (HttpService::*answer)(HttpCall call);
+    // May take what is in the call.
+    void (HttpService::*answer)(HttpCall* call);
     bool is_prefix = false;  // of paths
   };
   static const Route kRoutes[];
 
   // Sends what returns a response.
   template <HttpResponse (HttpService::*kAnswer)()>
-  void Plain(HttpCall call) {
-    call.Send((this->*kAnswer)());
+  void Plain(HttpCall* call) {
+    call->Send((this->*kAnswer)());
   }
   template <auto kAnswer>
-  void OpenAi(HttpCall call) {
-    (options_.openai->*kAnswer)(std::move(call));
+  void OpenAi(HttpCall* call) {
+    (options_.openai->*kAnswer)(std::move(*call));
   }
 
   // Whether a request would be taken now (POST).
-  void Admission(HttpCall call);
-  void Playground(HttpCall call);
+  void Admission(HttpCall* call);
+  void Playground(HttpCall* call);
   HttpResponse Alive();
   HttpResponse Ready();
   HttpResponse Health();
