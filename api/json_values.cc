@@ -16,6 +16,8 @@ namespace {
 
 using nlohmann::json;
 
+constexpr size_t kShownBytes = 60;  // of a value, in errors
+
 template <typename... Parts>
 absl::Status Bad(const Parts&... parts) {
   return absl::InvalidArgumentError(absl::StrCat(parts...));
@@ -24,7 +26,9 @@ absl::Status Bad(const Parts&... parts) {
 }  // namespace
 
 absl::StatusOr<json> ParseClientJson(std::string_view text) {
-  absl::StatusOr<json> parsed = ParseStrictJson(text, CutText(text, 64));
+  // Shown as JSON, because what is not UTF-8 must not get into an error.
+  const std::string beginning = Shown(json(text.substr(0, kShownBytes + 1)));
+  absl::StatusOr<json> parsed = ParseStrictJson(text, beginning);
   if (!parsed.ok()) {
     return Bad("not a JSON object in UTF-8: ", parsed.status().message());
   }
@@ -34,8 +38,10 @@ absl::StatusOr<json> ParseClientJson(std::string_view text) {
 
 std::string Shown(const json& value) {
   std::string text = value.dump(-1, ' ', false, json::error_handler_t::replace);
-  if (text.size() > 60) text = text.substr(0, 60) + "...";
-  return text;
+  if (text.size() <= kShownBytes) return text;
+  size_t end = kShownBytes;
+  while ((text[end] & 0xc0) == 0x80) --end;  // not within a character
+  return text.substr(0, end) + "...";
 }
 
 absl::Status ReadInt(const char* key, const json& value, int32_t* out) {

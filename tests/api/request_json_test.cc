@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/utf8.h"
+
 namespace h2o {
 namespace {
 
@@ -148,6 +150,22 @@ TEST(RequestFromJson, CarriesOtherKeysWhereTheyAreWanted) {
             .status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << key;
     EXPECT_THAT(std::string(status.message()), HasSubstr(says)) << key;
+  }
+}
+
+// Terminals and JSON answers get no bytes that are not UTF-8, cut or not.
+TEST(RequestFromJson, ErrorsAreUtf8) {
+  const std::string sextant = "\xf0\x9f\xa7\xad";  // four bytes
+  for (int before = 0; before < 5; ++before) {
+    const std::string pad(40 + before, 'x');
+    for (const std::string& text :
+         {std::string("{\"prompt\": \"a\xff\"}"),
+          "{\"top_k\": \"" + pad + sextant + sextant + sextant + "\"}",
+          "\"" + pad + sextant + sextant + sextant + "\"", pad + sextant}) {
+      const std::string message(RequestFromJson(text, {}).status().message());
+      EXPECT_FALSE(message.empty());
+      EXPECT_TRUE(CheckUtf8("the error", message).ok()) << message;
+    }
   }
 }
 

@@ -13,7 +13,7 @@ PROGRAMS = {
 }
 NUMBERS = {"N", "G", "S", "MS", "F", "T", "K", "P", "INT", "UINT", "FLOAT"}
 WIDE = {"--kv-pool-bytes", "--dummy-seed", "--max-queue-tokens", "--seed"}  # of 64 bits
-SIGNED = {"--priority"}
+SIGNED = {"--priority", "--frequency-penalty", "--presence-penalty"}
 UNBOUNDED = {"--temperature"}
 
 
