@@ -91,8 +91,11 @@ std::shared_ptr<GenerateCall> GenerateCall::Start(
 }
 
 void GenerateCall::Begin() {
+  // An alarm keeps what it calls, and so this call, even when it has rung.
+  std::shared_ptr<grpc::Alarm> rung;
   {
     std::lock_guard lock(mutex_);
+    rung = std::move(alarm_);
     gained_ = false;
     if (!cancelled_) {
       attempt_ = std::make_unique<Attempt>(shared_from_this(), &request_);
