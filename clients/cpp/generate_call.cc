@@ -30,6 +30,18 @@ void GoOnBehind(bool first, v1::GenerateResponse* response,
   }
 }
 
+namespace {
+
+// The first channel that is called stays for as long as the process.  gRPC 1.51
+// frees the queue of its callbacks with the last such channel, and frees it
+// twice if another one comes meanwhile.
+void KeepCallbackQueue(const std::shared_ptr<grpc::Channel>& channel) {
+  static const auto* const kept = new std::shared_ptr<grpc::Channel>(channel);
+  static_cast<void>(kept);
+}
+
+}  // namespace
+
 class GenerateCall::Attempt final
     : public grpc::ClientReadReactor<v1::GenerateResponse> {
  public:
@@ -39,6 +51,7 @@ class GenerateCall::Attempt final
       : call_(std::move(call)) {
     const Connection& connection = *call_->connection_;
     connection.Prepare(call_->deadline_, &context_);
+    KeepCallbackQueue(connection.channel());
     connection.inference()->async()->Generate(&context_, request, this);
     if (call_->on_demand_) AddHold();  // reads come from other threads
     StartRead(&response_);
