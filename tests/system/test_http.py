@@ -119,7 +119,8 @@ def test_what_each_rank_does(system):
     series = metrics(address)
     for rank in (0, 1):
         of_rank = f'{{model="opt-demo",group="0",rank="{rank}"}}'
-        assert series["h2oserve_step_seconds_count" + of_rank] == group["ranks"][rank]["steps"]
+        # A step that was planned ahead may end between the two pages.
+        assert 0 <= series["h2oserve_step_seconds_count" + of_rank] - group["ranks"][rank]["steps"] <= 1
         assert series["h2oserve_step_seconds_sum" + of_rank] > series["h2oserve_all_reduce_wait_seconds" + of_rank] > 0
         assert series["h2oserve_rank_last_step_age_seconds" + of_rank] >= 0
     assert not any(name.startswith("h2oserve_faults_total") for name in series)
