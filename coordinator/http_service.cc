@@ -2,7 +2,6 @@
 #include "coordinator/http_service.h"
 
 #include <algorithm>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -16,6 +15,7 @@
 #include "base/traceparent.h"
 #include "coordinator/metrics_page.h"
 #include "openai/api_error.h"
+#include "openai/ask.h"
 #include "web/playground.h"
 
 namespace h2o {
@@ -54,13 +54,6 @@ bool IsJson(std::string_view content_type) {
          absl::EqualsIgnoreCase(
              absl::string_view(content_type.data(), content_type.size()),
              "application/json");
-}
-
-// Over HTTP a lower priority goes first, as in vLLM.
-int32_t Negated(int32_t priority) {
-  return priority == std::numeric_limits<int32_t>::min()
-             ? std::numeric_limits<int32_t>::max()
-             : -priority;
 }
 
 // 200, or 503 with the reason.
@@ -202,7 +195,7 @@ void HttpService::Admission(HttpCall* call) {
   absl::StatusOr<Request> asked =
       RequestFromJson(call->request.body, Request{}, &others);
   if (!asked.ok()) return call->Fail(ErrorOf(asked.status()));
-  asked->priority = Negated(asked->priority);
+  asked->priority = PriorityOf(asked->priority);
   asked->tenant = call->tenant;
   const absl::StatusOr<AdmissionAnswer> answer =
       engine_->CheckAdmission(*asked);

@@ -9,9 +9,9 @@
 // Threads  gRPC's, and those of the engine that run event callbacks.
 // Errors   status codes of absl are those of gRPC: INVALID_ARGUMENT for a bad
 //          value, RESOURCE_EXHAUSTED for a full queue, UNAVAILABLE without a
-//          group of workers, UNIMPLEMENTED for `generated`, UNAUTHENTICATED and
-//          PERMISSION_DENIED by the doorkeeper, CANCELLED and
-//          DEADLINE_EXCEEDED as the client left or its deadline passed.
+//          group of workers, UNIMPLEMENTED for a method that there is not,
+//          UNAUTHENTICATED and PERMISSION_DENIED by the doorkeeper, CANCELLED
+//          and DEADLINE_EXCEEDED as the client left or its deadline passed.
 #pragma once
 
 #include <functional>

@@ -56,6 +56,30 @@ class MaybeTls {
   std::optional<boost::beast::ssl_stream<boost::beast::tcp_stream&>> tls_;
 };
 
+// Nothing older than TLS 1.2.
+inline void RefuseOldProtocols(MaybeTls::Context* context,
+                               boost::system::error_code* error) {
+  using Context = MaybeTls::Context;
+  context->set_options(Context::default_workarounds | Context::no_sslv2 |
+                           Context::no_sslv3 | Context::no_tlsv1 |
+                           Context::no_tlsv1_1,
+                       *error);
+}
+
+// This end's certificate and key.  No effect after an error.
+inline void ShowCertificate(const TlsMaterial& material,
+                            MaybeTls::Context* context,
+                            boost::system::error_code* error) {
+  namespace asio = boost::asio;
+  if (!*error) {
+    context->use_certificate_chain(asio::buffer(material.chain), *error);
+  }
+  if (!*error) {
+    context->use_private_key(asio::buffer(material.key), MaybeTls::Context::pem,
+                             *error);
+  }
+}
+
 // Errors: INVALID_ARGUMENT if OpenSSL cannot use `material`.
 inline absl::StatusOr<std::shared_ptr<MaybeTls::Context>> NewTlsContext(
     const TlsMaterial& material) {
@@ -63,19 +87,11 @@ inline absl::StatusOr<std::shared_ptr<MaybeTls::Context>> NewTlsContext(
   namespace asio = boost::asio;
   auto context = std::make_shared<Context>(Context::tls_server);
   boost::system::error_code error;
-  context->set_options(Context::default_workarounds | Context::no_sslv2 |
-                           Context::no_sslv3 | Context::no_tlsv1 |
-                           Context::no_tlsv1_1,
-                       error);
+  RefuseOldProtocols(context.get(), &error);
   constexpr unsigned char kSessions[] = "h2oserve";
   SSL_CTX_set_session_id_context(context->native_handle(), kSessions,
                                  sizeof(kSessions) - 1);
-  if (!error) {
-    context->use_certificate_chain(asio::buffer(material.chain), error);
-  }
-  if (!error) {
-    context->use_private_key(asio::buffer(material.key), Context::pem, error);
-  }
+  ShowCertificate(material, context.get(), &error);
   if (!error && !material.roots.empty()) {
     context->add_certificate_authority(asio::buffer(material.roots), error);
     context->set_verify_mode(asio::ssl::verify_peer |
@@ -97,15 +113,9 @@ inline absl::StatusOr<std::shared_ptr<MaybeTls::Context>> NewClientTlsContext(
   namespace asio = boost::asio;
   auto context = std::make_shared<Context>(Context::tls_client);
   boost::system::error_code error;
-  context->set_options(Context::default_workarounds | Context::no_sslv2 |
-                           Context::no_sslv3 | Context::no_tlsv1 |
-                           Context::no_tlsv1_1,
-                       error);
-  if (!error && !material.chain.empty()) {
-    context->use_certificate_chain(asio::buffer(material.chain), error);
-    if (!error) {
-      context->use_private_key(asio::buffer(material.key), Context::pem, error);
-    }
+  RefuseOldProtocols(context.get(), &error);
+  if (!material.chain.empty()) {
+    ShowCertificate(material, context.get(), &error);
   }
   if (!error && material.roots.empty()) {
     context->set_default_verify_paths(error);

@@ -111,8 +111,6 @@ absl::Status CheckPolicy(const KvPolicy& policy, const ModelConfig& config) {
   return absl::OkStatus();
 }
 
-bool IsFinite(float value) { return std::isfinite(value); }
-
 absl::Status CheckOptions(const SequenceSpec& spec, const ModelConfig& config) {
   H2O_RETURN_IF_ERROR(CheckTokens(spec.stop_tokens, config));
   const size_t stops = spec.stop_tokens.size() +
@@ -123,15 +121,15 @@ absl::Status CheckOptions(const SequenceSpec& spec, const ModelConfig& config) {
   }
   for (const LogitBias& bias : spec.logit_bias) {
     H2O_RETURN_IF_ERROR(CheckTokens({bias.token}, config));
-    if (!IsFinite(bias.bias)) {
+    if (!std::isfinite(bias.bias)) {
       return Bad("the bias of token ", bias.token, " is ", bias.bias,
                  "; it must be finite");
     }
   }
   const SamplingParams& s = spec.sampling;
-  if (!(s.min_p >= 0 && s.min_p <= 1) || !IsFinite(s.repetition_penalty) ||
-      s.repetition_penalty < 0 || !IsFinite(s.frequency_penalty) ||
-      !IsFinite(s.presence_penalty)) {
+  if (!(s.min_p >= 0 && s.min_p <= 1) || !std::isfinite(s.repetition_penalty) ||
+      s.repetition_penalty < 0 || !std::isfinite(s.frequency_penalty) ||
+      !std::isfinite(s.presence_penalty)) {
     return Bad("min_p ", s.min_p, ", repetition_penalty ", s.repetition_penalty,
                ", frequency_penalty ", s.frequency_penalty,
                ", presence_penalty ", s.presence_penalty,

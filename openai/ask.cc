@@ -155,13 +155,10 @@ absl::Status ReadSkipSpecial(const char* key, const json& value,
                          "return_token_ids tells them");
 }
 
-// vLLM's: a lower number goes first.
 absl::Status ReadPriority(const char* key, const json& value, Draft* draft) {
   int32_t priority = 0;
   H2O_RETURN_IF_ERROR(ReadInt(key, value, &priority));
-  draft->base.priority = priority == std::numeric_limits<int32_t>::min()
-                             ? std::numeric_limits<int32_t>::max()
-                             : -priority;
+  draft->base.priority = PriorityOf(priority);
   return absl::OkStatus();
 }
 
@@ -582,6 +579,12 @@ absl::StatusOr<OpenAiAsk> ParseAsk(OpenAiForm form, std::string_view body,
                                                 : AddPrompts(&draft));
   H2O_RETURN_IF_ERROR(CheckTogether(draft.ask));
   return std::move(draft.ask);
+}
+
+int32_t PriorityOf(int32_t over_http) {
+  return over_http == std::numeric_limits<int32_t>::min()
+             ? std::numeric_limits<int32_t>::max()
+             : -over_http;
 }
 
 }  // namespace h2o

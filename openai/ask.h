@@ -71,5 +71,8 @@ struct OpenAiAsk {
 absl::StatusOr<OpenAiAsk> ParseAsk(OpenAiForm form, std::string_view body,
                                    const OpenAiRules& rules);
 
+// Request::priority of a priority over HTTP, where a lower number goes first,
+// as in vLLM.
+int32_t PriorityOf(int32_t over_http);
 
 }  // namespace h2o

@@ -98,30 +98,32 @@ absl::Span<const float> RowOf(Matrix logits, int64_t r) {
   return {logits.Row(r), static_cast<size_t>(logits.columns)};
 }
 
+// Calls change(state, undo of the row, row) for each row whose logits change.
+template <typename Change>
+void ForChangedRows(Matrix logits, const SequenceState* states,
+                    const int32_t* seats, const int32_t* tokens, Matrix undo,
+                    Team* team, Change change) {
+  team->ParallelFor(logits.rows, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t r = begin; r < end; ++r) {
+      if (!ChangesLogits(states, seats[r], tokens[r])) continue;
+      const SequenceState& state = states[seats[r]];
+      change(state, LogitUndo(undo.Row(r), KnownTokens(state)), logits.Row(r));
+    }
+  });
+}
+
 }  // namespace
 
 void ChangeLogits(Matrix logits, const SequenceState* states,
                   const int32_t* seats, const int32_t* tokens, Matrix undo,
                   Team* team) {
-  team->ParallelFor(logits.rows, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t r = begin; r < end; ++r) {
-      if (!ChangesLogits(states, seats[r], tokens[r])) continue;
-      const SequenceState& state = states[seats[r]];
-      ChangeRow(state, {undo.Row(r), KnownTokens(state)}, logits.Row(r));
-    }
-  });
+  ForChangedRows(logits, states, seats, tokens, undo, team, ChangeRow);
 }
 
 void RestoreLogits(Matrix logits, const SequenceState* states,
                    const int32_t* seats, const int32_t* tokens, Matrix undo,
                    Team* team) {
-  team->ParallelFor(logits.rows, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t r = begin; r < end; ++r) {
-      if (!ChangesLogits(states, seats[r], tokens[r])) continue;
-      const SequenceState& state = states[seats[r]];
-      RestoreRow(state, {undo.Row(r), KnownTokens(state)}, logits.Row(r));
-    }
-  });
+  ForChangedRows(logits, states, seats, tokens, undo, team, RestoreRow);
 }
 
 void Logprobs(Matrix logits, const SequenceState* states, const int32_t* seats,

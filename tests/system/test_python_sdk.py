@@ -111,8 +111,8 @@ def whole(client, **options):
     return client.generate(PROMPT, max_tokens=400, ignore_eos=True, temperature=0.8, seed=11, **options)
 
 
-def test_a_lost_worker_is_the_servers_business(system, h2oserve):
-    serve = system.serve()
+def answer_without_a_worker(serve, h2oserve):
+    """A worker is killed behind the first token; the answer is the whole one."""
     with h2oserve.Client(serve.address()) as client:
         until(lambda: client.health() == "SERVING", "it serves")
         expected = whole(client)
@@ -121,20 +121,17 @@ def test_a_lost_worker_is_the_servers_business(system, h2oserve):
             os.kill(serve.workers()[0], signal.SIGKILL)
             answer = stream.completion()
     assert (answer.tokens, answer.text) == (expected.tokens, expected.text)
+    return answer
+
+
+def test_a_lost_worker_is_the_servers_business(system, h2oserve):
+    answer = answer_without_a_worker(system.serve(), h2oserve)
     assert answer.usage.replays == 1 and answer.resumes == 0
 
 
 def test_a_lost_worker_where_nothing_is_replayed(system, h2oserve):
     """The server ends the stream, and takes the rest once it has a worker again."""
-    serve = system.serve("--replay", "off", tp=1)
-    with h2oserve.Client(serve.address()) as client:
-        until(lambda: client.health() == "SERVING", "it serves")
-        expected = whole(client)
-        with client.stream(PROMPT, max_tokens=400, ignore_eos=True, temperature=0.8, seed=11) as stream:
-            next(stream)
-            os.kill(serve.workers()[0], signal.SIGKILL)
-            answer = stream.completion()
-    assert (answer.tokens, answer.text) == (expected.tokens, expected.text)
+    answer = answer_without_a_worker(system.serve("--replay", "off", tp=1), h2oserve)
     assert answer.resumes >= 1 and answer.usage.replays == 0
 
 
