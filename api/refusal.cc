@@ -17,6 +17,11 @@ constexpr char kReason[] = "h2oserve/refusal";
 constexpr char kNeverFits[] = "h2oserve/never-fits";
 constexpr char kRetryAfter[] = "h2oserve/retry-after-ms";
 
+void PutNumber(const char* key, int64_t number, absl::Status* status) {
+  // From a view: libabsl of Debian 12 lacks clang's name of Cord(std::string).
+  status->SetPayload(key, absl::Cord(absl::AlphaNum(number).Piece()));
+}
+
 std::optional<int64_t> NumberIn(const absl::Status& status, const char* key) {
   const auto payload = status.GetPayload(key);
   int64_t number = 0;
@@ -38,13 +43,11 @@ const char* Name(Refusal refusal) {
 
 absl::Status Refused(Refusal reason, absl::Status status,
                      std::optional<double> retry_after_seconds) {
-  status.SetPayload(kReason,
-                    absl::Cord(absl::StrCat(static_cast<int>(reason))));
+  PutNumber(kReason, static_cast<int>(reason), &status);
   if (retry_after_seconds) {
     const auto ms =
         static_cast<int64_t>(std::ceil(*retry_after_seconds * 1000));
-    status.SetPayload(kRetryAfter,
-                      absl::Cord(absl::StrCat(std::max<int64_t>(ms, 1))));
+    PutNumber(kRetryAfter, std::max<int64_t>(ms, 1), &status);
   }
   return status;
 }

@@ -98,6 +98,17 @@ void GenerateStream::BeginRead() {
   StartRead(&received_);
 }
 
+void GenerateStream::GiveUpTurn() {
+  std::lock_guard lock(mutex_);
+  if (stage_ != Stage::kWaits) return;
+  door_->engine->CountRefusal(Refusal::kConnection);
+  const std::string why =
+      "too many requests begin at once, and this connection began most of them";
+  door_->refused->Add(LogLevel::kWarning, "",
+                      absl::StrCat("refused: ", peer_, ": ", why));
+  End(absl::ResourceExhaustedError(why));
+}
+
 void GenerateStream::OnReadDone(bool ok) {
   bool lost = false;
   {

@@ -63,6 +63,7 @@ class GenerateStream final : public grpc::ServerGenericBidiReactor,
   void CheckTime(double now);
 
   void BeginRead() override;
+  void GiveUpTurn() override;
   void OnReadDone(bool ok) override;
   void OnWriteDone(bool ok) override;
   void OnCancel() override;

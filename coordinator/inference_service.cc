@@ -54,7 +54,7 @@ class InferenceService::Impl final : public OtherMethods,
        const Clock* clock)
       : options_(options),
         engine_(engine),
-        turns_(options.on_read),
+        turns_(options.on_read, options.max_unread),
         refused_(clock),
         ended_(clock),
         door_{.default_kv_policy = options.default_kv_policy,

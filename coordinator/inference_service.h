@@ -39,6 +39,7 @@ struct InferenceServiceOptions {
 
   int64_t max_request_bytes = 4 << 20;
   double client_timeout_seconds = 30;
+  size_t max_unread = 4096;  // Generate calls whose request was not begun
   // Whether a line is logged about each request that ends.
   bool log_requests = false;
   // Hear of what comes over each connection, by its name in gRPC; all may be

@@ -217,19 +217,22 @@ std::string ModelIdOf(const CoordinatorFlags& flags) {
   return last.empty() ? model : last;
 }
 
+// More streams than the queue and the groups take would be refused.  The queue
+// takes up to twice its length (coordinator/queue_limits.h).
+int MaxStreams(const CoordinatorFlags& flags) {
+  const EngineOptions& engine = flags.engine.options;
+  const int64_t streams = 2 * int64_t{engine.max_queue} +
+                          int64_t{flags.groups} * engine.max_sequences + 16;
+  return static_cast<int>(std::min<int64_t>(streams, 1 << 20));
+}
+
 // Makes and starts the server, and lets connections come in.
 absl::Status StartServer(const CoordinatorFlags& flags, Coordinator* c) {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::ServerBuilder builder;
-  // More streams than the queue and the groups take would be refused.
-  const EngineOptions& engine = flags.engine.options;
-  // The queue takes up to twice its length (coordinator/queue_limits.h).
-  const int64_t streams = 2 * int64_t{engine.max_queue} +
-                          int64_t{flags.groups} * engine.max_sequences + 16;
-  c->acceptor = ServeAsCoordinator(
-      {.max_message_bytes = MaxMessageBytes(flags),
-       .max_streams = static_cast<int>(std::min<int64_t>(streams, 1 << 20))},
-      c->guard.certificates.get(), &builder);
+  c->acceptor = ServeAsCoordinator({.max_message_bytes = MaxMessageBytes(flags),
+                                    .max_streams = MaxStreams(flags)},
+                                   c->guard.certificates.get(), &builder);
   if (!flags.worker_socket.empty()) {
     ServeLocalWorkers(flags.worker_socket, &builder);
   }
@@ -348,6 +351,7 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Make(const CoordinatorFlags& flags,
           .progress = [workers] { return workers->Progress(); },
           .max_request_bytes = flags.max_request_bytes,
           .client_timeout_seconds = flags.client_timeout_seconds,
+          .max_unread = static_cast<size_t>(MaxStreams(flags)),
           .log_requests = flags.log_requests,
           .on_read = [connections](
                          const std::string& peer,

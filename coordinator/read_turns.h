@@ -1,6 +1,8 @@
 // Takes turns at reading messages: of each connection so many at a time.  A
 // message that is being read may take as much memory as the largest, one that
-// waits only the first bytes of its stream.
+// waits only the first bytes of its stream.  So many may wait in all: gRPC 1.51
+// takes any number of streams from a client that does not acknowledge the limit
+// that it was told (RFC 9113, 6.5.3).
 #pragma once
 
 #include <algorithm>
@@ -21,6 +23,8 @@ class MessageReader {
   virtual ~MessageReader() = default;
   // Its turn has come.  No lock of the turns is held.
   virtual void BeginRead() = 0;
+  // Its turn will not come, because too many wait.  No lock is held.
+  virtual void GiveUpTurn() = 0;
 };
 
 // Threads  any thread may call the methods.
@@ -32,20 +36,26 @@ class ReadTurns {
 
   // Hears of each read of a connection that begins (1) or has ended (-1).
   using OnRead = std::function<void(const std::string& peer, int change)>;
-  explicit ReadTurns(OnRead on_read) : on_read_(std::move(on_read)) {}
+  // `most_waiting`: readers of all connections that wait for their turn.
+  ReadTurns(OnRead on_read, size_t most_waiting)
+      : on_read_(std::move(on_read)), most_waiting_(most_waiting) {}
 
-  // `reader` begins now, or when its turn comes.
+  // `reader` begins now, or when its turn comes.  If too many wait then, the
+  // first of the connection with the most of them is given up.
   void Enter(const std::string& peer, std::shared_ptr<MessageReader> reader) {
+    std::shared_ptr<MessageReader> given_up;
     {
       std::lock_guard lock(mutex_);
       Peer& at = peers_[peer];
-      if (at.reading.size() >= kAtOnce) {
+      if (at.reading.size() < kAtOnce) {
+        at.reading.push_back(reader.get());
+      } else {
         at.waiting.push_back(std::move(reader));
-        return;
+        if (++num_waiting_ > most_waiting_) given_up = TakeFirst(Longest());
       }
-      at.reading.push_back(reader.get());
     }
-    Begin(peer, *reader);
+    if (reader != nullptr) Begin(peer, *reader);
+    if (given_up != nullptr) given_up->GiveUpTurn();
   }
 
   // `reader` has read, or will not.  No effect if it left before.
@@ -56,12 +66,11 @@ class ReadTurns {
       const auto it = peers_.find(peer);
       if (it == peers_.end()) return;
       Peer& at = it->second;
-      std::erase_if(at.waiting,
-                    [&](const auto& waits) { return waits.get() == reader; });
+      num_waiting_ -= std::erase_if(
+          at.waiting, [&](const auto& waits) { return waits.get() == reader; });
       if (std::erase(at.reading, reader) == 0) return;
       if (!at.waiting.empty()) {
-        next = std::move(at.waiting.front());
-        at.waiting.pop_front();
+        next = TakeFirst(&at);
         at.reading.push_back(next.get());
       }
       if (at.reading.empty()) peers_.erase(it);
@@ -81,8 +90,26 @@ class ReadTurns {
     reader.BeginRead();
   }
 
+  // REQUIRES (both): mutex_ is held, and somebody waits.
+  Peer* Longest() {
+    return &std::max_element(peers_.begin(), peers_.end(),
+                             [](const auto& a, const auto& b) {
+                               return a.second.waiting.size() <
+                                      b.second.waiting.size();
+                             })
+                ->second;
+  }
+  std::shared_ptr<MessageReader> TakeFirst(Peer* peer) {
+    std::shared_ptr<MessageReader> first = std::move(peer->waiting.front());
+    peer->waiting.pop_front();
+    --num_waiting_;
+    return first;
+  }
+
   const OnRead on_read_;  // may be null
-  std::mutex mutex_;
+  const size_t most_waiting_;
+  std::mutex mutex_;  // guards what follows
+  size_t num_waiting_ = 0;
   std::unordered_map<std::string, Peer> peers_;  // those with readers
 };
 

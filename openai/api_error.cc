@@ -127,8 +127,8 @@ std::vector<std::pair<std::string, std::string>> HeadersOf(
 absl::Status BadField(const std::string& param, const std::string& message,
                       const std::string& code) {
   absl::Status status = absl::InvalidArgumentError(message);
-  status.SetPayload(kParam, absl::Cord(param));
-  status.SetPayload(kCode, absl::Cord(code));
+  status.SetPayload(kParam, absl::Cord(absl::string_view(param)));
+  status.SetPayload(kCode, absl::Cord(absl::string_view(code)));
   return status;
 }
 

@@ -16,15 +16,19 @@ def text(value):
 
 
 class Connection:
-    """Sends within the windows that the server grants; a thread reads what comes back."""
+    """Sends within the windows that the server grants; a thread reads what comes back.
 
-    def __init__(self, address):
+    polite: it acknowledges the server's settings, which bind it from then on
+    """
+
+    def __init__(self, address, polite=True):
         host, port = address.rsplit(":", 1)
         self.socket = socket.create_connection((host, int(port)))
         self.changed = threading.Condition()
         self.sending = threading.Lock()  # a frame is sent whole, by either thread
         self.window, self.windows, self.first_window, self.frame = 65535, {}, 65535, 16384
         self.ended = {}  # streams that the server has reset, and why
+        self.polite, self.agreed = polite, False  # agreed: the server's settings are acknowledged
         self.over = False
         self.next_stream = 1
         self.socket.sendall(PREFACE)
@@ -99,7 +103,9 @@ class Connection:
                     for open_stream in self.windows:
                         self.windows[open_stream] += value - self.first_window
                     self.first_window = value
-            self.send(SETTINGS, ACK, 0, b"")
+            if self.polite:
+                self.send(SETTINGS, ACK, 0, b"")
+                self.agreed = True
         elif kind == PING and not flags & ACK:
             self.send(PING, ACK, 0, payload)
         elif kind == WINDOW_UPDATE:

@@ -156,10 +156,24 @@ def test_a_message_that_never_comes_is_given_up(system):
 def test_streams_of_a_connection_have_a_limit(system):
     serve = system.serve("--max-sequences", 4, "--max-queue", 100)
     connection = Connection(serve.address())
+    until(lambda: connection.agreed, "the limit is told")
     with contextlib.suppress(OSError):
         for _ in range(5000):
             connection.begin()
     until(lambda: connection.over or 0 in connection.ended, "the connection is ended")
+    assert system.client(serve).generate([2], max_tokens=1).code == grpc.StatusCode.OK
+    connection.close()
+
+
+def test_streams_beyond_a_limit_that_is_not_acknowledged(system):
+    """gRPC takes them all. Those that wait to be read are bounded, and the oldest of them make room."""
+    serve = system.serve("--max-sequences", 4, "--max-queue", 100)
+    connection = Connection(serve.address(), polite=False)
+    with contextlib.suppress(OSError):
+        for _ in range(5000):
+            connection.begin()
+    until(lambda: connection.over or len(connection.ended) > 4000, "most are refused")
+    assert "too many requests begin at once" in serve.stderr()
     assert system.client(serve).generate([2], max_tokens=1).code == grpc.StatusCode.OK
     connection.close()
 
