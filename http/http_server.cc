@@ -117,8 +117,10 @@ class Reply final : public HttpReply,
   }
 
   void OnTurn(std::function<void()> turn) override {
+    auto shared =
+        std::make_shared<const std::function<void()>>(std::move(turn));
     std::lock_guard lock(mutex_);
-    turn_ = std::move(turn);
+    turn_.swap(shared);
   }
   void Wake() override {
     std::lock_guard lock(mutex_);
@@ -136,19 +138,16 @@ class Reply final : public HttpReply,
 
   // Waits until there is something to do.
   awaitable<void> Wait() {
-    auto until = SilentUntil();
-    while (true) {
-      TakeTurn();
-      if (Ready()) co_return;
+    Time silent_since = asio::steady_timer::clock_type::now();
+    while (!TakeTurn()) {
+      const Time until = SilentUntil(silent_since);
       error_code ignored;
       wake_->expires_at(until);
       co_await wake_->async_wait(redirect_error(use_awaitable, ignored));
-      if (asio::steady_timer::clock_type::now() >= until) {
-        BreakSilence();
-        until = SilentUntil();
-      } else {
-        until = std::min(until, SilentUntil());  // it may be new
-      }
+      const Time now = asio::steady_timer::clock_type::now();
+      if (now < until) continue;
+      silent_since = now;
+      BreakSilence();
     }
   }
   struct Due {
@@ -188,7 +187,8 @@ class Reply final : public HttpReply,
   // The connection ends; nothing more is sent.
   void Detach() {
     // Destroyed without the lock.
-    std::function<void()> turn, on_silence, on_gone;
+    std::shared_ptr<const std::function<void()>> turn;
+    std::function<void()> on_silence, on_gone;
     std::lock_guard lock(mutex_);
     wake_ = nullptr;
     gone_ = true;
@@ -198,24 +198,28 @@ class Reply final : public HttpReply,
   }
 
  private:
-  bool Ready() {
-    std::lock_guard lock(mutex_);
+  using Time = asio::steady_timer::time_point;
+
+  // Does what the handler wants to do once nothing is left to write.  Returns
+  // whether there is something to do now; if not, the next WakeUp tells.
+  bool TakeTurn() {
+    std::unique_lock lock(mutex_);
+    while (!IsReady() && std::exchange(woken_, false)) {
+      const auto turn = turn_;
+      lock.unlock();
+      if (turn) (*turn)();
+      lock.lock();
+    }
+    waits_ = !IsReady();
+    return !waits_;
+  }
+  // REQUIRES: mutex_ is held.
+  bool IsReady() const {
     return head_ || !pieces_.empty() || ended_ || cut_ || gone_;
   }
-  // What the handler wants to do once nothing is left to write.
-  void TakeTurn() {
-    std::function<void()> turn;
-    {
-      std::lock_guard lock(mutex_);
-      if (!std::exchange(woken_, false) || gone_) return;
-      turn = turn_;
-    }
-    if (turn) turn();
-  }
-  asio::steady_timer::time_point SilentUntil() {
+  Time SilentUntil(Time since) {
     std::lock_guard lock(mutex_);
-    if (!on_silence_) return asio::steady_timer::time_point::max();
-    return asio::steady_timer::clock_type::now() + silence_;
+    return on_silence_ ? since + silence_ : Time::max();
   }
   void BreakSilence() {
     std::function<void()> on_silence;
@@ -228,7 +232,7 @@ class Reply final : public HttpReply,
   }
   // REQUIRES: mutex_ is held.
   void WakeUp() {
-    if (wake_ == nullptr) return;
+    if (wake_ == nullptr || !std::exchange(waits_, false)) return;
     asio::post(wake_->get_executor(),
                [self = shared_from_this()] { self->CancelWait(); });
   }
@@ -247,8 +251,10 @@ class Reply final : public HttpReply,
   bool whole_ = false, ended_ = false, cut_ = false, gone_ = false;
   bool complete_ = false;
   bool woken_ = false;  // a turn is due
+  bool waits_ = false;  // the connection does, and WakeUp must tell it
   std::chrono::milliseconds silence_{0};
-  std::function<void()> on_gone_, turn_, on_silence_;
+  std::function<void()> on_gone_, on_silence_;
+  std::shared_ptr<const std::function<void()>> turn_;  // null: none
 };
 
 // A reply while its connection serves it, or until the server is gone.
@@ -446,6 +452,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   awaitable<void> Run() {
     error_code error;
     stream_.socket().set_option(tcp::no_delay(true), error);
+    stream_.socket().non_blocking(true, error);
     stream_.socket().set_option(
         asio::socket_base::send_buffer_size(kSendBufferBytes), error);
     const tcp::endpoint peer = stream_.socket().remote_endpoint(error);
@@ -612,7 +619,6 @@ class Connection : public std::enable_shared_from_this<Connection> {
   awaitable<bool> SendReply(Reply* reply, bool is_head) {
     bool began = false;
     while (true) {
-      stream_.low().expires_never();
       co_await reply->Wait();
       Reply::Due due = reply->Take();
       if (due.broken) co_return false;
@@ -624,9 +630,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
         if (is_head) co_return true;
       }
       H2O_CHECK(began) << "a reply has no head";
-      const std::string chunk = due.body.empty() ? "" : ChunkOf(due.body);
+      std::string chunk = due.body.empty() ? "" : ChunkOf(due.body);
+      if (due.ended) chunk += "0\r\n\r\n";
       if (!co_await WriteBytes(chunk)) co_return false;
-      if (due.ended) co_return co_await WriteBytes("0\r\n\r\n");
+      if (due.ended) co_return true;
     }
   }
 
@@ -653,8 +660,17 @@ class Connection : public std::enable_shared_from_this<Connection> {
     co_return !error;
   }
 
+  // Writes what the system takes at once, without waiting.
+  void WriteSome(std::string_view* bytes) {
+    if (stream_.tls() != nullptr) return;
+    error_code error;  // will come again
+    bytes->remove_prefix(stream_.socket().send(
+        asio::buffer(bytes->data(), bytes->size()), 0, error));
+  }
+
   // Part by part: a client has write_seconds for each.
   awaitable<bool> WriteBytes(std::string_view bytes) {
+    WriteSome(&bytes);
     while (!bytes.empty()) {
       error_code error;
       stream_.low().expires_after(Seconds(options_.write_seconds));

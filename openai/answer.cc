@@ -150,16 +150,18 @@ class OpenAiAnswer::Writer {
       places_[i].seed =
           prompt.sampling.seed + static_cast<uint64_t>(i % ask_.best_of);
     }
+    chunk_head_ = Text(Head(/*whole=*/false));
+    chunk_head_.back() = ',';  // more fields follow
   }
 
   std::string Chunks(int candidate, const StreamEvent& event) {
     Place& place = places_[candidate];
     std::string chunks;
     if (ask_.form == OpenAiForm::kChat && !place.began) {
-      chunks = ServerSentEvent(Text(RoleChunk(candidate)));
+      chunks = ChunkOf(RoleChunk(candidate));
     }
     Take(event, &place);
-    Json chunk = Head(/*whole=*/false);
+    Json chunk;
     chunk["choices"] = Json::array({ChoiceOf(candidate, candidate, event)});
     chunk["seed"] = SignedSeed(places_.front().seed);
     if (ask_.continuous_usage) {
@@ -170,17 +172,17 @@ class OpenAiAnswer::Writer {
     if (event.done && ++num_done_ == ask_.candidates() && !ask_.include_usage) {
       AddMetrics(&chunk);
     }
-    return chunks + ServerSentEvent(Text(chunk));
+    return chunks + ChunkOf(chunk);
   }
 
   std::string End() {
     std::string end;
     if (ask_.include_usage) {
-      Json chunk = Head(/*whole=*/false);
+      Json chunk;
       chunk["choices"] = Json::array();
       chunk["seed"] = SignedSeed(places_.front().seed);
       AddUsage(&chunk);
-      end = ServerSentEvent(Text(chunk));
+      end = ChunkOf(chunk);
     }
     return end.append(kStreamEnd);
   }
@@ -224,8 +226,14 @@ class OpenAiAnswer::Writer {
             {"model", ask_.model}};
   }
 
+  // An event with the fields that all chunks have and those of `rest`.
+  std::string ChunkOf(const Json& rest) const {
+    const std::string text = Text(rest);
+    return absl::StrCat("data: ", chunk_head_, text.c_str() + 1, "\n\n");
+  }
+
   Json RoleChunk(int index) const {
-    Json chunk = Head(/*whole=*/false);
+    Json chunk;
     const Json delta = {{"role", "assistant"}, {"content", ""}};
     const Json choice = {{"index", index},
                          {"delta", delta},
@@ -359,6 +367,7 @@ class OpenAiAnswer::Writer {
   const Names names_;
   const Tokenizer* const tokenizer_;
   const LogprobWriter logprobs_;
+  std::string chunk_head_;     // the object up to its choices
   std::vector<Place> places_;  // of each candidate
   int num_done_ = 0;           // of them, in a stream
 };
