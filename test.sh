@@ -35,6 +35,7 @@ test_release() {
   build_and_test release
   tools/install_dependencies.sh --pypi || echo "no packages from PyPI: tests that need them are skipped" >&2
   tools/install_dependencies.sh --browser || echo "no Chromium: tests of the playground are skipped" >&2
+  tools/get_helm.sh || echo "no helm: tests of the chart are skipped" >&2
   tools/get_promtool.sh || echo "no promtool: its tests are skipped" >&2
   run_pytest tests
 }

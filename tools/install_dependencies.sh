@@ -3,14 +3,15 @@
 # 24.04; with --clang also clang 19 and clang-tidy 19 (a quarter of a gigabyte),
 # with --torch on Debian also torch, which reads .bin checkpoints (50 MB to
 # download), with --browser on Debian also Chromium, in which the playground is
-# tested (110 MB to download), with --pypi what tests need of PyPI, in build/pypi (40 MB).
+# tested (110 MB to download), with --pypi what tests need of PyPI, in build/pypi (90 MB),
+# with --checkov that and checkov, a checker of Kubernetes' manifests (minutes).
 # Does nothing, and needs no root, if all of it is installed.
 set -euo pipefail
+cd "$(dirname "$0")/.."
 
 # What PyPI alone has, in a virtual environment: wheels in build/pypi/wheels,
 # installed in build/pypi/venv.  It is made anew when the list has changed.
 install_pypi() {
-  cd "$(dirname "$0")/.."
   local list=tools/python_requirements.txt venv=build/pypi/venv
   if cmp -s "$list" build/pypi/installed.txt; then return; fi
   echo "installing from PyPI, into build/pypi" >&2
@@ -19,6 +20,12 @@ install_pypi() {
   "$venv/bin/pip" --disable-pip-version-check download -q -d build/pypi/wheels -r "$list"
   "$venv/bin/pip" --disable-pip-version-check install -q --no-index --find-links build/pypi/wheels -r "$list"
   cp "$list" build/pypi/installed.txt
+}
+
+install_checkov() {
+  install_pypi
+  if [ -x build/pypi/venv/bin/checkov ]; then return; fi
+  build/pypi/venv/bin/pip --disable-pip-version-check install -q checkov==3.3.30
 }
 
 packages=(
@@ -68,3 +75,4 @@ install_apt() {
 
 install_apt
 if [ "${1:-}" = --pypi ]; then install_pypi; fi
+if [ "${1:-}" = --checkov ]; then install_checkov; fi

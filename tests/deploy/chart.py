@@ -1,0 +1,71 @@
+"""What the tests of deploy/ share: the chart as helm renders it, and what the programs understand.
+
+H2O_BIN  the folder with the programs (default build/release/bin)
+"""
+import functools
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+BIN = pathlib.Path(os.environ.get("H2O_BIN") or REPOSITORY / "build" / "release" / "bin").absolute()
+CHART = REPOSITORY / "deploy" / "helm" / "h2oserve"
+HELM = shutil.which("helm", path=f"{REPOSITORY / 'build' / 'helm'}:{os.environ['PATH']}")
+PYPI = REPOSITORY / "build" / "pypi" / "venv" / "bin"
+LWS = "--api-versions=leaderworkerset.x-k8s.io/v1"
+
+needs_helm = pytest.mark.skipif(HELM is None, reason="no helm; tools/get_helm.sh gets it")
+
+
+def needs_pypi(program):
+    return pytest.mark.skipif(not (PYPI / program).exists(),
+                              reason=f"no {program}; tools/install_dependencies.sh --pypi installs it")
+
+
+def helm(*arguments, check=True):
+    run = subprocess.run([HELM, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert run.returncode == 0 or not check, run.stderr
+    return run
+
+
+@functools.lru_cache(maxsize=None)
+def rendered(*arguments):
+    """The manifests of a release `demo` in the namespace `llm`."""
+    return [manifest for manifest in yaml.safe_load_all(text_of(*arguments)) if manifest]
+
+
+@functools.lru_cache(maxsize=None)
+def text_of(*arguments):
+    return helm("template", "demo", CHART, "--namespace", "llm", *arguments).stdout
+
+
+def of_kind(manifests, kind):
+    return [manifest for manifest in manifests if manifest["kind"] == kind]
+
+
+def pod_templates(manifests):
+    """Name and Pod template of all that makes Pods."""
+    for manifest in manifests:
+        spec, name = manifest.get("spec", {}), f"{manifest['kind']}/{manifest['metadata']['name']}"
+        if "leaderWorkerTemplate" in spec:
+            yield name, spec["leaderWorkerTemplate"]["workerTemplate"]
+        elif "template" in spec:
+            yield name, spec["template"]
+
+
+def containers(manifests):
+    for name, template in pod_templates(manifests):
+        for container in template["spec"].get("initContainers", []) + template["spec"]["containers"]:
+            yield name, template, container
+
+
+@functools.lru_cache(maxsize=None)
+def flags_of(program):
+    """Every flag in a program's --help, with its subcommand if it has one: ("h2oserve", "serve")."""
+    run = subprocess.run([BIN / program[0], *program[1:], "--help"], check=True, stdout=subprocess.PIPE, text=True)
+    return set(re.findall(r"^ +(?:-\w,)?(--[a-z-]+)", run.stdout, re.M))
