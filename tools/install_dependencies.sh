@@ -33,7 +33,8 @@ packages=(
   libopenblas0-pthread libabsl-dev libboost-dev libcli11-dev libdnnl-dev libgmock-dev libgrpc++-dev libgtest-dev
   libhwy-dev libpcre2-dev libprotobuf-dev librandom123-dev libssl-dev libxxhash-dev nlohmann-json3-dev
   ocl-icd-opencl-dev protobuf-compiler protobuf-compiler-grpc
-  python3 python3-cryptography python3-grpcio python3-jinja2 python3-numpy python3-protobuf python3-pytest python3-pytest-rerunfailures python3-venv
+  python3 python3-cryptography python3-grpcio python3-jinja2 python3-jsonschema python3-numpy python3-protobuf python3-pytest
+  python3-pytest-rerunfailures python3-venv python3-yaml
 )
 if [ "${1:-}" = --clang ]; then
   packages+=(clang-19 clang-tidy-19 libclang-rt-19-dev)
