@@ -35,6 +35,7 @@ test_release() {
   build_and_test release
   tools/install_dependencies.sh --pypi || echo "no packages from PyPI: tests that need them are skipped" >&2
   tools/install_dependencies.sh --browser || echo "no Chromium: tests of the playground are skipped" >&2
+  tools/install_dependencies.sh --deploy || echo "no Slurm, systemd or shellcheck: tests that need them are skipped" >&2
   tools/get_helm.sh || echo "no helm: tests of the chart are skipped" >&2
   tools/get_promtool.sh || echo "no promtool: its tests are skipped" >&2
   run_pytest tests
@@ -82,7 +83,7 @@ case "$*" in
     for part in --tidy --no-grpc --cuda --sanitize; do ./test.sh "$part"; done
     test_release
     run_pytest tests/parity \
-      tests/system/test_{bad_input,chaos,fairness,http_speed,memory,openai,overload,replay,rolling_restart,tls}.py --full-matrix
+      tests/system/test_{bad_input,chaos,fairness,http_speed,memory,openai,overload,replay,rolling_restart,tls}.py tests/system/slurm --full-matrix
     ;;
   *)
     sed -n '2,17s/^# \{0,1\}//p' "$0" >&2

@@ -36,7 +36,7 @@ install(RUNTIME_DEPENDENCY_SET h2o_libraries DESTINATION lib
 install(DIRECTORY models/opt-demo DESTINATION share/h2oserve)
 install(FILES LICENSE README.md CONTRIBUTING.md SECURITY.md CHANGELOG.md
   DESTINATION share/h2oserve)
-install(DIRECTORY docs examples DESTINATION share/h2oserve
+install(DIRECTORY deploy docs examples DESTINATION share/h2oserve
   USE_SOURCE_PERMISSIONS PATTERN __pycache__ EXCLUDE)
 install(FILES proto/inference.proto proto/worker.proto
   DESTINATION share/h2oserve/proto)

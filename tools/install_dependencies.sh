@@ -4,7 +4,8 @@
 # with --torch on Debian also torch, which reads .bin checkpoints (50 MB to
 # download), with --browser on Debian also Chromium, in which the playground is
 # tested (110 MB to download), with --pypi what tests need of PyPI, in build/pypi (90 MB),
-# with --checkov that and checkov, a checker of Kubernetes' manifests (minutes).
+# with --checkov that and checkov, a checker of Kubernetes' manifests (minutes),
+# with --deploy what tests of deploy/ need: Slurm, systemd's tools and shellcheck (15 MB).
 # Does nothing, and needs no root, if all of it is installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -50,6 +51,8 @@ elif [ "${1:-}" = --browser ]; then
   else
     echo "only Debian has chromium as a package of files; tests of the playground are skipped" >&2
   fi
+elif [ "${1:-}" = --deploy ]; then
+  packages+=(shellcheck slurm-wlm systemd)
 fi
 
 install_apt() {
