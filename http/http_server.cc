@@ -318,6 +318,12 @@ std::string ChunkOf(const std::string& body) {
   return absl::StrCat(absl::Hex(body.size()), "\r\n", body, "\r\n");
 }
 
+// A path, "*", or the absolute form (RFC 9112, 3.2): a proxy's CONNECT is none.
+bool IsTarget(std::string_view target) {
+  return target == "*" || target.starts_with('/') ||
+         target.find("://") != std::string_view::npos;
+}
+
 // The path of a target; of the absolute form as well.
 void SplitTarget(std::string_view target, HttpRequest* request) {
   if (const size_t scheme = target.find("://");
@@ -512,6 +518,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
     shared_->silent.Remove(silent);
     if (cut_) co_return false;
     if (!error) error = co_await ReadBody(&parser);
+    const auto target = parser.get().target();
+    if (!error && !IsTarget({target.data(), target.size()})) {
+      error = http::error::bad_target;
+    }
     if (error) {
       const std::optional<HttpResponse> refusal = RefusalOf(error);
       if (refusal && (first || error != asio::error::timed_out)) {

@@ -149,6 +149,8 @@ TEST_F(HttpServerTest, BadRequestsAreRefusedAndTheConnectionCloses) {
   const std::pair<std::string, const char*> bad[] = {
       {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/1.1 400"},
       {"\x16\x03\x01\x02garbage\r\n\r\n", "HTTP/1.1 400"},
+      {"GET http:/6x:1/p HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 400"},
+      {"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 400"},
       {"GET / HTTP/1.1\r\nHost: x\r\nX: " + std::string(5000, 'a') + "\r\n\r\n",
        "HTTP/1.1 431"},
       {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 101\r\n\r\n",
