@@ -6,6 +6,7 @@
 # tested (110 MB to download), with --pypi what tests need of PyPI, in build/pypi (90 MB),
 # with --checkov that and checkov, a checker of Kubernetes' manifests (minutes),
 # with --deploy what tests of deploy/ need: Slurm, systemd's tools and shellcheck (15 MB).
+# with --containers what builds and runs images.
 # Does nothing, and needs no root, if all of it is installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,6 +21,8 @@ install_pypi() {
   /usr/bin/python3 -m venv "$venv"
   "$venv/bin/pip" --disable-pip-version-check download -q -d build/pypi/wheels -r "$list"
   "$venv/bin/pip" --disable-pip-version-check install -q --no-index --find-links build/pypi/wheels -r "$list"
+  # For its schema of compose files alone: what it needs cannot be installed any more.
+  "$venv/bin/pip" --disable-pip-version-check install -q --no-deps docker-compose==1.29.2
   cp "$list" build/pypi/installed.txt
 }
 
@@ -53,6 +56,8 @@ elif [ "${1:-}" = --browser ]; then
   fi
 elif [ "${1:-}" = --deploy ]; then
   packages+=(shellcheck slurm-wlm systemd)
+elif [ "${1:-}" = --containers ]; then
+  packages+=(buildah catatonit containernetworking-plugins mmdebstrap podman runc)
 fi
 
 install_apt() {

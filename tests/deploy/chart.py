@@ -1,4 +1,4 @@
-"""What the tests of deploy/ share: the chart as helm renders it, and what the programs understand.
+"""What the tests of deploy/ share: the chart as helm renders it, the compose file, and what the programs understand.
 
 H2O_BIN  the folder with the programs (default build/release/bin)
 """
@@ -14,7 +14,9 @@ import yaml
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("H2O_BIN") or REPOSITORY / "build" / "release" / "bin").absolute()
-CHART = REPOSITORY / "deploy" / "helm" / "h2oserve"
+DEPLOY = REPOSITORY / "deploy"
+CHART = DEPLOY / "helm" / "h2oserve"
+COMPOSE = DEPLOY / "compose" / "compose.yaml"
 HELM = shutil.which("helm", path=f"{REPOSITORY / 'build' / 'helm'}:{os.environ['PATH']}")
 PYPI = REPOSITORY / "build" / "pypi" / "venv" / "bin"
 LWS = "--api-versions=leaderworkerset.x-k8s.io/v1"
@@ -64,8 +66,20 @@ def containers(manifests):
             yield name, template, container
 
 
+def command_of(container):
+    """The words that a container of the chart runs."""
+    return [*container["command"], *container.get("args", [])]
+
+
+def unknown_flags(command):
+    """Flags of a command line that its program does not have."""
+    program, words = command[0].replace("h2oserve-ranks", "h2oserve-worker"), command[1:]
+    subcommand = words[:1] if program == "h2oserve" else []
+    return {word.split("=")[0] for word in words if word.startswith("--")} - flags_of(program, *subcommand)
+
+
 @functools.lru_cache(maxsize=None)
-def flags_of(program):
-    """Every flag in a program's --help, with its subcommand if it has one: ("h2oserve", "serve")."""
-    run = subprocess.run([BIN / program[0], *program[1:], "--help"], check=True, stdout=subprocess.PIPE, text=True)
+def flags_of(program, *subcommand):
+    """Every flag in a program's --help."""
+    run = subprocess.run([BIN / program, *subcommand, "--help"], check=True, stdout=subprocess.PIPE, text=True)
     return set(re.findall(r"^ +(?:-\w,)?(--[a-z-]+)", run.stdout, re.M))

@@ -1,38 +1,44 @@
 """The programs understand what the manifests say: flags, paths, metrics; and they serve with exactly these flags."""
 import contextlib
 import json
+import os
+import pathlib
 import re
+import signal
 import subprocess
 import time
 import urllib.error
 import urllib.request
 
 import pytest
+import yaml
 
 import chart_cases as cases
-from chart import BIN, REPOSITORY, containers, flags_of, needs_helm, rendered, text_of
+from chart import BIN, COMPOSE, DEPLOY, REPOSITORY, command_of, containers, needs_helm, rendered, text_of, unknown_flags
 
 PROGRAMS = ("h2oserve", "h2oserve-coordinator", "h2oserve-worker")
 MODEL = REPOSITORY / "models" / "opt-demo"
-RANKS = REPOSITORY / "deploy" / "docker" / "h2oserve-ranks"
+RANKS = DEPLOY / "docker" / "h2oserve-ranks"
 needs_programs = pytest.mark.skipif(not all((BIN / name).exists() for name in PROGRAMS), reason=f"no programs in {BIN}")
 pytestmark = needs_programs
-
-
-def command_of(container):
-    """The program that a container runs, and its flags."""
-    command = [*container.get("command", []), *container.get("args", [])]
-    program = command[0].replace("h2oserve-ranks", "h2oserve-worker")
-    return (program,), [word for word in command[1:] if word.startswith("--")]
 
 
 @needs_helm
 @pytest.mark.parametrize("arguments", cases.BOTH_KINDS.values(), ids=cases.BOTH_KINDS)
 def test_flags_of_the_chart_exist(arguments):
     for name, _, container in containers(rendered(*arguments)):
-        program, flags = command_of(container)
-        if program[0] in PROGRAMS:
-            assert {flag.split("=")[0] for flag in flags} <= flags_of(program), name
+        if container["name"] != "model":  # of the user
+            assert not unknown_flags(command_of(container)), name
+
+
+def test_flags_of_compose_and_images_exist():
+    commands = [service["command"] for service in yaml.safe_load(COMPOSE.read_text())["services"].values()
+                if service.get("command", [""])[0].startswith("h2oserve")]
+    commands += [json.loads(line) for path in (DEPLOY / "docker").glob("*.Dockerfile")
+                 for line in re.findall(r"^CMD (.*)", path.read_text(), re.M)]
+    assert len(commands) == 4
+    for command in commands:
+        assert not unknown_flags(command)
 
 
 # ---- the programs, run as the manifests say ----
@@ -84,16 +90,28 @@ class Started:
         return until(found, f"{pattern}: {self.path.read_text()}").group(1)
 
 
-def local(container, folder, **replace):
-    """A container's command for this host: the same flags, with addresses, folders and the model of here."""
-    command = [*container["command"], *container["args"]]
+def local(command, folder, **replace):
+    """A command for this host: the same flags, with addresses, folders and the model of here."""
     values = {"--model": MODEL, "--listen": "127.0.0.1:0", "--http": "127.0.0.1:0", "--health": "127.0.0.1:0",
               "--fault-dir": folder, "--cache-dir": folder, **replace}
-    words = []
-    for word in command:
-        flag, equals, _ = word.partition("=")
-        words.append(f"{flag}={values[flag]}" if equals and flag in values else word)
-    return [BIN / words[0], *words[1:]]
+    words = [word.partition("=") for word in command]
+    return [BIN / command[0], *(f"{flag}={values.get(flag, value)}" if equals else flag for flag, equals, value in words[1:])]
+
+
+def of_chart():
+    """Commands of coordinator and worker, and the paths that are probed: alive and ready, alive."""
+    found = {container["name"]: container for _, _, container in containers(rendered(*cases.VALUES["cpu-demo"]))}
+    path = {(name, probe): container[probe]["httpGet"]["path"] for name, container in found.items()
+            for probe in ("livenessProbe", "readinessProbe")}
+    return (command_of(found["coordinator"]), command_of(found["worker"]), path["coordinator", "livenessProbe"],
+            path["coordinator", "readinessProbe"], path["worker", "livenessProbe"])
+
+
+def of_compose():
+    services = yaml.safe_load(COMPOSE.read_text())["services"]
+    coordinator, worker = services["coordinator"], services["worker"]
+    return (coordinator["command"], worker["command"], coordinator["healthcheck"]["test"][3], "/readyz",
+            worker["healthcheck"]["test"][3])
 
 
 @pytest.fixture
@@ -102,38 +120,30 @@ def started(tmp_path):
         yield lambda command, **more: Started(stack, tmp_path, command, **more)
 
 
-@needs_helm
-def test_the_commands_of_the_chart_serve(started, tmp_path):
-    manifests = rendered(*cases.VALUES["cpu-demo"])
-    (coordinator, worker) = (next(container for _, _, container in containers(manifests) if container["name"] == name)
-                             for name in ("coordinator", "worker"))
+@pytest.mark.parametrize("commands", [pytest.param(of_chart, marks=needs_helm), of_compose])
+def test_the_commands_serve(started, tmp_path, commands):
+    coordinator, worker, alive, ready, worker_alive = commands()
     server = started(local(coordinator, tmp_path))
-    address, http = server.says(r"^listening on (\S+)"), "http://" + server.says(r"^http on (\S+)")
-    # As Kubernetes sees it: alive at once, ready with the first group.
-    assert get(http + coordinator["livenessProbe"]["httpGet"]["path"])[0] == 200
-    assert get(http + coordinator["readinessProbe"]["httpGet"]["path"])[0] == 503
+    address, http = server.says(r"listening on (\S+)"), "http://" + server.says(r"http on (\S+)")
+    assert get(http + alive)[0] == 200  # before workers come
+    assert get(http + ready)[0] == 503
 
-    flags = {"--coordinator": address, "--kv-pool-bytes": 64 << 20}
-    command = [*local(worker, tmp_path, **flags), "--threads=1", f"--kv-pool-bytes={64 << 20}"]
+    command = [*local(worker, tmp_path, **{"--coordinator": address}), "--threads=1", f"--kv-pool-bytes={64 << 20}"]
     workers = [started(command) for _ in range(2)]
-    health = "http://" + workers[0].says(r"^health on (\S+)")
-    assert get(health + worker["livenessProbe"]["httpGet"]["path"])[0] == 200
+    health = "http://" + workers[0].says(r"health on (\S+)")
+    assert get(health + worker_alive)[0] == 200
     until(lambda: get(health + "/readyz")[0] == 200, "the worker is ready")
-    until(lambda: get(http + coordinator["readinessProbe"]["httpGet"]["path"])[0] == 200, "the coordinator is ready")
+    until(lambda: get(http + ready)[0] == 200, "the coordinator is ready")
 
     request = urllib.request.Request(http + "/v1/completions", headers={"Content-Type": "application/json"},
                                      data=json.dumps({"prompt": "To install the package,", "max_tokens": 4}).encode())
     with urllib.request.urlopen(request, timeout=30) as answer:
         assert json.load(answer)["usage"]["kv"]["policy"] == "h2o"
 
-    # Every series that a manifest names, at the path that its monitor scrapes.
-    named = set()
-    for arguments in cases.BOTH_KINDS.values():
-        named |= set(re.findall(r"vllm:[a-z_]+", re.sub(r"(?s)kind: (PrometheusRule|ConfigMap).*?\n---", "", text_of(*arguments))))
-    assert named == {"vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"}
+    # At the path that is scraped, every series that the chart names.
     status, page = get(http + "/metrics")
     assert status == 200
-    for series in named:
+    for series in ("vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"):
         assert re.search(rf"^{series}\{{", page, re.M), series
 
     # Workers that are told to stop end well; so does the coordinator.
@@ -143,6 +153,16 @@ def test_the_commands_of_the_chart_serve(started, tmp_path):
     assert server.process.wait(60) == 0
 
 
+@needs_helm
+def test_series_that_the_chart_names():
+    named = set()
+    for arguments in cases.BOTH_KINDS.values():
+        for manifest in text_of(*arguments).split("\n---\n"):
+            if not re.search(r"^kind: (PrometheusRule|ConfigMap)$", manifest, re.M):  # files that other tests look at
+                named |= set(re.findall(r"vllm:[a-z_]+", manifest))
+    assert named == {"vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"}
+
+
 def test_ranks_of_one_container_end_together(started, tmp_path):
     server = started([BIN / "h2oserve-coordinator", "--model", MODEL, "--tp=2", "--listen=127.0.0.1:0"])
     environment = {"PATH": f"{BIN}:/usr/bin:/bin"}
@@ -150,8 +170,8 @@ def test_ranks_of_one_container_end_together(started, tmp_path):
                f"--kv-pool-bytes={64 << 20}", f"--cache-dir={tmp_path}"]
     ranks = started(command, environment=environment)
     server.says("(group 0 is ready)")
-    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(ranks.process.pid)], stdout=subprocess.PIPE, text=True)
-    subprocess.run(["kill", "-9", children.stdout.split()[0]], check=True)
+    children = pathlib.Path(f"/proc/{ranks.process.pid}/task/{ranks.process.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
     assert ranks.process.wait(60) != 0
 
     ranks = started(command, environment=environment)

@@ -1,0 +1,157 @@
+"""The CPU image, built with buildah and run with podman: it answers a prompt, alone and as the Pods of the chart.
+
+There is no registry here, so debian:12 is made from Debian's packages. The programs are compiled inside, which takes
+minutes even with ccache: --full-matrix, as root.
+
+H2O_CONTAINERS  the folder of images and containers (default build/containers)
+"""
+import contextlib
+import copy
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import urllib.request
+
+import pytest
+import yaml
+
+import chart_cases as cases
+from chart import DEPLOY, REPOSITORY, needs_helm, of_kind, pod_templates, rendered
+from test_programs import get, until
+
+FOLDER = pathlib.Path(os.environ.get("H2O_CONTAINERS") or REPOSITORY / "build" / "containers").absolute()
+TOOLS = ("buildah", "podman", "runc", "catatonit", "mmdebstrap")
+IMAGE = "localhost/h2oserve:0.1.0"
+PROMPT = {"prompt": "To install the package,", "max_tokens": 8, "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def engine(request):
+    """Runs buildah or podman, in a folder of its own."""
+    if not request.config.getoption("--full-matrix", default=False):
+        pytest.skip("with --full-matrix")
+    missing = [tool for tool in TOOLS if shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin") is None]
+    if missing or os.getuid() != 0:
+        pytest.skip(f"needs root and {', '.join(TOOLS)}; tools/install_dependencies.sh --containers installs them")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    # Where this system lets nobody raise limits, containers keep ours.
+    (FOLDER / "containers.conf").write_text(
+        '[containers]\ndefault_ulimits = ["nofile=20000:20000", "nproc=20000:20000"]\n'
+        '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n')
+    environment = {**os.environ, "CONTAINERS_CONF": str(FOLDER / "containers.conf")}
+    place = ["--root", FOLDER / "store", "--runroot", FOLDER / "run", "--storage-driver", "vfs"]
+
+    def run(tool, *arguments, check=True):
+        done = subprocess.run([tool, *map(str, [*place, *arguments])], env=environment, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 0 or not check, f"{tool} {arguments}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
+        return done.stdout.strip()
+    return run
+
+
+@pytest.fixture(scope="module")
+def image(engine, tmp_path_factory):
+    if not engine("podman", "images", "-q", "debian:12", check=False):
+        context = tmp_path_factory.mktemp("debian")
+        context.chmod(0o755)
+        subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", "--include=ca-certificates", "bookworm",
+                        context / "root.tar"], check=True)
+        (context / "Dockerfile").write_text("FROM scratch\nADD root.tar /\nCMD [\"bash\"]\n")
+        engine("buildah", "bud", "--isolation", "chroot", "-t", "localhost/debian:12", context)
+    cache = pathlib.Path(os.environ.get("CCACHE_DIR") or pathlib.Path.home() / ".cache" / "ccache")
+    cache.mkdir(parents=True, exist_ok=True)
+    engine("buildah", "bud", "--isolation", "chroot", "--layers", "--volume", f"{cache}:/root/.cache/ccache",
+           "--env", "CCACHE_BASEDIR=/src", "--env", "CCACHE_NOHASHDIR=1", "-t", IMAGE,
+           "-f", DEPLOY / "docker" / "cpu.Dockerfile", REPOSITORY)
+    return IMAGE
+
+
+def ask(address):
+    request = urllib.request.Request(f"http://{address}:8000/v1/completions", data=json.dumps(PROMPT).encode(),
+                                     headers={"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)["choices"][0]["text"]
+
+
+def answers(url):
+    with contextlib.suppress(OSError):
+        return get(url)[0] == 200
+    return False
+
+
+def test_the_image_answers_a_prompt(engine, image):
+    name = engine("podman", "run", "-d", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges",
+                  "--tmpfs=/tmp", image)
+    try:
+        address = engine("podman", "inspect", "-f", "{{.NetworkSettings.IPAddress}}", name)
+        until(lambda: answers(f"http://{address}:8000/readyz"), engine("podman", "logs", name))
+        assert ask(address)
+        assert engine("podman", "exec", name, "id", "-u") == "10001"
+        engine("podman", "exec", name, "h2oserve-healthy")
+        assert engine("podman", "exec", name, "sh", "-c", "h2oserve-healthy 8000 /livez && ! h2oserve-healthy 8000 /none; echo $?") == "0"
+        table = engine("podman", "exec", name, "cat", "/opt/h2oserve/share/sbom/image.tsv").splitlines()
+        assert table[0].split("\t")[:2] == ["package", "version"] and any(row.startswith("libstdc++6\t") for row in table)
+        table = engine("podman", "exec", name, "cat", "/opt/h2oserve/share/sbom/build.tsv")
+        assert "\nlibgrpc-dev\t" in table and "\nlibssl-dev\t" in table
+        engine("podman", "stop", "-t", "60", name)
+        assert engine("podman", "inspect", "-f", "{{.State.ExitCode}}", name) == "0"
+    finally:
+        engine("podman", "rm", "-f", name)
+
+
+def test_the_image_is_small(engine, image):
+    sizes = [int(engine("podman", "inspect", "-f", "{{.Size}}", one)) for one in ("localhost/debian:12", image)]
+    assert sizes[1] - sizes[0] < 150e6  # programs, libraries, and a model of 29 MB
+
+
+def pod_for_podman(name, template, hosts):
+    """A Pod that podman 4.3 runs: it probes with curl, which the image has not, and gives a volume in memory to root."""
+    spec = copy.deepcopy(template["spec"])
+    for container in spec["containers"]:
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe", "lifecycle"):
+            container.pop(probe, None)
+        container["image"] = IMAGE
+        container["volumeMounts"] = [mount for mount in container["volumeMounts"] if mount["name"] != "shm"]
+    spec["volumes"] = [volume for volume in spec["volumes"] if volume["name"] != "shm"]
+    spec["hostAliases"] = [{"ip": address, "hostnames": [host]} for host, address in hosts.items()]
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": template["metadata"]["labels"]}, "spec": spec}
+
+
+@needs_helm
+def test_the_pods_of_the_chart_answer_a_prompt(engine, image, tmp_path):
+    manifests = rendered(*cases.VALUES["cpu-demo"])
+    templates = {name.split("-")[-1]: template for name, template in pod_templates(manifests)}
+    pods = []
+
+    def play(name, template, hosts):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(pod_for_podman(name, template, hosts)))
+        pods.append(name)
+        engine("podman", "play", "kube", tmp_path / f"{name}.yaml")
+        infra = engine("podman", "pod", "inspect", "-f", "{{.InfraContainerID}}", name)
+        (network,) = json.loads(engine("podman", "inspect", "-f", "{{json .NetworkSettings.Networks}}", infra)).values()
+        return network["IPAddress"]
+    try:
+        address = play("demo-coordinator", templates["coordinator"], {})
+        until(lambda: answers(f"http://{address}:8000/livez"), "the coordinator lives")
+        assert not answers(f"http://{address}:8000/readyz")
+        (workers,) = of_kind(manifests, "StatefulSet")
+        join = next(service for service in of_kind(manifests, "Service") if service["metadata"]["name"].endswith("-join"))
+        host = f"{join['metadata']['name']}.{join['metadata']['namespace']}.svc"
+        for i in range(workers["spec"]["replicas"]):
+            own = play(f"demo-worker-{i}", templates["worker"], {host: address})
+            until(lambda: answers(f"http://{own}:8081/livez"), f"worker {i} lives")
+        until(lambda: answers(f"http://{address}:8000/readyz"), "the group is ready")
+        text = ask(address)
+        assert text
+
+        # A worker's Pod goes and comes: the group heals.
+        engine("podman", "pod", "stop", "-t", "60", "demo-worker-0")
+        engine("podman", "pod", "start", "demo-worker-0")
+        engine("podman", "pod", "restart", "demo-worker-1")
+        until(lambda: answers(f"http://{address}:8000/readyz"), "the group is ready again")
+        assert ask(address) == text
+    finally:
+        for name in pods:
+            engine("podman", "pod", "rm", "-f", name, check=False)
