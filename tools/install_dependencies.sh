@@ -36,7 +36,7 @@ packages=(
   build-essential ccache clang-format cmake curl mold ninja-build pkg-config
   libopenblas0-pthread libabsl-dev libboost-dev libcli11-dev libdnnl-dev libgmock-dev libgrpc++-dev libgtest-dev
   libhwy-dev libpcre2-dev libprotobuf-dev librandom123-dev libssl-dev libxxhash-dev nlohmann-json3-dev
-  ocl-icd-opencl-dev protobuf-compiler protobuf-compiler-grpc
+  iproute2 iptables ocl-icd-opencl-dev protobuf-compiler protobuf-compiler-grpc
   python3 python3-cryptography python3-grpcio python3-jinja2 python3-jsonschema python3-numpy python3-protobuf python3-pytest
   python3-pytest-rerunfailures python3-venv python3-yaml
 )

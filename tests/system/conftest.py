@@ -1,6 +1,9 @@
 """What the system tests share: real processes, a client of the public service, and a promise that nothing is left over.
 
 H2O_BIN  the folder with the programs (default build/release/bin); without them the tests are skipped
+
+Programs of a sanitized build run several times slower, and are given as much more time.  Whatever their sanitizer reports
+fails the test, also of processes whose exit code nobody looks at.  A test marked `measures` is left out there.
 """
 import collections
 import contextlib
@@ -18,13 +21,34 @@ import time
 import pytest
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "tests"))
 BIN = pathlib.Path(os.environ.get("H2O_BIN") or REPOSITORY / "build" / "release" / "bin").absolute()
 MODEL = REPOSITORY / "models" / "opt-demo"
 PROGRAMS = ("h2oserve", "h2oserve-coordinator", "h2oserve-worker")
-PATIENCE = 30  # seconds that anything may take, on a busy machine
+
+
+def sanitizer_of(build):
+    """What the programs of a build folder were built with: none, "address" or "thread"."""
+    with contextlib.suppress(OSError):
+        for line in (build / "CMakeCache.txt").read_text().splitlines():
+            if line.startswith("H2O_SANITIZE:"):
+                return line.partition("=")[2].split(",")[0] or None
+    return None
+
+
+SANITIZER = sanitizer_of(BIN.parent)
+SLOWER = {None: 1, "address": 3, "thread": 10}[SANITIZER]  # by at most so many times
+PATIENCE = 30 * SLOWER  # seconds that anything may take, on a busy machine
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "measures: checks a time or an amount of memory, which a sanitizer changes")
 
 
 def pytest_collection_modifyitems(items):
+    for item in items if SANITIZER else []:
+        if item.get_closest_marker("measures"):
+            item.add_marker(pytest.mark.skip(reason=f"times and memory of programs under the {SANITIZER} sanitizer say nothing"))
     missing = [str(BIN / name) for name in PROGRAMS if not (BIN / name).exists()]
     reason = f"not built: {', '.join(missing)}" if missing else None
     try:
@@ -35,6 +59,27 @@ def pytest_collection_modifyitems(items):
         for item in items:  # of the whole session; the others need neither
             if pathlib.Path(__file__).parent in item.path.parents:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def reports(tmp_path_factory):
+    """The folder where sanitizers write what they find; set for every process that is started."""
+    folder = tmp_path_factory.mktemp("reports")
+    options = {"ASAN_OPTIONS": "", "UBSAN_OPTIONS": "print_stacktrace=1:",
+               "TSAN_OPTIONS": f"ignore_noninstrumented_modules=1:suppressions={REPOSITORY / 'tools' / 'tsan.suppressions'}:"}
+    for name, value in options.items():
+        os.environ[name] = f"{value}log_path={folder / 'report'}"
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_report(reports):
+    yield
+    found = list(reports.iterdir())
+    text = "\n".join(path.read_text(errors="replace") for path in found)
+    for path in found:
+        path.unlink()
+    assert not found, text
 
 
 @pytest.fixture(scope="session")
@@ -62,20 +107,25 @@ def installed(tmp_path_factory):
     """The folder that `cmake --install` makes."""
     if not (BIN.parent / "cmake_install.cmake").exists():
         pytest.skip(f"{BIN} is not in a build folder")
+    if SANITIZER:
+        pytest.skip("a sanitized build is not made to be installed: its libraries are shared, and the C++ client is left out")
     folder = tmp_path_factory.mktemp("installed")
     subprocess.run(["cmake", "--install", BIN.parent, "--prefix", folder], check=True, stdout=subprocess.DEVNULL)
     return folder
 
 
-def until(condition, what, seconds=PATIENCE):
-    """Waits for condition() to be true, and returns what it returned."""
+def until(condition, what, seconds=30):
+    """Waits for condition() to be true, and returns what it returned; `seconds` without sanitizers.
+
+    `what`: a text, or a function that makes it when it is too late."""
+    seconds *= SLOWER
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         value = condition()
         if value:
             return value
         time.sleep(0.02)
-    raise AssertionError(f"not within {seconds} s: {what}")
+    raise AssertionError(f"not within {seconds} s: {what() if callable(what) else what}")
 
 
 class Program:
@@ -119,7 +169,7 @@ class Program:
             reader.join(5)
         return self.process.returncode
 
-    def address(self, seconds=PATIENCE):
+    def address(self, seconds=30):
         """Where it listens, once it says so."""
         def listening():
             for line in list(self.lines["stdout"]):
@@ -127,7 +177,7 @@ class Program:
                     return line.removeprefix("listening on ")
             assert not self.ended(), f"{self.name} ended with {self.process.returncode}: {self.stderr()}"
             return None
-        return until(listening, f"{self.name} listens\n{self.stderr()}", seconds)
+        return until(listening, lambda: f"{self.name} listens\n{self.stderr()}", seconds)
 
     def children(self):
         """Command lines by pid of what it started."""
@@ -149,6 +199,8 @@ class Program:
             os.kill(self.pid, number)
 
     def kill(self):
+        if self.ended():  # and its pid may be another's
+            return
         for pid in (*self.children(), self.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
@@ -267,13 +319,14 @@ class System:
         coordinator = self.coordinator(*arguments, tp=tp)
         workers = [self.worker(coordinator, *worker_arguments) for _ in range(workers or tp)]
         client = self.client(coordinator)
-        until(lambda: client.health() == "SERVING", f"the group is ready\n{coordinator.stderr()}")
+        until(lambda: client.health() == "SERVING", lambda: f"the group is ready\n{coordinator.stderr()}")
         return coordinator, workers, client
 
     def end(self):
         left = []
         for program in self.programs:
-            left += program.children()
+            if not program.ended():
+                left += program.children()
             program.kill()
         return [pid for pid in left if is_running(pid)]
 

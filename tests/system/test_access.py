@@ -157,7 +157,7 @@ def test_keys_follow_their_file(keyed):
 def test_wrong_keys_hold_up_nobody_on_the_same_connection(keyed):
     """As behind a proxy, which sends many clients' calls over one connection."""
     _, client, _, _ = keyed
-    running = client.stub.Generate(client.request([2], max_tokens=2000, ignore_eos=True), timeout=PATIENCE,
+    running = client.stub.Generate(client.request([2], max_tokens=2000, ignore_eos=True), timeout=4 * PATIENCE,
                                    metadata=bearer(KEYS["a"]))
     next(running)
     request = client.request([2] * 2000, max_tokens=1)  # 2 KB of tokens

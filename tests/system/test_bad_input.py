@@ -16,7 +16,7 @@ import time
 import grpc
 import pytest
 
-from conftest import BIN, PATIENCE, until
+from conftest import BIN, PATIENCE, SLOWER, until
 from test_http import address_of, ask, metrics
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -129,7 +129,7 @@ def test_http_refuses_a_byte_at_a_time(server):
     before = refused(http)[1]
     start = time.monotonic()
     answer = answer_to(http, *[bytes([byte]) for byte in b"GET / HTTP/1.1\r\nHost: aaaaaaaaaaaaaaaaaa"], pause=0.1)
-    assert answer.startswith(b"HTTP/1.1 408") and time.monotonic() - start < 8
+    assert answer.startswith(b"HTTP/1.1 408") and time.monotonic() - start < 8 * SLOWER
     assert refused(http)[1] == before + 1
 
 
@@ -138,7 +138,7 @@ def test_http_half_closed_sockets_are_closed(server):
     for words in (b"", b"GET / HT", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc"):
         start = time.monotonic()
         answer_to(http, words, half_close=True)
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 1 * SLOWER
     assert ask(http, "/livez")[0] == 200
 
 
@@ -156,7 +156,7 @@ def test_grpc_refuses(server, what):
     before = refused(http)[0]
     start = time.monotonic()
     assert answer_to(coordinator.address(), GRPC_ATTEMPTS[what]) == b""
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 5 * SLOWER
     until(lambda: refused(http)[0] == before + 1, "it is counted", 5)
     assert "does not speak HTTP/2" in coordinator.stderr()
 
@@ -183,7 +183,7 @@ def test_half_closed_sockets_hold_nothing(server, full_matrix):
     for words in (b"", b"PRI", *([PREFACE] if full_matrix else [])):  # gRPC waits 10 s for more
         start = time.monotonic()
         answer_to(coordinator.address(), words, half_close=True, seconds=15)
-        assert time.monotonic() - start < 12
+        assert time.monotonic() - start < 12 * SLOWER
 
 
 def test_the_mesh_is_closed_to_noise(system):
@@ -230,7 +230,7 @@ def test_idle_connections_leave_room(server, stubs, full_matrix, door):
         stubs.rpc.InferenceStub(channel).GetModelInfo(stubs.pb.GetModelInfoRequest(), timeout=5, wait_for_ready=True)
         channel.close()
     assert until(lambda: ask_or_none(http), "HTTP answers", 5) == 200
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 5 * SLOWER
     for one in idle:
         one.close()
     assert refused(http)[0] > 0
@@ -286,7 +286,7 @@ def test_a_flood_delays_nobody(server):
     """Bad connections on both doors, while others stream."""
     coordinator, http, stream = server
     _, loud = measure([stream], [coordinator.address(), http], seconds=2, rate=200)
-    assert loud < 0.5
+    assert loud < 0.5 * SLOWER
 
 
 def streams_of(client, count):
@@ -337,7 +337,7 @@ def test_a_flood_of_handshakes(system, stubs, full_matrix, tmp_path):
     _, loud = measure(streams, [coordinator.address(), address_of(coordinator)], seconds, rate, words)
     for stream in streams:
         stream.stop()
-    assert loud < 0.5
+    assert loud < 0.5 * SLOWER
     start = time.monotonic()
     assert Secure(stubs, coordinator.address(), pki.servers, pki.client).one().code == grpc.StatusCode.OK
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 10 * SLOWER

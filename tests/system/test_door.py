@@ -11,7 +11,7 @@ import time
 import grpc
 import pytest
 
-from conftest import PATIENCE, Answer, until
+from conftest import PATIENCE, SLOWER, Answer, until
 from http2 import Connection
 
 
@@ -87,11 +87,12 @@ def test_long_texts_delay_no_stream(system):
         assert "2048 positions" in answer.details
     assert gaps.code is None and gaps.tokens > before
     # 0.5 s on a quiet machine; this one may be shared with other tests and 16 senders of Python.
-    assert gaps.longest < 2, f"{gaps.longest:.2f} s without a token"
+    assert gaps.longest < 2 * SLOWER, f"{gaps.longest:.2f} s without a token"
 
 
 # ---- messages that are not whole ----
 
+@pytest.mark.measures
 def test_half_sent_messages_hold_little(system):
     serve = system.serve("--client-timeout", 60)
     client = system.client(serve)
@@ -205,7 +206,7 @@ def test_it_serves_again_when_descriptors_come_free(system):
     start = time.monotonic()
     other = system.client(coordinator)
     until(lambda: other.generate([2], max_tokens=1, timeout=1).code == grpc.StatusCode.OK, "it serves again", 3)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 3 * SLOWER
 
 
 def test_silent_connections_leave_room(system):
@@ -221,7 +222,7 @@ def test_silent_connections_leave_room(system):
     start = time.monotonic()
     until(lambda: system.client(coordinator).generate([2], max_tokens=1, timeout=1).code == grpc.StatusCode.OK,
           "it serves", 3)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 3 * SLOWER
     assert client.generate([2], max_tokens=1).code == grpc.StatusCode.OK
     assert "refused a connection" in coordinator.stderr() or "needs its place" in coordinator.stderr()
 

@@ -16,6 +16,7 @@ from test_http import address_of, ask, metrics
 
 PROMPT = [2, 5, 9, 11]
 HEAD_PATIENCE = 0.5
+SEATS = 4
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def server_with_tenants(system, folder, *arguments, **weights):
             for name, weight in weights.items()]
     path = folder / "keys.json"
     path.write_text(json.dumps({"keys": keys}))
-    coordinator, _, client = system.group("--api-keys", path, "--max-sequences", 4, *arguments, tp=1)
+    coordinator, _, client = system.group("--api-keys", path, "--max-sequences", SEATS, *arguments, tp=1)
     return coordinator, client
 
 
@@ -65,12 +66,14 @@ def p99(values):
 
 
 def test_a_heavy_tenant_does_not_slow_a_light_one(system, tmp_path, is_long):
-    """With 20 times the load it adds at most one request's duration to the other's first token."""
+    """With 20 times the load it adds at most one request's duration to the other's first token.
+
+    The short form has too few requests for that: it counts who was overtaken, which a busy machine does not change."""
     _, client = server_with_tenants(system, tmp_path, light=1, heavy=1)
     warm = [Asked(client, "light", max_tokens=20) for _ in range(4)]
     for call in warm:
         call.thread.join(PATIENCE)
-    # A load of half a seat; twenty of them are more than twice what the four seats take at their best.
+    # A load of half a seat; twenty of them are more than twice what the seats take at their best.
     pause = 2 * max(call.took for call in warm)
     seconds = 60 if is_long else 10 * pause
 
@@ -89,14 +92,18 @@ def test_a_heavy_tenant_does_not_slow_a_light_one(system, tmp_path, is_long):
         for call in heavy:
             call.thread.join(PATIENCE)
         assert all(call.code == grpc.StatusCode.OK for call in light)
-        return light
+        return light, heavy
 
-    alone, beside = run(1), run(20)
+    (alone, _), (beside, heavy) = run(1), run(20)
     bound = 2 * p99([call.first for call in alone]) + statistics.median(call.took for call in beside)
     print(f"p99 of the first token: {1e3 * p99([c.first for c in alone]):.0f} ms beside a light tenant, "
           f"{1e3 * p99([c.first for c in beside]):.0f} beside a heavy one; at most {1e3 * bound:.0f}")
-    # Of ten short requests the p99 is the slowest one, and a thread of this process may be late.
-    assert p99([call.first for call in beside]) <= bound + (0 if is_long else 0.2)
+    if is_long:
+        assert p99([call.first for call in beside]) <= bound
+    # In the order of coming, a hundred would stand before a light one in the end.
+    overtaken = [sum(bool(call.times) and one.began < call.times[0] < one.times[0] for call in heavy) for one in beside]
+    print(f"heavy requests that began while a light one waited: {overtaken}")
+    assert statistics.median(overtaken) <= 2 * SEATS
 
 
 def test_weights_share_the_tokens(system, tmp_path, is_long):
@@ -138,6 +145,7 @@ def pages_of(client, prompt, **fields):
     return client.stub.CheckAdmission(client.request(prompt, **fields), timeout=10).pages
 
 
+@pytest.mark.measures
 def test_a_large_request_amid_small_ones(system):
     """Of 80 % of the pool: served within the head patience and the longest request that runs."""
     # A page of 32 slots, keys and values in float32 of 64 numbers: 16 KiB; 36 heads and layers.
@@ -175,7 +183,7 @@ def test_a_large_request_amid_small_ones(system):
     longest = max(one.usage.prefill_seconds + one.usage.decode_seconds for one in answers)
     waited = answer.usage.queue_seconds
     print(f"waited {waited:.2f} s of {took:.2f}; the patience is {HEAD_PATIENCE} s, the longest small one {longest:.2f} s")
-    # The server looks at heads every 50 ms.
+    # The server looks at heads every 50 ms, and a busy machine may take its core for a few of these looks.
     assert waited <= HEAD_PATIENCE + longest + 0.2
 
 

@@ -2,17 +2,14 @@
 
 import http.client
 import json
-import os
 import re
-import shutil
 import subprocess
 
 import grpc
 import pytest
 
-from conftest import MODEL, REPOSITORY, until
-
-PROMTOOL = shutil.which("promtool", path=f"{REPOSITORY / 'build' / 'promtool'}:{os.environ['PATH']}")
+from conftest import MODEL, until
+from promtool import PROMTOOL, needs_promtool
 
 
 def address_of(program):
@@ -90,7 +87,7 @@ def test_metrics_count_what_clients_saw(system):
     assert any(re.match(r'vllm:cache_config_info\{.*block_size="32",num_gpu_blocks="[1-9]\d*"', name) for name in series)
 
 
-@pytest.mark.skipif(PROMTOOL is None, reason="no promtool; tools/get_promtool.sh gets it")
+@needs_promtool
 def test_prometheus_finds_nothing_to_complain_about(system):
     coordinator, _, client = system.group("--http", "127.0.0.1:0", tp=2)
     assert client.generate([2, 5], max_tokens=3).code == grpc.StatusCode.OK

@@ -43,6 +43,7 @@ def step_cost(address, pid, start):
     return took / (last[steps] - first), cpu / (last[steps] - first)
 
 
+@pytest.mark.measures
 def test_http_adds_under_five_percent(system, tmp_path, request):
     if not request.config.getoption("--full-matrix", default=False):
         pytest.skip("it takes a quiet machine; --full-matrix runs it")

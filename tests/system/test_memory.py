@@ -8,6 +8,8 @@ import pytest
 
 from conftest import until
 
+pytestmark = pytest.mark.measures
+
 MIB = 1 << 20
 GROUPS = pathlib.Path("/sys/fs/cgroup")
 
@@ -115,6 +117,6 @@ def test_three_workers_with_default_flags(system, limited, is_long):
     def all_ready():
         assert not any(worker.ended() for worker in workers), [worker.stderr() for worker in workers]
         return coordinator.stderr().count(" is ready") == 3
-    until(all_ready, f"three groups are ready\n{coordinator.stderr()}", 60)
+    until(all_ready, lambda: f"three groups are ready\n{coordinator.stderr()}", 60)
     answer_all(client, long_sequences(100 if is_long else 13))
     assert group.kills() == 0 and not any(worker.ended() for worker in workers)

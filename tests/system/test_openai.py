@@ -7,7 +7,6 @@ import pathlib
 import selectors
 import socket
 import subprocess
-import sys
 import time
 
 import pytest
@@ -128,7 +127,6 @@ def test_what_benchmarks_send(server, tool):
 
 def test_loglikelihoods_as_lm_eval_asks_for_them(server, request):
     """Echo with logprobs, against the model in numpy; with --full-matrix 200 lines."""
-    sys.path.insert(0, str(REPOSITORY / "tests"))
     import numpy
     from opt_numpy import Opt
     lines = [line for line in (REPOSITORY / "docs" / "design.md").read_text().splitlines() if len(line) > 40]

@@ -79,6 +79,7 @@ def waits_then(calls):
             yield call, last.usage.queue_seconds
 
 
+@pytest.mark.measures
 def test_ten_times_what_fits(system, is_long):
     coordinator, _, client = system.group("--max-sequences", SEATS, "--max-queue", QUEUE, "--http", "127.0.0.1:0", tp=1)
     address = address_of(coordinator)

@@ -165,7 +165,7 @@ def test_clients_resume_when_the_coordinator_comes_back(system):
     first.wait()
     again = system.coordinator(listen=address)
     client = system.client(again)
-    until(lambda: client.health() == "SERVING", f"the workers dial again\n{again.stderr()}", 60)
+    until(lambda: client.health() == "SERVING", lambda: f"the workers dial again\n{again.stderr()}", 60)
     assert not any(worker.ended() for worker in workers)
     resumed = 0
     for i, cut in enumerate(cuts):

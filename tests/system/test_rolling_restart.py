@@ -36,7 +36,7 @@ def test_workers_of_serve_restart_one_after_the_other_under_load(system, stubs, 
         before = pids_of(http)
         victim = serve.workers()[turn % 4]
         os.kill(victim, signal.SIGTERM)
-        until(lambda: not is_running(victim), f"worker {victim} leaves\n{serve.stderr()}", 60)
+        until(lambda: not is_running(victim), lambda: f"worker {victim} leaves\n{serve.stderr()}", 60)
         until(lambda: len(pids_of(http)) == 4 and victim not in pids_of(http), "its group is back", 60)
         assert len(before & pids_of(http)) == 2  # its mate left with it
     clients.stop()

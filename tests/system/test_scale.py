@@ -17,6 +17,7 @@ def is_long(request):
     return request.config.getoption("--full-matrix", default=False)
 
 
+@pytest.mark.measures
 @pytest.mark.skipif(not BENCH.exists(), reason=f"not built: {BENCH}")
 def test_many_groups_answer_and_are_scraped(system, is_long, capsys):
     groups, streams, step_ms = (250, 8, 200) if is_long else (25, 4, 50)

@@ -5,7 +5,7 @@ import time
 import grpc
 import pytest
 
-from conftest import PATIENCE, Answer, until
+from conftest import PATIENCE, SLOWER, Answer, until
 
 PROMPTS = ["Once upon a time", "The kernel", "def main():\n", "", "Ein Häuschen – 10 €", "A B C D"]
 POLICIES = [{}, {"policy": "h2o", "budget": 40}, {"policy": "h2o", "budget": "20%"}, {"policy": "sink", "budget": 33},
@@ -128,7 +128,7 @@ def test_a_deadline_in_decode(shared):
     start = time.monotonic()
     answer = shared.client.generate([2], max_tokens=2000, ignore_eos=True, timeout=0.5)
     assert answer.code == grpc.StatusCode.DEADLINE_EXCEEDED and answer.tokens
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 3 * SLOWER
     assert shared.client.generate([2], max_tokens=1).code == grpc.StatusCode.OK
 
 
@@ -140,7 +140,7 @@ def test_a_deadline_in_the_queue(system):
     start = time.monotonic()
     answer = client.generate([2], max_tokens=1, timeout=0.5)
     assert answer.code == grpc.StatusCode.DEADLINE_EXCEEDED and not answer.messages
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 2 * SLOWER
     running.cancel()
     assert client.generate([2], max_tokens=1, timeout=5).code == grpc.StatusCode.OK
 

@@ -87,7 +87,7 @@ def ask_https(address, path, tls):
 
 
 def serving(system, client, program):
-    until(lambda: health(client) == "SERVING", f"it is ready\n{program.stderr()}")
+    until(lambda: health(client) == "SERVING", lambda: f"it is ready\n{program.stderr()}")
 
 
 def health(client):

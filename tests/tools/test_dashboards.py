@@ -1,17 +1,19 @@
 """The dashboard and the alert rules of deploy/ ask only for series that a server exports."""
 import json
-import os
 import pathlib
 import re
-import shutil
 import subprocess
+import sys
 
 import pytest
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "tests"))
+
+from promtool import PROMTOOL, needs_promtool  # noqa: E402
+
 DASHBOARDS = sorted((REPOSITORY / "deploy" / "grafana").glob("*.json"))
 RULES = sorted((REPOSITORY / "deploy" / "prometheus").glob("*.yml"))
-PROMTOOL = shutil.which("promtool", path=f"{REPOSITORY / 'build' / 'promtool'}:{os.environ['PATH']}")
 SERIES = re.compile(r"\b(?:h2oserve_|vllm:)[a-z0-9_]+")
 LABELS = re.compile(r"\b(?:by|on|group_left) \(([^)]*)\)")
 
@@ -51,7 +53,7 @@ def test_expressions_ask_for_what_is_exported(where, expression):
         assert grouped <= labels, f"{where}: no label {grouped - labels}"
 
 
-@pytest.mark.skipif(PROMTOOL is None, reason="no promtool; tools/get_promtool.sh gets it")
+@needs_promtool
 def test_prometheus_takes_the_rules():
     for path in RULES:
         subprocess.run([PROMTOOL, "check", "rules", path], check=True)
