@@ -12,6 +12,7 @@ import pytest
 
 from conftest import BIN, MODEL, REPOSITORY, Client, is_running, until
 from slurm_cluster import LONG, NODES, SCRIPT, Job, Slurm, missing
+from test_access import key_file, row
 from test_processes import join, start_streams
 
 GUIDE = SCRIPT.parent / "README.md"
@@ -82,33 +83,58 @@ def test_script_is_clean():
 
 # ---- With it
 
+def blocks_of_the_guide():
+    return re.findall(r"^```(sh|python)\n(.*?)^```$", GUIDE.read_text(), re.M | re.S)
+
+
+def run_commands(slurm, folder, blocks):
+    """Runs them in the folder, with what is built as installed; returns all that they and the job have said."""
+    share = folder / "prefix" / "share" / "h2oserve"
+    share.mkdir(parents=True)
+    (folder / "prefix" / "bin").symlink_to(BIN)
+    (share / "deploy").symlink_to(REPOSITORY / "deploy")
+    (share / "opt-demo").symlink_to(MODEL)
+    python_path = REPOSITORY / "clients" / "python" / "src"
+    commands = "\n".join(["set -euxo pipefail", f"export PYTHONPATH={python_path}", *blocks])
+    (folder / "guide.sh").write_text(commands.replace("/opt/h2oserve", str(folder / "prefix")))
+    said = slurm.run("timeout", LONG, "bash", folder / "guide.sh", cwd=folder, check=False, seconds=2 * LONG)
+    return said + "\n".join(log.read_text() for log in folder.glob("h2oserve-*.log"))
+
+
 def test_commands_of_the_guide(slurm, tmp_path, stubs):
-    prefix = tmp_path / "prefix"
-    (prefix / "share" / "h2oserve").mkdir(parents=True)
-    (prefix / "bin").symlink_to(BIN)
-    (prefix / "share" / "h2oserve" / "deploy").symlink_to(REPOSITORY / "deploy")
-    (prefix / "share" / "h2oserve" / "opt-demo").symlink_to(MODEL)
-    blocks = re.findall(r"^```(sh|python)\n(.*?)^```$", GUIDE.read_text(), re.M | re.S)
-    commands = ["set -euxo pipefail"]
-    for language, block in blocks:
+    commands = []
+    for language, block in blocks_of_the_guide():
         if block.startswith("# not run here"):
             continue
         if language == "python":
             (tmp_path / "ask.py").write_text(block)
             block = f"{sys.executable} ask.py\n"
-        commands.append(block.replace("/opt/h2oserve", str(prefix)))
-    (tmp_path / "guide.sh").write_text("\n".join(commands))
-    before = dict(slurm.environment)
-    slurm.environment["PYTHONPATH"] = str(REPOSITORY / "clients" / "python" / "src")
-    try:
-        said = slurm.run("timeout", LONG, "bash", tmp_path / "guide.sh", cwd=tmp_path, check=False, seconds=2 * LONG)
-    finally:
-        slurm.environment = before
+        commands.append(block)
+    said = run_commands(slurm, tmp_path, commands)
     (log,) = tmp_path.glob("h2oserve-*.log")
-    said += log.read_text()
     assert '"id":"opt-demo"' in said and "24 tokens" in said and "KillWait" in said, said
     until(lambda: "stopped, exit status 0" in log.read_text(), f"the job ends\n{log.read_text()}", LONG)
     assert not (tmp_path / "h2oserve.address").exists()
+
+
+def test_commands_of_the_guide_with_keys_and_certificates(slurm, tmp_path, is_long):
+    if not is_long:
+        pytest.skip("one more job; --full-matrix")
+    pytest.importorskip("cryptography", reason="no cryptography; apt install python3-cryptography")
+    from certificates import Authority
+    Authority(tmp_path, "servers").issue("server")
+    Authority(tmp_path, "workers").issue("worker")
+    key_file(tmp_path / "keys.json", row("team-a", "the-key"))
+    (tmp_path / "my.key").write_text("the-key\n")
+    shell = [block for language, block in blocks_of_the_guide() if language == "sh"]
+    (secured,) = (block for block in shell if "--api-keys" in block)
+    said = run_commands(slurm, tmp_path, [shell[0], secured.replace("node1.example.org", "127.0.0.1"),
+                                          'h2oserve call --server "$(cat h2oserve.address)" --tls-ca servers-ca.pem --prompt A ||'
+                                          ' echo "it ends with $?"\n', "scancel --name=h2oserve"])
+    assert "tokens; KV:" in said and "UNAUTHENTICATED" in said and "it ends with 1" in said, said
+    assert "HTTP https://127.0.0.1:" in said
+    (log,) = tmp_path.glob("h2oserve-*.log")
+    until(lambda: "stopped, exit status 0" in log.read_text(), f"the job ends\n{log.read_text()}", LONG)
 
 
 def test_streams_outlive_a_worker_and_a_cancelled_job_drains(slurm, tmp_path, stubs):
