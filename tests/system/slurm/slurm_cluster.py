@@ -19,10 +19,10 @@ NODES = ("node1", "node2", "node3")
 KILL_WAIT = 60  # so that a busy host has time to drain
 LONG = 120  # seconds that a job may take to start or to end
 
-# Nodes share the host: they differ by name and port.  Each has four GPUs, which are /dev/null.
+# Nodes share the host: they differ by name and port, and in a Network by address.  Each has four GPUs, which are /dev/null.
 CONFIGURATION = """
 ClusterName=h2oserve
-SlurmctldHost=localhost(127.0.0.1)
+SlurmctldHost=localhost({hosts[0]})
 SlurmctldPort={ports[0]}
 SlurmUser={user}
 SlurmdUser={user}
@@ -49,9 +49,9 @@ SlurmdTimeout={slurmd_timeout}
 KillWait={kill_wait}
 SlurmdParameters=config_overrides
 GresTypes=gpu
-NodeName=node1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4 RealMemory=2000 Gres=gpu:4
-NodeName=node2 NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4 RealMemory=2000 Gres=gpu:4
-NodeName=node3 NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[3]} CPUs=4 RealMemory=2000 Gres=gpu:4
+NodeName=node1 NodeHostname=localhost NodeAddr={hosts[1]} Port={ports[1]} CPUs=4 RealMemory=2000 Gres=gpu:4
+NodeName=node2 NodeHostname=localhost NodeAddr={hosts[2]} Port={ports[2]} CPUs=4 RealMemory=2000 Gres=gpu:4
+NodeName=node3 NodeHostname=localhost NodeAddr={hosts[3]} Port={ports[3]} CPUs=4 RealMemory=2000 Gres=gpu:4
 PartitionName=main Nodes=ALL Default=YES State=UP MaxTime=UNLIMITED
 """
 
@@ -69,11 +69,49 @@ def free_ports(n):
     return ports
 
 
+class Network:
+    """The controller and the nodes as hosts: a network namespace each, on one bridge."""
+
+    def __init__(self):
+        self.names = {name: f"h2os-{os.getpid()}-{name}" for name in ("slurmctld", *NODES)}
+        self.hosts = {name: f"10.77.0.{10 + i}" for i, name in enumerate(self.names)}
+
+    def up(self):
+        hub = self.names["slurmctld"]
+        for name, space in self.names.items():
+            self.ip("netns", "add", space)
+            self.ip("-n", space, "link", "set", "lo", "up")
+            if space == hub:
+                self.ip("-n", hub, "link", "add", "eth0", "type", "bridge")
+            else:
+                self.ip("link", "add", name, "netns", hub, "type", "veth", "peer", "name", "eth0", "netns", space)
+                self.ip("-n", hub, "link", "set", name, "master", "eth0", "up")
+            self.ip("-n", space, "addr", "add", f"{self.hosts[name]}/24", "dev", "eth0")
+            self.ip("-n", space, "link", "set", "eth0", "up")
+
+    @staticmethod
+    def ip(*arguments):
+        subprocess.run(["ip", *arguments], check=True, stderr=subprocess.PIPE)
+
+    def set_link(self, node, state):
+        """`down`: the node is cut off."""
+        self.ip("-n", self.names["slurmctld"], "link", "set", node, state)
+
+    def through(self, name):
+        return ("nsenter", f"--net=/run/netns/{self.names[name]}")
+
+    def end(self):
+        for space in self.names.values():
+            subprocess.run(["ip", "netns", "del", space], stderr=subprocess.DEVNULL)
+
+
 class Slurm:
-    def __init__(self, slurmd_timeout=60):
+    def __init__(self, slurmd_timeout=60, network=None):
+        self.network = network
+        hosts = list(network.hosts.values()) if network else ["127.0.0.1"] * 4
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="h2o-slurm-"))  # short: Slurm puts sockets there
         self.configuration = self.folder / "slurm.conf"
-        self.configuration.write_text(CONFIGURATION.format(folder=self.folder, ports=free_ports(4), user=getpass.getuser(),
+        self.configuration.write_text(CONFIGURATION.format(folder=self.folder, ports=free_ports(4), hosts=hosts, user=getpass.getuser(),
                                                            kill_wait=KILL_WAIT, slurmd_timeout=slurmd_timeout))
         (self.folder / "state").mkdir()
         for i in range(4):
@@ -89,14 +127,17 @@ class Slurm:
 
     def start(self, name, *command, **environment):
         with open(self.folder / f"{name}.out", "ab") as out:
-            self.daemons[name] = subprocess.Popen(command, env={**self.environment, **environment}, stdin=subprocess.DEVNULL,
+            self.daemons[name] = subprocess.Popen([*self.through(name), *command], env={**self.environment, **environment}, stdin=subprocess.DEVNULL,
                                                   stdout=out, stderr=out, start_new_session=True)
+
+    def through(self, name="slurmctld"):
+        return self.network.through(name) if self.network else ()
 
     def start_node(self, node):
         self.start(node, "slurmd", "-D", "-N", node, H2O_NODE=node)
 
     def run(self, *command, check=True, cwd=None, seconds=LONG):
-        done = subprocess.run([str(word) for word in command], env=self.environment, cwd=cwd, stdin=subprocess.DEVNULL,
+        done = subprocess.run([*self.through(), *map(str, command)], env=self.environment, cwd=cwd, stdin=subprocess.DEVNULL,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds)
         assert not check or done.returncode == 0, f"{command}: {done.stdout}\n{self.logs()}"
         return done.stdout

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from conftest import BIN, MODEL, REPOSITORY, Client, is_running, until
-from slurm_cluster import LONG, NODES, SCRIPT, Job, Slurm, missing
+from slurm_cluster import LONG, NODES, SCRIPT, Job, Network, Slurm, missing
 from test_access import key_file, row
 from test_processes import join, start_streams
 
@@ -161,8 +161,8 @@ def test_streams_outlive_a_worker_and_a_cancelled_job_drains(slurm, tmp_path, st
     job.wait_for("CANCELLED")
 
 
-def resume(program, environment, tokens):
-    done = subprocess.run([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+def resume(program, environment, tokens, through=()):
+    done = subprocess.run([*through, sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           text=True, timeout=5 * LONG)
     tokens.append(done.stdout if done.returncode == 0 else done.stderr)
 
@@ -204,6 +204,52 @@ def test_a_lost_node_puts_the_job_back_and_its_streams_go_on(slurm, tmp_path, st
     job.cancel("--batch", "--signal=TERM")
     job.wait_for("COMPLETED")
     until(lambda: slurm.states() == ["idle"] * 3, f"the node is back\n{slurm.logs()}", LONG)
+
+
+def test_a_node_that_is_cut_off(tmp_path, stubs, is_long):
+    if not is_long:
+        pytest.skip("takes minutes; --full-matrix")
+    if missing():
+        pytest.skip(f"no {', '.join(missing())}")
+    network = Network()
+    try:
+        network.up()
+    except (OSError, subprocess.CalledProcessError) as error:
+        network.end()
+        pytest.skip(f"no network namespaces: {error}")
+    slurm = Slurm(slurmd_timeout=20, network=network)
+    try:
+        cut_off_and_heal(slurm, network, tmp_path)
+    finally:
+        slurm.end()
+        network.end()
+
+
+def cut_off_and_heal(slurm, network, folder):
+    job = Job(slurm, folder, "--tp", 2, "--grace", 5, POOL)
+    assert job.address().startswith(network.hosts["node1"] + ":")
+    began, alone, said = folder / "began", [], []
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "clients" / "python" / "src")}
+    program = client_of_the_guide(job.address_file, began)
+    resume(program, environment, alone, slurm.through())
+    assert alone[0].startswith("["), alone
+    began.unlink()
+    thread = threading.Thread(target=resume, args=(program, environment, said, slurm.through()))
+    thread.start()
+    until(lambda: began.exists() and began.stat().st_size > 8, "tokens come", LONG)
+    network.set_link("node1", "down")
+    assert thread.is_alive(), "the answer was there too soon"
+    thread.join(5 * LONG)
+    assert said == alone, f"{said}\n{job.log()}\n{slurm.logs()}"
+    moved = job.address()
+    assert not moved.startswith(network.hosts["node1"] + ":")
+
+    network.set_link("node1", "up")
+    until(lambda: len(job.pids("h2oserve-coordinator")) == 1, f"the first start ends\n{job.log()}", LONG)
+    assert "the job was started again elsewhere" in job.log() or slurm.states() == ["idle"] * 3
+    assert job.address() == moved
+    job.cancel("--batch", "--signal=TERM")
+    job.wait_for("COMPLETED")
 
 
 def is_refused(client, expected):
