@@ -82,8 +82,9 @@ case "$*" in
   --full)
     for part in --tidy --no-grpc --cuda --sanitize; do ./test.sh "$part"; done
     test_release
+    tools/install_dependencies.sh --aiperf
     run_pytest tests/parity \
-      tests/system/test_{bad_input,chaos,fairness,http_speed,memory,openai,overload,replay,rolling_restart,tls}.py tests/system/slurm --full-matrix
+      tests/system/test_{aiperf,bad_input,chaos,fairness,http_speed,memory,openai,overload,replay,rolling_restart,tls}.py tests/system/slurm --full-matrix
     ;;
   *)
     sed -n '2,17s/^# \{0,1\}//p' "$0" >&2

@@ -6,7 +6,8 @@
 # tested (110 MB to download), with --pypi what tests need of PyPI, in build/pypi (90 MB),
 # with --checkov that and checkov, a checker of Kubernetes' manifests (minutes),
 # with --deploy what tests of deploy/ need: Slurm, systemd's tools and shellcheck (15 MB).
-# with --containers what builds and runs images.
+# with --containers what builds and runs images,
+# with --aiperf AIPerf, a tool that loads servers, in build/aiperf (1.2 GB and minutes).
 # Does nothing, and needs no root, if all of it is installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -30,6 +31,17 @@ install_checkov() {
   install_pypi
   if [ -x build/pypi/venv/bin/checkov ]; then return; fi
   build/pypi/venv/bin/pip --disable-pip-version-check install -q checkov==3.3.30
+}
+
+# In a virtual environment of its own, since it wants other versions of much.
+install_aiperf() {
+  local list=tools/aiperf_requirements.txt
+  if cmp -s "$list" build/aiperf/installed.txt; then return; fi
+  echo "installing AIPerf from PyPI, into build/aiperf" >&2
+  rm -rf build/aiperf
+  /usr/bin/python3 -m venv build/aiperf/venv
+  build/aiperf/venv/bin/pip --disable-pip-version-check install -q -r "$list"
+  cp "$list" build/aiperf/installed.txt
 }
 
 packages=(
@@ -85,3 +97,4 @@ install_apt() {
 install_apt
 if [ "${1:-}" = --pypi ]; then install_pypi; fi
 if [ "${1:-}" = --checkov ]; then install_checkov; fi
+if [ "${1:-}" = --aiperf ]; then install_aiperf; fi
