@@ -1,8 +1,10 @@
 """`h2oserve batch`: files in OpenAI's format, asked of a server that fails now and then, and gone on with."""
+import asyncio
 import collections
 import contextlib
 import http.server
 import json
+import re
 import signal
 import ssl
 import subprocess
@@ -186,3 +188,63 @@ def test_tls(files, tmp_path):
         done = files.run(server.url, "--tls-ca", authority.path)
         assert done.returncode == 0, done.stderr
     assert files.answers()["a"]["response"]["status_code"] == 200
+
+
+# ---- Size
+
+
+class Quick(asyncio.Protocol):
+    """Answers every request alike, thousands a second."""
+
+    BODY = json.dumps({"object": "text_completion", "choices": [{"text": "y" * 200}]}).encode()
+    ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY
+
+    def connection_made(self, transport):
+        self.transport, self.rest = transport, b""
+
+    def data_received(self, data):
+        self.rest += data
+        while (head := self.rest.find(b"\r\n\r\n")) >= 0:
+            size = int(re.search(rb"(?i)content-length: *(\d+)", self.rest[:head]).group(1))
+            if len(self.rest) < head + 4 + size:
+                return
+            self.rest = self.rest[head + 4 + size:]
+            self.transport.write(self.ANSWER)
+
+
+@contextlib.contextmanager
+def serving_quickly():
+    loop = asyncio.new_event_loop()
+    server = loop.run_until_complete(loop.create_server(Quick, "127.0.0.1", 0))
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    server.close()
+
+
+def test_memory_does_not_grow_with_the_lines(files, request):
+    """With --full-matrix of half a million."""
+    lines = 500_000 if request.config.getoption("--full-matrix", default=False) else 10_000
+    with files.input.open("w") as file:
+        file.writelines(line(f"request-{i:08d}", "x" * 100) for i in range(lines))
+    size = files.input.stat().st_size
+    most, resident = 0, []  # bytes: of the whole run, while answers come
+    with serving_quickly() as server:
+        run = subprocess.Popen(files.command(server, "--json"), stdout=subprocess.PIPE, text=True)
+        while run.poll() is None:
+            with contextlib.suppress(OSError, KeyError):
+                status = dict(row.split(":", 1) for row in open(f"/proc/{run.pid}/status"))
+                most = max(most, int(status["VmHWM"].split()[0]) << 10)
+                if files.output.stat().st_size > 0:
+                    resident.append(int(status["VmRSS"].split()[0]) << 10)
+            time.sleep(0.02)
+        summary = json.loads(run.stdout.read())
+    assert (run.returncode, summary["answered"], summary["failed"]) == (0, lines, 0)
+    with files.output.open() as file:
+        assert sum(1 for _ in file) == lines
+    print(f"{lines} lines, {size >> 20} MiB, in {summary['seconds']:.0f} s: {resident[0] >> 20} MiB resident with the first "
+          f"answers, {resident[-1] >> 20} MiB at the end, {most >> 20} MiB at most")
+    # Looking for ids that come twice takes a set of them, which is gone by then.
+    assert most < (32 << 20) + 160 * lines and resident[-1] < 64 << 20
