@@ -93,7 +93,7 @@ def test_other_methods_are_asked_again_too(fake, client):
 @pytest.mark.parametrize("code, kind", [
     ("INVALID_ARGUMENT", h2oserve.InvalidRequest), ("UNAUTHENTICATED", h2oserve.Unauthenticated),
     ("PERMISSION_DENIED", h2oserve.PermissionDenied), ("INTERNAL", h2oserve.ServerFault),
-    ("CANCELLED", h2oserve.Cancelled), ("DEADLINE_EXCEEDED", h2oserve.DeadlineExceeded),
+    ("DEADLINE_EXCEEDED", h2oserve.DeadlineExceeded),
     ("DATA_LOSS", h2oserve.ServerFault), ("UNIMPLEMENTED", h2oserve.H2OServeError)])
 def test_errors_have_a_class_and_stand(fake, client, code, kind):
     fake.script = [[failure(grpc.StatusCode[code], "the words")]]
@@ -125,6 +125,14 @@ def test_a_server_that_is_away_is_asked_again(fake, client):
     assert client.ask("generate", "Hi").tokens == (1,)
     assert len(fake.requests) == 4
     assert all(request == fake.requests[0] for request in fake.requests)
+
+
+def test_a_call_that_a_stopping_server_did_not_see_is_asked_again(fake, client):
+    cancelled = failure(grpc.StatusCode.CANCELLED, "the words")
+    fake.script = [[cancelled], [message(1, seed=3), UNAVAILABLE], [cancelled], [message(2), cancelled]]
+    with pytest.raises(h2oserve.Cancelled, match="the words") as error:
+        client.ask("generate", "Hi")
+    assert error.value.completion.tokens == (1, 2) and len(fake.requests) == 4
 
 
 def test_a_full_server_is_asked_again_when_it_said(fake, client):

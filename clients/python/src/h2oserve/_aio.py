@@ -55,7 +55,7 @@ class AsyncStream(AsyncIterator[Event]):
     async def _wait_after(self, failed: grpc.aio.AioRpcError) -> None:
         if self._closed:
             return
-        error = error_of(failed)
+        error = error_of(failed, began=self._answer.began)
         seconds = self._answer.wait_after(error)
         if seconds is None:
             raise error from None

@@ -21,7 +21,7 @@ class Answer:
         self._attempts = Attempts(retry, self._deadline)
         self._events: list[Event] = []
         self._resumes = 0
-        self._silent = True  # nothing has come of the current call
+        self.began = False  # something has come of the current call
         self.done = False
 
     def seconds_left(self) -> float | None:
@@ -29,7 +29,7 @@ class Answer:
 
     def next_request(self) -> pb.GenerateRequest:
         """What the next call asks for: what has not come yet."""
-        self._silent = True
+        self.began = False
         if not self._events:
             return self._request
         self._resumes += 1
@@ -45,7 +45,7 @@ class Answer:
         return rest
 
     def take(self, message: pb.GenerateResponse) -> Event:
-        self._silent = False
+        self.began = True
         self._attempts.succeeded()
         self.done = message.finish_reason != pb.FINISH_REASON_UNSPECIFIED
         self._events.append(event_of(message))
@@ -81,7 +81,7 @@ class Answer:
     def _may_ask_again(self, error: H2OServeError) -> bool:
         if not self._events:
             return True
-        if not self._retry.resume or (isinstance(error, Busy) and not self._silent):
+        if not self._retry.resume or (isinstance(error, Busy) and self.began):
             return False
         # A sampled answer goes on as it began only with its seed.
         return self._seed() is not None or self._request.sampling.temperature == 0

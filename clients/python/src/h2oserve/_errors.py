@@ -90,9 +90,12 @@ class FailedCall(Protocol):
     def trailing_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
 
 
-def error_of(call: FailedCall) -> H2OServeError:
+def error_of(call: FailedCall, *, began: bool = False) -> H2OServeError:
+    """`began`: a message has come."""
     # iter: the metadata of grpc.aio has keys but is no mapping of them.
     code, told = call.code().name, dict(iter(call.trailing_metadata() or ()))
+    if code == "CANCELLED" and not began:
+        code = "UNAVAILABLE"  # gRPC, in a server that stops, does so to calls that the server has not seen
     reason, after = told.get(REASON), told.get(RETRY_AFTER)
     return _CLASSES.get(code, H2OServeError)(
         call.details() or "", code, reason=reason if isinstance(reason, str) else None,

@@ -48,7 +48,7 @@ class Stream(Iterator[Event]):
     def _wait_after(self, failed: Any) -> None:
         if self._closed.is_set():
             return
-        error = error_of(failed)
+        error = error_of(failed, began=self._answer.began)
         seconds = self._answer.wait_after(error)
         if seconds is None:
             raise error from None
