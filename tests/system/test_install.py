@@ -1,4 +1,5 @@
 """The installed folder: its programs need of the machine only the C++ runtime, CUDA and NCCL, and run from where they lie."""
+import os
 import re
 import subprocess
 
@@ -23,3 +24,13 @@ def test_installed_program_generates(installed):
                           "--prompt", "To install the package,", "--max-tokens", "2", "--kv-pool-bytes", str(64 << 20)],
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60)
     assert run.returncode == 0 and run.stdout, run.stderr
+
+
+def test_scripts_and_units_find_their_programs(installed):
+    deploy = installed / "share" / "h2oserve" / "deploy"
+    assert os.access(deploy / "slurm" / "h2oserve.sbatch", os.X_OK)
+    units = list((deploy / "systemd").glob("*.service"))
+    assert len(units) == 3
+    for unit in units:
+        (program,) = re.findall(r"^ExecStart=/opt/h2oserve/(bin/\S+)", unit.read_text(), re.M)
+        assert (installed / program).exists()

@@ -16,8 +16,8 @@ PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scancel", "scontrol")
 SBIN = os.pathsep.join((os.environ["PATH"], "/usr/sbin", "/sbin"))
 SCRIPT = REPOSITORY / "deploy" / "slurm" / "h2oserve.sbatch"
 NODES = ("node1", "node2", "node3")
-KILL_WAIT = 60  # so that a busy host has time to drain
-LONG = 120  # seconds that a job may take to start or to end
+KILL_WAIT = 90  # so that a busy host has time to drain
+LONG = 180  # seconds that a job may take to start or to end
 
 # Nodes share the host: they differ by name and port, and in a Network by address.  Each has four GPUs, which are /dev/null.
 CONFIGURATION = """

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from conftest import BIN, MODEL, REPOSITORY, Client, is_running, until
-from slurm_cluster import LONG, NODES, SCRIPT, Job, Network, Slurm, missing
+from slurm_cluster import KILL_WAIT, LONG, NODES, SCRIPT, Job, Network, Slurm, missing
 from test_access import key_file, row
 from test_processes import join, start_streams
 
@@ -68,6 +68,7 @@ def test_help():
     (("--model=m", "--tp=2", "--groups=2"), {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "3"}, "3 tasks are too few"),
     (("--model=m", "--bin=/nowhere"), {"SLURM_JOB_ID": "1"}, "no /nowhere/h2oserve-coordinator"),
     (("--model=m",), {"SLURM_JOB_ID": "1", "SLURM_GPUS_PER_TASK": "1"}, "--gpus-per-node"),
+    (("--model=m", f"--bin={BIN}", "--address-file=/nowhere/a"), {"SLURM_JOB_ID": "1"}, "/nowhere/a cannot be written"),
 ])
 def test_wrong_options(arguments, environment, says):
     done = script(*arguments, **environment)
@@ -317,13 +318,20 @@ def test_each_worker_has_its_gpu_and_sees_the_others(slurm, tmp_path):
         flags = dict(zip(arguments[1::2], arguments[2::2]))
         if "coordinator" in arguments[0]:
             assert flags["--groups"] == "2" and flags["--tp"] == "3" and flags["--max-queue"] == "7"
-            assert flags["--grace"] == "55"  # KillWait less 5
+            assert flags["--grace"] == str(KILL_WAIT - 5)
         else:
             assert gpus == "0,1,2" and flags["--coordinator"] == "127.0.0.1:1" and "--memory-share=0.5" in arguments
             places.add((node, flags["--device"]))
     assert places == {(node, f"cuda:{i}") for node in NODES[:2] for i in range(3)}
     job.cancel("--signal=KILL")
     job.wait_for("CANCELLED")
+
+
+def test_a_model_that_is_not_there_ends_the_job(slurm, tmp_path):
+    job = Job(slurm, tmp_path, model=tmp_path / "nothing", options=())
+    job.wait_for("FAILED")
+    assert job.field("ExitCode") == "2:0"
+    assert "the coordinator ended with 2; giving up" in job.log() and "no model directory" in job.log()
 
 
 def test_a_worker_with_wrong_flags_ends_the_job(slurm, tmp_path):
