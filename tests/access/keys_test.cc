@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <chrono>
 #include <filesystem>
@@ -57,6 +58,22 @@ TEST(KeysTest, ATornOrMissingFileKeepsTheOldKeys) {
   std::this_thread::sleep_for(std::chrono::milliseconds(100));
   EXPECT_NE((*keys)->Find("one"), nullptr);
   EXPECT_EQ((*keys)->Find("two"), nullptr);
+  folder.Write("keys.json", FileOf("two"));
+  EXPECT_TRUE(Becomes([&] { return (*keys)->Find("two") != nullptr; }));
+  testing::internal::GetCapturedStderr();
+}
+
+TEST(KeysTest, APipeThatNobodyWritesToHoldsNothing) {
+  const TempDirectory folder;
+  const std::string path = folder.Write("keys.json", FileOf("one"));
+  auto keys = Keys::Load(path, kOften);
+  ASSERT_TRUE(keys.ok());
+  testing::internal::CaptureStderr();
+  std::filesystem::remove(path);
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  EXPECT_NE((*keys)->Find("one"), nullptr);
+  std::filesystem::remove(path);
   folder.Write("keys.json", FileOf("two"));
   EXPECT_TRUE(Becomes([&] { return (*keys)->Find("two") != nullptr; }));
   testing::internal::GetCapturedStderr();
