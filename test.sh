@@ -10,7 +10,8 @@
 #                          its tests; those that need a GPU are skipped without one
 #   ./test.sh --tidy [S]   clang-tidy and clang's thread-safety analysis over all
 #                          files, or for S seconds over those that changed last
-#   ./test.sh --full       all of these, and the whole parity matrix
+#   ./test.sh --full       all of these, system tests of the sanitized programs,
+#                          and the long forms of tests, as the parity matrix
 #
 # With H2O_RETRY=1, for hosts whose cores others take for seconds, a test that
 # fails runs once more; ctest's lines and pytest's summary show which did.
@@ -41,8 +42,9 @@ test_release() {
   run_pytest tests
 }
 
+# run_pytest ARGUMENTS: with the programs of PRESET, or release
 run_pytest() {
-  H2O_BIN=build/release/bin /usr/bin/python3 -m pytest -q -rs ${H2O_RETRY:+-rR --reruns 1} "$@"
+  H2O_BIN=build/${PRESET:-release}/bin /usr/bin/python3 -m pytest -q -rs ${H2O_RETRY:+-rR --reruns 1} "$@"
 }
 
 # check_code [SECONDS]
@@ -81,13 +83,17 @@ case "$*" in
     ;;
   --full)
     for part in --tidy --no-grpc --cuda --sanitize; do ./test.sh "$part"; done
+    for preset in asan tsan; do  # the others say little that these do not, at several times the time
+      PRESET=$preset run_pytest tests/system/test_{bad_input,chaos,processes,replay,rolling_restart,streams,tls}.py
+    done
+    PRESET=tsan run_pytest tests/parity tests/system/test_chaos.py -k no_stream_notices_workers --full-matrix
     test_release
     tools/install_dependencies.sh --aiperf
     run_pytest tests/parity \
-      tests/system/test_{aiperf,bad_input,batch_files,chaos,fairness,http_speed,memory,openai,overload,replay,rolling_restart,tls}.py tests/system/slurm --full-matrix
+      tests/system/test_{aiperf,bad_input,batch_files,chaos,fairness,http_speed,load_time,memory,openai,overload,replay,rolling_restart,tls}.py tests/system/slurm --full-matrix
     ;;
   *)
-    sed -n '2,17s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,18s/^# \{0,1\}//p' "$0" >&2
     exit 1
     ;;
 esac

@@ -126,6 +126,7 @@ def test_a_large_request_is_told_so(shared, megabytes):
     assert shared.client.generate([2], max_tokens=1).code == grpc.StatusCode.OK
 
 
+@pytest.mark.measures
 def test_eight_messages_of_which_a_byte_is_missing(system):
     """Each is small enough to be taken, were it whole."""
     serve = system.serve("--client-timeout", 3)
