@@ -289,3 +289,27 @@ def test_losses_cost_the_coordinator_nothing(system, stubs, tmp_path, is_long):
     # Histories and strings of groups that come and go; a leak of one would be 200 KiB a loss.
     assert memory - before[0] < (losses - warm) * 100 + 4096, (before, memory)
     print(f"resident KiB {before[0]} -> {memory}, threads {before[1]} -> {threads}")
+
+
+@pytest.mark.parametrize("trouble", ["gone", "full"])
+def test_a_fault_folder_that_takes_no_file_costs_only_the_file(system, tmp_path, trouble):
+    folder = tmp_path / "faults"
+    folder.mkdir()
+    with contextlib.ExitStack() as at_end:
+        if trouble == "full":
+            mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)]
+            if subprocess.run(mount, capture_output=True).returncode != 0:
+                pytest.skip("a small file system needs root")
+            at_end.callback(subprocess.run, ["umount", "--lazy", str(folder)], check=True)
+            with contextlib.suppress(OSError):
+                (folder / "all").write_bytes(bytes(1 << 20))
+        coordinator, (worker,), client = system.group("--fault-dir", folder, tp=1)
+        if trouble == "gone":
+            folder.rmdir()
+        running = client.start([2, 5], max_tokens=200, ignore_eos=True)
+        next(running)
+        worker.kill()
+        until(lambda: "no file for the fault: cannot write" in coordinator.stderr(), coordinator.stderr)
+        system.worker(coordinator)
+        assert Answer().take(running).code == grpc.StatusCode.OK
+        assert not folder.exists() or [file.name for file in folder.iterdir()] == ["all"]

@@ -59,7 +59,7 @@ class Gaps(threading.Thread):
 
 def test_long_texts_delay_no_stream(system):
     """16 clients send texts of 4 MB, which the model has no positions for."""
-    serve = system.serve()
+    serve = system.serve("--client-timeout", PATIENCE)  # 64 MB at once may take a busy machine a while
     gaps = Gaps(system.client(serve))
     gaps.start()
     until(lambda: gaps.tokens > 50, "the stream runs")
