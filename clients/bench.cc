@@ -267,12 +267,12 @@ void AddBenchCommand(CLI::App* app, int* exit_code) {
   AddPolicyFlags(command, &flags->policy);
   command
       ->add_option("--prompt-len", flags->prompt_len, "Tokens of each prompt")
-      ->check(CLI::PositiveNumber)
+      ->check(AtLeastOne())
       ->capture_default_str();
   command
       ->add_option("--gen-len", flags->gen_len,
                    "Tokens that each sequence generates")
-      ->check(CLI::PositiveNumber)
+      ->check(AtLeastOne())
       ->capture_default_str();
   command->add_option("--num-seqs", flags->num_seqs, "Number of sequences")
       ->check(CLI::Range(1, 1'000'000))
@@ -280,7 +280,7 @@ void AddBenchCommand(CLI::App* app, int* exit_code) {
   command
       ->add_option("--max-sequences", flags->max_sequences,
                    "Most sequences that run at once")
-      ->check(CLI::PositiveNumber)
+      ->check(AtLeastOne())
       ->capture_default_str();
   command
       ->add_option("--stall-target-ms", flags->stall_target_ms,

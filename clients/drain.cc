@@ -11,6 +11,7 @@
 #include "base/status_macros.h"
 #include "clients/commands.h"
 #include "clients/server_flags.h"
+#include "flags/flags.h"
 
 namespace h2o {
 namespace {
@@ -64,7 +65,7 @@ void AddDrainCommand(CLI::App* app, int* exit_code) {
       "drain", "Lets the requests of a group end or move, and its workers go");
   command->add_option("GROUP", flags->group, "Number of the group")
       ->required()
-      ->check(CLI::NonNegativeNumber);
+      ->check(Within(0, 1e6, "a whole number, 0 to 1000000"));
   AddServerFlags(command, kAdminKeyHelp, &flags->server);
   command->add_flag("--json", flags->json, "Print the outcome as JSON");
   command->callback(

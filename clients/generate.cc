@@ -133,7 +133,7 @@ void AddGenerateCommand(CLI::App* app, int* exit_code) {
   command
       ->add_option("--max-sequences", flags->max_sequences,
                    "Most sequences that run at once")
-      ->check(CLI::PositiveNumber)
+      ->check(AtLeastOne())
       ->capture_default_str();
   AddOutputFlags(command, &flags->output);
   command->add_option(

@@ -331,7 +331,7 @@ void AddLogitsCommand(CLI::App* app, int* exit_code) {
                    "decoded through the KV cache. Default: all; with --nll "
                    "and a policy that evicts 1, and a share of --kv-budget is "
                    "one of all tokens")
-      ->check(CLI::PositiveNumber);
+      ->check(AtLeastOne());
   command->add_option("--out", flags->out,
                       ".npy file for the logits, float32 [tokens, vocabulary]");
   command->add_flag("--nll", flags->nll,

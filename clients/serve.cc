@@ -550,7 +550,7 @@ void AddServeCommand(CLI::App* app, int* exit_code) {
   command
       ->add_option("--workers", flags->workers,
                    "Worker processes; 0: --tp times --groups")
-      ->check(CLI::NonNegativeNumber)
+      ->check(Within(0, 1e6, "a whole number, 0 to 1000000"))
       ->type_name("N")
       ->capture_default_str();
   command->callback(

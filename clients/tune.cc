@@ -209,12 +209,12 @@ void AddTuneCommand(CLI::App* app, int* exit_code) {
   flags->device.device = "cuda";
   AddDeviceFlags(command, &flags->device);
   command->add_option("--tp", flags->tp, "Ranks that share the model")
-      ->check(CLI::PositiveNumber)
+      ->check(AtLeastOne())
       ->capture_default_str();
   command
       ->add_option("--max-sequences", flags->max_sequences,
                    "Sequences of the largest decode step")
-      ->check(CLI::PositiveNumber)
+      ->check(AtLeastOne())
       ->capture_default_str();
   command
       ->add_option("--rows", flags->rows,
