@@ -167,6 +167,12 @@ void GenerateCall::OnAttemptDone(absl::Status status,
     if (status.ok()) {
       connection_->SetLastAnswer(clock_.Now());
     } else {
+      if (absl::IsCancelled(status) && !cancelled_ && !gained_) {
+        // gRPC, in a server that stops, cancels calls that the server has not
+        // seen.
+        status =
+            absl::UnavailableError("the server stopped before it answered");
+      }
       pause = PauseAfter(status, told);
     }
   }

@@ -233,6 +233,13 @@ TEST(Client, AsksAgainBeforeTheFirstToken) {
   EXPECT_TRUE(requests[2].generated().empty());
 }
 
+TEST(Client, AsksAgainWhenAStoppingServerCancels) {
+  const FakeServer server({Fails(grpc::StatusCode::CANCELLED, ""), Whole()});
+  const auto answer = ClientOf(server).Generate(Ask("hello"));
+  ASSERT_TRUE(answer) << answer.error().ToString();
+  EXPECT_EQ(server.requests().size(), 2u);
+}
+
 TEST(Client, OtherErrorsStand) {
   const FakeServer server(
       {Fails(grpc::StatusCode::INVALID_ARGUMENT, "top_p is 2"), Whole()});
