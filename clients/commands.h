@@ -20,6 +20,7 @@ void AddKeyCommand(CLI::App* app, int* exit_code);
 void AddServeCommand(CLI::App* app, int* exit_code);
 void AddCallCommand(CLI::App* app, int* exit_code);
 void AddBatchCommand(CLI::App* app, int* exit_code);
+void AddLoadtestCommand(CLI::App* app, int* exit_code);
 void AddTopCommand(CLI::App* app, int* exit_code);
 void AddDrainCommand(CLI::App* app, int* exit_code);
 

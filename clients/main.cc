@@ -20,6 +20,7 @@ int main(int argc, char** argv) {
   h2o::AddCallCommand(&app, &exit_code);
   h2o::AddBatchCommand(&app, &exit_code);
   h2o::AddDrainCommand(&app, &exit_code);
+  h2o::AddLoadtestCommand(&app, &exit_code);
   h2o::AddTopCommand(&app, &exit_code);
 #endif
   h2o::AddGenerateCommand(&app, &exit_code);

@@ -32,8 +32,10 @@ LEVELS = {
     "flags": ["base", "model", "api"],
     "embedded": ["base", "kernels", "kv", "model", "parallel", "api", "worker",
                  "coordinator"],
+    "loadtest": ["base", "http"],
     "clients": ["base", "kernels", "kv", "model", "parallel", "api", "proto",
-                "worker", "coordinator", "embedded", "flags", "access", "http", "openai"],
+                "worker", "coordinator", "embedded", "flags", "access", "http", "loadtest",
+                "openai"],
     "bench": ["base", "kernels", "kv", "model", "parallel", "api", "proto",
               "worker", "coordinator", "embedded", "flags", "clients"],
 }

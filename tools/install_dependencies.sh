@@ -47,7 +47,7 @@ install_aiperf() {
 packages=(
   build-essential ccache clang-format cmake curl mold ninja-build pkg-config
   libopenblas0-pthread libabsl-dev libboost-dev libcli11-dev libdnnl-dev libgmock-dev libgrpc++-dev libgtest-dev
-  libhwy-dev libpcre2-dev libprotobuf-dev librandom123-dev libssl-dev libxxhash-dev nlohmann-json3-dev
+  libhwy-dev libnetfilter-queue-dev libpcre2-dev libprotobuf-dev librandom123-dev libssl-dev libxxhash-dev nlohmann-json3-dev
   iproute2 iptables ocl-icd-opencl-dev protobuf-compiler protobuf-compiler-grpc
   python3 python3-cryptography python3-grpcio python3-jinja2 python3-jsonschema python3-numpy python3-protobuf python3-pytest
   python3-pytest-rerunfailures python3-venv python3-yaml

@@ -1,0 +1,165 @@
+// Joins a leader, and does what it says.
+#include "loadtest/generator.h"
+
+#include <algorithm>
+#include <limits>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "loadtest/completion_stream.h"
+#include "loadtest/link_messages.h"
+
+namespace h2o {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr double kAskSeconds = 0.1;  // between questions for what is next
+constexpr int kExchanges = 16;       // of clocks
+// A leader that says nothing for so long is lost.
+constexpr double kSilenceSeconds = 20;
+
+struct ClockReading {
+  double offset = 0;  // the leader's clock less this one
+  double round_trip = 0;
+};
+
+class Link {
+ public:
+  Link(const GeneratorOptions& options, Targets* targets, Pace* pace,
+       const std::function<bool()>& stopped)
+      : options_(options), targets_(targets), pace_(pace), stopped_(stopped) {}
+
+  absl::Status Work() {
+    H2O_ASSIGN_OR_RETURN(
+        client_, HttpClient::Create(options_.leader,
+                                    {.silence_seconds = kSilenceSeconds}));
+    H2O_RETURN_IF_ERROR(Join());
+    while (!stopped_()) {
+      H2O_ASSIGN_OR_RETURN(const std::string said,
+                           Ask("/next", Json{{"generator", number_}}.dump()));
+      H2O_ASSIGN_OR_RETURN(const NextMessage next, NextFromJson(said));
+      if (next.state == NextMessage::State::kDone) return absl::OkStatus();
+      if (next.state == NextMessage::State::kRun) {
+        H2O_RETURN_IF_ERROR(RunOne(next));
+      } else {
+        pace_->SleepUntil(pace_->Now() + kAskSeconds);
+      }
+    }
+    return absl::CancelledError("stopped by a signal");
+  }
+
+ private:
+  absl::StatusOr<std::string> Ask(const std::string& path,
+                                  const std::string& body) {
+    const auto answer =
+        client_->Ask({.method = "POST", .path = path, .body = body});
+    if (!answer.ok()) {
+      return absl::Status(answer.status().code(),
+                          absl::StrCat("the leader is lost: ",
+                                       std::string(answer.status().message())));
+    }
+    if (answer->status == 200) return answer->body;
+    return absl::InvalidArgumentError(
+        absl::StrCat("the leader says: ", ErrorTextOf(answer->body).message));
+  }
+
+  // Also a leader that starts later.
+  absl::Status Join() {
+    const std::string body = Json{{"name", options_.name}}.dump();
+    const double until = pace_->Now() + options_.join_seconds;
+    absl::StatusOr<std::string> said = Ask("/join", body);
+    while (absl::IsUnavailable(said.status()) && pace_->Now() < until) {
+      if (stopped_()) return absl::CancelledError("stopped by a signal");
+      pace_->SleepUntil(pace_->Now() + kAskSeconds);
+      said = Ask("/join", body);
+    }
+    H2O_RETURN_IF_ERROR(said.status());
+    const Json json = Json::parse(*said, nullptr, false);
+    if (!json.is_object() || !json.contains("generator")) {
+      return absl::DataLossError("what answers is no leader");
+    }
+    number_ = json["generator"].get<int>();
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<ClockReading> ReadClock() {
+    ClockReading best{.round_trip = std::numeric_limits<double>::infinity()};
+    for (int i = 0; i < kExchanges; ++i) {
+      const double asked = pace_->Now();
+      H2O_ASSIGN_OR_RETURN(const std::string said, Ask("/clock", "{}"));
+      const double answered = pace_->Now();
+      const Json json = Json::parse(said, nullptr, false);
+      if (!json.is_object() || !json.contains("now") ||
+          !json["now"].is_number()) {
+        return absl::DataLossError("what answers is no leader");
+      }
+      if (answered - asked >= best.round_trip) continue;
+      best.round_trip = answered - asked;
+      best.offset = json["now"].get<double>() - (asked + answered) / 2;
+    }
+    return best;
+  }
+
+  absl::Status RunOne(const NextMessage& next) {
+    ReportMessage report{.generator = number_, .run = next.run};
+    H2O_ASSIGN_OR_RETURN(const LoadSpec spec, LoadSpecFromJson(next.spec));
+    const auto targets = targets_->Of(spec.targets);
+    if (!targets.ok()) {
+      report.ended = true;
+      report.fault = std::string(targets.status().message());
+      return Ask("/report", ToJson(report)).status();
+    }
+    H2O_ASSIGN_OR_RETURN(const ClockReading before, ReadClock());
+    absl::Status lost;
+    std::mutex mutex;
+    std::vector<RequestRecord> records;  // guarded by mutex
+    const auto tell = [&](const LoadProgress& progress) {
+      report.progress = progress;
+      {
+        std::lock_guard lock(mutex);
+        report.records = std::exchange(records, {});
+      }
+      const auto said = Ask("/report", ToJson(report));
+      if (!said.ok()) lost = said.status();
+      const Json json = Json::parse(said.value_or("{}"), nullptr, false);
+      return json.is_object() && json.value("go_on", false);
+    };
+    const LoadProgress last = RunPart(
+        spec, next.part, *targets, pace_, next.start - before.offset,
+        [&](RequestRecord record) {
+          std::lock_guard lock(mutex);
+          records.push_back(std::move(record));
+        },
+        [&](const LoadProgress& progress, double /*seconds*/) {
+          return lost.ok() && tell(progress) && !stopped_();
+        });
+    H2O_RETURN_IF_ERROR(lost);
+    H2O_ASSIGN_OR_RETURN(const ClockReading behind, ReadClock());
+    report.ended = true;
+    report.round_trip_seconds = std::max(before.round_trip, behind.round_trip);
+    report.drift_seconds = behind.offset - before.offset;
+    tell(last);
+    return lost;
+  }
+
+  const GeneratorOptions options_;
+  Targets* const targets_;
+  Pace* const pace_;
+  const std::function<bool()>& stopped_;
+  std::unique_ptr<HttpClient> client_;
+  int number_ = 0;
+};
+
+}  // namespace
+
+absl::Status Generate(const GeneratorOptions& options, Targets* targets,
+                      Pace* pace, const std::function<bool()>& stopped) {
+  return Link(options, targets, pace, stopped).Work();
+}
+
+}  // namespace h2o

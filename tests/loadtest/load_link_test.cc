@@ -1,0 +1,171 @@
+// Tests what comes over HTTP: streams of completions, and generators that have
+// joined a leader.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <future>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "loadtest/completion_stream.h"
+#include "loadtest/generator.h"
+#include "loadtest/leader.h"
+#include "loadtest/link_messages.h"
+
+namespace h2o {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(CompletionStream, CountsTokens) {
+  CompletionStream stream;
+  // In pieces that end anywhere.
+  EXPECT_EQ(stream.Take(": keep-alive\n\ndata: {\"choices\": [{\"te"), 0);
+  EXPECT_EQ(stream.Take("xt\": \"a\"}]}\r\n\r\n"), 1);
+  EXPECT_EQ(stream.Take("data: {\"choices\": [{\"text\": \"\"}]}\n\n"), 0);
+  EXPECT_EQ(stream.Take("data: {\"choices\": [{\"text\": \"b\"}], \"usage\": "
+                        "{\"completion_tokens\": 4}}\n\n"),
+            3);
+  EXPECT_FALSE(stream.ended());
+  EXPECT_EQ(stream.Take("data:{\"choices\": [], \"usage\": "
+                        "{\"completion_tokens\": 4}}\n\ndata: [DONE]\n\n"),
+            0);
+  EXPECT_TRUE(stream.ended());
+  EXPECT_EQ(stream.error(), "");
+}
+
+TEST(CompletionStream, KeepsAnError) {
+  CompletionStream stream;
+  stream.Take(
+      "data: {\"error\": {\"message\": \"full\", \"code\": "
+      "\"server_is_overloaded\"}}\n\ndata: [DONE]\n\n");
+  EXPECT_EQ(stream.error(), "full");
+  EXPECT_EQ(stream.error_outcome(), LoadOutcome::kRefused);
+  EXPECT_EQ(OutcomeOf(429, ""), LoadOutcome::kRefused);
+  EXPECT_EQ(OutcomeOf(503, ""), LoadOutcome::kRefused);
+  EXPECT_EQ(OutcomeOf(503, "server_is_unavailable"), LoadOutcome::kFailed);
+  EXPECT_EQ(OutcomeOf(400, ""), LoadOutcome::kFailed);
+  EXPECT_EQ(ErrorTextOf("no JSON").message, "no JSON");
+}
+
+TEST(LinkMessages, GoThroughJson) {
+  ReportMessage report{.generator = 1,
+                       .run = 2,
+                       .progress = {.sent = 3, .ok = 1, .waited = 2},
+                       .records = {{.index = 4, .error = "\"e\""}},
+                       .ended = true,
+                       .fault = "none",
+                       .round_trip_seconds = 0.1};
+  const auto read = ReportFromJson(ToJson(report));
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(ToJson(*read), ToJson(report));
+  const NextMessage next{.state = NextMessage::State::kRun,
+                         .run = 3,
+                         .spec = "{}",
+                         .part = {1, 2},
+                         .start = 5.5};
+  EXPECT_EQ(ToJson(*NextFromJson(ToJson(next))), ToJson(next));
+  EXPECT_FALSE(ReportFromJson("{}").ok());
+  EXPECT_FALSE(NextFromJson("[]").ok());
+}
+
+// Answers every request at once.
+class EchoTarget final : public Target {
+ public:
+  explicit EchoTarget(const Pace* pace) : pace_(pace) {}
+  void Start(LoadRequest request, LoadHandler handler) override {
+    handler.on_tokens(pace_->Now(), request.output_tokens);
+    handler.on_end(pace_->Now(), LoadOutcome::kOk, "");
+  }
+  void CancelAll() override {}
+
+ private:
+  const Pace* const pace_;
+};
+
+absl::StatusOr<std::unique_ptr<Target>> MakeEcho(const Pace* pace,
+                                                 const std::string& name) {
+  if (name == "bad") return absl::InvalidArgumentError("'bad' is no target");
+  return std::make_unique<EchoTarget>(pace);
+}
+
+class LeaderTest : public ::testing::Test {
+ protected:
+  void Lead(int generators) {
+    leader_ = Leader::Listen({"127.0.0.1", 0}, generators, &pace_).value();
+    leader_at_.where = leader_->address();
+  }
+  std::future<absl::Status> Join(const std::string& name) {
+    return std::async(std::launch::async, [this, name] {
+      SteadyPace pace;
+      Targets targets(
+          [&](const std::string& target) { return MakeEcho(&pace, target); });
+      const std::function<bool()> never = [] { return false; };
+      return Generate({.leader = leader_at_, .name = name}, &targets, &pace,
+                      never);
+    });
+  }
+
+  static bool GoOn(const LoadProgress& /*progress*/, double /*seconds*/) {
+    return true;
+  }
+
+  SteadyPace pace_;
+  std::unique_ptr<Leader> leader_;
+  HttpUrl leader_at_;
+};
+
+TEST_F(LeaderTest, TwoGeneratorsShareEachRun) {
+  Lead(2);
+  auto one = Join("one"), two = Join("two");
+  LoadSpec spec{.arrivals = ArrivalKind::kConstant,
+                .rate = {{0, 1000}},
+                .max_requests = 40,
+                .targets = {"echo"}};
+  for (int run = 0; run < 2; ++run) {
+    const auto result = leader_->Run(spec, GoOn);
+    ASSERT_TRUE(result.ok()) << result.status();
+    ASSERT_EQ(result->records.size(), 40);
+    ASSERT_EQ(result->clocks.size(), 2);
+    std::vector<bool> seen(40);
+    for (const RequestRecord& record : result->records) {
+      EXPECT_EQ(record.generator, record.index % 2);
+      EXPECT_EQ(record.OutputTokens(), record.wanted_tokens);
+      EXPECT_FALSE(seen[record.index]);
+      seen[record.index] = true;
+    }
+    for (const GeneratorClock& clock : result->clocks) {
+      EXPECT_GT(clock.round_trip_seconds, 0);
+    }
+  }
+  auto late = Join("three");
+  EXPECT_THAT(late.get().message(), HasSubstr("raise --generators"));
+  leader_.reset();
+  EXPECT_TRUE(one.get().ok());
+  EXPECT_TRUE(two.get().ok());
+}
+
+TEST_F(LeaderTest, NamesTheGeneratorThatCannotRun) {
+  Lead(1);
+  auto one = Join("one");
+  const LoadSpec spec{
+      .rate = {{0, 1000}}, .max_requests = 4, .targets = {"bad"}};
+  const auto result = leader_->Run(spec, GoOn);
+  EXPECT_THAT(result.status().message(),
+              testing::AllOf(HasSubstr("generator 0 (one 127.0.0.1"),
+                             HasSubstr("'bad' is no target")));
+  leader_.reset();
+  EXPECT_TRUE(one.get().ok());
+}
+
+TEST_F(LeaderTest, StopsWhileItWaits) {
+  Lead(1);
+  const auto result = leader_->Run(
+      {}, [](const LoadProgress&, double seconds) { return seconds >= 0; });
+  EXPECT_TRUE(absl::IsCancelled(result.status()));
+}
+
+}  // namespace
+}  // namespace h2o
