@@ -43,7 +43,10 @@ class Link {
       H2O_ASSIGN_OR_RETURN(const std::string said,
                            Ask("/next", Json{{"generator", number_}}.dump()));
       H2O_ASSIGN_OR_RETURN(const NextMessage next, NextFromJson(said));
-      if (next.state == NextMessage::State::kDone) return absl::OkStatus();
+      if (next.state == NextMessage::State::kDone) {
+        Leave();
+        return absl::OkStatus();
+      }
       if (next.state == NextMessage::State::kRun) {
         H2O_RETURN_IF_ERROR(RunOne(next));
       } else {
@@ -85,6 +88,13 @@ class Link {
     }
     number_ = json["generator"].get<int>();
     return absl::OkStatus();
+  }
+
+  // The leader waits for it, and may be gone before it has answered.
+  void Leave() {
+    (void)client_->Ask({.method = "POST",
+                        .path = "/leave",
+                        .body = Json{{"generator", number_}}.dump()});
   }
 
   absl::StatusOr<ClockReading> ReadClock() {

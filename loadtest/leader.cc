@@ -38,7 +38,7 @@ class HttpLeader final : public Leader {
       done_ = true;
       lock.AwaitFor(kFarewellSeconds, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
         for (const Generator& g : generators_) {
-          if (!g.told_done) return false;
+          if (!g.has_left) return false;
         }
         return true;
       });
@@ -100,7 +100,7 @@ class HttpLeader final : public Leader {
     LoadProgress progress;
     int run = 0;  // that was handed to it
     bool ended = true;
-    bool told_done = false;
+    bool has_left = false;  // it has heard that the leader is done
   };
 
   absl::Status AwaitGenerators(const LookAtRun& look) const {
@@ -152,6 +152,7 @@ class HttpLeader final : public Leader {
     const Json json = Json::parse(request.body, nullptr, false);
     if (request.path == "/join") return Join(json, request.peer);
     if (request.path == "/next") return Next(json);
+    if (request.path == "/leave") return Leave(json);
     return {.status = 404, .body = "{}"};
   }
 
@@ -181,16 +182,28 @@ class HttpLeader final : public Leader {
     return &generators_[i];
   }
 
-  HttpResponse Next(const Json& json) {
-    Monitor::Lock lock(monitor_);
+  // The number of the generator that asks; -1: it has none.
+  static int64_t NumberOf(const Json& json) {
     const bool named = json.is_object() && json.contains("generator") &&
                        json["generator"].is_number_integer();
-    const int64_t number = named ? json["generator"].get<int64_t>() : -1;
+    return named ? json["generator"].get<int64_t>() : -1;
+  }
+
+  HttpResponse Leave(const Json& json) {
+    Monitor::Lock lock(monitor_);
+    Generator* const g = GeneratorOf(NumberOf(json));
+    if (g == nullptr) return Refuse("no such generator has joined");
+    g->has_left = true;
+    return {.body = "{}"};
+  }
+
+  HttpResponse Next(const Json& json) {
+    Monitor::Lock lock(monitor_);
+    const int64_t number = NumberOf(json);
     Generator* const g = GeneratorOf(number);
     if (g == nullptr) return Refuse("no such generator has joined");
     NextMessage next;
     if (done_) {
-      g->told_done = true;
       next.state = NextMessage::State::kDone;
     } else if (!g->ended && g->run < run_) {
       g->run = run_;

@@ -1,12 +1,12 @@
 // The leader of several generators: hands out the load, gathers the records.
 //
 // Generators ask over HTTP, JSON in and out; the leader never calls them.
-//   POST /join    {"name", "version"}           -> {"generator"}
+//   POST /join    {"name"}                      -> {"generator"}
 //   POST /clock   {}                            -> {"now"}
 //   POST /next    {"generator"}                 -> {"state": "wait" | "run" |
-//       "done"}; of a run also {"run", "spec", "parts", "start"}
-//   POST /report  {"generator", "run", "progress", "records", "ended", "clock",
-//       "fault"}                                -> {"go_on"}
+//       "done"}; of a run the rest of a NextMessage
+//   POST /report  a ReportMessage               -> {"go_on"}
+//   POST /leave   {"generator"}: it has heard "done"
 // Times are of the leader's clock; generators convert.  Keys never travel here:
 // each generator is given its own.
 //

@@ -121,7 +121,7 @@ std::string ToJson(const LoadSpec& spec) {
   }
   json["tenants"] = Json::array();
   for (const TenantShare& tenant : spec.tenants) {
-    json["tenants"].push_back({tenant.name, tenant.weight});
+    json["tenants"].push_back(Json::array({tenant.name, tenant.weight}));
   }
   return json.dump();
 }

@@ -2,6 +2,7 @@
 #include "loadtest/report_text.h"
 
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -56,12 +57,13 @@ Json LoadJson(const LoadSpec& spec) {
 }
 
 void AddParts(const Report& report, Json* json) {
-  Json& tenants = (*json)["fairness"]["tenants"] = Json::array();
-  (*json)["fairness"]["jain"] = report.fairness;
+  Json tenants = Json::array();
   for (const Tally& tenant : report.tenants) {
     tenants.push_back(TallyJson(tenant, report));
     tenants.back()["weight"] = tenant.weight;
   }
+  (*json)["fairness"] = {{"jain", report.fairness},
+                         {"tenants", std::move(tenants)}};
   (*json)["targets"] = Json::array();
   for (const Tally& target : report.targets) {
     (*json)["targets"].push_back(TallyJson(target, report));

@@ -106,6 +106,8 @@ def check_against_numpy(report, log):
     assert report["requests"]["ok"] == len(good)
     for name, seconds in values.items():
         assert report[name]["count"] == len(seconds), name
+        if not seconds:  # of answers of one piece
+            continue
         for p in (50, 90, 95, 99):
             assert report[name][f"p{p}"] == pytest.approx(1e3 * np.percentile(seconds, p), rel=1e-9, abs=1e-9), (name, p)
             low, high = report[name][f"p{p}_interval"]
@@ -265,7 +267,7 @@ def test_bad_flags(arguments, says):
 
 
 SHORT = {"--duration": "1", "--rate": "8", "--concurrency": "2", "--repeats": "1", "--precision": "0.9", "--lengths": "8,3",
-         "--slo-ttft": "20000", "--slo-tpot": "5000", "--prefix-tokens": "4"}
+         "--slo-ttft": "200", "--slo-tpot": "200", "--prefix-tokens": "4"}
 
 
 def shortened(words):
