@@ -272,7 +272,8 @@ SHORT = {"--duration": "1", "--rate": "8", "--concurrency": "2", "--repeats": "1
 
 def shortened(words):
     """The command with the values of a run of a second, on any machine."""
-    return [SHORT.get(before, word) for before, word in zip([None, *words], words)]
+    words = [SHORT.get(before, word) for before, word in zip([None, *words], words)]
+    return words if {"--join", "--lengths", "--trace"} & set(words) else [*words, "--lengths", SHORT["--lengths"]]
 
 
 def start_in(folder, words):
