@@ -159,8 +159,9 @@ class Program:
     def ended(self):
         return self.process.poll() is not None
 
-    def wait(self, seconds=PATIENCE):
-        """The exit code; all output has come by then."""
+    def wait(self, seconds=30):
+        """The exit code; all output has come by then.  `seconds` without sanitizers."""
+        seconds *= SLOWER
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
