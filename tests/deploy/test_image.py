@@ -4,6 +4,7 @@ There is no registry here, so debian:12 is made from Debian's packages. The prog
 minutes even with ccache: --full-matrix, as root.
 
 H2O_CONTAINERS  the folder of images and containers (default build/containers)
+H2O_IMAGE       an image in that folder to test, instead of one that is built
 """
 import contextlib
 import copy
@@ -23,7 +24,8 @@ from test_programs import get, until
 
 FOLDER = pathlib.Path(os.environ.get("H2O_CONTAINERS") or REPOSITORY / "build" / "containers").absolute()
 TOOLS = ("buildah", "podman", "runc", "catatonit", "mmdebstrap")
-IMAGE = "localhost/h2oserve:0.1.0"
+IMAGE = os.environ.get("H2O_IMAGE") or "localhost/h2oserve:0.1.0"
+RUN_FLAGS = ("-d", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--tmpfs=/tmp")  # docs/docker.md
 PROMPT = {"prompt": "To install the package,", "max_tokens": 8, "temperature": 0}
 
 
@@ -41,7 +43,7 @@ def engine(request):
         '[containers]\ndefault_ulimits = ["nofile=20000:20000", "nproc=20000:20000"]\n'
         '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n')
     environment = {**os.environ, "CONTAINERS_CONF": str(FOLDER / "containers.conf")}
-    place = ["--root", FOLDER / "store", "--runroot", FOLDER / "run", "--storage-driver", "vfs"]
+    place = ["--root", FOLDER / "store", "--runroot", FOLDER / "runroot", "--storage-driver", "vfs"]
 
     def run(tool, *arguments, check=True):
         done = subprocess.run([tool, *map(str, [*place, *arguments])], env=environment, stdout=subprocess.PIPE,
@@ -53,6 +55,8 @@ def engine(request):
 
 @pytest.fixture(scope="module")
 def image(engine, tmp_path_factory):
+    if "H2O_IMAGE" in os.environ:
+        return IMAGE
     if not engine("podman", "images", "-q", "debian:12", check=False):
         context = tmp_path_factory.mktemp("debian")
         context.chmod(0o755)
@@ -82,11 +86,10 @@ def answers(url):
 
 
 def test_the_image_answers_a_prompt(engine, image):
-    name = engine("podman", "run", "-d", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges",
-                  "--tmpfs=/tmp", image)
+    name = engine("podman", "run", *RUN_FLAGS, image)
     try:
         address = engine("podman", "inspect", "-f", "{{.NetworkSettings.IPAddress}}", name)
-        until(lambda: answers(f"http://{address}:8000/readyz"), engine("podman", "logs", name))
+        until(lambda: answers(f"http://{address}:8000/readyz"), "the server is ready")
         assert ask(address)
         assert engine("podman", "exec", name, "id", "-u") == "10001"
         engine("podman", "exec", name, "h2oserve-healthy")
@@ -107,11 +110,12 @@ def test_the_image_is_small(engine, image):
 
 
 def pod_for_podman(name, template, hosts):
-    """A Pod that podman 4.3 runs: it probes with curl, which the image has not, and gives a volume in memory to root."""
+    """A Pod that podman 4.3 runs: it probes with curl, which the image has not, publishes every port on this host, and
+    gives a volume in memory to root."""
     spec = copy.deepcopy(template["spec"])
     for container in spec["containers"]:
-        for probe in ("startupProbe", "livenessProbe", "readinessProbe", "lifecycle"):
-            container.pop(probe, None)
+        for field in ("startupProbe", "livenessProbe", "readinessProbe", "lifecycle", "ports"):
+            container.pop(field, None)
         container["image"] = IMAGE
         container["volumeMounts"] = [mount for mount in container["volumeMounts"] if mount["name"] != "shm"]
     spec["volumes"] = [volume for volume in spec["volumes"] if volume["name"] != "shm"]
