@@ -90,7 +90,7 @@ case "$*" in
     test_release
     tools/install_dependencies.sh --aiperf
     run_pytest tests/parity \
-      tests/system/test_{aiperf,bad_input,batch_files,chaos,fairness,http_speed,load_time,memory,openai,overload,replay,rolling_restart,tls}.py tests/system/slurm --full-matrix
+      tests/system/test_{aiperf,bad_input,batch_files,chaos,fairness,http_speed,load_time,loadtest,memory,openai,overload,replay,rolling_restart,tls}.py tests/system/slurm --full-matrix
     ;;
   *)
     sed -n '2,18s/^# \{0,1\}//p' "$0" >&2
