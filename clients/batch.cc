@@ -20,13 +20,12 @@
 #include "clients/batch_run.h"
 #include "clients/blocked_signals.h"
 #include "clients/commands.h"
-#include "clients/cpp/credentials.h"
 #include "clients/progress_bar.h"
+#include "clients/server_flags.h"
 #include "clients/server_process.h"
 #include "flags/access_flags.h"
 #include "flags/exit_code.h"
 #include "flags/flags.h"
-#include "http/http_client.h"
 
 namespace h2o {
 namespace {
@@ -41,6 +40,11 @@ struct BatchFlags {
   bool json = false;
 };
 
+absl::StatusOr<HttpServerPlace> PlaceOf(const BatchFlags& flags,
+                                        const std::string& url) {
+  return HttpServerPlaceOf("--server", url, flags.api_key, flags.tls);
+}
+
 absl::Status CheckFlags(const BatchFlags& flags) {
   if (flags.server.empty() == flags.model.empty()) {
     return absl::InvalidArgumentError("give either --server or --model");
@@ -49,9 +53,8 @@ absl::Status CheckFlags(const BatchFlags& flags) {
     return absl::InvalidArgumentError(
         "flags of serve go with --model, not with --server");
   }
-  const absl::Status key = CheckKey(flags.api_key);
-  if (key.ok()) return key;
-  return absl::InvalidArgumentError(absl::StrCat("--api-key: ", key.message()));
+  if (flags.server.empty()) return absl::OkStatus();
+  return PlaceOf(flags, flags.server).status();
 }
 
 void PrintSummary(const BatchRun& run, double seconds, bool json) {
@@ -93,9 +96,6 @@ absl::Status Look(BatchRun* run, const BlockedSignals& signals, bool json) {
 
 absl::Status Run(const BatchFlags& flags) {
   H2O_RETURN_IF_ERROR(CheckFlags(flags));
-  H2O_ASSIGN_OR_RETURN(
-      TlsMaterial tls,
-      ReadTls(flags.tls.ca, flags.tls.certificate, flags.tls.key));
   const BlockedSignals signals;
   H2O_ASSIGN_OR_RETURN(BatchInput input, BatchInput::Open(flags.input));
   H2O_ASSIGN_OR_RETURN(BatchOutput output, BatchOutput::Open(flags.output));
@@ -109,18 +109,8 @@ absl::Status Run(const BatchFlags& flags) {
         own, ServerProcess::Start(serve, [&] { return signals.Taken(); }));
     server = own->url();
   }
-  const absl::StatusOr<HttpUrl> url = ParseHttpUrl(server);
-  if (!url.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--server: ", url.status().message()));
-  }
-  if (!flags.tls.ca.empty() && !url->tls) {
-    return absl::InvalidArgumentError(
-        "--tls-ca is for a server of https://, which --server is not");
-  }
-  BatchRun run({.server = *url,
-                .tls = std::move(tls),
-                .api_key = flags.api_key,
+  H2O_ASSIGN_OR_RETURN(const HttpServerPlace place, PlaceOf(flags, server));
+  BatchRun run({.server = place,
                 .concurrency = flags.concurrency,
                 .silence_seconds = flags.timeout_seconds},
                std::move(input), std::move(output));

@@ -3,15 +3,13 @@
 
 #include <algorithm>
 #include <chrono>
-#include <nlohmann/json.hpp>
 #include <utility>
 
-#include "absl/strings/ascii.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/entropy.h"
 #include "base/status_macros.h"
 #include "clients/cpp/retry.h"
+#include "clients/http_errors.h"
 
 namespace h2o {
 namespace {
@@ -21,38 +19,8 @@ constexpr auto kGlance = std::chrono::milliseconds(50);
 // Attempts of a request that the server fails to run.
 constexpr int kMostFaults = 3;
 
-// Seconds after which the server wants to be asked again, if it says so.
-std::optional<double> RetryAfter(const HttpResponse& response) {
-  std::optional<double> told;
-  for (const auto& [name, value] : response.headers) {
-    double number = 0;
-    if (!absl::SimpleAtod(value, &number) || number < 0) continue;
-    const std::string lower = absl::AsciiStrToLower(name);
-    if (lower == "retry-after-ms") return number / 1000;
-    if (lower == "retry-after") told = number;
-  }
-  return told;
-}
-
-std::string HeaderOf(const HttpResponse& response, const char* wanted) {
-  for (const auto& [name, value] : response.headers) {
-    if (absl::AsciiStrToLower(name) == wanted) return value;
-  }
-  return "";
-}
-
 bool MayBeAskedAgain(const HttpResponse& response) {
   return HeaderOf(response, "x-should-retry") != "false";
-}
-
-// The message of an error's body, or the body.
-std::string MessageOf(const HttpResponse& response) {
-  const auto json = nlohmann::json::parse(response.body, nullptr, false);
-  const auto at = nlohmann::json::json_pointer("/error/message");
-  if (json.is_object() && json.contains(at) && json[at].is_string()) {
-    return json[at].get<std::string>();
-  }
-  return response.body.substr(0, 200);
 }
 
 // A request without an answer is one that failed, unless all is over.
@@ -64,8 +32,8 @@ absl::StatusOr<BatchAnswer> FaultOf(const absl::Status& fault) {
 // Why an answer is not the last word; OK: it is.
 // Errors: PERMISSION_DENIED, which ends the run.
 absl::StatusOr<absl::Status> LaterOf(const HttpResponse& response, int faults) {
-  const std::string said =
-      absl::StrCat("status ", response.status, ": ", MessageOf(response));
+  const std::string said = absl::StrCat("status ", response.status, ": ",
+                                        ErrorMessageOf(response.body));
   switch (response.status) {
     case 401:
     case 403:
@@ -104,8 +72,8 @@ absl::Status BatchRun::Start() {
   for (int64_t i = 0; i < workers; ++i) {
     H2O_ASSIGN_OR_RETURN(
         clients_.emplace_back(),
-        HttpClient::Create(options_.server,
-                           {.tls = options_.tls,
+        HttpClient::Create(options_.server.url,
+                           {.tls = options_.server.tls,
                             .silence_seconds = options_.silence_seconds}));
   }
   working_ = static_cast<int>(workers);
@@ -180,10 +148,9 @@ absl::Status BatchRun::Write(const std::string& custom_id,
   const bool good = answer.status >= 200 && answer.status < 300;
   if (!good && failed_ == 0) {
     first_failed_ = custom_id;
-    first_fault_ =
-        answer.status > 0
-            ? absl::StrCat(answer.status, " ", MessageOf({.body = answer.body}))
-            : std::string(answer.fault.message());
+    first_fault_ = answer.status > 0 ? absl::StrCat(answer.status, " ",
+                                                    ErrorMessageOf(answer.body))
+                                     : std::string(answer.fault.message());
   }
   ++(good ? answered_ : failed_);
   return output_.Append(custom_id, answer);
@@ -191,9 +158,9 @@ absl::Status BatchRun::Write(const std::string& custom_id,
 
 HttpRequest BatchRun::RequestOf(const BatchLine& line) const {
   HttpRequest request{.method = "POST", .path = line.url, .body = line.body};
-  if (!options_.api_key.empty()) {
-    request.headers.emplace_back("Authorization",
-                                 absl::StrCat("Bearer ", options_.api_key));
+  if (!options_.server.api_key.empty()) {
+    request.headers.emplace_back(
+        "Authorization", absl::StrCat("Bearer ", options_.server.api_key));
   }
   return request;
 }
@@ -212,7 +179,7 @@ absl::StatusOr<BatchAnswer> BatchRun::Ask(HttpClient* client,
       }
       again = response.status();
     } else {
-      told = RetryAfter(*response);
+      told = RetryAfterOf(*response);
       H2O_ASSIGN_OR_RETURN(again, LaterOf(*response, faults));
     }
     if (again.ok()) {

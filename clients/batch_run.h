@@ -19,16 +19,14 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/clock.h"
-#include "base/tls_material.h"
 #include "clients/batch_file.h"
+#include "clients/server_flags.h"
 #include "http/http_client.h"
 
 namespace h2o {
 
 struct BatchOptions {
-  HttpUrl server;
-  TlsMaterial tls;
-  std::string api_key;           // empty: none
+  HttpServerPlace server;
   int concurrency = 64;          // requests at once
   double silence_seconds = 600;  // that the server may say nothing
 };

@@ -1,7 +1,7 @@
 # The commands that need servers; gRPC's headers stay in call.cc.
 h2o_library(h2o_clients_door
-  SRCS batch.cc batch_file.cc batch_run.cc call.cc child_process.cc drain.cc loadtest.cc
-    loadtest_flags.cc loadtest_target.cc losses.cc serve.cc server_flags.cc
+  SRCS batch.cc batch_file.cc batch_run.cc call.cc child_process.cc drain.cc http_caller.cc http_errors.cc
+    loadtest.cc loadtest_flags.cc loadtest_target.cc losses.cc openai_stream.cc serve.cc server_flags.cc
     server_process.cc top.cc
   DEPS h2o_client h2o_clients
   PRIVATE_DEPS absl::flat_hash_set h2o_channel h2o_http h2o_loadtest h2o_proto CLI11::CLI11

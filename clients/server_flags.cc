@@ -4,6 +4,8 @@
 #include <CLI/CLI.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "clients/cpp/credentials.h"
 #include "proto/grpc_log.h"
 
 namespace h2o {
@@ -30,6 +32,28 @@ ClientOptions OptionsOf(const ServerFlags& flags) {
                  .certificate = flags.tls.certificate,
                  .key = flags.tls.key};
   return options;
+}
+
+absl::StatusOr<HttpServerPlace> HttpServerPlaceOf(const std::string& url_flag,
+                                                  const std::string& url,
+                                                  const std::string& api_key,
+                                                  const ClientTlsFlags& tls) {
+  const absl::StatusOr<HttpUrl> parsed = ParseHttpUrl(url);
+  if (!parsed.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(url_flag, ": ", parsed.status().message()));
+  }
+  if (!tls.ca.empty() && !parsed->tls) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--tls-ca is for a server of https://, which ", url_flag, " is not"));
+  }
+  if (const absl::Status key = CheckKey(api_key); !key.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--api-key: ", key.message()));
+  }
+  HttpServerPlace place = {.url = *parsed, .api_key = api_key};
+  H2O_ASSIGN_OR_RETURN(place.tls, ReadTls(tls.ca, tls.certificate, tls.key));
+  return place;
 }
 
 absl::StatusOr<Client> ConnectTo(const ServerFlags& flags) {

@@ -2,6 +2,7 @@
 // thread runs to its end; so each wait has a limit.
 #include "http/http_client.h"
 
+#include <algorithm>
 #include <atomic>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
@@ -35,8 +36,13 @@ using boost::system::error_code;
 
 constexpr size_t kBlockBytes = 16 << 10;
 
+using SteadyClock = std::chrono::steady_clock;
+
+// At most a year.
 std::chrono::milliseconds Seconds(double seconds) {
-  return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
+  constexpr double kMost = 365 * 86'400;
+  return std::chrono::milliseconds(
+      static_cast<int64_t>(std::clamp(seconds, 0.0, kMost) * 1000));
 }
 
 class BeastClient final : public HttpClient {
@@ -46,8 +52,10 @@ class BeastClient final : public HttpClient {
       : url_(std::move(url)), options_(options), tls_(std::move(tls)) {}
 
   absl::StatusOr<HttpResponse> Ask(const HttpRequest& request,
-                                   const OnPiece& on_piece) override {
+                                   const OnPiece& on_piece,
+                                   double most_seconds) override {
     absl::StatusOr<HttpResponse> answer = absl::InternalError("not asked");
+    deadline_ = SteadyClock::now() + Seconds(most_seconds);
     loop_.restart();
     asio::co_spawn(loop_, AskInTurn(request, on_piece, &answer),
                    [](const std::exception_ptr& fault) {
@@ -85,6 +93,9 @@ class BeastClient final : public HttpClient {
   absl::Status StatusOf(const error_code& error) const {
     const std::string where = url_.where.ToString();
     if (aborted_) return absl::CancelledError("aborted");
+    if (SteadyClock::now() >= deadline_) {
+      return absl::DeadlineExceededError("the deadline has passed");
+    }
     if (error == beast::error::timeout) {
       return absl::DeadlineExceededError(absl::StrCat(where, " is silent"));
     }
@@ -98,6 +109,12 @@ class BeastClient final : public HttpClient {
     return absl::UnavailableError(absl::StrCat(where, ": ", error.message()));
   }
 
+  // Of what comes next.
+  void LimitWait(double seconds) {
+    connection_->low().expires_at(
+        std::min(SteadyClock::now() + Seconds(seconds), deadline_));
+  }
+
   awaitable<absl::Status> Connect() {
     error_code error;
     tcp::resolver resolver(loop_);
@@ -108,7 +125,7 @@ class BeastClient final : public HttpClient {
     buffer_.clear();
     connection_.emplace(tcp::socket(loop_), tls_);
     beast::tcp_stream& low = connection_->low();
-    low.expires_after(Seconds(options_.connect_seconds));
+    LimitWait(options_.connect_seconds);
     co_await low.async_connect(found, redirect_error(use_awaitable, error));
     if (error) co_return StatusOf(error);
     low.socket().set_option(tcp::no_delay(true), error);
@@ -119,7 +136,7 @@ class BeastClient final : public HttpClient {
     co_await tls->async_handshake(asio::ssl::stream_base::client,
                                   redirect_error(use_awaitable, error));
     if (!error) co_return absl::OkStatus();
-    co_return aborted_
+    co_return aborted_ || SteadyClock::now() >= deadline_
         ? StatusOf(error)
         : absl::UnavailableError(absl::StrCat(url_.where.ToString(),
                                               ": no TLS: ", error.message()));
@@ -138,7 +155,7 @@ class BeastClient final : public HttpClient {
     for (const auto& [name, value] : request.headers) message.set(name, value);
     message.prepare_payload();
     error_code error;
-    connection_->low().expires_after(Seconds(options_.silence_seconds));
+    LimitWait(options_.silence_seconds);
     co_await http::async_write(*connection_, message,
                                redirect_error(use_awaitable, error));
     co_return error ? StatusOf(error) : absl::OkStatus();
@@ -154,7 +171,7 @@ class BeastClient final : public HttpClient {
     Block parser;
     parser.body_limit(options_.max_body_bytes);
     error_code error;
-    connection_->low().expires_after(Seconds(options_.silence_seconds));
+    LimitWait(options_.silence_seconds);
     co_await http::async_read_header(*connection_, buffer_, parser,
                                      redirect_error(use_awaitable, error));
     *heard = !error || buffer_.size() > 0;
@@ -185,7 +202,7 @@ class BeastClient final : public HttpClient {
       parser->get().body().data = block.data();
       parser->get().body().size = block.size();
       error_code error;
-      connection_->low().expires_after(Seconds(options_.silence_seconds));
+      LimitWait(options_.silence_seconds);
       co_await http::async_read_some(*connection_, buffer_, *parser,
                                      redirect_error(use_awaitable, error));
       if (error && error != http::error::need_buffer) {
@@ -203,6 +220,7 @@ class BeastClient final : public HttpClient {
   const HttpClientOptions options_;
   const std::shared_ptr<MaybeTls::Context> tls_;  // null: no TLS
   std::atomic<bool> aborted_ = false;
+  SteadyClock::time_point deadline_;  // of the request
   asio::io_context loop_{1};
   std::optional<MaybeTls> connection_;  // none: before the first request
   beast::flat_buffer buffer_;

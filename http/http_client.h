@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -48,13 +49,16 @@ class HttpClient {
   // connection and ends the request with CANCELLED.
   using OnPiece = std::function<bool(std::string_view piece)>;
 
+  static constexpr double kNoLimit = std::numeric_limits<double>::infinity();
+
   // Sends the request and waits for its answer, whatever its status.
   // `request.path` and its query are sent as they are.
   // Errors: UNAVAILABLE if the server cannot be reached or leaves,
-  // DEADLINE_EXCEEDED if it is silent, DATA_LOSS if what it says is no HTTP,
-  // CANCELLED after Abort.
-  virtual absl::StatusOr<HttpResponse> Ask(
-      const HttpRequest& request, const OnPiece& on_piece = nullptr) = 0;
+  // DEADLINE_EXCEEDED if it is silent or has not answered in `most_seconds`,
+  // DATA_LOSS if what it says is no HTTP, CANCELLED after Abort.
+  virtual absl::StatusOr<HttpResponse> Ask(const HttpRequest& request,
+                                           const OnPiece& on_piece = nullptr,
+                                           double most_seconds = kNoLimit) = 0;
 
   // Ends the request that runs, and all later ones.
   virtual void Abort() = 0;

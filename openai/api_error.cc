@@ -41,13 +41,18 @@ std::string FieldIn(std::string_view message) {
                                                         "kv_budget",
                                                         "generated",
                                                         "n"};
-  // Those of tokens that are not in the vocabulary.
-  constexpr std::array<std::pair<std::string_view, const char*>, 4> kTokens = {
-      {{"prompt token ", "prompt"},
+  // Of checks that begin otherwise.
+  constexpr std::array<std::pair<std::string_view, const char*>, 9> kWords = {
+      {{"kv policy full keeps everything and takes no budget", "kv_budget"},
+       {"kv policy ", "kv_policy"},
+       {"kv budget ", "kv_budget"},
+       {"kv heavy", "kv_heavy"},
+       {"kv recent ", "kv_recent"},
+       {"prompt token ", "prompt"},
        {"generated token ", "generated"},
        {"stop token id ", "stop_token_ids"},
        {"token of logit_bias ", "logit_bias"}}};
-  for (const auto& [words, field] : kTokens) {
+  for (const auto& [words, field] : kWords) {
     if (message.starts_with(words)) return field;
   }
   const std::string_view word = message.substr(0, message.find_first_of(" ["));

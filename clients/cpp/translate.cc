@@ -74,8 +74,8 @@ GenerateUsage UsageOf(const v1::Usage& message) {
   return usage;
 }
 
-TokenLogprob LogprobOf(const v1::TokenLogprob& message) {
-  TokenLogprob logprob;
+LikelyToken LogprobOf(const v1::TokenLogprob& message) {
+  LikelyToken logprob;
   logprob.token = message.token();
   logprob.logprob = message.logprob();
   return logprob;

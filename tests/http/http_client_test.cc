@@ -62,6 +62,32 @@ TEST(HttpUrl, IsParsed) {
   }
 }
 
+TEST_F(HttpClientTest, ARequestHasADeadline) {
+  std::shared_ptr<HttpReply> kept;
+  Serve([&](const HttpRequest&, std::shared_ptr<HttpReply> reply) {
+    reply->Begin({});
+    reply->Write("a");
+    kept = std::move(reply);
+  });
+  std::string read;
+  const auto answer = Connect()->Ask(
+      {.method = "GET", .path = "/"},
+      [&](std::string_view piece) {
+        read += piece;
+        return true;
+      },
+      /*most_seconds=*/0.5);
+  EXPECT_EQ(answer.status(),
+            absl::DeadlineExceededError("the deadline has passed"));
+  EXPECT_EQ(Connect()
+                ->Ask({.method = "GET", .path = "/"}, nullptr,
+                      /*most_seconds=*/0)
+                .status()
+                .code(),
+            absl::StatusCode::kDeadlineExceeded);
+  server_.reset();  // before what it holds
+}
+
 TEST_F(HttpClientTest, AsksOverOneConnection) {
   Serve(Echo);
   const auto client = Connect();

@@ -4,7 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <utility>
+
 #include "api/refusal.h"
+#include "base/kv_policy.h"
 
 namespace h2o {
 namespace {
@@ -41,6 +44,15 @@ TEST(ApiError, TheFieldIsReadFromTheMessageOfACheck) {
       ErrorOf(absl::InvalidArgumentError("top_p is 2; it must be ..")).param,
       "top_p");
   EXPECT_EQ(ErrorOf(absl::InvalidArgumentError("something else")).param, "");
+  const std::pair<KvPolicyRequest, const char*> policies[] = {
+      {{.budget_tokens = 3}, "kv_budget"},
+      {{.name = KvPolicyName::kH2o, .budget_tokens = 0}, "kv_budget"},
+      {{.heavy = 3}, "kv_heavy"},
+      {{.name = KvPolicyName::kH2o, .recent = 0}, "kv_recent"}};
+  for (const auto& [request, param] : policies) {
+    const absl::Status status = ValidateKvPolicyRequest(request);
+    EXPECT_EQ(ErrorOf(status).param, param) << status;
+  }
 }
 
 TEST(ApiError, OtherStatuses) {

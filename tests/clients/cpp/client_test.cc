@@ -12,8 +12,10 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
+#include "base/logprobs.h"
 #include "tests/access/new_certificate.h"
 #include "tests/clients/cpp/fake_server.h"
 
@@ -25,6 +27,9 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using Answer = FakeServer::Answer;
 using Writer = grpc::ServerWriter<v1::GenerateResponse>;
+
+// A program may include headers of the server beside the client's.
+static_assert(!std::is_same_v<LikelyToken, TokenLogprob>);
 
 constexpr double kLongSeconds = 20;  // nothing here takes so long
 

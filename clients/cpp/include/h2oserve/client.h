@@ -152,14 +152,14 @@ struct GenerateRequest {
 
 // ---- Answers
 
-struct TokenLogprob {
+struct LikelyToken {
   int32_t token = 0;
   float logprob = 0;  // of the raw logits
 };
 
 struct TokenLogprobs {
-  TokenLogprob chosen;
-  std::vector<TokenLogprob> top;  // the likeliest first
+  LikelyToken chosen;
+  std::vector<LikelyToken> top;  // the likeliest first
 };
 
 enum class FinishedBy {
