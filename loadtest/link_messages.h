@@ -38,8 +38,8 @@ struct ReportMessage {
 };
 
 std::string ToJson(const NextMessage& message);
-absl::StatusOr<NextMessage> NextFromJson(const std::string& json);
+absl::StatusOr<NextMessage> NextFromJson(const std::string& text);
 std::string ToJson(const ReportMessage& message);
-absl::StatusOr<ReportMessage> ReportFromJson(const std::string& json);
+absl::StatusOr<ReportMessage> ReportFromJson(const std::string& text);
 
 }  // namespace h2o

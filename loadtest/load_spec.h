@@ -78,7 +78,7 @@ struct LoadSpec {
 
 std::string ToJson(const LoadSpec& spec);
 // Errors: INVALID_ARGUMENT.
-absl::StatusOr<LoadSpec> LoadSpecFromJson(std::string_view json);
+absl::StatusOr<LoadSpec> LoadSpecFromJson(std::string_view text);
 
 const char* Name(ArrivalKind arrivals);
 // Errors: INVALID_ARGUMENT.
