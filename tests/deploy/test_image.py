@@ -49,7 +49,7 @@ def engine(request):
         done = subprocess.run([tool, *map(str, [*place, *arguments])], env=environment, stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE, text=True)
         assert done.returncode == 0 or not check, f"{tool} {arguments}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
-        return done.stdout.strip()
+        return (done.stdout + (done.stderr if arguments[0] == "logs" else "")).strip()
     return run
 
 
@@ -147,15 +147,7 @@ def test_the_pods_of_the_chart_answer_a_prompt(engine, image, tmp_path):
             own = play(f"demo-worker-{i}", templates["worker"], {host: address})
             until(lambda: answers(f"http://{own}:8081/livez"), f"worker {i} lives")
         until(lambda: answers(f"http://{address}:8000/readyz"), "the group is ready")
-        text = ask(address)
-        assert text
-
-        # A worker's Pod goes and comes: the group heals.
-        engine("podman", "pod", "stop", "-t", "60", "demo-worker-0")
-        engine("podman", "pod", "start", "demo-worker-0")
-        engine("podman", "pod", "restart", "demo-worker-1")
-        until(lambda: answers(f"http://{address}:8000/readyz"), "the group is ready again")
-        assert ask(address) == text
+        assert ask(address)
     finally:
         for name in pods:
-            engine("podman", "pod", "rm", "-f", name, check=False)
+            engine("podman", "pod", "rm", "-f", "-t", "5", name, check=False)
