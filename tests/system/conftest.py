@@ -135,6 +135,7 @@ class Program:
         """`through`: a command that runs the program, as `env A=b`."""
         self.name = name
         self.lines = {"stdout": [], "stderr": []}
+        self.reaping = threading.Lock()  # whoever looks whether it has ended may free its pid for others
         command = [*through, str(BIN / name), *map(str, arguments)]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True)
@@ -157,7 +158,8 @@ class Program:
         return "\n".join(self.lines["stderr"])
 
     def ended(self):
-        return self.process.poll() is not None
+        with self.reaping:
+            return self.process.poll() is not None
 
     def wait(self, seconds=30):
         """The exit code; all output has come by then.  `seconds` without sanitizers."""
@@ -196,8 +198,9 @@ class Program:
         return sorted(pid for pid, command in self.children().items() if "h2oserve-worker" in command)
 
     def signal(self, number):
-        if not self.ended():
-            os.kill(self.pid, number)
+        with self.reaping:
+            if self.process.poll() is None:
+                os.kill(self.pid, number)
 
     def kill(self):
         if self.ended():  # and its pid may be another's
