@@ -48,7 +48,8 @@ void Run(const uint8_t* data, size_t size) {
   for (ssize_t n = 0; (n = recv(fd, block, sizeof(block), 0)) > 0;) {
     answer.append(block, static_cast<size_t>(n));
   }
-  // Or its port would be taken for a minute, and some 30,000 runs take them all.
+  // Or its port would be taken for a minute, and some 30,000 runs take them
+  // all.
   const linger at_once = {.l_onoff = 1, .l_linger = 0};
   setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
   close(fd);
