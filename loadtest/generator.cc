@@ -83,7 +83,8 @@ class Link {
     }
     H2O_RETURN_IF_ERROR(said.status());
     const Json json = Json::parse(*said, nullptr, false);
-    if (!json.is_object() || !json.contains("generator")) {
+    if (!json.is_object() || !json.contains("generator") ||
+        !json["generator"].is_number_integer()) {
       return absl::DataLossError("what answers is no leader");
     }
     number_ = json["generator"].get<int>();
@@ -137,7 +138,8 @@ class Link {
       const auto said = Ask("/report", ToJson(report));
       if (!said.ok()) lost = said.status();
       const Json json = Json::parse(said.value_or("{}"), nullptr, false);
-      return json.is_object() && json.value("go_on", false);
+      return json.is_object() && json.contains("go_on") &&
+             json["go_on"] == true;
     };
     const LoadProgress last = RunPart(
         spec, next.part, *targets, pace_, next.start - before.offset,

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "http/http_server.h"
 #include "loadtest/completion_stream.h"
 #include "loadtest/generator.h"
 #include "loadtest/leader.h"
@@ -158,6 +159,24 @@ TEST_F(LeaderTest, NamesTheGeneratorThatCannotRun) {
                              HasSubstr("'bad' is no target")));
   leader_.reset();
   EXPECT_TRUE(one.get().ok());
+}
+
+TEST(Generator, RefusesWhatIsNoLeader) {
+  for (const char* body : {"[]", "{}", R"({"generator": "x"})", "no JSON"}) {
+    const auto server =
+        HttpServer::Start(
+            {"127.0.0.1", 0}, {},
+            [&](const HttpRequest&, const std::shared_ptr<HttpReply>& reply) {
+              reply->Send({.body = body, .headers = {}});
+            })
+            .value();
+    SteadyPace pace;
+    Targets targets(nullptr);
+    const absl::Status status =
+        Generate({.leader = {.where = server->address()}}, &targets, &pace,
+                 [] { return false; });
+    EXPECT_THAT(status.message(), HasSubstr("is no leader")) << body;
+  }
 }
 
 TEST_F(LeaderTest, StopsWhileItWaits) {
