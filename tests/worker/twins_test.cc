@@ -168,7 +168,7 @@ SequenceSpec RandomSpec(uint64_t id, std::mt19937* random, int vocabulary) {
   for (int i = 0; i <= steps; ++i) {  // the last, which is not processed, too
     spec.forced.push_back(number(0, vocabulary - 1));
   }
-  spec.max_tokens = steps + 1;
+  spec.max_tokens = steps + 2;  // its own last token is not asked for
   spec.ignore_eos = true;
   const KvPolicyName names[] = {KvPolicyName::kFull, KvPolicyName::kH2o,
                                 KvPolicyName::kSink, KvPolicyName::kRecent};
@@ -178,6 +178,10 @@ SequenceSpec RandomSpec(uint64_t id, std::mt19937* random, int vocabulary) {
       name, name == KvPolicyName::kFull ? prompt + steps : number(2, 100))};
   spec.trace = spec.logits = true;
   return spec;
+}
+
+int StepsOf(const SequenceSpec& spec) {
+  return static_cast<int>(spec.forced.size());
 }
 
 // Admissions, cancellations, all policies and budgets mixed; every time the
@@ -195,7 +199,7 @@ class Traffic {
     plan.step = ++step_;
     // Some are done, some are cancelled.
     for (auto it = open_.begin(); it != open_.end();) {
-      const bool done = it->second.tokens == it->second.spec.max_tokens;
+      const bool done = it->second.tokens == StepsOf(it->second.spec);
       if (done || random_() % 50 == 0) {
         plan.retire.push_back(it->first);
         it = open_.erase(it);
@@ -214,7 +218,7 @@ class Traffic {
     }
     if (!slice.sequence_ids.empty()) plan.prefill = {slice};
     for (auto& [id, script] : open_) {
-      if (script.tokens >= script.spec.max_tokens) continue;
+      if (script.tokens >= StepsOf(script.spec)) continue;
       ++script.tokens;
       plan.decode.push_back(id);
     }
@@ -357,6 +361,21 @@ void AgreeOnRandomTraffic(const ShardOptions& options, int ranks, int steps,
   EXPECT_GT(comparison.logits, 500);
   // Random weights make random scores, which are seldom close.
   EXPECT_LT(comparison.parted, comparison.sets / 100);
+}
+
+// The twins have to take this traffic, which a machine without a GPU can see.
+TEST(Traffic, IsTakenByTheCpuTwin) {
+  const SteadyClock clock;
+  ShardOptions options = SmallOptions(64, "fp16");
+  options.num_threads = 1;
+  const auto cpu = MakeRunner(options, false, &clock);
+  Traffic traffic(options.config);
+  for (int i = 0; i < 40; ++i) {
+    const absl::StatusOr<StepResult> ran = cpu->Run(traffic.Next());
+    ASSERT_TRUE(ran.ok()) << ran.status();
+  }
+  ASSERT_TRUE(cpu->Run(traffic.RetireAll()).ok());
+  EXPECT_EQ(UsedPages(*cpu), 0);
 }
 
 // Channels of a head, format, ranks of the GPU's side.
