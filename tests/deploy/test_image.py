@@ -67,7 +67,8 @@ def image(engine, tmp_path_factory):
     cache = pathlib.Path(os.environ.get("CCACHE_DIR") or pathlib.Path.home() / ".cache" / "ccache")
     cache.mkdir(parents=True, exist_ok=True)
     engine("buildah", "bud", "--isolation", "chroot", "--layers", "--volume", f"{cache}:/root/.cache/ccache",
-           "--env", "CCACHE_BASEDIR=/src", "--env", "CCACHE_NOHASHDIR=1", "-t", IMAGE,
+           "--env", "CCACHE_BASEDIR=/src", "--env", "CCACHE_NOHASHDIR=1",
+           "--env", f"CMAKE_BUILD_PARALLEL_LEVEL={os.cpu_count()}", "-t", IMAGE,
            "-f", DEPLOY / "docker" / "cpu.Dockerfile", REPOSITORY)
     return IMAGE
 
