@@ -38,7 +38,7 @@ test_release() {
   tools/install_dependencies.sh --browser || echo "no Chromium: tests of the playground are skipped" >&2
   tools/install_dependencies.sh --deploy || echo "no Slurm, systemd or shellcheck: tests that need them are skipped" >&2
   tools/get_helm.sh || echo "no helm: tests of the chart are skipped" >&2
-  tools/get_promtool.sh || echo "no promtool: its tests are skipped" >&2
+  tools/get_prometheus.sh || echo "no Prometheus: its tests are skipped" >&2
   run_pytest tests
 }
 

@@ -1,9 +1,9 @@
 """The files that images are made of, and the compose file: read, not run (test_image.py builds and runs)."""
 import json
-import os
 import re
 import shutil
 import subprocess
+import sys
 
 import jsonschema
 import pytest
@@ -11,8 +11,11 @@ import yaml
 
 from chart import COMPOSE, DEPLOY, PYPI, REPOSITORY, needs_pypi
 
+sys.path.insert(0, str(REPOSITORY / "tests"))
+
+from prometheus import PROMTOOL, needs_promtool  # noqa: E402
+
 DOCKERFILES = sorted((DEPLOY / "docker").glob("*.Dockerfile"))
-PROMTOOL = shutil.which("promtool", path=f"{REPOSITORY / 'build' / 'promtool'}:{os.environ['PATH']}")
 SCHEMA = next(PYPI.parent.glob("lib/python3*/site-packages/compose/config/compose_spec.json"), None)
 each = pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
 
@@ -104,7 +107,7 @@ def test_compose_lets_requests_finish():
         assert int(services()[name]["stop_grace_period"].rstrip("s")) >= 30 + 10
 
 
-@pytest.mark.skipif(PROMTOOL is None, reason="no promtool; tools/get_promtool.sh gets it")
+@needs_promtool
 def test_prometheus_takes_the_configuration(tmp_path):
     for path in (COMPOSE.parent / "prometheus.yml", DEPLOY / "prometheus" / "alerts.yml"):  # side by side, as in the container
         shutil.copy(path, tmp_path)

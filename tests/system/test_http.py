@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from conftest import MODEL, until
-from promtool import PROMTOOL, needs_promtool
+from prometheus import PROMTOOL, needs_promtool
 
 
 def address_of(program):

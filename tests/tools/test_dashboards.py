@@ -10,7 +10,7 @@ import pytest
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
-from promtool import PROMTOOL, needs_promtool  # noqa: E402
+from prometheus import PROMTOOL, needs_promtool  # noqa: E402
 
 DASHBOARDS = sorted((REPOSITORY / "deploy" / "grafana").glob("*.json"))
 RULES = sorted((REPOSITORY / "deploy" / "prometheus").glob("*.yml"))
