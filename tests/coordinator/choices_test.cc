@@ -217,7 +217,7 @@ TEST_F(ChoicesTest, StartTogetherOrWaitTogether) {
        {std::pair(&first, 3), {&second, 3}, {&third, 2}}) {
     for (const auto& [i, choice] : answer->Wait(n)) ExpectWhole(choice);
   }
-  EXPECT_LE(states_[0]->peak_slabs, 5 * kPages);
+  EXPECT_LE(states_[0]->PeakSlabs(), 5 * kPages);
   EXPECT_THAT(Prefilled(), ElementsAre(1, 4, 7));
   ExpectNothingHeld();
 }

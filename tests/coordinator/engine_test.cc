@@ -9,10 +9,10 @@
 #include <filesystem>
 #include <iterator>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <thread>
 
-#include "absl/synchronization/notification.h"
 #include "api/refusal.h"
 #include "tests/coordinator/fake_group.h"
 #include "tests/worker/tiny_model.h"
@@ -1116,17 +1116,16 @@ TEST_F(EngineTest, ATextTooLongForTheModelIsRefusedBeforeItIsRead) {
 TEST_F(EngineTest, EncodesTextsForAnyone) {
   UseTokenizer();
   Start({}, {1000}, /*groups=*/0);
-  absl::StatusOr<Request> encoded = absl::UnknownError("");
-  absl::Notification* done = nullptr;
   const auto encode = [&](const std::string& text, bool special) {
-    absl::Notification ended;
-    done = &ended;
+    Monitor monitor;
+    std::optional<absl::StatusOr<Request>> encoded;
     engine_->Encode(text, special, [&](absl::StatusOr<Request> request) {
+      Monitor::Lock lock(monitor);
       encoded = std::move(request);
-      done->Notify();
     });
-    ended.WaitForNotification();
-    return encoded;
+    Monitor::Lock lock(monitor);
+    lock.Await([&] { return encoded.has_value(); });
+    return *std::move(encoded);
   };
   EXPECT_TRUE(absl::IsUnavailable(encode("hi", true).status()));
   AddGroup({1000});

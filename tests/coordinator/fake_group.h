@@ -54,6 +54,10 @@ struct FakeGroupState {
     Monitor::Lock lock(monitor);
     return released;
   }
+  int64_t PeakSlabs() {
+    Monitor::Lock lock(monitor);
+    return peak_slabs;
+  }
   std::vector<StepPlan> Plans() {
     Monitor::Lock lock(monitor);
     return plans;

@@ -224,6 +224,7 @@ def serving_quickly():
     server.close()
 
 
+@pytest.mark.measures
 def test_memory_does_not_grow_with_the_lines(files, request):
     """With --full-matrix of half a million."""
     lines = 500_000 if request.config.getoption("--full-matrix", default=False) else 10_000

@@ -531,6 +531,7 @@ def test_a_missing_model_is_one_line(system):
 
 # ---- short of what the system grants ----
 
+@pytest.mark.measures  # a sanitizer's shadow alone is larger
 @pytest.mark.parametrize("megabytes", [64, 128, 200, 320])
 @pytest.mark.parametrize("program", ["h2oserve-coordinator", "h2oserve-worker", "h2oserve"])
 def test_short_of_memory_or_threads_is_one_line(program, megabytes):
