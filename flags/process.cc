@@ -2,6 +2,7 @@
 // error message and exit status 1.
 #include "flags/process.h"
 
+#include <openssl/crypto.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -105,6 +106,9 @@ void PrepareProcess() {
   // Distributions build Abseil so that each lock of gRPC looks for deadlocks,
   // which takes 5 % of a coordinator's time.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+  // At exit OpenSSL would free locks that gRPC's threads still take, as in a
+  // handshake that fails.
+  OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, nullptr);
 }
 
 absl::Status CheckThreads(int count) {

@@ -9,8 +9,8 @@ namespace h2o {
 // exit status 1 as well: SIGBUS, the signal of a mapped file that shrank, and
 // memory or threads that the system does not grant, to us or to a library.  A
 // reader that is gone (SIGPIPE), or a file that may not grow (SIGXFSZ), ends
-// nothing; the write fails.  Also tells Abseil to lock fast.  Called before any
-// thread is made.
+// nothing; the write fails.  Also tells Abseil to lock fast, and
+// OpenSSL to keep its locks to the very end.  Called before any thread is made.
 void PrepareProcess();
 
 // Whether the system grants `count` threads.  For programs that use gRPC, which

@@ -80,7 +80,8 @@ OWNED = [
     (re.compile(r"<pcre2"), {"model"}),
     (re.compile(r"<nccl"), {"parallel"}),
     (re.compile(r"<boost/"), {"http"}),
-    (re.compile(r"<openssl"), {"access", "http", "parallel"}),
+    # clients and flags only tell it to stay as it is at exit.
+    (re.compile(r"<openssl"), {"access", "clients", "flags", "http", "parallel"}),
 ]
 INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^>"]+)[>"]', re.M)
 

@@ -1,6 +1,8 @@
 // Checks a server's address, key and certificates, and makes its channel.
 #include "clients/cpp/connection.h"
 
+#include <openssl/crypto.h>
+
 #include <algorithm>
 #include <cstdlib>
 
@@ -56,6 +58,9 @@ absl::StatusOr<std::shared_ptr<Connection>> Connection::Open(
     const ClientOptions& options) {
   H2O_RETURN_IF_ERROR(CheckServer(options.server));
   H2O_RETURN_IF_ERROR(CheckKey(options.api_key));
+  // At exit OpenSSL would free locks that gRPC's threads still take, as in a
+  // handshake that fails.
+  OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, nullptr);
   H2O_ASSIGN_OR_RETURN(
       const TlsMaterial tls,
       ReadTls(options.tls.ca, options.tls.certificate, options.tls.key));
