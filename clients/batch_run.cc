@@ -9,7 +9,8 @@
 #include "base/entropy.h"
 #include "base/status_macros.h"
 #include "clients/cpp/retry.h"
-#include "clients/http_errors.h"
+#include "clients/response_headers.h"
+#include "openai/api_error.h"
 
 namespace h2o {
 namespace {

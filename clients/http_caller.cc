@@ -13,8 +13,9 @@
 #include "base/clock.h"
 #include "base/entropy.h"
 #include "base/status_macros.h"
-#include "clients/http_errors.h"
 #include "clients/openai_stream.h"
+#include "clients/response_headers.h"
+#include "openai/api_error.h"
 
 namespace h2o {
 namespace {

@@ -10,14 +10,12 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "base/cut_text.h"
-#include "clients/http_errors.h"
 #include "coordinator/request_spec.h"
 
 namespace h2o {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using Json = ChunkStream::Json;
 
 constexpr std::string_view kTokenName = "token_id:";
 
@@ -60,11 +58,6 @@ void AddEnds(const Request& request, Json* body) {
 }
 
 // ---- Chunks
-
-absl::Status NoChunk(const std::string& text) {
-  return absl::DataLossError(
-      absl::StrCat("the server does not speak OpenAI's API: ", CutText(text)));
-}
 
 std::optional<int32_t> TokenOf(std::string_view name) {
   int32_t token = 0;
@@ -198,36 +191,7 @@ absl::StatusOr<std::string> OpenAiBody(const Request& request) {
 OpenAiStream::OpenAiStream(int32_t top_logprobs, OnEvent on_event)
     : top_logprobs_(top_logprobs), on_event_(std::move(on_event)) {}
 
-absl::Status OpenAiStream::Add(std::string_view piece) {
-  constexpr size_t kMostBytes = 64 << 20;
-  absl::Status status;
-  for (size_t end = piece.find('\n'); end != std::string_view::npos;
-       end = piece.find('\n')) {
-    rest_ += piece.substr(0, end);
-    piece.remove_prefix(end + 1);
-    status.Update(TakeLine(rest_));
-    rest_.clear();
-    if (!status.ok()) return status;
-  }
-  rest_ += piece;
-  return rest_.size() > kMostBytes ? NoChunk(rest_) : absl::OkStatus();
-}
-
-absl::Status OpenAiStream::TakeLine(std::string_view line) {
-  constexpr std::string_view kData = "data:";
-  if (line.ends_with('\r')) line.remove_suffix(1);
-  if (line.empty() || line.starts_with(':')) return absl::OkStatus();
-  if (!line.starts_with(kData)) return NoChunk(std::string(line));
-  line.remove_prefix(kData.size());
-  if (line.starts_with(' ')) line.remove_prefix(1);
-  if (line == "[DONE]") return absl::OkStatus();
-  return TakeChunk(std::string(line));
-}
-
-absl::Status OpenAiStream::TakeChunk(const std::string& text) {
-  const Json chunk = Json::parse(text, nullptr, false);
-  if (!chunk.is_object()) return NoChunk(text);
-  if (chunk.contains("error")) return StatusOfError(200, text);
+absl::Status OpenAiStream::TakeChunk(const Json& chunk) {
   try {  // what a chunk lacks, or has of another type
     if (const Json& choices = chunk.at("choices"); !choices.empty()) {
       TakeFinish(choices.front(), &last_);
@@ -236,7 +200,8 @@ absl::Status OpenAiStream::TakeChunk(const std::string& text) {
     }
     last_.usage = UsageOf(chunk);
   } catch (const Json::exception&) {
-    return NoChunk(text);
+    return NotOpenAi(
+        chunk.dump(-1, ' ', false, Json::error_handler_t::replace));
   }
   last_.done = true;
   on_event_(last_);

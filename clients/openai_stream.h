@@ -13,13 +13,14 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "api/request.h"
+#include "openai/chunk_stream.h"
 
 namespace h2o {
 
 // Errors: INVALID_ARGUMENT for what is not for clients of a server.
 absl::StatusOr<std::string> OpenAiBody(const Request& request);
 
-// Reads the server-sent events of one answer with one choice.
+// Reads the stream of one answer with one choice.
 class OpenAiStream {
  public:
   using OnEvent = std::function<void(const StreamEvent&)>;
@@ -28,7 +29,7 @@ class OpenAiStream {
 
   // Errors: the one that the server says; DATA_LOSS if it does not speak
   // OpenAI's API.
-  absl::Status Add(std::string_view piece);
+  absl::Status Add(std::string_view piece) { return chunks_.Add(piece); }
 
   // The finish reason has come; what is behind it is usage.
   bool is_finished() const { return last_.finish != FinishReason::kNone; }
@@ -36,12 +37,12 @@ class OpenAiStream {
   bool is_complete() const { return last_.done; }
 
  private:
-  absl::Status TakeLine(std::string_view line);
-  absl::Status TakeChunk(const std::string& text);
+  absl::Status TakeChunk(const ChunkStream::Json& chunk);
 
   const size_t top_logprobs_;
   const OnEvent on_event_;
-  std::string rest_;  // of a line that is not whole
+  ChunkStream chunks_{
+      [this](const ChunkStream::Json& chunk) { return TakeChunk(chunk); }};
   StreamEvent last_;  // gathers what the last event says
 };
 

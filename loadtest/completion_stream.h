@@ -1,44 +1,38 @@
-// Reads the stream of POST /v1/completions: server-sent events with chunks of
+// Counts the tokens of a stream of POST /v1/completions, of any server of
 // OpenAI's API.
 #pragma once
 
-#include <functional>
 #include <string>
 #include <string_view>
 
+#include "absl/status/status.h"
 #include "loadtest/request_record.h"
+#include "openai/chunk_stream.h"
 
 namespace h2o {
 
-// What a server's status and error code mean for a load test.
-LoadOutcome OutcomeOf(int http_status, std::string_view code);
-
-// The message of an error's body and its code; the body if it has none.
-struct ApiErrorText {
-  std::string message, code;
-};
-ApiErrorText ErrorTextOf(std::string_view body);
+// What an error that a server answered means for a load test.  A server that is
+// full says 429 or 503; h2oserve's 503 may also say that nobody can serve.
+LoadOutcome OutcomeOf(int http_status, const std::string& body);
 
 class CompletionStream {
  public:
   // Takes bytes as they come.  Returns how many tokens came with them: as the
   // chunks' running `usage` says, or one for each chunk with text where chunks
-  // have none.
+  // have none.  Behind an error it takes no more.
   int Take(std::string_view bytes);
 
-  bool ended() const { return ended_; }                // [DONE] has come
-  const std::string& error() const { return error_; }  // of an error's chunk
-  LoadOutcome error_outcome() const { return error_outcome_; }
+  bool ended() const { return chunks_.ended(); }  // [DONE] has come
+  // That the server said in a chunk, or DATA_LOSS for what is no such stream.
+  const absl::Status& status() const { return status_; }
 
  private:
-  int TakeLine(std::string_view line);
-  int TakeChunk(std::string_view chunk);
+  absl::Status TakeChunk(const ChunkStream::Json& chunk);
 
-  std::string line_;  // that has not come whole
-  int tokens_ = 0;    // so far
-  bool ended_ = false;
-  std::string error_;
-  LoadOutcome error_outcome_ = LoadOutcome::kFailed;
+  ChunkStream chunks_{
+      [this](const ChunkStream::Json& chunk) { return TakeChunk(chunk); }};
+  absl::Status status_;
+  int tokens_ = 0;  // so far
 };
 
 }  // namespace h2o

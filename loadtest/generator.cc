@@ -10,8 +10,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "loadtest/completion_stream.h"
 #include "loadtest/link_messages.h"
+#include "openai/api_error.h"
 
 namespace h2o {
 namespace {
@@ -68,7 +68,7 @@ class Link {
     }
     if (answer->status == 200) return answer->body;
     return absl::InvalidArgumentError(
-        absl::StrCat("the leader says: ", ErrorTextOf(answer->body).message));
+        absl::StrCat("the leader says: ", ErrorMessageOf(answer->body)));
   }
 
   // Also a leader that starts later.

@@ -12,6 +12,7 @@
 #include "base/monitor.h"
 #include "base/status_macros.h"
 #include "loadtest/completion_stream.h"
+#include "openai/api_error.h"
 
 namespace h2o {
 namespace {
@@ -131,21 +132,23 @@ class HttpTarget final : public Target {
       const double now = pace_->Now();
       const int tokens = stream.Take(bytes);
       if (tokens > 0) job.handler.on_tokens(now, tokens);
-      return true;
+      return stream.status().ok();
     });
     const double now = pace_->Now();
     Free(worker);
     const auto end = [&](LoadOutcome outcome, const std::string& error) {
       job.handler.on_end(now, outcome, error);
     };
-    if (!answer.ok()) {
+    if (!stream.status().ok()) {
+      const bool full = absl::IsResourceExhausted(stream.status());
+      end(full ? LoadOutcome::kRefused : LoadOutcome::kFailed,
+          std::string(stream.status().message()));
+    } else if (!answer.ok()) {
       end(LoadOutcome::kFailed, answer.status().ToString());
     } else if (answer->status != 200) {
-      const ApiErrorText text = ErrorTextOf(answer->body);
-      end(OutcomeOf(answer->status, text.code),
-          absl::StrCat("status ", answer->status, ": ", text.message));
-    } else if (!stream.error().empty()) {
-      end(stream.error_outcome(), stream.error());
+      end(OutcomeOf(answer->status, answer->body),
+          absl::StrCat("status ", answer->status, ": ",
+                       ErrorMessageOf(answer->body)));
     } else if (!stream.ended()) {
       end(LoadOutcome::kFailed, "the stream ended without [DONE]");
     } else {

@@ -1,4 +1,4 @@
-// Turns statuses into errors of OpenAI's API.
+// Turns statuses into errors of OpenAI's API, and such errors into statuses.
 #include "openai/api_error.h"
 
 #include <algorithm>
@@ -9,6 +9,7 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "api/refusal.h"
+#include "base/cut_text.h"
 
 namespace h2o {
 namespace {
@@ -98,6 +99,44 @@ ApiError Unavailable(const absl::Status& status) {
       .closes = RefusalOf(status) == Refusal::kDraining};
 }
 
+// A text of {"error": ..}; empty: there is none.
+std::string FieldOf(const std::string& body, const char* name) {
+  const auto json = nlohmann::json::parse(body, nullptr, false);
+  const auto at = nlohmann::json::json_pointer(absl::StrCat("/error/", name));
+  const bool has =
+      json.is_object() && json.contains(at) && json[at].is_string();
+  return has ? json[at].get<std::string>() : "";
+}
+
+absl::StatusCode CodeOf(int http_status, const std::string& code) {
+  if (code == "server_is_overloaded" || code == "slow_down") {
+    return absl::StatusCode::kResourceExhausted;
+  }
+  if (code == "cancelled") return absl::StatusCode::kCancelled;
+  if (code == "server_is_unavailable") return absl::StatusCode::kUnavailable;
+  if (code == "deadline_exceeded") return absl::StatusCode::kDeadlineExceeded;
+  switch (http_status) {
+    case 401:
+      return absl::StatusCode::kUnauthenticated;
+    case 403:
+      return absl::StatusCode::kPermissionDenied;
+    case 404:
+      return absl::StatusCode::kNotFound;
+    case 408:
+    case 504:
+      return absl::StatusCode::kDeadlineExceeded;
+    case 429:
+      return absl::StatusCode::kResourceExhausted;
+    case 502:
+    case 503:
+      return absl::StatusCode::kUnavailable;
+    default:
+      return http_status >= 400 && http_status < 500
+                 ? absl::StatusCode::kInvalidArgument
+                 : absl::StatusCode::kInternal;
+  }
+}
+
 }  // namespace
 
 std::string ErrorJson(const ApiError& error) {
@@ -166,6 +205,21 @@ ApiError ErrorOf(const absl::Status& status, int overload_status) {
               .code = "internal_error",
               .final = true};
   }
+}
+
+std::string ErrorMessageOf(const std::string& body) {
+  const std::string message = FieldOf(body, "message");
+  return message.empty() ? CutText(body) : message;
+}
+
+std::string ErrorCodeOf(const std::string& body) {
+  return FieldOf(body, "code");
+}
+
+absl::Status StatusOfError(int http_status, const std::string& body) {
+  std::string message = ErrorMessageOf(body);
+  if (message.empty()) message = absl::StrCat("HTTP status ", http_status);
+  return absl::Status(CodeOf(http_status, ErrorCodeOf(body)), message);
 }
 
 }  // namespace h2o

@@ -38,4 +38,16 @@ absl::Status BadField(const std::string& param, const std::string& message,
 // HTTP.  `overload_status`: of a full queue, 503 or 429.
 ApiError ErrorOf(const absl::Status& status, int overload_status = 503);
 
+// ---- What a client reads of an error's body
+
+// Its message; of a body that has none, the body, cut.
+std::string ErrorMessageOf(const std::string& body);
+
+// Its code; empty: it has none.
+std::string ErrorCodeOf(const std::string& body);
+
+// The reverse of ErrorOf, also of other servers' errors.  `http_status`: of the
+// response, 200 for an error in a stream.
+absl::Status StatusOfError(int http_status, const std::string& body);
+
 }  // namespace h2o

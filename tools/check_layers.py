@@ -32,7 +32,7 @@ LEVELS = {
     "flags": ["base", "model", "api"],
     "embedded": ["base", "kernels", "kv", "model", "parallel", "api", "worker",
                  "coordinator"],
-    "loadtest": ["base", "http"],
+    "loadtest": ["base", "http", "openai"],
     "clients": ["base", "kernels", "kv", "model", "parallel", "api", "proto",
                 "worker", "coordinator", "embedded", "flags", "access", "http", "loadtest",
                 "openai"],

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "http/http_server.h"
 #include "loadtest/completion_stream.h"
 #include "loadtest/generator.h"
@@ -34,7 +35,22 @@ TEST(CompletionStream, CountsTokens) {
                         "{\"completion_tokens\": 4}}\n\ndata: [DONE]\n\n"),
             0);
   EXPECT_TRUE(stream.ended());
-  EXPECT_EQ(stream.error(), "");
+  EXPECT_TRUE(stream.status().ok());
+}
+
+TEST(CompletionStream, BelievesNoCountThatIsNone) {
+  for (const char* count : {"-3", "1.5", "\"9\"", "null", "[]"}) {
+    CompletionStream stream;
+    EXPECT_EQ(stream.Take(absl::StrCat(
+                  "data: {\"usage\": {\"completion_tokens\": ", count, "}}\n")),
+              0)
+        << count;
+  }
+  CompletionStream stream;
+  EXPECT_EQ(stream.Take("data: {\"usage\": {\"completion_tokens\": "
+                        "9000000000000000000}}\n"),
+            1'000'000'000);
+  EXPECT_EQ(stream.Take("data: {\"choices\": [{\"text\": \"a\"}]}\n"), 1);
 }
 
 TEST(CompletionStream, KeepsAnError) {
@@ -42,13 +58,16 @@ TEST(CompletionStream, KeepsAnError) {
   stream.Take(
       "data: {\"error\": {\"message\": \"full\", \"code\": "
       "\"server_is_overloaded\"}}\n\ndata: [DONE]\n\n");
-  EXPECT_EQ(stream.error(), "full");
-  EXPECT_EQ(stream.error_outcome(), LoadOutcome::kRefused);
+  EXPECT_EQ(stream.status(), absl::ResourceExhaustedError("full"));
+  EXPECT_EQ(stream.Take("data: {\"choices\": [{\"text\": \"a\"}]}\n"), 0);
+}
+
+TEST(CompletionStream, TellsFullServersFromFailedOnes) {
   EXPECT_EQ(OutcomeOf(429, ""), LoadOutcome::kRefused);
   EXPECT_EQ(OutcomeOf(503, ""), LoadOutcome::kRefused);
-  EXPECT_EQ(OutcomeOf(503, "server_is_unavailable"), LoadOutcome::kFailed);
+  EXPECT_EQ(OutcomeOf(503, R"({"error": {"code": "server_is_unavailable"}})"),
+            LoadOutcome::kFailed);
   EXPECT_EQ(OutcomeOf(400, ""), LoadOutcome::kFailed);
-  EXPECT_EQ(ErrorTextOf("no JSON").message, "no JSON");
 }
 
 TEST(LinkMessages, GoThroughJson) {

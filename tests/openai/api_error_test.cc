@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <string>
 #include <utility>
 
 #include "api/refusal.h"
@@ -80,6 +81,30 @@ TEST(ApiError, TheBodyHasAllFourKeys) {
   EXPECT_EQ(ErrorJson({.message = "m"}),
             R"({"error":{"message":"m","type":"invalid_request_error",)"
             R"("param":null,"code":null}})");
+}
+
+TEST(ApiError, AClientReadsTheStatusThatWasWritten) {
+  for (const absl::Status& status :
+       {absl::InvalidArgumentError("a"), absl::UnauthenticatedError("b"),
+        absl::PermissionDeniedError("c"), absl::ResourceExhaustedError("d"),
+        absl::UnavailableError("e"), absl::DeadlineExceededError("f"),
+        absl::CancelledError("g"), absl::InternalError("h")}) {
+    const ApiError error = ErrorOf(status);
+    EXPECT_EQ(StatusOfError(error.status, ErrorJson(error)), status);
+    EXPECT_EQ(ErrorCodeOf(ErrorJson(error)), error.code);
+  }
+}
+
+TEST(ApiError, AClientReadsErrorsOfOthers) {
+  EXPECT_EQ(StatusOfError(500, ""), absl::InternalError("HTTP status 500"));
+  EXPECT_EQ(StatusOfError(404, "<html>"), absl::NotFoundError("<html>"));
+  EXPECT_EQ(StatusOfError(429, R"({"error": "slow"})"),
+            absl::ResourceExhaustedError(R"({"error": "slow"})"));
+  EXPECT_EQ(ErrorMessageOf("\x1b[2Jgone"), "?[2Jgone");
+  EXPECT_EQ(ErrorMessageOf(R"({"error": {"message": 3, "code": 4}})"),
+            R"({"error": {"message": 3, "code": 4}})");
+  EXPECT_EQ(ErrorCodeOf(R"({"error": {"message": 3, "code": 4}})"), "");
+  EXPECT_LT(ErrorMessageOf(std::string(100'000, 'x')).size(), 300);
 }
 
 }  // namespace
