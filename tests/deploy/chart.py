@@ -1,19 +1,19 @@
-"""What the tests of deploy/ share: the chart as helm renders it, the compose file, and what the programs understand.
-
-H2O_BIN  the folder with the programs (default build/release/bin)
-"""
+"""What the tests of deploy/ share: the chart as helm renders it, the compose file, and what the programs understand."""
 import functools
 import os
 import pathlib
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 import yaml
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-BIN = pathlib.Path(os.environ.get("H2O_BIN") or REPOSITORY / "build" / "release" / "bin").absolute()
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from programs import BIN, REPOSITORY  # noqa: E402
+
 DEPLOY = REPOSITORY / "deploy"
 CHART = DEPLOY / "helm" / "h2oserve"
 COMPOSE = DEPLOY / "compose" / "compose.yaml"

@@ -3,26 +3,20 @@ dashboard and every alert rule has an answer there.
 
 Grafana is no package of Debian and is not run; of it only the files are read (test_docker.py, tests/tools).
 """
-import contextlib
 import json
 import math
 import re
 import shutil
-import sys
 import threading
-import urllib.error
 import urllib.parse
-import urllib.request
 
 import pytest
 import yaml
 
-from chart import COMPOSE, DEPLOY, REPOSITORY
-from test_programs import Started, get, local, needs_programs, until
-
-sys.path.insert(0, str(REPOSITORY / "tests"))
-
-from prometheus import PROMETHEUS, needs_prometheus  # noqa: E402
+from chart import COMPOSE, DEPLOY
+from programs import address_of, ask, until
+from prometheus import PROMETHEUS, needs_prometheus
+from test_programs import local, needs_programs, started  # noqa: F401
 
 pytestmark = [needs_programs, needs_prometheus]
 SERVICES = yaml.safe_load(COMPOSE.read_text())["services"]
@@ -31,45 +25,32 @@ PROMPT = "To install the package, follow the instructions. " * 12  # many times 
 
 
 @pytest.fixture
-def started(tmp_path):
-    with contextlib.ExitStack() as stack:
-        yield lambda command: Started(stack, tmp_path, command)
-
-
-@pytest.fixture
 def cluster(started, tmp_path):
     """The coordinator and the workers of the compose file: (where it answers over HTTP, workers, start one more)."""
-    server = started(local(SERVICES["coordinator"]["command"], tmp_path))
-    grpc, http = server.says(r"listening on (\S+)"), server.says(r"http on (\S+)")
+    server = started(*local(SERVICES["coordinator"]["command"], tmp_path))
+    grpc, http = server.address(), address_of(server)
     command = [*local(SERVICES["worker"]["command"], tmp_path, **{"--coordinator": grpc}), "--threads=1",
                f"--kv-pool-bytes={64 << 20}"]
-    workers = [started(command) for _ in range(SERVICES["worker"]["deploy"]["replicas"])]
-    until(lambda: get(f"http://{http}/readyz")[0] == 200, "the group is ready")
-    return http, workers, lambda: started(command)
+    workers = [started(*command) for _ in range(SERVICES["worker"]["deploy"]["replicas"])]
+    until(lambda: ask(http, "/readyz")[0] == 200, "the group is ready")
+    return http, workers, lambda: started(*command)
 
 
-def ask(http, **fields):
+def complete(http, **fields):
     """The status of one completion."""
-    request = urllib.request.Request(f"http://{http}/v1/completions", headers={"Content-Type": "application/json"},
-                                     data=json.dumps(fields).encode())
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            answer.read()
-            return answer.status
-    except urllib.error.HTTPError as error:
-        return error.code
+    return ask(http, "/v1/completions", "POST", json.dumps(fields), {"Content-Type": "application/json"})[0]
 
 
 @pytest.fixture
 def requests(cluster):
     """One runs all the time, and none is lost; one was refused."""
     http, *_ = cluster
-    assert ask(http, prompt=PROMPT, max_tokens=10**9) == 400
+    assert complete(http, prompt=PROMPT, max_tokens=10**9) == 400
     done, statuses = threading.Event(), set()
 
     def send():
         while not done.is_set():
-            statuses.add(ask(http, prompt=PROMPT, max_tokens=16))
+            statuses.add(complete(http, prompt=PROMPT, max_tokens=16))
     sender = threading.Thread(target=send)
     sender.start()
     yield
@@ -90,13 +71,13 @@ def prometheus(started, cluster, tmp_path):
     (folder / "prometheus.yml").write_text(configuration)
     program = SERVICES["prometheus"]["command"]
     program = [word.replace("/etc/prometheus", str(folder)).replace("=/prometheus", f"={folder / 'data'}") for word in program]
-    address = started([PROMETHEUS, *program, "--web.listen-address=127.0.0.1:0"]).says(r'msg="Listening on" address=(\S+)')
+    address = started(PROMETHEUS, *program, "--web.listen-address=127.0.0.1:0").says(r'msg="Listening on" address=(\S+)')
 
     def api(path, **parameters):
-        status, body = get(f"http://{address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}")
+        status, _, body = ask(address, f"/api/v1/{path}?{urllib.parse.urlencode(parameters)}")
         assert status == 200, (path, parameters, body)
         return json.loads(body)["data"]
-    until(lambda: get(f"http://{address}/-/ready")[0] == 200, "Prometheus is ready")
+    until(lambda: ask(address, "/-/ready")[0] == 200, "Prometheus is ready")
     return api
 
 
@@ -130,9 +111,9 @@ def test_prometheus_answers_every_query_of_the_dashboard(prometheus, cluster, re
 
     # A worker is lost, with which its group ends, and both are started again: the fault is seen, and requests go on.
     _, workers, start = cluster
-    workers[0].process.kill()
+    workers[0].kill()
     for worker in workers:
-        worker.process.wait(60)
+        worker.wait(60)
         start()
     until(lambda: "H2oserveFault" in firing(prometheus), "the alert")
 

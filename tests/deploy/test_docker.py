@@ -3,17 +3,13 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 
 import jsonschema
 import pytest
 import yaml
 
 from chart import COMPOSE, DEPLOY, PYPI, REPOSITORY, needs_pypi
-
-sys.path.insert(0, str(REPOSITORY / "tests"))
-
-from prometheus import PROMTOOL, needs_promtool  # noqa: E402
+from prometheus import PROMTOOL, needs_promtool
 
 DOCKERFILES = sorted((DEPLOY / "docker").glob("*.Dockerfile"))
 SCHEMA = next(PYPI.parent.glob("lib/python3*/site-packages/compose/config/compose_spec.json"), None)

@@ -13,14 +13,13 @@ import os
 import pathlib
 import shutil
 import subprocess
-import urllib.request
 
 import pytest
 import yaml
 
 import chart_cases as cases
 from chart import DEPLOY, REPOSITORY, needs_helm, of_kind, pod_templates, rendered
-from test_programs import get, until
+from programs import ask, until
 
 FOLDER = pathlib.Path(os.environ.get("H2O_CONTAINERS") or REPOSITORY / "build" / "containers").absolute()
 TOOLS = ("buildah", "podman", "runc", "catatonit", "mmdebstrap")
@@ -73,16 +72,16 @@ def image(engine, tmp_path_factory):
     return IMAGE
 
 
-def ask(address):
-    request = urllib.request.Request(f"http://{address}:8000/v1/completions", data=json.dumps(PROMPT).encode(),
-                                     headers={"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)["choices"][0]["text"]
+def answer_of(host):
+    """What a server there answers to a prompt."""
+    status, _, body = ask(f"{host}:8000", "/v1/completions", "POST", json.dumps(PROMPT), {"Content-Type": "application/json"})
+    assert status == 200, body
+    return json.loads(body)["choices"][0]["text"]
 
 
-def answers(url):
+def answers(address, path):
     with contextlib.suppress(OSError):
-        return get(url)[0] == 200
+        return ask(address, path)[0] == 200
     return False
 
 
@@ -90,8 +89,8 @@ def test_the_image_answers_a_prompt(engine, image):
     name = engine("podman", "run", *RUN_FLAGS, image)
     try:
         address = engine("podman", "inspect", "-f", "{{.NetworkSettings.IPAddress}}", name)
-        until(lambda: answers(f"http://{address}:8000/readyz"), "the server is ready")
-        assert ask(address)
+        until(lambda: answers(f"{address}:8000", "/readyz"), "the server is ready")
+        assert answer_of(address)
         assert engine("podman", "exec", name, "id", "-u") == "10001"
         engine("podman", "exec", name, "h2oserve-healthy")
         assert engine("podman", "exec", name, "sh", "-c", "h2oserve-healthy 8000 /livez && ! h2oserve-healthy 8000 /none; echo $?") == "0"
@@ -139,16 +138,16 @@ def test_the_pods_of_the_chart_answer_a_prompt(engine, image, tmp_path):
         return network["IPAddress"]
     try:
         address = play("demo-coordinator", templates["coordinator"], {})
-        until(lambda: answers(f"http://{address}:8000/livez"), "the coordinator lives")
-        assert not answers(f"http://{address}:8000/readyz")
+        until(lambda: answers(f"{address}:8000", "/livez"), "the coordinator lives")
+        assert not answers(f"{address}:8000", "/readyz")
         (workers,) = of_kind(manifests, "StatefulSet")
         join = next(service for service in of_kind(manifests, "Service") if service["metadata"]["name"].endswith("-join"))
         host = f"{join['metadata']['name']}.{join['metadata']['namespace']}.svc"
         for i in range(workers["spec"]["replicas"]):
             own = play(f"demo-worker-{i}", templates["worker"], {host: address})
-            until(lambda: answers(f"http://{own}:8081/livez"), f"worker {i} lives")
-        until(lambda: answers(f"http://{address}:8000/readyz"), "the group is ready")
-        assert ask(address)
+            until(lambda: answers(f"{own}:8081", "/livez"), f"worker {i} lives")
+        until(lambda: answers(f"{address}:8000", "/readyz"), "the group is ready")
+        assert answer_of(address)
     finally:
         for name in pods:
             engine("podman", "pod", "rm", "-f", "-t", "5", name, check=False)

@@ -2,22 +2,16 @@
 import contextlib
 import json
 import os
-import pathlib
 import re
 import signal
-import subprocess
-import time
-import urllib.error
-import urllib.request
 
 import pytest
 import yaml
 
 import chart_cases as cases
-from chart import BIN, COMPOSE, DEPLOY, REPOSITORY, command_of, containers, needs_helm, rendered, text_of, unknown_flags
+from chart import COMPOSE, DEPLOY, command_of, containers, needs_helm, rendered, text_of, unknown_flags
+from programs import BIN, MODEL, PROGRAMS, Program, address_of, ask, until
 
-PROGRAMS = ("h2oserve", "h2oserve-coordinator", "h2oserve-worker")
-MODEL = REPOSITORY / "models" / "opt-demo"
 RANKS = DEPLOY / "docker" / "h2oserve-ranks"
 needs_programs = pytest.mark.skipif(not all((BIN / name).exists() for name in PROGRAMS), reason=f"no programs in {BIN}")
 pytestmark = needs_programs
@@ -43,59 +37,12 @@ def test_flags_of_compose_and_images_exist():
 
 # ---- the programs, run as the manifests say ----
 
-def get(url):
-    """Status and body."""
-    try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-
-
-def until(condition, what, seconds=60):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"not within {seconds} s: {what}")
-
-
-class Started:
-    """A process whose output goes to a file, ended when the test is."""
-
-    def __init__(self, stack, folder, command, environment=None):
-        self.path = folder / f"{len(list(folder.iterdir()))}.txt"
-        self.command = command
-        self.out = stack.enter_context(self.path.open("w"))
-        self.process = subprocess.Popen([str(word) for word in command], stdout=self.out, stderr=subprocess.STDOUT,
-                                        stdin=subprocess.DEVNULL, env=environment)
-        stack.callback(self.stop)
-
-    def stop(self):
-        self.process.terminate()
-        try:
-            self.process.wait(60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-    def says(self, pattern):
-        """What the first group of `pattern` matches, once it is there."""
-        def found():
-            match = re.search(pattern, self.path.read_text(), re.M)
-            assert match or self.process.poll() is None, f"{self.command} ended: {self.path.read_text()}"
-            return match
-        return until(found, f"{pattern}: {self.path.read_text()}").group(1)
-
-
 def local(command, folder, **replace):
     """A command for this host: the same flags, with addresses, folders and the model of here."""
     values = {"--model": MODEL, "--listen": "127.0.0.1:0", "--http": "127.0.0.1:0", "--health": "127.0.0.1:0",
               "--fault-dir": folder, "--cache-dir": folder, **replace}
     words = [word.partition("=") for word in command]
-    return [BIN / command[0], *(f"{flag}={values.get(flag, value)}" if equals else flag for flag, equals, value in words[1:])]
+    return [command[0], *(f"{flag}={values.get(flag, value)}" if equals else flag for flag, equals, value in words[1:])]
 
 
 def of_chart():
@@ -115,42 +62,46 @@ def of_compose():
 
 
 @pytest.fixture
-def started(tmp_path):
+def started():
+    """Starts programs, which end with the test."""
     with contextlib.ExitStack() as stack:
-        yield lambda command, **more: Started(stack, tmp_path, command, **more)
+        def start(*command, through=()):
+            program = Program(*command, through=through)
+            stack.callback(program.kill)
+            return program
+        yield start
 
 
 @pytest.mark.parametrize("commands", [pytest.param(of_chart, marks=needs_helm), of_compose])
 def test_the_commands_serve(started, tmp_path, commands):
     coordinator, worker, alive, ready, worker_alive = commands()
-    server = started(local(coordinator, tmp_path))
-    address, http = server.says(r"listening on (\S+)"), "http://" + server.says(r"http on (\S+)")
-    assert get(http + alive)[0] == 200  # before workers come
-    assert get(http + ready)[0] == 503
+    server = started(*local(coordinator, tmp_path))
+    address, http = server.address(), address_of(server)
+    assert ask(http, alive)[0] == 200  # before workers come
+    assert ask(http, ready)[0] == 503
 
     command = [*local(worker, tmp_path, **{"--coordinator": address}), "--threads=1", f"--kv-pool-bytes={64 << 20}"]
-    workers = [started(command) for _ in range(2)]
-    health = "http://" + workers[0].says(r"health on (\S+)")
-    assert get(health + worker_alive)[0] == 200
-    until(lambda: get(health + "/readyz")[0] == 200, "the worker is ready")
-    until(lambda: get(http + ready)[0] == 200, "the coordinator is ready")
+    workers = [started(*command) for _ in range(2)]
+    health = workers[0].says(r"health on (\S+)")
+    assert ask(health, worker_alive)[0] == 200
+    until(lambda: ask(health, "/readyz")[0] == 200, "the worker is ready")
+    until(lambda: ask(http, ready)[0] == 200, "the coordinator is ready")
 
-    request = urllib.request.Request(http + "/v1/completions", headers={"Content-Type": "application/json"},
-                                     data=json.dumps({"prompt": "To install the package,", "max_tokens": 4}).encode())
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        assert json.load(answer)["usage"]["kv"]["policy"] == "h2o"
+    status, _, answer = ask(http, "/v1/completions", "POST", json.dumps({"prompt": "To install the package,", "max_tokens": 4}),
+                            {"Content-Type": "application/json"})
+    assert status == 200 and json.loads(answer)["usage"]["kv"]["policy"] == "h2o"
 
     # At the path that is scraped, every series that the chart names.
-    status, page = get(http + "/metrics")
+    status, _, page = ask(http, "/metrics")
     assert status == 200
     for series in ("vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"):
         assert re.search(rf"^{series}\{{", page, re.M), series
 
     # Workers that are told to stop end well; so does the coordinator.
     for program in (*workers, server):
-        program.process.terminate()
-    assert [program.process.wait(60) for program in workers] in ([0, 0], [0, 3], [3, 0], [3, 3])
-    assert server.process.wait(60) == 0
+        program.signal(signal.SIGTERM)
+    assert [program.wait(60) for program in workers] in ([0, 0], [0, 3], [3, 0], [3, 3])
+    assert server.wait(60) == 0
 
 
 @needs_helm
@@ -164,17 +115,17 @@ def test_series_that_the_chart_names():
 
 
 def test_ranks_of_one_container_end_together(started, tmp_path):
-    server = started([BIN / "h2oserve-coordinator", "--model", MODEL, "--tp=2", "--listen=127.0.0.1:0"])
-    environment = {"PATH": f"{BIN}:/usr/bin:/bin"}
-    command = [RANKS, 2, "cpu", "127.0.0.1:0", "--coordinator", server.says(r"^listening on (\S+)"), "--threads=1",
-               f"--kv-pool-bytes={64 << 20}", f"--cache-dir={tmp_path}"]
-    ranks = started(command, environment=environment)
-    server.says("(group 0 is ready)")
-    children = pathlib.Path(f"/proc/{ranks.process.pid}/task/{ranks.process.pid}/children").read_text().split()
-    os.kill(int(children[0]), signal.SIGKILL)
-    assert ranks.process.wait(60) != 0
+    server = started("h2oserve-coordinator", "--model", MODEL, "--tp=2", "--listen=127.0.0.1:0")
 
-    ranks = started(command, environment=environment)
+    def start():
+        return started(RANKS, 2, "cpu", "127.0.0.1:0", "--coordinator", server.address(), "--threads=1",
+                       f"--kv-pool-bytes={64 << 20}", f"--cache-dir={tmp_path}", through=("env", f"PATH={BIN}:/usr/bin:/bin"))
+    ranks = start()
+    server.says("(group 0 is ready)")
+    os.kill(min(ranks.children()), signal.SIGKILL)
+    assert ranks.wait(60) != 0
+
+    ranks = start()
     server.says("(?s)group 0 is ready.*(group 0 is ready)")
-    ranks.process.terminate()
-    assert ranks.process.wait(60) == 0, ranks.path.read_text()
+    ranks.signal(signal.SIGTERM)
+    assert ranks.wait(60) == 0, ranks.stderr()

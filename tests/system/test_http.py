@@ -1,33 +1,13 @@
 """HTTP: health, metrics and status."""
-
-import http.client
 import json
 import re
 import subprocess
 
 import grpc
-import pytest
 
 from conftest import MODEL, until
+from programs import address_of, ask
 from prometheus import PROMTOOL, needs_promtool
-
-
-def address_of(program):
-    """Where a program serves HTTP; it prints that behind 'listening on'."""
-    program.address()
-    until(lambda: any(line.startswith("http on ") for line in program.lines["stdout"]), "it tells its HTTP address")
-    return next(line.split()[-1] for line in program.lines["stdout"] if line.startswith("http on "))
-
-
-def ask(address, path, method="GET", body=None, headers=None):
-    """(status, headers, body) of one request."""
-    connection = http.client.HTTPConnection(address, timeout=10)
-    try:
-        connection.request(method, path, body, headers or {})
-        response = connection.getresponse()
-        return response.status, dict(response.getheaders()), response.read().decode()
-    finally:
-        connection.close()
 
 
 def metrics(address):

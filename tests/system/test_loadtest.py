@@ -167,9 +167,7 @@ def lead(folder, generators, *arguments, joining=()):
                      *arguments)
     programs = [leader]
     try:
-        line = until(lambda: next(iter(leader.lines["stderr"]), None), "the leader listens")
-        assert line.startswith("listening on "), line
-        address = line.removeprefix("listening on ")
+        address = leader.address()
         programs += [Program("h2oserve", "loadtest", "--join", address, "--name", f"g{i}", *joining) for i in range(generators)]
         assert leader.wait(3 * PATIENCE) == 0, leader.stderr()
         assert [program.wait() for program in programs[1:]] == [0] * generators
