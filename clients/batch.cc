@@ -35,14 +35,13 @@ struct BatchFlags {
   std::vector<std::string> serve_flags;
   int concurrency = 64;
   double timeout_seconds = 600;
-  std::string api_key;
-  ClientTlsFlags tls;
+  CredentialFlags credentials;
   bool json = false;
 };
 
 absl::StatusOr<HttpServerPlace> PlaceOf(const BatchFlags& flags,
                                         const std::string& url) {
-  return HttpServerPlaceOf("--server", url, flags.api_key, flags.tls);
+  return HttpServerPlaceOf("--server", url, flags.credentials);
 }
 
 absl::Status CheckFlags(const BatchFlags& flags) {
@@ -159,13 +158,7 @@ void AddBatchCommand(CLI::App* app, int* exit_code) {
       ->check(Within(1, 1e6, "a number of seconds, at least 1"))
       ->type_name("S")
       ->capture_default_str();
-  command
-      ->add_option("--api-key", flags->api_key,
-                   "Key, where the server takes some; better in the variable, "
-                   "which other users of this host cannot see")
-      ->envname("H2OSERVE_API_KEY")
-      ->type_name("KEY");
-  AddClientTlsFlags(command, &flags->tls);
+  AddCredentialFlags(command, kKeyHelp, &flags->credentials);
   command->add_flag("--json", flags->json,
                     "The summary as one object: {\"requests\", \"answered\", "
                     "\"failed\", \"skipped\", \"seconds\"}");

@@ -185,10 +185,9 @@ absl::StatusOr<std::unique_ptr<Caller>> CallerOverGrpc(
 absl::StatusOr<std::unique_ptr<Caller>> CallerOverHttp(
     const CallFlags& flags, const std::vector<Prompt>& prompts,
     CallerOptions options) {
-  const ClientTlsFlags& tls = flags.server.tls;
   H2O_ASSIGN_OR_RETURN(
       const HttpServerPlace place,
-      HttpServerPlaceOf("--http", flags.http, flags.server.api_key, tls));
+      HttpServerPlaceOf("--http", flags.http, flags.server.credentials));
   return NewHttpCaller(place, prompts, std::move(options));
 }
 
@@ -232,7 +231,7 @@ void AddCallCommand(CLI::App* app, int* exit_code) {
   auto flags = std::make_shared<CallFlags>();
   CLI::App* command =
       app->add_subcommand("call", "Generates text on a server; Ctrl-C cancels");
-  AddServerFlags(command, "Key, where the server takes some", &flags->server);
+  AddServerFlags(command, kKeyHelp, &flags->server);
   command->get_option("--server")->required(false);
   command
       ->add_option("--http", flags->http,

@@ -19,7 +19,6 @@
 #include "base/stop_signals.h"
 #include "clients/blocked_signals.h"
 #include "clients/commands.h"
-#include "clients/cpp/credentials.h"
 #include "clients/loadtest_flags.h"
 #include "clients/loadtest_target.h"
 #include "flags/exit_code.h"
@@ -38,42 +37,45 @@ using Json = nlohmann::ordered_json;
 
 // ---- Targets
 
+// By tenant.
 absl::StatusOr<std::vector<std::string>> KeysOf(const LoadtestFlags& flags) {
-  if (flags.tenants.empty()) {
-    return std::vector<std::string>{flags.api_key};
-  }
+  const std::string& own = flags.credentials.api_key;
+  if (flags.tenants.empty()) return std::vector<std::string>{own};
   std::vector<std::string> keys;
   H2O_ASSIGN_OR_RETURN(const std::vector<TenantKey> tenants,
                        ReadTenants(flags.tenants));
   for (const TenantKey& tenant : tenants) {
-    keys.push_back(tenant.key.empty() ? flags.api_key : tenant.key);
+    keys.push_back(tenant.key.empty() ? own : tenant.key);
   }
   return keys;
 }
 
+absl::StatusOr<std::unique_ptr<Target>> MakeTarget(
+    const LoadtestFlags& flags, const std::vector<std::string>& keys,
+    const std::string& name, const Pace* pace) {
+  if (name.find("://") == std::string::npos) {
+    return NewGrpcTarget({.server = name, .credentials = flags.credentials},
+                         keys, flags.timeout_seconds, pace);
+  }
+  H2O_ASSIGN_OR_RETURN(HttpServerPlace place,
+                       HttpServerPlaceOf("--target", name, flags.credentials));
+  return NewHttpTarget({.url = std::move(place.url),
+                        .tls = std::move(place.tls),
+                        .keys = keys,
+                        .model = flags.model,
+                        .more_fields = flags.http_fields,
+                        .silence_seconds = flags.timeout_seconds},
+                       pace);
+}
+
 absl::StatusOr<Targets> TargetsOf(const LoadtestFlags& flags,
                                   const Pace* pace) {
+  // Of a generator, whose targets the leader names later.
+  H2O_RETURN_IF_ERROR(ReadCredentials(flags.credentials).status());
   H2O_ASSIGN_OR_RETURN(const std::vector<std::string> keys, KeysOf(flags));
-  H2O_ASSIGN_OR_RETURN(
-      const TlsMaterial tls,
-      ReadTls(flags.tls.ca, flags.tls.certificate, flags.tls.key));
-  const auto make =
-      [&flags, pace, keys, tls](
-          const std::string& name) -> absl::StatusOr<std::unique_ptr<Target>> {
-    if (name.find("://") == std::string::npos) {
-      return NewGrpcTarget({.server = name, .tls = flags.tls}, keys,
-                           flags.timeout_seconds, pace);
-    }
-    H2O_ASSIGN_OR_RETURN(const HttpUrl url, ParseHttpUrl(name));
-    const HttpTargetOptions options{.url = url,
-                                    .tls = tls,
-                                    .keys = keys,
-                                    .model = flags.model,
-                                    .more_fields = flags.http_fields,
-                                    .silence_seconds = flags.timeout_seconds};
-    return NewHttpTarget(options, pace);
-  };
-  return Targets(make);
+  return Targets([&flags, keys, pace](const std::string& name) {
+    return MakeTarget(flags, keys, name, pace);
+  });
 }
 
 // ---- Looking on

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "clients/cpp/credentials.h"
 #include "flags/flags.h"
 #include "loadtest/trace_file.h"
 
@@ -278,13 +279,8 @@ void AddServerSideFlags(CLI::App* command, LoadtestFlags* flags) {
                    "Lines of {\"name\", \"weight\", \"key\"}: requests are "
                    "shared out by weight, each with its tenant's key")
       ->type_name("FILE");
-  command
-      ->add_option("--api-key", flags->api_key,
-                   "Key, where servers take some; better in the variable, "
-                   "which other users of this host cannot see")
-      ->envname("H2OSERVE_API_KEY")
-      ->type_name("KEY");
-  AddClientTlsFlags(command, &flags->tls);
+  AddCredentialFlags(command, "Key, where servers take some",
+                     &flags->credentials);
   command
       ->add_option("--served-model", flags->model,
                    "Name of the model in bodies of HTTP; not given: they name "
@@ -368,12 +364,13 @@ absl::StatusOr<std::vector<TenantKey>> ReadTenants(const std::string& path) {
                       json["name"].is_string() &&
                       (!json.contains("weight") ||
                        (json["weight"].is_number() && json["weight"] > 0)) &&
-                      (!json.contains("key") || json["key"].is_string());
+                      (!json.contains("key") ||
+                       (json["key"].is_string() && CheckKey(json["key"]).ok()));
     if (!good) {
       return Wrong(absl::StrCat(
           path, ":", number,
           ": a line must be {\"name\": TEXT, \"weight\": NUMBER over 0, "
-          "\"key\": TEXT}"));
+          "\"key\": TEXT of printable characters without blanks}"));
     }
     tenants.push_back(
         {{json["name"], json.value("weight", 1.0)}, json.value("key", "")});

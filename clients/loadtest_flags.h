@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "flags/access_flags.h"
+#include "clients/server_flags.h"
 #include "loadtest/limit_search.h"
 #include "loadtest/load_report.h"
 #include "loadtest/load_spec.h"
@@ -33,8 +33,8 @@ struct LoadtestFlags {
   bool json = false;
 
   // How servers are reached.
-  std::string api_key, tenants, model, http_fields = "{}";
-  ClientTlsFlags tls;
+  CredentialFlags credentials;
+  std::string tenants, model, http_fields = "{}";
   double timeout_seconds = 600;
 
   // Several generators.

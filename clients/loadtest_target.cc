@@ -92,7 +92,8 @@ absl::StatusOr<std::unique_ptr<Target>> NewGrpcTarget(
   options.timeout_seconds = timeout_seconds;
   std::vector<Client> clients;
   for (const std::string& key :
-       keys.empty() ? std::vector<std::string>{server.api_key} : keys) {
+       keys.empty() ? std::vector<std::string>{server.credentials.api_key}
+                    : keys) {
     options.api_key = key;
     const Expected<Client> client = Client::Connect(options);
     if (!client) return StatusOf(client.error());

@@ -2,6 +2,7 @@
 #include "clients/server_flags.h"
 
 #include <CLI/CLI.hpp>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -10,11 +11,8 @@
 
 namespace h2o {
 
-void AddServerFlags(CLI::App* app, const std::string& key_help,
-                    ServerFlags* flags) {
-  app->add_option("--server", flags->server, "Address of the server")
-      ->required()
-      ->type_name("HOST:PORT");
+void AddCredentialFlags(CLI::App* app, const std::string& key_help,
+                        CredentialFlags* flags) {
   app->add_option("--api-key", flags->api_key,
                   absl::StrCat(key_help,
                                "; better in the variable, which other users "
@@ -24,36 +22,45 @@ void AddServerFlags(CLI::App* app, const std::string& key_help,
   AddClientTlsFlags(app, &flags->tls);
 }
 
+void AddServerFlags(CLI::App* app, const std::string& key_help,
+                    ServerFlags* flags) {
+  app->add_option("--server", flags->server, "Address of the server")
+      ->required()
+      ->type_name("HOST:PORT");
+  AddCredentialFlags(app, key_help, &flags->credentials);
+}
+
 ClientOptions OptionsOf(const ServerFlags& flags) {
+  const ClientTlsFlags& tls = flags.credentials.tls;
   ClientOptions options;
   options.server = flags.server;
-  options.api_key = flags.api_key;
-  options.tls = {.ca = flags.tls.ca,
-                 .certificate = flags.tls.certificate,
-                 .key = flags.tls.key};
+  options.api_key = flags.credentials.api_key;
+  options.tls = {.ca = tls.ca, .certificate = tls.certificate, .key = tls.key};
   return options;
 }
 
-absl::StatusOr<HttpServerPlace> HttpServerPlaceOf(const std::string& url_flag,
-                                                  const std::string& url,
-                                                  const std::string& api_key,
-                                                  const ClientTlsFlags& tls) {
+absl::StatusOr<TlsMaterial> ReadCredentials(const CredentialFlags& flags) {
+  if (const absl::Status key = CheckKey(flags.api_key); !key.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--api-key: ", key.message()));
+  }
+  return ReadTls(flags.tls.ca, flags.tls.certificate, flags.tls.key);
+}
+
+absl::StatusOr<HttpServerPlace> HttpServerPlaceOf(
+    const std::string& url_flag, const std::string& url,
+    const CredentialFlags& credentials) {
   const absl::StatusOr<HttpUrl> parsed = ParseHttpUrl(url);
   if (!parsed.ok()) {
     return absl::InvalidArgumentError(
         absl::StrCat(url_flag, ": ", parsed.status().message()));
   }
-  if (!tls.ca.empty() && !parsed->tls) {
+  if (!credentials.tls.ca.empty() && !parsed->tls) {
     return absl::InvalidArgumentError(absl::StrCat(
         "--tls-ca is for a server of https://, which ", url_flag, " is not"));
   }
-  if (const absl::Status key = CheckKey(api_key); !key.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--api-key: ", key.message()));
-  }
-  HttpServerPlace place = {.url = *parsed, .api_key = api_key};
-  H2O_ASSIGN_OR_RETURN(place.tls, ReadTls(tls.ca, tls.certificate, tls.key));
-  return place;
+  H2O_ASSIGN_OR_RETURN(TlsMaterial tls, ReadCredentials(credentials));
+  return HttpServerPlace{*parsed, std::move(tls), credentials.api_key};
 }
 
 absl::StatusOr<Client> ConnectTo(const ServerFlags& flags) {

@@ -17,18 +17,28 @@ class App;
 
 namespace h2o {
 
-struct ServerFlags {
-  std::string server;
+// What a command shows to servers, and whom it believes.
+struct CredentialFlags {
   std::string api_key;  // empty: none
   ClientTlsFlags tls;
 };
 
-// --server, --api-key and the flags of TLS.  `key_help`: which key.
-void AddServerFlags(CLI::App* app, const std::string& key_help,
-                    ServerFlags* flags);
+// --api-key and the flags of TLS.  `key_help`: which key.
+void AddCredentialFlags(CLI::App* app, const std::string& key_help,
+                        CredentialFlags* flags);
 
+inline constexpr char kKeyHelp[] = "Key, where the server takes some";
 inline constexpr char kAdminKeyHelp[] =
     "Key with `admin`, where the server has keys";
+
+struct ServerFlags {
+  std::string server;
+  CredentialFlags credentials;
+};
+
+// --server and the flags above.
+void AddServerFlags(CLI::App* app, const std::string& key_help,
+                    ServerFlags* flags);
 
 ClientOptions OptionsOf(const ServerFlags& flags);
 
@@ -39,12 +49,15 @@ struct HttpServerPlace {
   std::string api_key;  // empty: none
 };
 
-// Errors: INVALID_ARGUMENT naming the flag that is wrong; `url_flag`: that of
-// `url`.
-absl::StatusOr<HttpServerPlace> HttpServerPlaceOf(const std::string& url_flag,
-                                                  const std::string& url,
-                                                  const std::string& api_key,
-                                                  const ClientTlsFlags& tls);
+// Errors: INVALID_ARGUMENT for a key that no header can carry, or for
+// certificates that do not go together or cannot be read.
+absl::StatusOr<TlsMaterial> ReadCredentials(const CredentialFlags& flags);
+
+// Errors: those of ReadCredentials; INVALID_ARGUMENT naming `url_flag`, the
+// flag of `url`, if that is wrong.
+absl::StatusOr<HttpServerPlace> HttpServerPlaceOf(
+    const std::string& url_flag, const std::string& url,
+    const CredentialFlags& credentials);
 
 // Errors: INVALID_ARGUMENT for a flag that cannot be.
 absl::StatusOr<Client> ConnectTo(const ServerFlags& flags);

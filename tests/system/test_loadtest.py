@@ -260,10 +260,18 @@ def test_nobody_there():
     (("--target", "ftp://h", "--rate", "5"), "is no URL"),
     (("--join", "h:1", "--target", "h:1"), "--join takes its load from the leader"),
     (("--target", "h:1", "--rate", "5", "--http-fields", "3"), "--http-fields: '3' is no JSON object"),
+    (("--target", "h:1", "--rate", "5", "--api-key", "a\nx-b: c"), "--api-key: the API key must have printable characters"),
 ])
 def test_bad_flags(arguments, says):
     done = run(*arguments)
     assert done.returncode == 2 and says in done.stderr, done.stderr
+
+
+def test_a_tenants_key_is_one_that_a_header_can_carry(tmp_path):
+    tenants = tmp_path / "tenants.jsonl"
+    tenants.write_text('{"name": "a"}\n' + json.dumps({"name": "b", "key": "k\r\nx-c: d"}) + "\n")
+    done = run("--target", "http://127.0.0.1:1", "--rate", 5, "--tenants", tenants)
+    assert done.returncode == 2 and f"{tenants}:2: a line must be" in done.stderr, done.stderr
 
 
 SHORT = {"--duration": "1", "--rate": "8", "--concurrency": "2", "--repeats": "1", "--precision": "0.9", "--first-rate": "100", "--lengths": "8,3",
