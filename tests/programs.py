@@ -30,7 +30,7 @@ def sanitizer_of(build):
 
 
 SANITIZER = sanitizer_of(BIN.parent)
-SLOWER = {None: 1, "address": 3, "thread": 5}[SANITIZER]  # by at most so many times
+SLOWER = {None: 1, "address": 3, "thread": 10}[SANITIZER]  # by at most so many times
 PATIENCE = 30 * SLOWER  # seconds that anything may take, on a busy machine
 
 

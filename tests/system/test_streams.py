@@ -126,7 +126,7 @@ def test_seeds(shared):
 
 def test_a_deadline_in_decode(shared):
     start = time.monotonic()
-    answer = shared.client.generate([2], max_tokens=2000, ignore_eos=True, timeout=0.5)
+    answer = shared.client.generate([2], max_tokens=2000, ignore_eos=True, timeout=0.5 * SLOWER)
     assert answer.code == grpc.StatusCode.DEADLINE_EXCEEDED and answer.tokens
     assert time.monotonic() - start < 3 * SLOWER
     assert shared.client.generate([2], max_tokens=1).code == grpc.StatusCode.OK
@@ -142,7 +142,7 @@ def test_a_deadline_in_the_queue(system):
     assert answer.code == grpc.StatusCode.DEADLINE_EXCEEDED and not answer.messages
     assert time.monotonic() - start < 2 * SLOWER
     running.cancel()
-    assert client.generate([2], max_tokens=1, timeout=5).code == grpc.StatusCode.OK
+    assert client.generate([2], max_tokens=1).code == grpc.StatusCode.OK
 
 
 def test_a_cancelled_stream_frees_its_pages(system):
