@@ -64,7 +64,7 @@ case "$*" in
     ./test.sh --sanitize tsan
     ;;
   "--sanitize asan")
-    build_and_test asan 'unit|multiproc'
+    LSAN_OPTIONS="suppressions=$PWD/tools/lsan.suppressions" build_and_test asan 'unit|multiproc'
     ;;
   "--sanitize tsan")
     # gRPC and protobuf are not instrumented, so their own code is ignored.  Our

@@ -44,8 +44,10 @@ def pytest_collection_modifyitems(items):
 def reports(tmp_path_factory):
     """The folder where sanitizers write what they find; set for every process that is started."""
     folder = tmp_path_factory.mktemp("reports")
+    tools = REPOSITORY / "tools"
     options = {"ASAN_OPTIONS": "", "UBSAN_OPTIONS": "print_stacktrace=1:",
-               "TSAN_OPTIONS": f"ignore_noninstrumented_modules=1:suppressions={REPOSITORY / 'tools' / 'tsan.suppressions'}:"}
+               "LSAN_OPTIONS": f"print_suppressions=0:suppressions={tools / 'lsan.suppressions'}:",
+               "TSAN_OPTIONS": f"ignore_noninstrumented_modules=1:suppressions={tools / 'tsan.suppressions'}:"}
     for name, value in options.items():
         os.environ[name] = f"{value}log_path={folder / 'report'}"
     return folder
