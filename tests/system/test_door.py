@@ -93,7 +93,7 @@ def test_long_texts_delay_no_stream(system):
         assert "2048 positions" in answer.details
     assert gaps.code is None and gaps.tokens > before
     if SANITIZER is None:  # 0.5 s on a quiet machine; this one may be shared with other tests and 16 senders of Python
-        assert gaps.longest < 2, f"{gaps.longest:.2f} s without a token"
+        assert gaps.longest < 5, f"{gaps.longest:.2f} s without a token"
 
 
 # ---- messages that are not whole ----
