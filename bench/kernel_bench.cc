@@ -79,8 +79,9 @@ class Bench {
     int64_t bytes_of_one() const { return outputs * AlignedStride(inputs) * 2; }
     LinearWeights Of(int layer) const {
       LinearWeights w;
-      w.weight = {memory.data() + layer * bytes_of_one(), DType::kBFloat16,
-                  outputs, inputs, AlignedStride(inputs)};
+      w.weight = {memory.data() + layer * bytes_of_one(),
+                  WeightFormat::kBFloat16, outputs, inputs,
+                  AlignedStride(inputs)};
       if (has_bias) w.bias = memory.data();
       return w;
     }
@@ -244,7 +245,8 @@ class Bench {
     const int64_t vocabulary = shard_.vocabulary.size();
     Buffer table, logits, best;
     const Matrix w = Carve(vocabulary, config_.embed_dim, &table);
-    const StoredMatrix stored{w.data, w.dtype, w.rows, w.columns, w.stride};
+    const StoredMatrix stored{w.data, FormatOf(w.dtype), w.rows, w.columns,
+                              w.stride};
     const int64_t stride = AlignedStride(vocabulary);
     H2O_ASSIGN_OR_RETURN(logits, backend_->Allocate(512 * stride * 4));
     H2O_ASSIGN_OR_RETURN(best, backend_->Allocate(512 * sizeof(BestLogit)));

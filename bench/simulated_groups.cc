@@ -224,7 +224,10 @@ class Groups final : public SimulatedGroups {
     info.geometry = geometry_;
     info.num_slabs = options_.slabs_of_a_rank;
     info.fingerprint = "simulated";
-    info.memory = {1, 1, options_.slabs_of_a_rank * geometry_.SlabBytes()};
+    info.memory = {
+        .weights = 1,
+        .workspace = 1,
+        .kv_pool = options_.slabs_of_a_rank * geometry_.SlabBytes()};
     return info;
   }
 

@@ -162,7 +162,7 @@ absl::StatusOr<BenchMachine> MachineOf(const EmbeddedOptions& options,
                                        const ModelConfig& config,
                                        const BenchCeilings& ceilings) {
   H2O_ASSIGN_OR_RETURN(const DType dtype,
-                       WeightDType(WithFormats(options.shard.model, config,
+                       ProductDType(WithFormats(options.shard.model, config,
                                                options.shard.device.cuda)));
   const MachineRates rates = ceilings.Mean();
   const bool bf16 =
@@ -184,14 +184,14 @@ absl::StatusOr<EmbeddedOptions> OptionsOf(const BenchFlags& flags) {
 
 BenchLoad LoadOf(const BenchFlags& flags, int64_t slots, const BenchRun& run,
                  const Embedded& embedded) {
+  const MemoryPlan plan = embedded.group_info().memory();
   return {flags.prompt_len,
           flags.gen_len,
           flags.num_seqs,
           slots,
           std::max(run.peak_running, 1),
           embedded.group_info().packed_tokens(),
-          ReadWeightBytes(embedded.config(), flags.embedded.tp,
-                          embedded.group_info().memory().weights)};
+          static_cast<double>(plan.weights - plan.looked_up)};
 }
 
 // Must run before the group is made: on GPUs it forks ranks, and it needs

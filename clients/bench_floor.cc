@@ -59,19 +59,6 @@ BenchFloor SumUp(const BenchLoad& load, OfPack&& of_pack, OfStep&& of_step) {
 
 }  // namespace
 
-double ReadWeightBytes(const ModelConfig& config, int ranks,
-                       int64_t stored_bytes) {
-  const int64_t positions =
-      (config.max_positions + int64_t{config.position_offset}) *
-      config.hidden_size;
-  const int64_t tokens =
-      config.tied_head ? 0 : int64_t{config.vocab_size} * config.embed_dim;
-  const int64_t stored = config.num_parameters() + (ranks - 1) * positions;
-  const int64_t read = config.num_parameters() - positions - tokens;
-  return static_cast<double>(stored_bytes) * static_cast<double>(read) /
-         static_cast<double>(stored);
-}
-
 BenchFloor ComputeFloor(const ModelConfig& config, const KvGeometry& geometry,
                         const BenchLoad& load, const BenchMachine& machine) {
   const auto longer = [&](double bytes, double flops) {

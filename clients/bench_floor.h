@@ -43,12 +43,6 @@ struct BenchFloor {
   }
 };
 
-// The bytes of weights that a step reads, of those that `ranks` hold together.
-// The embedding tables do not count, because a step only looks up rows of them.
-// Every rank has the whole table of positions.
-double ReadWeightBytes(const ModelConfig& config, int ranks,
-                       int64_t stored_bytes);
-
 // The least time of the load, its parts one after the other:
 //   for each pack of prompts and each decode step, the longer of reading the
 //   weights and computing with them (behind a prompt's last attention only with

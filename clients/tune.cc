@@ -70,7 +70,7 @@ absl::StatusOr<std::unique_ptr<Layer>> Layer::Create(const TuneFlags& flags,
                                                      ModelConfig config,
                                                      const ShardSpec& shard) {
   ModelSpec model = WithFormats(flags.model.spec, config, /*gpu=*/true);
-  H2O_ASSIGN_OR_RETURN(const DType dtype, WeightDType(model));
+  H2O_ASSIGN_OR_RETURN(const DType dtype, ProductDType(model));
   H2O_RETURN_IF_ERROR(CheckGpuFormats(model));
   config.num_layers = 1;
   std::unique_ptr<Layer> layer(new Layer(config, shard));
@@ -85,7 +85,7 @@ absl::StatusOr<std::unique_ptr<Layer>> Layer::Create(const TuneFlags& flags,
   H2O_ASSIGN_OR_RETURN(
       layer->weights_,
       LoadShardWeights(layer->config_, layer->shard_,
-                       {nullptr, model.dummy_seed, dtype, 1, {}},
+                       {.dummy_seed = model.dummy_seed, .dtype = dtype},
                        layer->backend_.get()));
   layer->max_logit_rows_ = layer->backend_->BatchBucket(flags.max_sequences);
   const int64_t most =

@@ -11,6 +11,7 @@ MemoryPlan GroupInfo::memory() const {
   MemoryPlan sum;
   for (const RankInfo& rank : ranks) {
     sum.weights += rank.memory.weights;
+    sum.looked_up += rank.memory.looked_up;
     sum.workspace += rank.memory.workspace;
     sum.kv_pool += rank.memory.kv_pool;
   }

@@ -114,6 +114,14 @@ void AddModelFlags(CLI::App* app, ModelFlags* flags) {
                   "weights in 16 bits. Default: float32 on CPUs, the "
                   "checkpoint's 16-bit format on GPUs")
       ->check(DTypes());
+  app->add_option("--weights", spec->weights,
+                  "Format of weights alone; fp8, int8 and int4 are for the "
+                  "linear layers, on CPUs. Default: auto, as --dtype says")
+      ->check(CLI::IsMember({"auto", "bf16", "fp16", "fp8", "int8", "int4"}));
+  app->add_option("--weight-group", spec->weight_group,
+                  "Inputs that share a scale, with --weights int4")
+      ->check(CLI::IsMember({64, 128}))
+      ->capture_default_str();
   app->add_option("--kv-dtype", spec->kv_dtype,
                   "Format of cached keys and values. Default: float32 on CPUs, "
                   "--dtype on GPUs")

@@ -5,8 +5,8 @@
 // queue in order; on CPUs they are done on return.  Row strides of matrices are
 // multiples of kRowAlignment elements.  Columns behind the last one are zero
 // and stay zero, so that kernels can read whole vectors.  Weights have the
-// format of the checkpoint or of --dtype.  Residuals, scores and logits are
-// float32; activations between them are of formats().activations.
+// format of the checkpoint, of --dtype or of --weights.  Residuals, scores and
+// logits are float32; activations between them are of formats().activations.
 //
 // Operations may read weights, biases and parameters of norms before earlier
 // operations are done.  So these must be written before a Synchronize.
@@ -24,6 +24,7 @@
 #include "base/dtype.h"
 #include "base/kv_page.h"
 #include "base/sampling.h"
+#include "base/weight_format.h"
 #include "kernels/device.h"
 #include "kernels/kv_head.h"
 #include "kernels/logit_changes.h"
@@ -60,18 +61,35 @@ struct Matrix {
 };
 
 // A stored matrix [rows, columns], read only: rows are outputs of a linear
-// layer, or entries of an embedding table.  Padding columns are zero.
+// layer, or entries of an embedding table, which are plain.  Padding columns of
+// plain rows are zero; those of codes may be anything.
 struct StoredMatrix {
   const void* data = nullptr;
-  DType dtype = DType::kFloat32;
+  WeightFormat format = WeightFormat::kFloat32;
   int64_t rows = 0;
   int64_t columns = 0;
-  int64_t stride = 0;  // AlignedStride(columns)
+  int64_t stride = 0;  // WeightStride(format, columns)
+  // Of codes.  fp8 and int8: float [rows].  int4: GroupScale [rows][groups()].
+  const void* scales = nullptr;
+  int group = 0;  // inputs that share a scale, of int4
 
+  int64_t row_bytes() const { return stride * BitsOf(format) / 8; }
+  int64_t bytes() const { return rows * row_bytes(); }  // without scales
   const void* Row(int64_t r) const {
-    return static_cast<const std::byte*>(data) + r * stride * SizeOf(dtype);
+    return static_cast<const std::byte*>(data) + r * row_bytes();
+  }
+  int64_t groups() const { return CeilDiv(columns, int64_t{group}); }
+  const float* RowScales() const { return static_cast<const float*>(scales); }
+  const GroupScale* GroupScales(int64_t r) const {
+    return static_cast<const GroupScale*>(scales) + r * groups();
   }
 };
+
+// Elements from one row of weights to the next.
+constexpr int64_t WeightStride(WeightFormat format, int64_t columns) {
+  if (format != WeightFormat::kInt4) return AlignedStride(columns);
+  return CeilDiv(columns, kCodeBlock) * kCodeBlock;
+}
 
 enum class Epilogue : uint8_t { kNone, kRelu, kGelu };
 
@@ -126,6 +144,8 @@ struct Formats {
   bool packs_prompts = false;
   // Whether AddNorm sums over ranks that map each other's memory.
   bool sums_peers = false;
+  // Whether Linear takes weights of codes.
+  bool codes = false;
 };
 
 // Elements of a tensor of random numbers: a rectangle of a matrix
@@ -158,6 +178,9 @@ class Backend : public Device {
                        Matrix out) = 0;
   virtual void Linear(Matrix x, const LinearWeights& weights, Epilogue epilogue,
                       Matrix y) = 0;
+  // Brings codes at `data` that lie in order (base/weight_codes.h) into the
+  // order in which Linear reads them.  Called once for each matrix of codes.
+  virtual void Arrange(const StoredMatrix& weight, void* data) = 0;
   // out[i] = x[rows[i]].
   virtual void GatherRows(Matrix x, const int32_t* rows, Matrix out) = 0;
 

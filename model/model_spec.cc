@@ -3,6 +3,7 @@
 #include "model/model_spec.h"
 
 #include <filesystem>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -26,15 +27,28 @@ ModelSpec WithFormats(ModelSpec spec, const ModelConfig& config, bool gpu) {
                     ? DType::kBFloat16
                     : config.checkpoint_dtype;
   }
+  const std::optional<WeightFormat> weights = ParseWeightFormat(spec.weights);
+  if (gpu && weights && IsPlain(*weights)) preferred = DTypeOf(*weights);
   if (spec.dtype.empty()) spec.dtype = Name(preferred);
   if (spec.kv_dtype.empty()) spec.kv_dtype = gpu ? spec.dtype : Name(preferred);
   return spec;
 }
 
 absl::Status CheckGpuFormats(const ModelSpec& spec) {
-  if (spec.kv_dtype == spec.dtype) return absl::OkStatus();
+  if (spec.kv_dtype != spec.dtype) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("kv-dtype ", spec.kv_dtype, " with dtype ", spec.dtype,
+                     "; on GPUs both must be the same, bf16 or fp16"));
+  }
+  H2O_ASSIGN_OR_RETURN(const WeightCoding coding, CodingOf(spec));
+  if (!IsPlain(coding.format)) {
+    return absl::UnimplementedError(
+        absl::StrCat("weights ", spec.weights,
+                     " are for CPUs so far; on GPUs they are bf16 or fp16"));
+  }
+  if (Name(coding.format) == spec.dtype) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat("kv-dtype ", spec.kv_dtype, " with dtype ", spec.dtype,
+      absl::StrCat("weights ", spec.weights, " with dtype ", spec.dtype,
                    "; on GPUs both must be the same, bf16 or fp16"));
 }
 
@@ -46,8 +60,28 @@ absl::StatusOr<ModelConfig> ConfigOf(const ModelSpec& spec) {
   return ReadModelConfig(spec.model);
 }
 
-absl::StatusOr<DType> WeightDType(const ModelSpec& spec) {
+absl::StatusOr<DType> ProductDType(const ModelSpec& spec) {
   return DTypeOr(spec.dtype, "dtype");
+}
+
+absl::StatusOr<WeightCoding> CodingOf(const ModelSpec& spec) {
+  if (spec.weight_group != 64 && spec.weight_group != 128) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "weight-group ", spec.weight_group, "; it must be 64 or 128"));
+  }
+  WeightCoding coding = {.group = spec.weight_group};
+  if (spec.weights.empty() || spec.weights == "auto") {
+    H2O_ASSIGN_OR_RETURN(const DType dtype, ProductDType(spec));
+    coding.format = FormatOf(dtype);
+  } else if (const auto format = ParseWeightFormat(spec.weights)) {
+    coding.format = *format;
+  } else {
+    return absl::InvalidArgumentError(
+        absl::StrCat("weights '", spec.weights,
+                     "' are unknown; known are auto, float32, bf16, fp16, fp8, "
+                     "int8 and int4"));
+  }
+  return coding;
 }
 
 absl::StatusOr<KvGeometry> GeometryOf(const ModelConfig& config,

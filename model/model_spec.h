@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/dtype.h"
+#include "base/weight_format.h"
 #include "kv/kv_geometry.h"
 #include "model/model_config.h"
 
@@ -19,6 +20,10 @@ struct ModelSpec {
   uint64_t dummy_seed = 0;
   std::string dtype;     // float32, bf16, fp16; empty: as the device prefers
   std::string kv_dtype;  // likewise
+  // Of weights alone, also fp8, int8 or int4, which is for the linear layers of
+  // layers; empty or auto: as dtype says.
+  std::string weights;
+  int32_t weight_group = 128;  // inputs that share a scale, of int4
 
   friend bool operator==(const ModelSpec&, const ModelSpec&) = default;
 };
@@ -31,12 +36,16 @@ ModelSpec WithFormats(ModelSpec spec, const ModelConfig& config, bool gpu);
 // Errors: as ReadModelConfig and BuiltInModelConfig.
 absl::StatusOr<ModelConfig> ConfigOf(const ModelSpec& spec);
 
-// A GPU keeps keys and values in the format of the weights.  Errors:
-// INVALID_ARGUMENT naming both.
+// A GPU keeps weights, keys and values in one 16-bit format.  Errors:
+// INVALID_ARGUMENT naming two that differ, UNIMPLEMENTED for codes.
 absl::Status CheckGpuFormats(const ModelSpec& spec);
 
-// Errors (both): INVALID_ARGUMENT naming an unknown format and the known ones.
-absl::StatusOr<DType> WeightDType(const ModelSpec& spec);
+// Errors (all): INVALID_ARGUMENT naming an unknown format and the known ones.
+//
+// Of products; what is stored has it, too, unless `weights` says else.
+absl::StatusOr<DType> ProductDType(const ModelSpec& spec);
+// Of the linear layers of layers.  A plain one is that of all weights.
+absl::StatusOr<WeightCoding> CodingOf(const ModelSpec& spec);
 absl::StatusOr<KvGeometry> GeometryOf(const ModelConfig& config,
                                       const ModelSpec& spec);
 

@@ -17,6 +17,8 @@ namespace h2o {
 // Where the memory of a rank goes, in bytes.
 struct MemoryPlan {
   int64_t weights = 0;
+  // Of the weights, tables of which a step reads only some rows.
+  int64_t looked_up = 0;
   int64_t workspace = 0;
   int64_t kv_pool = 0;
 

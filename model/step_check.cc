@@ -301,7 +301,7 @@ absl::Status Check(const ModelSpec& spec) {
       return Bad("dtype is '", dtype, "'; it must be float32, bf16 or fp16");
     }
   }
-  return absl::OkStatus();
+  return CodingOf(spec).status();
 }
 
 absl::Status Check(const ModelConfig& config) {
@@ -359,6 +359,7 @@ absl::Status Check(const RankInfo& info, const ModelConfig& config) {
   H2O_RETURN_IF_ERROR(AtLeast("num_slabs", info.num_slabs, 1));
   H2O_RETURN_IF_ERROR(AtLeast("packed_tokens", info.packed_tokens, 0));
   H2O_RETURN_IF_ERROR(AtLeast("weights", info.memory.weights, 0));
+  H2O_RETURN_IF_ERROR(AtLeast("looked_up", info.memory.looked_up, 0));
   H2O_RETURN_IF_ERROR(AtLeast("workspace", info.memory.workspace, 0));
   H2O_RETURN_IF_ERROR(AtLeast("kv_pool", info.memory.kv_pool, 0));
   return CheckSums(info.sums);

@@ -85,8 +85,9 @@ auto Fields(Is<StepResult> auto& s) {
 }
 
 auto Fields(Is<ModelSpec> auto& s) {
-  auto& [model, dummy, dummy_seed, dtype, kv_dtype] = s;
-  return std::tie(model, dummy, dummy_seed, dtype, kv_dtype);
+  auto& [model, dummy, dummy_seed, dtype, kv_dtype, weights, weight_group] = s;
+  return std::tie(model, dummy, dummy_seed, dtype, kv_dtype, weights,
+                  weight_group);
 }
 auto Fields(Is<QkvLayout> auto& s) {
   auto& [heads, kv_heads, head_dim] = s;
@@ -111,8 +112,8 @@ auto Fields(Is<KvGeometry> auto& s) {
   return std::tie(num_layers, num_heads, head_dim, formats);
 }
 auto Fields(Is<MemoryPlan> auto& s) {
-  auto& [weights, workspace, kv_pool] = s;
-  return std::tie(weights, workspace, kv_pool);
+  auto& [weights, looked_up, workspace, kv_pool] = s;
+  return std::tie(weights, looked_up, workspace, kv_pool);
 }
 auto Fields(Is<SumTimes> auto& s) {
   auto& [rows, seconds] = s;

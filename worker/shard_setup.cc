@@ -122,6 +122,7 @@ absl::StatusOr<std::string> LoadWeights(const ShardOptions& options,
                        LoadShardWeights(parts->config, parts->shard, weights,
                                         parts->backend.get()));
   parts->info.memory.weights = parts->weights.memory.bytes();
+  parts->info.memory.looked_up = parts->weights.looked_up_bytes();
   if (fingerprint) return fingerprint->Wait();
   return weights.checkpoint == nullptr
              ? absl::StrCat("dummy-", options.model.dummy_seed)
@@ -129,6 +130,7 @@ absl::StatusOr<std::string> LoadWeights(const ShardOptions& options,
 }
 
 absl::Status MakeWeights(const ShardOptions& options, DType dtype,
+                         const WeightCoding& coding,
                          std::function<void(double)> progress,
                          ShardParts* parts) {
   const ModelConfig& config = parts->config;
@@ -141,13 +143,16 @@ absl::Status MakeWeights(const ShardOptions& options, DType dtype,
   H2O_ASSIGN_OR_RETURN(
       const std::string fingerprint,
       LoadWeights(options,
-                  {checkpoint.get(), options.model.dummy_seed, dtype,
+                  {checkpoint.get(), options.model.dummy_seed, dtype, coding,
                    options.num_threads, std::move(progress)},
                   parts));
   parts->info.fingerprint =
       absl::StrCat(fingerprint, "/", config.num_layers, "x", config.qkv.heads,
                    "x", config.qkv.head_dim, "/", options.model.dtype, "/",
                    options.model.kv_dtype);
+  if (!IsPlain(coding.format)) {
+    absl::StrAppend(&parts->info.fingerprint, "/", options.model.weights);
+  }
   return absl::OkStatus();
 }
 
@@ -324,7 +329,8 @@ absl::StatusOr<std::unique_ptr<ShardParts>> MakeShardParts(
   H2O_RETURN_IF_ERROR(CheckOptions(options));
   ShardOptions o = options;
   o.model = WithFormats(options.model, options.config, options.device.cuda);
-  H2O_ASSIGN_OR_RETURN(const DType dtype, WeightDType(o.model));
+  H2O_ASSIGN_OR_RETURN(const DType dtype, ProductDType(o.model));
+  H2O_ASSIGN_OR_RETURN(const WeightCoding coding, CodingOf(o.model));
   H2O_RETURN_IF_ERROR(GeometryOf(o.config, o.model).status());
   TimedCommunicator* timed = nullptr;
   if (!o.device.cuda) {
@@ -349,7 +355,9 @@ absl::StatusOr<std::unique_ptr<ShardParts>> MakeShardParts(
                                                parts->memory.get()));
   at.weights = clock->Now();
   parts->communicator->UseStream(parts->backend->stream());
-  H2O_RETURN_IF_ERROR(MakeWeights(o, dtype, std::move(progress), parts.get()));
+  H2O_RETURN_IF_ERROR(
+      MakeWeights(o, IsPlain(coding.format) ? DTypeOf(coding.format) : dtype,
+                  coding, std::move(progress), parts.get()));
   at.memory = clock->Now();
   if (parts->backend->formats().packs_prompts) {
     parts->info.packed_tokens = o.config.max_positions;

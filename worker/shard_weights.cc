@@ -2,49 +2,36 @@
 // them with random numbers.
 #include "worker/shard_weights.h"
 
-#include <algorithm>
-#include <atomic>
-#include <cmath>
-#include <cstring>
 #include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
-#include "base/hash.h"
 #include "base/status_macros.h"
-#include "base/thread_pool.h"
 #include "model/checkpoint_map.h"
 #include "model/family.h"
 #include "model/weight_map.h"
-#include "worker/stored_rows.h"
+#include "worker/coded_rows.h"
+#include "worker/slice_source.h"
 
 namespace h2o {
 namespace {
 
 constexpr int64_t kAlignmentBytes = 256;
 
-// Dummy weights are uniform with a standard deviation of 0.02.
-constexpr float kDummyScale = 0.02f * 1.7320508f;
-
-// The stream of random numbers of a tensor's name, the same on every machine.
-uint64_t HashName(absl::string_view name) {
-  return Fnv1a().AddBytes(name.data(), name.size()).value();
-}
-
 // Walks over all weights, twice with the same code: without memory it adds up
 // the bytes, with memory it fills them.
 class Loader {
  public:
   Loader(const WeightMap& map, float norm_epsilon, const WeightOptions& options,
-         Backend* backend, std::byte* memory, int64_t total_bytes)
+         Backend* backend, SliceSource* source, std::byte* memory,
+         int64_t total_bytes)
       : map_(map),
         norm_epsilon_(norm_epsilon),
         options_(options),
         backend_(backend),
+        source_(source),
         memory_(memory),
-        total_bytes_(total_bytes),
-        pool_(memory == nullptr ? 1 : options.num_threads) {}
+        total_bytes_(total_bytes) {}
 
   int64_t used_bytes() const { return used_bytes_; }
 
@@ -69,11 +56,13 @@ class Loader {
   bool measuring() const { return memory_ == nullptr; }
 
   absl::Status LoadLayer(const LayerMap& map, LayerWeights* w) {
-    H2O_RETURN_IF_ERROR(LoadLinear(map.qkv, &w->qkv));
-    H2O_RETURN_IF_ERROR(LoadMatrix(map.out.weight, &w->out.weight));
+    H2O_RETURN_IF_ERROR(LoadNarrow(map.qkv.weight, &w->qkv.weight));
+    H2O_RETURN_IF_ERROR(LoadBias(map.qkv.bias, &w->qkv.bias));
+    H2O_RETURN_IF_ERROR(LoadNarrow(map.out.weight, &w->out.weight));
     H2O_RETURN_IF_ERROR(LoadBias(map.out.bias, &w->out_bias));
-    H2O_RETURN_IF_ERROR(LoadLinear(map.fc1, &w->fc1));
-    H2O_RETURN_IF_ERROR(LoadMatrix(map.fc2.weight, &w->fc2.weight));
+    H2O_RETURN_IF_ERROR(LoadNarrow(map.fc1.weight, &w->fc1.weight));
+    H2O_RETURN_IF_ERROR(LoadBias(map.fc1.bias, &w->fc1.bias));
+    H2O_RETURN_IF_ERROR(LoadNarrow(map.fc2.weight, &w->fc2.weight));
     H2O_RETURN_IF_ERROR(LoadBias(map.fc2.bias, &w->fc2_bias));
     H2O_RETURN_IF_ERROR(LoadNorm(map.attention_norm, &w->attention_norm));
     return LoadNorm(map.ffn_norm, &w->ffn_norm);
@@ -104,17 +93,52 @@ class Loader {
   // Slices stacked on each other, rows padded with zeros to whole vectors.
   absl::Status LoadMatrix(const Slices& slices, StoredMatrix* out) {
     if (slices.empty()) return absl::OkStatus();
-    H2O_ASSIGN_OR_RETURN(out->dtype, StorageType(slices[0].name));
-    out->columns = slices[0].num_columns();
-    out->stride = AlignedStride(out->columns);
-    for (const TensorSlice& slice : slices) out->rows += slice.num_rows();
-    const int64_t row_bytes = out->stride * SizeOf(out->dtype);
+    H2O_ASSIGN_OR_RETURN(const DType dtype,
+                         source_->StorageType(slices[0].name));
+    *out = ShapeOf(slices, FormatOf(dtype));
+    const int64_t row_bytes = out->row_bytes();
     std::byte* at = Take(out->rows * row_bytes);
     out->data = at;
     for (const TensorSlice& slice : slices) {
-      H2O_RETURN_IF_ERROR(Fill(slice, out->dtype, row_bytes, std::nullopt, at));
+      H2O_RETURN_IF_ERROR(Fill(slice, dtype, row_bytes, std::nullopt, at));
       if (!measuring()) at += slice.num_rows() * row_bytes;
     }
+    return absl::OkStatus();
+  }
+
+  static StoredMatrix ShapeOf(const Slices& slices, WeightFormat format) {
+    StoredMatrix m;
+    m.format = format;
+    m.columns = slices[0].num_columns();
+    m.stride = WeightStride(format, m.columns);
+    for (const TensorSlice& slice : slices) m.rows += slice.num_rows();
+    return m;
+  }
+
+  // The same as codes, where weights are.
+  absl::Status LoadNarrow(const Slices& slices, StoredMatrix* out) {
+    const WeightCoding& coding = options_.coding;
+    if (IsPlain(coding.format)) return LoadMatrix(slices, out);
+    *out = ShapeOf(slices, coding.format);
+    out->group = coding.group;
+    const int64_t scale_bytes = ScaleBytes(coding, out->columns);
+    std::byte* const codes = Take(out->rows * out->row_bytes());
+    std::byte* const scales = Take(out->rows * scale_bytes);
+    out->data = codes;
+    out->scales = scales;
+    int64_t row = 0;
+    for (const TensorSlice& slice : slices) {
+      H2O_RETURN_IF_ERROR(CheckCoded(slice, coding));
+      H2O_RETURN_IF_ERROR(source_->Check(slice));
+      if (!measuring()) {
+        H2O_RETURN_IF_ERROR(source_->FillCodes(slice, out->row_bytes(),
+                                               codes + row * out->row_bytes(),
+                                               scales + row * scale_bytes));
+      }
+      row += slice.num_rows();
+      ShowProgress();
+    }
+    if (!measuring()) backend_->Arrange(*out, codes);
     return absl::OkStatus();
   }
 
@@ -140,144 +164,27 @@ class Loader {
     return at;
   }
 
-  absl::StatusOr<DType> StorageType(const std::string& name) const {
-    if (options_.dtype != DType::kFloat32 || options_.checkpoint == nullptr) {
-      return options_.dtype;
-    }
-    H2O_ASSIGN_OR_RETURN(StoredTensor tensor, Find(name));
-    return tensor.dtype;
-  }
-
-  absl::StatusOr<StoredTensor> Find(const std::string& name) const {
-    absl::StatusOr<StoredTensor> tensor = options_.checkpoint->Find(name);
-    if (absl::IsNotFound(tensor.status())) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("the checkpoint has no tensor ", name,
-                       ", which its config.json asks for"));
-    }
-    return tensor;
-  }
-
-  // Dummy weights are random unless `if_dummy` is their value.
   absl::Status Fill(const TensorSlice& slice, DType dtype, int64_t row_bytes,
                     std::optional<float> if_dummy, std::byte* out) {
-    if (options_.checkpoint == nullptr) {
-      if (measuring()) return absl::OkStatus();
-      if (if_dummy) {
-        FillConstant(slice, dtype, row_bytes, *if_dummy, out);
-      } else {
-        FillRandom(slice, dtype, row_bytes, out);
-      }
-    } else {
-      H2O_ASSIGN_OR_RETURN(StoredTensor tensor, Find(slice.name));
-      H2O_RETURN_IF_ERROR(CheckShape(slice, tensor));
-      if (!measuring()) {
-        H2O_RETURN_IF_ERROR(FillStored(slice, tensor, dtype, row_bytes, out));
-      }
-    }
-    if (!measuring() && options_.progress) {
-      options_.progress(static_cast<double>(used_bytes_) / total_bytes_);
-    }
+    H2O_RETURN_IF_ERROR(source_->Check(slice));
+    if (measuring()) return absl::OkStatus();
+    H2O_RETURN_IF_ERROR(source_->Fill(slice, dtype, row_bytes, if_dummy, out));
+    ShowProgress();
     return absl::OkStatus();
   }
 
-  static absl::Status CheckShape(const TensorSlice& slice,
-                                 const StoredTensor& tensor) {
-    const std::vector<int64_t> vector = {slice.full_columns};
-    const std::vector<int64_t> matrix = {slice.full_rows, slice.full_columns};
-    const bool one_row = slice.full_rows == 1;
-    if (tensor.shape == matrix || (one_row && tensor.shape == vector)) {
-      return absl::OkStatus();
-    }
-    return absl::FailedPreconditionError(absl::StrCat(
-        "tensor ", tensor.name, " has shape [",
-        absl::StrJoin(tensor.shape, ", "), "]; config.json asks for [",
-        absl::StrJoin(one_row ? vector : matrix, ", "), "]"));
-  }
-
-  // Calls fill(r, row) for each row of a slice; `row` is `row_bytes` of host
-  // memory.  Uploads as many rows at once as the device takes.
-  template <class FillRow>
-  void UploadRows(int64_t rows, int64_t row_bytes, std::byte* out,
-                  FillRow&& fill) {
-    const int64_t slab =
-        std::max<int64_t>(Device::kMaxUploadBytes / row_bytes, 1);
-    for (int64_t first = 0; first < rows; first += slab) {
-      const int64_t n = std::min(slab, rows - first);
-      backend_->UploadFrom(
-          n * row_bytes, out + first * row_bytes, [&](std::byte* host) {
-            pool_.ParallelFor(n, 64, [&](int64_t begin, int64_t end, int) {
-              for (int64_t r = begin; r < end; ++r) {
-                fill(first + r, host + r * row_bytes);
-              }
-            });
-          });
-    }
-  }
-
-  absl::Status FillStored(const TensorSlice& slice, const StoredTensor& tensor,
-                          DType dtype, int64_t row_bytes, std::byte* out) {
-    std::atomic<int64_t> bad_row = -1;
-    UploadRows(slice.num_rows(), row_bytes, out,
-               [&](int64_t r, std::byte* row) {
-                 FillStoredRow(slice, tensor, dtype, r, row_bytes, row);
-                 if (!AllFinite(row, dtype, slice.num_columns())) bad_row = r;
-               });
-    if (bad_row < 0) return absl::OkStatus();
-    return NotFiniteError(slice, tensor, dtype, bad_row);
-  }
-
-  void FillConstant(const TensorSlice& slice, DType dtype, int64_t row_bytes,
-                    float constant, std::byte* out) {
-    UploadRows(slice.rows.size(), row_bytes, out, [&](int64_t, std::byte* row) {
-      for (int64_t c = 0; c < slice.num_columns(); ++c) {
-        StoreElement(row, dtype, c, constant);
-      }
-    });
-  }
-
-  void FillRandom(const TensorSlice& slice, DType dtype, int64_t row_bytes,
-                  std::byte* out) {
-    if (slice.wide_rows.none() && slice.wide_columns.none()) {
-      FillBlock(slice, slice.rows, slice.columns, dtype, row_bytes, out);
-      return;
-    }
-    FillConstant(slice, dtype, row_bytes, 0, out);
-    const Widening& rows = slice.wide_rows;
-    const Widening& columns = slice.wide_columns;
-    const int64_t height = rows.none() ? slice.rows.size() : rows.from;
-    const int64_t width = columns.none() ? slice.columns.size() : columns.from;
-    for (int64_t r = 0; r < slice.rows.size(); r += height) {
-      for (int64_t c = 0; c < slice.columns.size(); c += width) {
-        const int64_t row = slice.rows.begin + r;
-        const int64_t column = slice.columns.begin + c;
-        FillBlock(slice, {row, row + height}, {column, column + width}, dtype,
-                  row_bytes,
-                  out + rows(r) * row_bytes + columns(c) * SizeOf(dtype));
-      }
-    }
-  }
-  void FillBlock(const TensorSlice& slice, Range rows, Range columns,
-                 DType dtype, int64_t row_bytes, std::byte* out) {
-    DummyTensor tensor;
-    tensor.seed = options_.dummy_seed;
-    tensor.stream = HashName(slice.name);
-    tensor.scale = kDummyScale;
-    tensor.row_begin = rows.begin;
-    tensor.rows = rows.size();
-    tensor.column_begin = columns.begin;
-    tensor.columns = columns.size();
-    tensor.full_columns = slice.full_columns;
-    backend_->FillDummy(tensor, dtype, out, row_bytes / SizeOf(dtype));
+  void ShowProgress() const {
+    if (measuring() || !options_.progress) return;
+    options_.progress(static_cast<double>(used_bytes_) / total_bytes_);
   }
 
   const WeightMap& map_;
   const float norm_epsilon_;
   const WeightOptions& options_;
   Backend* const backend_;
+  SliceSource* const source_;
   std::byte* const memory_;  // null while measuring
   const int64_t total_bytes_;
-  ThreadPool pool_;
   int64_t used_bytes_ = 0;
 };
 
@@ -293,7 +200,9 @@ absl::StatusOr<ShardWeights> LoadShardWeights(const ModelConfig& config,
     H2O_ASSIGN_OR_RETURN(
         map, MapCheckpoint(*family, config, shard, *options.checkpoint));
   }
-  Loader measure(map, config.norm_epsilon, options, backend, nullptr, 0);
+  SliceSource source(options, backend);
+  Loader measure(map, config.norm_epsilon, options, backend, &source, nullptr,
+                 0);
   ShardWeights draft;
   H2O_RETURN_IF_ERROR(measure.Load(&draft));
 
@@ -308,8 +217,8 @@ absl::StatusOr<ShardWeights> LoadShardWeights(const ModelConfig& config,
   }
   ShardWeights weights;
   H2O_ASSIGN_OR_RETURN(weights.memory, backend->Allocate(measure.used_bytes()));
-  Loader fill(map, config.norm_epsilon, options, backend, weights.memory.data(),
-              measure.used_bytes());
+  Loader fill(map, config.norm_epsilon, options, backend, &source,
+              weights.memory.data(), measure.used_bytes());
   H2O_RETURN_IF_ERROR(fill.Load(&weights));
   H2O_RETURN_IF_ERROR(backend->Synchronize());
   return weights;

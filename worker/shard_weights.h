@@ -39,6 +39,12 @@ struct ShardWeights {
   std::vector<LayerWeights> layers;
 
   Buffer memory;  // all of the above
+
+  // Of tables of which a step reads only the rows of its tokens and positions.
+  int64_t looked_up_bytes() const {
+    const bool tied = head.weight.data == token_embedding.data;
+    return position_embedding.bytes() + (tied ? 0 : token_embedding.bytes());
+  }
 };
 
 struct WeightOptions {
@@ -51,6 +57,8 @@ struct WeightOptions {
   // checkpoint has them, since 16 bits are widened later without loss.  Biases
   // are stored as the backend adds them.
   DType dtype = DType::kFloat32;
+  // Codes of the linear layers of layers; a plain format: there are none.
+  WeightCoding coding = {};
   int num_threads = 1;
   std::function<void(double fraction)> progress;  // may be empty
 };

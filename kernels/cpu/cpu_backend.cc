@@ -14,6 +14,7 @@
 #include "kernels/cpu/add_norm.h"
 #include "kernels/cpu/decode_attention.h"
 #include "kernels/cpu/dummy.h"
+#include "kernels/cpu/int4_linear.h"
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/logits.h"
 #include "kernels/cpu/prefill_attention.h"
@@ -100,7 +101,7 @@ class CpuBackend final : public Backend {
 
   // ---- Backend
 
-  Formats formats() const override { return {}; }
+  Formats formats() const override { return {.codes = true}; }
 
   void Embed(const int32_t* tokens, int32_t first_token,
              const StoredMatrix& table, Matrix out) override {
@@ -117,6 +118,9 @@ class CpuBackend final : public Backend {
   void Linear(Matrix x, const LinearWeights& weights, Epilogue epilogue,
               Matrix y) override {
     products_->Run(x, weights, epilogue, y, team_.get());
+  }
+  void Arrange(const StoredMatrix& weight, void* data) override {
+    if (weight.format == WeightFormat::kInt4) cpu::ArrangeInt4(weight, data);
   }
   void GatherRows(Matrix x, const int32_t* rows, Matrix out) override {
     cpu::GatherRows(x, rows, out);

@@ -64,7 +64,7 @@ Team::Scratch LinearProducts::scratch() const {
 void LinearProducts::Run(Matrix x, const LinearWeights& weights,
                          Epilogue epilogue, Matrix y, Team* team) {
   const bool bf16 =
-      !of_threads_.empty() && weights.weight.dtype == DType::kBFloat16;
+      !of_threads_.empty() && weights.weight.format == WeightFormat::kBFloat16;
   if (bf16 && x.rows >= kBFloat16Rows) {
     RunBFloat16(x, weights, epilogue, y, team);
   } else if (x.rows <= kSmallRows) {
@@ -89,6 +89,7 @@ void LinearProducts::RunFewRows(Matrix x, const LinearWeights& weights,
 void LinearProducts::RunFloat32(Matrix x, const LinearWeights& weights,
                                 Epilogue epilogue, Matrix y, Team* team) const {
   const StoredMatrix& w = weights.weight;
+  const int64_t inputs = AlignedStride(w.columns);
   const int64_t slice =
       std::min(WidenedRows(), SliceOf(w.rows, team->num_threads()));
   team->ParallelFor(w.rows, slice, [&](int64_t begin, int64_t end, int thread) {
@@ -98,12 +99,12 @@ void LinearProducts::RunFloat32(Matrix x, const LinearWeights& weights,
     for (int64_t n = begin; n < end; n += slice) {
       const int64_t last = std::min(n + slice, end);
       const float* rows = static_cast<const float*>(w.Row(n));
-      if (w.dtype != DType::kFloat32) {
+      if (w.format != WeightFormat::kFloat32) {
         WidenRows(w, n, last, widened);
         rows = widened;
       }
-      Sgemm(true, x.rows, last - n, w.stride, x.Row(0), x.stride, rows,
-            w.stride, y.Row(0) + n, y.stride);
+      Sgemm(true, x.rows, last - n, inputs, x.Row(0), x.stride, rows, inputs,
+            y.Row(0) + n, y.stride);
       FinishSlice(y, weights.bias, epilogue, n, last);
     }
   });

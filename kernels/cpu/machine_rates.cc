@@ -51,7 +51,8 @@ MachineRates MeasureMachineRates(int num_threads) {
                    });
   std::vector<float> x(columns, 1.0f), y(rows);
   const LinearWeights weights{
-      {memory->data(), DType::kFloat32, rows, columns, columns}, nullptr};
+      {memory->data(), WeightFormat::kFloat32, rows, columns, columns},
+      nullptr};
   const Matrix in{x.data(), 1, columns, columns};
   const Matrix out{y.data(), 1, rows, rows};
   const double read = BestSeconds([&] {

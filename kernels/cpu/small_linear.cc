@@ -4,11 +4,14 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/cpu/int4_linear.h"
+
 // One source, compiled for each instruction set and picked at run time.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/small_linear.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
+#include "kernels/cpu/linear_tile-inl.h"
 #include "kernels/cpu/vectors-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -16,33 +19,9 @@ namespace h2o::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-constexpr int kOutputs = 4;  // weight rows of one register tile
-// Rows of x of one register tile: kOutputs * kRows accumulators, kRows rows of
-// x and one weight vector must fit 32 registers (AVX-512) or 16.
-constexpr int kRows = HWY_TARGET <= HWY_AVX3 ? 6 : 2;
-
-struct Tile {
-  const float* bias;
-  Epilogue epilogue;
-};
-
-// Writes `count` outputs of one row.
-HWY_INLINE void Finish(const Tile& t, hn::Vec<F32x4> sums, int64_t n,
-                       int64_t count, float* y) {
-  const F32x4 d;
-  HWY_ALIGN float v[kOutputs];
-  hn::Store(sums, d, v);
-  for (int64_t i = 0; i < count; ++i) {
-    float value = v[i] + (t.bias ? t.bias[n + i] : 0.0f);
-    if (t.epilogue == Epilogue::kRelu) value = std::max(value, 0.0f);
-    if (t.epilogue == Epilogue::kGelu) value = Gelu(value);
-    y[n + i] = value;
-  }
-}
-
 // kM rows of x times kOutputs weight rows; `w` gives the rows' addresses.
 template <int kM, class W>
-HWY_INLINE void RunTile(const Tile& tile, const float* HWY_RESTRICT x,
+HWY_INLINE void RunTile(const Outputs& outputs, const float* HWY_RESTRICT x,
                         int64_t x_stride, const W* const* w, int64_t inputs,
                         int64_t n, int64_t count, float* y, int64_t y_stride) {
   const F32 d;
@@ -60,58 +39,33 @@ HWY_INLINE void RunTile(const Tile& tile, const float* HWY_RESTRICT x,
     }
   }
   for (int m = 0; m < kM; ++m) {
-    Finish(tile, SumEach(acc[m][0], acc[m][1], acc[m][2], acc[m][3]), n, count,
-           y + m * y_stride);
+    Finish(outputs, SumEach(acc[m][0], acc[m][1], acc[m][2], acc[m][3]), n,
+           count, y + m * y_stride);
   }
 }
 
 template <class W>
-void Run(Matrix x, const LinearWeights& weights, const Tile& tile,
+void Run(Matrix x, const LinearWeights& weights, const Outputs& outputs,
          int64_t begin, int64_t end, Matrix y) {
   const W* base = static_cast<const W*>(weights.weight.data);
   const int64_t stride = weights.weight.stride;
-  for (int64_t n = begin; n < end; n += kOutputs) {
-    const int64_t count = std::min<int64_t>(kOutputs, end - n);
-    const W* w[kOutputs];
-    for (int i = 0; i < kOutputs; ++i) {
-      w[i] = base + (n + std::min<int64_t>(i, count - 1)) * stride;
-    }
-    int64_t m = 0;
-    for (; m + kRows <= x.rows; m += kRows) {
-      RunTile<kRows>(tile, x.Row(m), x.stride, w, stride, n, count, y.Row(m),
-                     y.stride);
-    }
-    const auto rest = [&]<int kM>() {
-      RunTile<kM>(tile, x.Row(m), x.stride, w, stride, n, count, y.Row(m),
-                  y.stride);
-    };
-    switch (x.rows - m) {
-      case 1:
-        rest.template operator()<1>();
-        break;
-      case 2:
-        rest.template operator()<2>();
-        break;
-      case 3:
-        rest.template operator()<3>();
-        break;
-      case 4:
-        rest.template operator()<4>();
-        break;
-      case 5:
-        rest.template operator()<5>();
-        break;
-      default:
-        break;
-    }
-  }
+  ForEachTile(x.rows, begin, end,
+              [&]<int kM>(int64_t m, int64_t n, int64_t count) {
+                const W* w[kOutputs];
+                for (int i = 0; i < kOutputs; ++i) {
+                  w[i] = base + (n + std::min<int64_t>(i, count - 1)) * stride;
+                }
+                RunTile<kM>(outputs, x.Row(m), x.stride, w, stride, n, count,
+                            y.Row(m), y.stride);
+              });
 }
 
 void SmallLinearImpl(Matrix x, const LinearWeights& weights, Epilogue epilogue,
                      int64_t begin, int64_t end, Matrix y) {
-  const Tile tile{static_cast<const float*>(weights.bias), epilogue};
-  DispatchDType(weights.weight.dtype, [&](auto stored) {
-    Run<decltype(stored)>(x, weights, tile, begin, end, y);
+  const Outputs outputs{weights.weight.RowScales(),
+                        static_cast<const float*>(weights.bias), epilogue};
+  DispatchFormat(weights.weight.format, [&](auto stored) {
+    Run<decltype(stored)>(x, weights, outputs, begin, end, y);
   });
 }
 
@@ -124,9 +78,17 @@ void Widen(const void* in, int64_t n, float* out) {
   }
 }
 
-void WidenImpl(const void* in, DType dtype, int64_t n, float* out) {
-  DispatchDType(dtype,
-                [&](auto stored) { Widen<decltype(stored)>(in, n, out); });
+void WidenImpl(const void* in, WeightFormat format, int64_t n, float* out) {
+  DispatchFormat(format,
+                 [&](auto stored) { Widen<decltype(stored)>(in, n, out); });
+}
+
+void ScaleImpl(float scale, int64_t n, float* out) {
+  const F32 d;
+  const VF s = hn::Set(d, scale);
+  for (int64_t i = 0; i < n; i += hn::Lanes(d)) {
+    hn::StoreU(hn::Mul(hn::LoadU(d, out + i), s), d, out + i);
+  }
 }
 
 void RoundToBFloat16Impl(const float* x, int64_t n, uint16_t* out) {
@@ -155,18 +117,30 @@ namespace h2o::cpu {
 
 HWY_EXPORT(SmallLinearImpl);
 HWY_EXPORT(WidenImpl);
+HWY_EXPORT(ScaleImpl);
 HWY_EXPORT(RoundToBFloat16Impl);
 
 void SmallLinear(Matrix x, const LinearWeights& weights, Epilogue epilogue,
                  int64_t begin, int64_t end, Matrix y) {
+  if (weights.weight.format == WeightFormat::kInt4) {
+    return Int4Linear(x, weights, epilogue, begin, end, y);
+  }
   HWY_DYNAMIC_DISPATCH(SmallLinearImpl)
   (x, weights, epilogue, begin, end, y);
 }
 
 void WidenRows(const StoredMatrix& stored, int64_t begin, int64_t end,
                float* out) {
+  if (stored.format == WeightFormat::kInt4) {
+    return WidenInt4Rows(stored, begin, end, out);
+  }
   HWY_DYNAMIC_DISPATCH(WidenImpl)
-  (stored.Row(begin), stored.dtype, (end - begin) * stored.stride, out);
+  (stored.Row(begin), stored.format, (end - begin) * stored.stride, out);
+  if (stored.scales == nullptr) return;
+  for (int64_t r = begin; r < end; ++r) {
+    HWY_DYNAMIC_DISPATCH(ScaleImpl)
+    (stored.RowScales()[r], stored.stride, out + (r - begin) * stored.stride);
+  }
 }
 
 void RoundToBFloat16(const float* x, int64_t n, uint16_t* out) {

@@ -21,7 +21,8 @@ void SmallLinear(Matrix x, const LinearWeights& weights, Epilogue epilogue,
 // float32, as measured on AVX-512 (docs/performance.md).
 inline constexpr int64_t kSmallRows = 64;
 
-// Widens rows [begin, end) of `stored` to float32: out[(r - begin) * stride].
+// Widens rows [begin, end) of `stored` to float32, scales included:
+// out[(r - begin) * AlignedStride(columns)].
 void WidenRows(const StoredMatrix& stored, int64_t begin, int64_t end,
                float* out);
 

@@ -9,6 +9,7 @@
 #endif
 
 #include "base/dtype.h"
+#include "base/weight_format.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -29,6 +30,29 @@ HWY_INLINE VF LoadWide(const hwy::bfloat16_t* p) {
   return hn::PromoteTo(F32(), hn::LoadU(hn::Rebind<hwy::bfloat16_t, F32>(), p));
 }
 
+HWY_INLINE VF LoadWide(const int8_t* p) {
+  const hn::Rebind<int32_t, F32> di;
+  return hn::ConvertTo(
+      F32(), hn::PromoteTo(di, hn::LoadU(hn::Rebind<int8_t, F32>(), p)));
+}
+
+// An e4m3 code is a float16 of 2^-8 times its value: sign, four bits of the
+// exponent with another bias, three of the fraction.
+struct Fp8Code {
+  uint8_t bits;
+};
+HWY_INLINE VF LoadWide(const Fp8Code* p) {
+  const hn::Rebind<uint16_t, F32> dh;
+  const auto code =
+      hn::PromoteTo(dh, hn::LoadU(hn::Rebind<uint8_t, F32>(),
+                                  reinterpret_cast<const uint8_t*>(p)));
+  const auto sign = hn::ShiftLeft<8>(hn::And(code, hn::Set(dh, 0x80)));
+  const auto rest = hn::ShiftLeft<7>(hn::And(code, hn::Set(dh, 0x7f)));
+  const auto half =
+      hn::BitCast(hn::Rebind<hwy::float16_t, F32>(), hn::Or(sign, rest));
+  return hn::Mul(hn::PromoteTo(F32(), half), hn::Set(F32(), 256.0f));
+}
+
 // Calls fn with a value of the type in which elements of `dtype` are stored.
 template <class Fn>
 HWY_INLINE void DispatchDType(DType dtype, Fn&& fn) {
@@ -40,6 +64,15 @@ HWY_INLINE void DispatchDType(DType dtype, Fn&& fn) {
     case DType::kFloat16:
       return fn(hwy::float16_t());
   }
+}
+
+// The same of weights.  REQUIRES: an element has bytes of its own.
+template <class Fn>
+HWY_INLINE void DispatchFormat(WeightFormat format, Fn&& fn) {
+  if (IsPlain(format)) return DispatchDType(DTypeOf(format), fn);
+  if (format == WeightFormat::kInt8) return fn(int8_t());
+  H2O_CHECK(format == WeightFormat::kFp8);
+  return fn(Fp8Code());
 }
 
 // Adds the 128-bit blocks of `v`.

@@ -158,6 +158,7 @@ class CudaBackend final : public Backend {
     args.dtype = options_.dtype;
     Note(cuda::AddNorm(args, stream_), "AddNorm");
   }
+  void Arrange(const StoredMatrix& /*weight*/, void* /*data*/) override {}
   void Linear(Matrix x, const LinearWeights& weights, Epilogue epilogue,
               Matrix y) override {
     queue_.Note(products_->Run(x, weights.weight, weights.bias,

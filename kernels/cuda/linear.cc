@@ -79,7 +79,7 @@ absl::Status LinearProducts::Stream(const Matrix& x, const StoredMatrix& weight,
                                     const Matrix& y,
                                     cudaStream_t stream) const {
   H2O_CHECK(x.stride >= weight.stride) << x.stride << " < " << weight.stride;
-  H2O_CHECK(x.dtype == weight.dtype);
+  H2O_CHECK(FormatOf(x.dtype) == weight.format);
   StreamedProductArgs args;
   args.weight = weight.data;
   args.outputs = weight.rows;
@@ -113,7 +113,7 @@ absl::Status LinearProducts::Run(Matrix x, const StoredMatrix& weight,
   ProductShape shape = {.outputs = weight.rows,
                         .inputs = weight.stride,
                         .rows = x.rows,
-                        .dtype = weight.dtype,
+                        .dtype = DTypeOf(weight.format),
                         .bias = bias != nullptr,
                         .relu = relu,
                         .float32_outputs = y.dtype == DType::kFloat32};

@@ -29,7 +29,7 @@ ProductProblem::ProductProblem(Matrix x, const StoredMatrix& weight,
     : a_(weight.data),
       b_(x.data),
       d_(y.data),
-      weight_bytes_(weight.rows * weight.stride * SizeOf(weight.dtype)) {
+      weight_bytes_(weight.rows * weight.row_bytes()) {
   Check(cublasLtMatmulDescCreate(&operation_, CUBLAS_COMPUTE_32F, CUDA_R_32F));
   const auto set = [&](cublasLtMatmulDescAttributes_t attribute,
                        const auto& value) {
@@ -48,8 +48,8 @@ ProductProblem::ProductProblem(Matrix x, const StoredMatrix& weight,
   // The padding of both is zero, so whole strides are multiplied.
   const int64_t inputs = weight.stride;
   H2O_CHECK(x.stride >= inputs) << x.stride << " < " << inputs;
-  Check(cublasLtMatrixLayoutCreate(&a_layout_, CudaType(weight.dtype), inputs,
-                                   weight.rows, weight.stride));
+  Check(cublasLtMatrixLayoutCreate(&a_layout_, CudaType(DTypeOf(weight.format)),
+                                   inputs, weight.rows, weight.stride));
   Check(cublasLtMatrixLayoutCreate(&b_layout_, CudaType(x.dtype), inputs,
                                    x.rows, x.stride));
   Check(cublasLtMatrixLayoutCreate(&d_layout_, CudaType(y.dtype), weight.rows,

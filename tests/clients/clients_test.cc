@@ -309,22 +309,6 @@ ModelConfig FloorConfig() {
   return config;
 }
 
-TEST(ReadWeightBytes, LeavesOutEveryRanksPositions) {
-  ModelConfig config = FloorConfig();
-  config.max_positions = 30;
-  const int64_t positions = 32 * 10, tied = config.num_parameters();
-  for (int ranks : {1, 2, 7}) {
-    const int64_t all = tied + (ranks - 1) * positions;
-    EXPECT_NEAR(ReadWeightBytes(config, ranks, 2 * all), 2 * (tied - positions),
-                1e-6);
-    // A table of tokens beside the head is looked up, too.
-    ModelConfig untied = config;
-    untied.tied_head = false;
-    EXPECT_NEAR(ReadWeightBytes(untied, ranks, 2 * (all + 1000)),
-                2 * (tied - positions), 1e-6);
-  }
-}
-
 TEST(ComputeFloor, CountsBytesAndOperations) {
   const KvGeometry geometry{2, 1, 10, {{DType::kFloat32}}};
   const BenchFloor memory = ComputeFloor(FloorConfig(), geometry,

@@ -17,8 +17,9 @@ namespace {
 // A random layer with padded rows, and its reference in float64.
 struct Layer {
   Layer(int outputs, int inputs, DType dtype, int seed)
-      : weight{nullptr, dtype, outputs, inputs, AlignedStride(inputs)},
-        memory(outputs * weight.stride * SizeOf(dtype)),
+      : weight{nullptr, FormatOf(dtype), outputs, inputs,
+               AlignedStride(inputs)},
+        memory(outputs * weight.row_bytes()),
         bias(outputs) {
     std::mt19937 random(seed);
     std::normal_distribution<float> normal;
@@ -34,7 +35,8 @@ struct Layer {
   double Output(const float* x, int n) const {
     double sum = 0;
     for (int64_t k = 0; k < weight.columns; ++k) {
-      sum += double{x[k]} * LoadElement(weight.Row(n), weight.dtype, k);
+      sum +=
+          double{x[k]} * LoadElement(weight.Row(n), DTypeOf(weight.format), k);
     }
     return sum;
   }

@@ -114,7 +114,7 @@ class TestMatrix {
     return {bytes_.data(), rows_, columns_, stride_, dtype_};
   }
   StoredMatrix stored() const {
-    return {bytes_.data(), dtype_, rows_, columns_, stride_};
+    return {bytes_.data(), FormatOf(dtype_), rows_, columns_, stride_};
   }
 
   // Fetches the numbers from the device.

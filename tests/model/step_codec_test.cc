@@ -29,7 +29,8 @@ using ::testing::HasSubstr;
 RankInfo SampleRank() {
   RankInfo info = LoadedRank(SampleConfig(), 11);
   info.packed_tokens = 12;
-  info.memory = {.weights = 13, .workspace = 14, .kv_pool = 15};
+  info.memory = {
+      .weights = 13, .looked_up = 7, .workspace = 14, .kv_pool = 15};
   info.sums = {
       {16, {0, 1, 2, std::numeric_limits<float>::infinity()}},
       {17, {4, 5, 6, 7}},
@@ -48,7 +49,9 @@ TEST(StepCodec, StructsComeBackAsTheyWere) {
                           .dummy = true,
                           .dummy_seed = 9,
                           .dtype = "bf16",
-                          .kv_dtype = "fp16"};
+                          .kv_dtype = "fp16",
+                          .weights = "int4",
+                          .weight_group = 64};
   EXPECT_EQ(DecodeModelSpec(Encode(spec)).value(), spec);
 }
 
@@ -247,6 +250,11 @@ TEST(StepCodec, GarbledRanksAndModelsAreRefused) {
         DecodeRankInfo(Encode(info), SampleConfig()).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << says;
     EXPECT_THAT(std::string(status.message()), HasSubstr(says));
+  }
+  for (const ModelSpec& bad :
+       {ModelSpec{.weights = "int3"}, ModelSpec{.weight_group = 32}}) {
+    EXPECT_EQ(DecodeModelSpec(Encode(bad)).status().code(),
+              absl::StatusCode::kInvalidArgument);
   }
   EXPECT_EQ(DecodeModelSpec(Encode(ModelSpec{.dtype = "int3"})).status().code(),
             absl::StatusCode::kInvalidArgument);

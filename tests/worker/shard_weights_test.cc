@@ -5,10 +5,12 @@
 
 #include <cmath>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/small_linear.h"
 #include "model/family.h"
 #include "tests/model/safetensors_text.h"
 #include "tests/model/temp_directory.h"
@@ -36,11 +38,25 @@ ShardWeights Load(const ModelConfig& config, int rank, int size, DType dtype) {
 }
 
 float At(const StoredMatrix& m, int64_t r, int64_t c) {
-  return LoadElement(m.Row(r), m.dtype, c);
+  return LoadElement(m.Row(r), DTypeOf(m.format), c);
 }
 
 float Bias(const void* bias, int64_t i) {
   return static_cast<const float*>(bias)[i];
+}
+
+// A step looks up rows of the positions, and of the tokens beside a head of
+// their own.
+TEST(ShardWeights, KnowsTheBytesThatAStepLooksUp) {
+  ModelConfig config = TinyConfig();
+  const int64_t row = 2 * AlignedStride(config.hidden_size);
+  const int64_t positions =
+      row * (config.max_positions + config.position_offset);
+  config.tied_head = true;
+  EXPECT_EQ(Load(config, 0, 1, DType::kBFloat16).looked_up_bytes(), positions);
+  config.tied_head = false;
+  EXPECT_EQ(Load(config, 0, 1, DType::kBFloat16).looked_up_bytes(),
+            positions + row * config.vocab_size);
 }
 
 // Every slice of every rank lies where the whole matrix has it.
@@ -89,6 +105,92 @@ TEST(ShardWeights, DummyWeightsAreTheSameForEveryTp) {
       }
     }
   }
+}
+
+ShardWeights LoadCoded(const ModelConfig& config, int rank, int size,
+                       WeightCoding coding) {
+  WeightOptions options;
+  options.dummy_seed = 3;
+  options.coding = coding;
+  return LoadShardWeights(config, config.Shard(rank, size), options,
+                          MakeBackend().get())
+      .value();
+}
+
+std::vector<float> Row(const StoredMatrix& m, int64_t r) {
+  std::vector<float> row(AlignedStride(m.columns));
+  cpu::WidenRows(m, r, r + 1, row.data());
+  row.resize(m.columns);
+  return row;
+}
+
+TEST(ShardWeights, CodesAreTheSameForEveryTpAndNearTheNumbers) {
+  ModelConfig config = TinyConfig();
+  config.qkv = {4, 4, 64};
+  config.hidden_size = 256;
+  config.ffn_dim = 512;
+  const ShardWeights plain = Load(config, 0, 1, DType::kFloat32);
+  for (const WeightCoding coding :
+       {WeightCoding{WeightFormat::kFp8}, WeightCoding{WeightFormat::kInt8},
+        WeightCoding{WeightFormat::kInt4, 64},
+        WeightCoding{WeightFormat::kInt4, 128}}) {
+    const ShardWeights whole = LoadCoded(config, 0, 1, coding);
+    const float step = 0.035f / (coding.format == WeightFormat::kInt4   ? 7
+                                 : coding.format == WeightFormat::kInt8 ? 127
+                                                                        : 14);
+    const LayerWeights& a = whole.layers[1];
+    const LayerWeights& p = plain.layers[1];
+    for (const auto& [coded, number] : {std::pair(a.qkv.weight, p.qkv.weight),
+                                        {a.out.weight, p.out.weight},
+                                        {a.fc1.weight, p.fc1.weight},
+                                        {a.fc2.weight, p.fc2.weight}}) {
+      ASSERT_EQ(coded.format, coding.format);
+      const std::vector<float> row = Row(coded, 9);
+      for (int64_t c = 0; c < coded.columns; ++c) {
+        ASSERT_NEAR(row[c], At(number, 9, c), step) << Name(coding.format);
+      }
+    }
+    EXPECT_EQ(whole.token_embedding.format, WeightFormat::kFloat32);
+    for (int rank = 0; rank < 2; ++rank) {
+      const ShardSpec shard = config.Shard(rank, 2);
+      const ShardWeights part = LoadCoded(config, rank, 2, coding);
+      const LayerWeights& b = part.layers[1];
+      EXPECT_EQ(Row(b.fc1.weight, 5),
+                Row(a.fc1.weight, shard.ffn_columns.begin + 5));
+      for (const auto& [half, full, begin] :
+           {std::tuple(b.out.weight, a.out.weight, shard.heads.begin * 64),
+            {b.fc2.weight, a.fc2.weight, shard.ffn_columns.begin}}) {
+        const std::vector<float> mine = Row(half, 7), all = Row(full, 7);
+        for (int64_t c = 0; c < half.columns; ++c) {
+          ASSERT_EQ(mine[c], all[begin + c]) << Name(coding.format);
+        }
+      }
+    }
+  }
+}
+
+TEST(ShardWeights, CutGroupsAreRefusedWithTheNumbers) {
+  ModelConfig config = TinyConfig();
+  config.qkv = {6, 6, 64};
+  config.hidden_size = 384;
+  config.ffn_dim = 768;
+  WeightOptions options;
+  options.coding = {WeightFormat::kInt4, 128};
+  const auto load = [&](int size) {
+    return LoadShardWeights(config, config.Shard(1, size), options,
+                            MakeBackend().get())
+        .status();
+  };
+  const absl::Status cut = load(2);
+  EXPECT_EQ(cut.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(std::string(cut.message()).find("are 192 to 384 of 384"),
+            std::string::npos)
+      << cut;
+  EXPECT_NE(std::string(cut.message()).find("--weight-group 64"),
+            std::string::npos);
+  EXPECT_TRUE(load(3).ok());
+  options.coding.group = 64;
+  EXPECT_TRUE(load(2).ok());
 }
 
 TEST(ShardWeights, AnotherSeedIsAnotherModel) {

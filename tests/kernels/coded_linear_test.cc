@@ -1,0 +1,187 @@
+// Checks the CPU's linear layers with weights of codes against float64 of what
+// the codes stand for, on every instruction set.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <random>
+#include <tuple>
+#include <vector>
+
+#include "base/weight_codes.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/small_linear.h"
+#include "tests/kernels/each_target.h"
+
+namespace h2o {
+namespace {
+
+struct Coding {
+  WeightFormat format = WeightFormat::kFp8;
+  int group = 0;
+};
+constexpr Coding kCodings[] = {{WeightFormat::kFp8},
+                               {WeightFormat::kInt8},
+                               {WeightFormat::kInt4, 64},
+                               {WeightFormat::kInt4, 128}};
+
+std::unique_ptr<Backend> MakeBackend(int threads) {
+  CpuBackendOptions options;
+  options.num_threads = threads;
+  options.max_prompt = options.max_slots = 64;
+  options.max_rows = 256;
+  options.max_inputs = 512;
+  options.max_heads = 1;
+  options.vocab_size = 16;
+  options.head_dim = 16;
+  return NewCpuBackend(options).value();
+}
+
+// Random weights as codes.  Codes behind the columns are random, too.
+class CodedLayer {
+ public:
+  CodedLayer(int outputs, int inputs, Coding coding, Backend* backend)
+      : bias(outputs), decoded_(outputs * inputs) {
+    const WeightFormat format = coding.format;
+    weight = {nullptr, format, outputs, inputs, WeightStride(format, inputs)};
+    weight.group = coding.group;
+    std::mt19937 random(outputs + inputs);
+    codes_.resize(outputs * weight.row_bytes());
+    for (std::byte& code : codes_) {
+      code = static_cast<std::byte>(random() & 0x77);  // no NaN
+    }
+    std::normal_distribution<float> normal;
+    std::vector<float> row(inputs);
+    for (int n = 0; n < outputs; ++n) {
+      for (float& w : row) w = normal(random);
+      bias[n] = normal(random);
+      Encode(row, n);
+    }
+    weight.data = codes_.data();
+    weight.scales = format == WeightFormat::kInt4
+                        ? static_cast<const void*>(groups_.data())
+                        : scales_.data();
+    backend->Arrange(weight, codes_.data());
+  }
+
+  double Output(const float* x, int n) const {
+    double sum = bias[n];
+    for (int64_t k = 0; k < weight.columns; ++k) {
+      sum += double{x[k]} * decoded_[n * weight.columns + k];
+    }
+    return sum;
+  }
+  float At(int64_t n, int64_t k) const {
+    return decoded_[n * weight.columns + k];
+  }
+
+  StoredMatrix weight;
+  std::vector<float> bias;
+
+ private:
+  void Encode(const std::vector<float>& row, int n) {
+    std::byte* codes = codes_.data() + n * weight.row_bytes();
+    const auto decoded =
+        absl::MakeSpan(decoded_).subspan(n * row.size(), row.size());
+    if (weight.format == WeightFormat::kInt4) {
+      for (size_t i = 0; i < row.size(); i += weight.group) {
+        groups_.push_back(
+            ScaleOfGroup(absl::MakeSpan(row).subspan(i, weight.group)));
+      }
+      const GroupScale* scales = &groups_[n * weight.groups()];
+      EncodeInt4Row(row, weight.group, scales, codes);
+      return DecodeInt4Row(codes, weight.group, scales, decoded);
+    }
+    float most = 0;
+    for (const float w : row) most = std::max(most, std::fabs(w));
+    scales_.push_back(ScaleOf(weight.format, most));
+    EncodeRow(weight.format, row, scales_.back(), codes);
+    DecodeRow(weight.format, codes, scales_.back(), decoded);
+  }
+
+  std::vector<std::byte> codes_;
+  std::vector<float> scales_;
+  std::vector<GroupScale> groups_;
+  std::vector<float> decoded_;
+};
+
+struct Activations {
+  Activations(int rows, int columns, unsigned seed)
+      : data(rows * AlignedStride(columns)),
+        view{data.data(), rows, columns, AlignedStride(columns)} {
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal;
+    for (int r = 0; r < rows; ++r) {
+      for (int c = 0; c < columns; ++c) view.Row(r)[c] = normal(random);
+    }
+  }
+  std::vector<float> data;
+  Matrix view;
+};
+
+class CodedLinear : public EachTarget {};
+
+TEST_P(CodedLinear, EqualsFloat64OfTheCodes) {
+  const auto backend = MakeBackend(2);
+  for (const Coding coding : kCodings) {
+    for (const int rows : {1, 2, 5, 6, 7, 64, 65, 130}) {
+      for (auto [outputs, inputs] :
+           {std::pair{1, 16}, {7, 33}, {64, 96}, {30, 128}, {37, 420}}) {
+        const CodedLayer layer(outputs, inputs, coding, backend.get());
+        const Activations x(rows, inputs, 5);
+        Activations y(rows, outputs, 9);
+        for (int r = 0; r < rows; ++r) {
+          std::fill_n(y.view.Row(r), outputs,
+                      std::numeric_limits<float>::quiet_NaN());
+        }
+        backend->Linear(x.view, {layer.weight, layer.bias.data()},
+                        Epilogue::kRelu, y.view);
+        for (int r = 0; r < rows; ++r) {
+          for (int n = 0; n < outputs; ++n) {
+            ASSERT_NEAR(y.view.Row(r)[n],
+                        std::max(layer.Output(x.view.Row(r), n), 0.0), 2e-4)
+                << Name(coding.format) << ' ' << rows << "x" << outputs << "x"
+                << inputs << " at " << r << ", " << n;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(CodedLinear, ARowIsTheSameAloneAndInABatch) {
+  const auto backend = MakeBackend(2);
+  for (const Coding coding : kCodings) {
+    const CodedLayer layer(50, 200, coding, backend.get());
+    const Activations x(64, 200, 2);
+    Activations batch(64, 50, 3), alone(64, 50, 3);
+    const LinearWeights weights{layer.weight, layer.bias.data()};
+    backend->Linear(x.view, weights, Epilogue::kNone, batch.view);
+    for (int r = 0; r < 64; ++r) {
+      backend->Linear(x.view.Rows(r, 1), weights, Epilogue::kNone,
+                      alone.view.Rows(r, 1));
+    }
+    EXPECT_EQ(batch.data, alone.data) << Name(coding.format);
+  }
+}
+
+TEST_P(CodedLinear, RowsAreWidened) {
+  const auto backend = MakeBackend(1);
+  for (const Coding coding : kCodings) {
+    const CodedLayer layer(9, 200, coding, backend.get());
+    const int64_t stride = AlignedStride(200);
+    std::vector<float> wide(4 * stride);
+    cpu::WidenRows(layer.weight, 3, 7, wide.data());
+    for (int r = 0; r < 4; ++r) {
+      for (int c = 0; c < 200; ++c) {
+        ASSERT_NEAR(wide[r * stride + c], layer.At(3 + r, c), 1e-6)
+            << Name(coding.format);
+      }
+    }
+  }
+}
+
+H2O_INSTANTIATE_EACH_TARGET(CodedLinear);
+
+}  // namespace
+}  // namespace h2o
