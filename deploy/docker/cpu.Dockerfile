@@ -8,6 +8,8 @@ COPY tools/install_dependencies.sh tools/
 RUN tools/install_dependencies.sh
 COPY . .
 ARG COMMIT=unknown
+# Objects in a ccache that is mounted are known by their locale, too.
+ENV LANG=C.UTF-8
 RUN cmake --preset release -DH2O_WITH_TESTS=OFF -DH2O_COMMIT="$COMMIT" \
  && cmake --build --preset release --target h2oserve h2oserve-coordinator h2oserve-worker h2oserve_client -- --quiet \
  && cmake --install build/release --prefix /opt/h2oserve --strip \

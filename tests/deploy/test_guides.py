@@ -1,4 +1,6 @@
 """Every command of the guides runs, or is marked as not run: helm renders what it would install."""
+import contextlib
+import json
 import re
 import shlex
 import subprocess
@@ -7,6 +9,7 @@ import pytest
 
 from chart import BIN, HELM, REPOSITORY, needs_helm
 from test_image import RUN_FLAGS
+from test_programs import MODEL, Started, needs_programs
 
 NOT_RUN = "# not run here"
 
@@ -18,26 +21,48 @@ def commands(page):
         yield from block.replace("\\\n", " ").strip().splitlines()
 
 
-def run_here():
-    return [command for command in commands("kubernetes.md") if not command.endswith(NOT_RUN)]
+def run_here(page, program):
+    return [command for command in commands(page) if command.startswith(f"{program} ") and NOT_RUN not in command]
+
+
+def test_every_command_is_run_or_marked():
+    known = {"kubernetes.md": {"helm", "h2oserve", "curl"}, "docker.md": {"docker", "curl"}}
+    for page, programs in known.items():
+        assert {command.split()[0] for command in commands(page) if NOT_RUN not in command} == programs
 
 
 @needs_helm
-@pytest.mark.parametrize("command", run_here())
-def test_commands_for_kubernetes(command):
+@pytest.mark.parametrize("command", run_here("kubernetes.md", "helm"))
+def test_commands_of_helm(command):
     words = shlex.split(command)
-    if words[:3] == ["helm", "upgrade", "--install"]:
-        subprocess.run([HELM, "template", *words[3:]], cwd=REPOSITORY, check=True, stdout=subprocess.PIPE)
-    else:
-        assert words[0] == "h2oserve"
-        if not (BIN / words[0]).exists():
-            pytest.skip(f"no programs in {BIN}")
-        subprocess.run([BIN / words[0], *words[1:]], check=True)
+    assert words[:3] == ["helm", "upgrade", "--install"]
+    subprocess.run([HELM, "template", *words[3:]], cwd=REPOSITORY, check=True, stdout=subprocess.PIPE)
 
 
-def test_commands_for_docker():
+@needs_programs
+@pytest.mark.parametrize("command", run_here("kubernetes.md", "h2oserve"))
+def test_commands_of_ours(command):
+    program, *words = shlex.split(command)
+    subprocess.run([BIN / program, *words], check=True)
+
+
+@needs_programs
+def test_commands_of_curl(tmp_path):
+    """Those of both pages, against a server of this host."""
+    with contextlib.ExitStack() as stack:
+        server = Started(stack, tmp_path, [BIN / "h2oserve", "serve", "--model", MODEL, "--tp=2", "--listen=127.0.0.1:0",
+                                           "--http=127.0.0.1:0", f"--kv-pool-bytes={64 << 20}"])
+        address = server.says(r"http on (\S+)")
+        said = [subprocess.run(shlex.split(command.replace("127.0.0.1:8000", address)), check=True, stdout=subprocess.PIPE).stdout
+                for command in run_here("docker.md", "curl") + run_here("kubernetes.md", "curl")]
+    assert len(said) == 3
+    for answer in said[1:]:
+        assert json.loads(answer)["choices"][0]["text"]
+
+
+def test_commands_of_docker():
     """Those of the CPU image are what test_image.py runs with buildah and podman."""
-    build, run = (shlex.split(command) for command in commands("docker.md") if not command.endswith(NOT_RUN))
+    build, run = (shlex.split(command) for command in run_here("docker.md", "docker"))
     assert build[:4] == ["docker", "build", "-f", "deploy/docker/cpu.Dockerfile"] and build[-1] == "."
     assert run[:2] == ["docker", "run"]
     assert run[2:] == [*RUN_FLAGS, "-p", "127.0.0.1:8000:8000", "h2oserve:0.1.0"]

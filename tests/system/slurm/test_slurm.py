@@ -24,7 +24,7 @@ POOL = f"--worker-flag=--kv-pool-bytes={64 << 20}"
 @pytest.fixture(scope="module")
 def slurm():
     if missing():
-        pytest.skip(f"no {', '.join(missing())}; tools/install_dependencies.sh --slurm")
+        pytest.skip(f"no {', '.join(missing())}; tools/install_dependencies.sh --deploy")
     slurm = Slurm()
     yield slurm
     slurm.end()
@@ -79,7 +79,7 @@ def test_script_is_clean():
     try:
         subprocess.run(["shellcheck", SCRIPT], check=True)
     except FileNotFoundError:
-        pytest.skip("no shellcheck; tools/install_dependencies.sh --slurm")
+        pytest.skip("no shellcheck; tools/install_dependencies.sh --deploy")
 
 
 # ---- With it
