@@ -54,6 +54,28 @@ def test_both_images_have_the_same_end():
     assert re.sub(r"CMD \[\"h2oserve\".*", "", cpu) == re.sub(r"CMD \[\"h2oserve\".*", "", cuda)
 
 
+def test_packages_of_nvidia_are_of_one_release():
+    """By their names alone: NVIDIA's packages and base image are in no registry that tests may use."""
+    text = (DEPLOY / "docker" / "cuda.Dockerfile").read_text()
+    (cuda,) = re.findall(r"^ARG CUDA=(\d+\.\d+)\.\d+$", text, re.M)
+    (nccl,) = set(re.findall(r"^ARG NCCL=(.*)$", text, re.M))
+    assert re.fullmatch(r"2\.\d+\.\d+-\d+\+cuda" + re.escape(cuda), nccl)
+    assert tuple(map(int, nccl.split(".")[:2])) >= (2, 28)  # cmake/H2oCuda.cmake
+    assert set(re.findall(r"libcublas-\S+", text)) == {f"libcublas-{cuda.replace('.', '-')}"}
+    assert re.findall(r"^FROM nvidia/cuda:\$\{CUDA\}-(\w+)-(\S+)", text, re.M) == [("devel", "ubuntu24.04"), ("base", "ubuntu24.04")]
+
+
+def test_packages_of_the_system_exist():
+    """Those that both images are built with, as apt knows them on this system."""
+    script = (REPOSITORY / "tools" / "install_dependencies.sh").read_text()
+    packages = re.search(r"^packages=\((.*?)\)", script, re.M | re.S).group(1).split()
+    if shutil.which("apt-cache") is None or not subprocess.run(["apt-cache", "show", "cmake"], capture_output=True).stdout:
+        pytest.skip("apt has no lists of packages; apt-get update gets them")
+    shown = subprocess.run(["apt-cache", "show", "--no-all-versions", *packages], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                           text=True)
+    assert len(packages) > 30 and not shown.stderr, shown.stderr
+
+
 # ---- compose ----
 
 @pytest.mark.skipif(SCHEMA is None, reason="no schema of compose files; tools/install_dependencies.sh --pypi installs it")
