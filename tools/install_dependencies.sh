@@ -69,7 +69,8 @@ elif [ "${1:-}" = --browser ]; then
 elif [ "${1:-}" = --deploy ]; then
   packages+=(shellcheck slurm-wlm systemd)
 elif [ "${1:-}" = --containers ]; then
-  packages+=(buildah catatonit containernetworking-plugins mmdebstrap podman runc)
+  packages+=(buildah catatonit containernetworking-plugins golang-github-containernetworking-plugin-dnsname
+    mmdebstrap podman podman-compose runc)
 fi
 
 install_apt() {

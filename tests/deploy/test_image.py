@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 import chart_cases as cases
-from chart import DEPLOY, REPOSITORY, needs_helm, of_kind, pod_templates, rendered
+from chart import COMPOSE, DEPLOY, REPOSITORY, needs_helm, of_kind, pod_templates, rendered
 from programs import ask, until
 
 FOLDER = pathlib.Path(os.environ.get("H2O_CONTAINERS") or REPOSITORY / "build" / "containers").absolute()
@@ -89,7 +89,7 @@ def test_the_image_answers_a_prompt(engine, image):
     name = engine("podman", "run", *RUN_FLAGS, image)
     try:
         address = engine("podman", "inspect", "-f", "{{.NetworkSettings.IPAddress}}", name)
-        until(lambda: answers(f"{address}:8000", "/readyz"), "the server is ready")
+        until(lambda: answers(f"{address}:8000", "/readyz"), "the server is ready", 120)
         assert answer_of(address)
         assert engine("podman", "exec", name, "id", "-u") == "10001"
         engine("podman", "exec", name, "h2oserve-healthy")
@@ -138,16 +138,52 @@ def test_the_pods_of_the_chart_answer_a_prompt(engine, image, tmp_path):
         return network["IPAddress"]
     try:
         address = play("demo-coordinator", templates["coordinator"], {})
-        until(lambda: answers(f"{address}:8000", "/livez"), "the coordinator lives")
+        until(lambda: answers(f"{address}:8000", "/livez"), "the coordinator lives", 120)
         assert not answers(f"{address}:8000", "/readyz")
         (workers,) = of_kind(manifests, "StatefulSet")
         join = next(service for service in of_kind(manifests, "Service") if service["metadata"]["name"].endswith("-join"))
         host = f"{join['metadata']['name']}.{join['metadata']['namespace']}.svc"
         for i in range(workers["spec"]["replicas"]):
             own = play(f"demo-worker-{i}", templates["worker"], {host: address})
-            until(lambda: answers(f"{own}:8081", "/livez"), f"worker {i} lives")
-        until(lambda: answers(f"{address}:8000", "/readyz"), "the group is ready")
+            until(lambda: answers(f"{own}:8081", "/livez"), f"worker {i} lives", 120)
+        until(lambda: answers(f"{address}:8000", "/readyz"), "the group is ready", 120)
         assert answer_of(address)
     finally:
         for name in pods:
             engine("podman", "pod", "rm", "-f", "-t", "5", name, check=False)
+
+
+def compose_for_podman():
+    """The services with our image as podman-compose 1.0.3 runs them: it spoils the health check of a second replica, and
+    podman 4.3 gives a tmpfs to no user.  Ports of this host may be taken."""
+    project = yaml.safe_load(COMPOSE.read_text())
+    services = {name: project["services"][name] for name in ("coordinator", "worker")}
+    for service in services.values():
+        for field in ("build", "healthcheck", "ports", "depends_on"):
+            service.pop(field, None)
+        service["tmpfs"] = [place.split(":")[0] for place in service.get("tmpfs", [])]
+        service["image"] = IMAGE
+    return {"version": "3", "services": services, "volumes": {"faults": {}}}
+
+
+def test_coordinator_and_workers_of_compose_answer_a_prompt(engine, image, tmp_path):
+    if shutil.which("podman-compose") is None or not pathlib.Path("/usr/lib/cni/dnsname").exists():
+        pytest.skip("no podman-compose or no names of its services; tools/install_dependencies.sh --containers installs them")
+    (FOLDER / "storage.conf").write_text(
+        f'[storage]\ndriver = "vfs"\ngraphroot = "{FOLDER / "store"}"\nrunroot = "{FOLDER / "runroot"}"\n')
+    environment = {**os.environ, "CONTAINERS_CONF": str(FOLDER / "containers.conf"),
+                   "CONTAINERS_STORAGE_CONF": str(FOLDER / "storage.conf")}
+    (tmp_path / "compose.yaml").write_text(yaml.safe_dump(compose_for_podman()))
+
+    def compose(*arguments):
+        return subprocess.run(["podman-compose", "-p", "h2oserve-test", "-f", tmp_path / "compose.yaml", *arguments],
+                              env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        up = compose("up", "-d")
+        networks = engine("podman", "inspect", "-f", "{{json .NetworkSettings.Networks}}", "h2oserve-test_coordinator_1", check=False)
+        assert networks, up.stdout
+        (network,) = json.loads(networks).values()
+        until(lambda: answers(f"{network['IPAddress']}:8000", "/readyz"), up.stdout, 120)
+        assert answer_of(network["IPAddress"])
+    finally:
+        compose("down", "-v")
