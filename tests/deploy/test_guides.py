@@ -1,5 +1,4 @@
 """Every command of the guides runs, or is marked as not run: helm renders what it would install."""
-import contextlib
 import json
 import re
 import shlex
@@ -7,9 +6,10 @@ import subprocess
 
 import pytest
 
-from chart import BIN, HELM, REPOSITORY, needs_helm
+from chart import HELM, REPOSITORY, needs_helm
+from programs import BIN, MODEL, address_of
 from test_image import RUN_FLAGS
-from test_programs import MODEL, Started, needs_programs
+from test_programs import needs_programs, started  # noqa: F401
 
 NOT_RUN = "# not run here"
 
@@ -47,16 +47,15 @@ def test_commands_of_ours(command):
 
 
 @needs_programs
-def test_commands_of_curl(tmp_path):
+def test_commands_of_curl(started):  # noqa: F811
     """Those of both pages, against a server of this host."""
-    with contextlib.ExitStack() as stack:
-        server = Started(stack, tmp_path, [BIN / "h2oserve", "serve", "--model", MODEL, "--tp=2", "--listen=127.0.0.1:0",
-                                           "--http=127.0.0.1:0", f"--kv-pool-bytes={64 << 20}"])
-        address = server.says(r"http on (\S+)")
-        said = [subprocess.run(shlex.split(command.replace("127.0.0.1:8000", address)), check=True, stdout=subprocess.PIPE).stdout
-                for command in run_here("docker.md", "curl") + run_here("kubernetes.md", "curl")]
-    assert len(said) == 3
-    for answer in said[1:]:
+    server = started("h2oserve", "serve", "--model", MODEL, "--tp=2", "--listen=127.0.0.1:0", "--http=127.0.0.1:0",
+                     f"--kv-pool-bytes={64 << 20}")
+    curl = run_here("docker.md", "curl") + run_here("kubernetes.md", "curl")
+    ready, *answers = [subprocess.run(shlex.split(command.replace("127.0.0.1:8000", address_of(server))), check=True,
+                                      stdout=subprocess.PIPE).stdout for command in curl]
+    assert len(answers) == 2
+    for answer in answers:
         assert json.loads(answer)["choices"][0]["text"]
 
 
