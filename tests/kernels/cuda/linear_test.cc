@@ -91,7 +91,8 @@ class Product {
                        cudaStream_t stream) const {
     return products->Run(
         {x_.device.data(), c_.rows, c_.inputs, x_.stride, dtype_},
-        {weight_.device.data(), dtype_, c_.outputs, c_.inputs, weight_.stride},
+        {weight_.device.data(), FormatOf(dtype_), c_.outputs, c_.inputs,
+         weight_.stride},
         c_.bias ? device_bias_.data() : nullptr, c_.relu,
         {y.data(), c_.rows, c_.outputs, y_stride_, y_dtype_}, stream);
   }
@@ -239,12 +240,12 @@ TEST_P(CudaStreamedLinear, ChainsInAGraph) {
         return Matrix{m.device.data(), rows, m.columns, m.stride, dtype};
       };
       const Operand& w = weights[i];
-      ASSERT_TRUE(
-          products_
-              ->Run(matrix(i == 0 ? x : ys[i - 1]),
-                    {w.device.data(), dtype, w.rows, w.columns, w.stride},
-                    nullptr, i % 2 == 1, matrix(ys[i]), stream)
-              .ok());
+      ASSERT_TRUE(products_
+                      ->Run(matrix(i == 0 ? x : ys[i - 1]),
+                            {w.device.data(), FormatOf(dtype), w.rows,
+                             w.columns, w.stride},
+                            nullptr, i % 2 == 1, matrix(ys[i]), stream)
+                      .ok());
     };
     const int count = static_cast<int>(ys.size());
     for (int i = 0; i < count; ++i) {
