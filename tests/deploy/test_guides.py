@@ -6,7 +6,8 @@ import subprocess
 
 import pytest
 
-from chart import HELM, REPOSITORY, needs_helm
+import chart_cases as cases
+from chart import HELM, REPOSITORY, needs_helm, rendered
 from programs import BIN, MODEL, address_of
 from test_image import RUN_FLAGS
 from test_programs import needs_programs, started  # noqa: F401
@@ -37,6 +38,15 @@ def test_commands_of_helm(command):
     words = shlex.split(command)
     assert words[:3] == ["helm", "upgrade", "--install"]
     subprocess.run([HELM, "template", *words[3:]], cwd=REPOSITORY, check=True, stdout=subprocess.PIPE)
+
+
+@needs_helm
+def test_commands_of_kubectl_name_what_is_rendered():
+    """There is no cluster to run them on."""
+    names = {f"{manifest['kind'].lower()}/{manifest['metadata']['name']}" for manifest in rendered(*cases.VALUES["cpu-demo"])}
+    asked = {name for command in commands("kubernetes.md") if command.startswith("kubectl ")
+             for name in re.findall(r"\b[a-z]+/demo\S*", command)}
+    assert asked == {"deployment/demo-h2oserve-coordinator", "service/demo-h2oserve"} and asked <= names
 
 
 @needs_programs
