@@ -43,8 +43,9 @@ def entries(text, heading):
             found[-1][1] += " " + line.strip()
         elif inside:
             # The description begins in column 30, on the same line where the first column is short.  A long one
-            # may have its default, "[auto]", there.
-            short = line[29:30] == " " and not re.fullmatch(r"\[[^\]]*\]( REQUIRED)?", line[30:].strip())
+            # may have its default, "[auto]", or the middle of a range, "[1 - 9]", there.
+            whole = line[:30].count("[") == line[:30].count("]")
+            short = line[29:30] == " " and whole and not re.fullmatch(r"\[[^\]]*\]( REQUIRED)?", line[30:].strip())
             first, description = (line[:30], line[30:]) if short else (line, "")
             found.append([first.strip(), description.strip()])
     return [(first, description.strip()) for first, description in found]
