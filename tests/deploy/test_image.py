@@ -187,3 +187,7 @@ def test_coordinator_and_workers_of_compose_answer_a_prompt(engine, image, tmp_p
         assert answer_of(network["IPAddress"])
     finally:
         compose("down", "-v")
+        # It may leave a replica, which is started again and again, and the network.
+        left = engine("podman", "ps", "-aq", "--filter", "label=io.podman.compose.project=h2oserve-test", check=False)
+        engine("podman", "rm", "-f", "-t", "0", *left.split(), check=False)
+        engine("podman", "network", "rm", "-f", "h2oserve-test_default", check=False)
