@@ -264,6 +264,11 @@ absl::StatusOr<HttpUrl> ParseHttpUrl(std::string_view url) {
   return parsed;
 }
 
+void AddKey(const std::string& key, HttpRequest* request) {
+  if (key.empty()) return;
+  request->headers.emplace_back("Authorization", absl::StrCat("Bearer ", key));
+}
+
 absl::StatusOr<std::unique_ptr<HttpClient>> HttpClient::Create(
     const HttpUrl& url, const HttpClientOptions& options) {
   std::shared_ptr<MaybeTls::Context> tls;

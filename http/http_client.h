@@ -28,6 +28,9 @@ struct HttpUrl {
 // Errors: INVALID_ARGUMENT naming `url` and what would be right.
 absl::StatusOr<HttpUrl> ParseHttpUrl(std::string_view url);
 
+// Adds the header that shows an API key; none for an empty one.
+void AddKey(const std::string& key, HttpRequest* request);
+
 struct HttpClientOptions {
   // Of https: whom to believe (empty: the CAs of this host) and what to show.
   TlsMaterial tls;

@@ -13,8 +13,10 @@
 #include <optional>
 #include <utility>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
 #include "base/tls_material.h"
 
 namespace h2o {
@@ -80,6 +82,13 @@ inline void ShowCertificate(const TlsMaterial& material,
   }
 }
 
+// INVALID_ARGUMENT for what OpenSSL says of certificates; no error: OK.
+inline absl::Status StatusOfTls(const boost::system::error_code& error) {
+  if (!error) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("OpenSSL cannot use the certificates: ", error.message()));
+}
+
 // Errors: INVALID_ARGUMENT if OpenSSL cannot use `material`.
 inline absl::StatusOr<std::shared_ptr<MaybeTls::Context>> NewTlsContext(
     const TlsMaterial& material) {
@@ -99,9 +108,8 @@ inline absl::StatusOr<std::shared_ptr<MaybeTls::Context>> NewTlsContext(
                                   ? asio::ssl::verify_fail_if_no_peer_cert
                                   : asio::ssl::verify_none));
   }
-  if (!error) return context;
-  return absl::InvalidArgumentError(
-      absl::StrCat("OpenSSL cannot use the certificates: ", error.message()));
+  H2O_RETURN_IF_ERROR(StatusOfTls(error));
+  return context;
 }
 
 // Of a client: it checks the server by the CAs of `material`, or else by those
@@ -123,9 +131,8 @@ inline absl::StatusOr<std::shared_ptr<MaybeTls::Context>> NewClientTlsContext(
     context->add_certificate_authority(asio::buffer(material.roots), error);
   }
   if (!error) context->set_verify_mode(asio::ssl::verify_peer, error);
-  if (!error) return context;
-  return absl::InvalidArgumentError(
-      absl::StrCat("OpenSSL cannot use the certificates: ", error.message()));
+  H2O_RETURN_IF_ERROR(StatusOfTls(error));
+  return context;
 }
 
 }  // namespace h2o

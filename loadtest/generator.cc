@@ -53,6 +53,7 @@ class Link {
         pace_->SleepUntil(pace_->Now() + kAskSeconds);
       }
     }
+    Leave();
     return absl::CancelledError("stopped by a signal");
   }
 
@@ -116,47 +117,77 @@ class Link {
     return best;
   }
 
-  absl::Status RunOne(const NextMessage& next) {
-    ReportMessage report{.generator = number_, .run = next.run};
-    H2O_ASSIGN_OR_RETURN(const LoadSpec spec, LoadSpecFromJson(next.spec));
-    const auto targets = targets_->Of(spec.targets);
-    if (!targets.ok()) {
-      report.ended = true;
-      report.fault = std::string(targets.status().message());
-      return Ask("/report", ToJson(report)).status();
+  // Tells the leader how a run goes, with the records since the last time.
+  // Threads  Take by any; the rest by one.
+  class Reporter {
+   public:
+    Reporter(Link* link, int run)
+        : link_(*link), report_{.generator = link->number_, .run = run} {}
+
+    void Take(RequestRecord record) {
+      std::lock_guard lock(mutex_);
+      records_.push_back(std::move(record));
     }
-    H2O_ASSIGN_OR_RETURN(const ClockReading before, ReadClock());
-    absl::Status lost;
-    std::mutex mutex;
-    std::vector<RequestRecord> records;  // guarded by mutex
-    const auto tell = [&](const LoadProgress& progress) {
-      report.progress = progress;
+
+    // False: the leader wants no more, or is lost.
+    bool Tell(const LoadProgress& progress) {
+      if (!lost_.ok()) return false;
+      report_.progress = progress;
       {
-        std::lock_guard lock(mutex);
-        report.records = std::exchange(records, {});
+        std::lock_guard lock(mutex_);
+        report_.records = std::exchange(records_, {});
       }
-      const auto said = Ask("/report", ToJson(report));
-      if (!said.ok()) lost = said.status();
+      const auto said = link_.Ask("/report", ToJson(report_));
+      lost_ = said.status();
       const Json json = Json::parse(said.value_or("{}"), nullptr, false);
       return json.is_object() && json.contains("go_on") &&
              json["go_on"] == true;
-    };
+    }
+
+    // The last words of a run.
+    absl::Status End(const LoadProgress& progress, const std::string& fault) {
+      report_.ended = true;
+      report_.fault = fault;
+      Tell(progress);
+      return lost_;
+    }
+    absl::Status End(const LoadProgress& progress, const ClockReading& before,
+                     const ClockReading& behind) {
+      report_.round_trip_seconds =
+          std::max(before.round_trip, behind.round_trip);
+      report_.drift_seconds = behind.offset - before.offset;
+      return End(progress, "");
+    }
+
+    const absl::Status& lost() const { return lost_; }
+
+   private:
+    Link& link_;
+    ReportMessage report_;
+    absl::Status lost_;
+    std::mutex mutex_;
+    std::vector<RequestRecord> records_;  // guarded by mutex_
+  };
+
+  absl::Status RunOne(const NextMessage& next) {
+    Reporter reporter(this, next.run);
+    H2O_ASSIGN_OR_RETURN(const LoadSpec spec, LoadSpecFromJson(next.spec));
+    const auto targets = targets_->Of(spec.targets);
+    if (!targets.ok()) {
+      return reporter.End({}, std::string(targets.status().message()));
+    }
+    H2O_ASSIGN_OR_RETURN(const ClockReading before, ReadClock());
     const LoadProgress last = RunPart(
         spec, next.part, *targets, pace_, next.start - before.offset,
-        [&](RequestRecord record) {
-          std::lock_guard lock(mutex);
-          records.push_back(std::move(record));
-        },
+        [&](RequestRecord record) { reporter.Take(std::move(record)); },
         [&](const LoadProgress& progress, double /*seconds*/) {
-          return lost.ok() && tell(progress) && !stopped_();
+          return reporter.Tell(progress) && !stopped_();
         });
-    H2O_RETURN_IF_ERROR(lost);
+    H2O_RETURN_IF_ERROR(reporter.lost());
+    // The requests that it did not send are missing from the run.
+    if (stopped_()) return reporter.End(last, "it was stopped by a signal");
     H2O_ASSIGN_OR_RETURN(const ClockReading behind, ReadClock());
-    report.ended = true;
-    report.round_trip_seconds = std::max(before.round_trip, behind.round_trip);
-    report.drift_seconds = behind.offset - before.offset;
-    tell(last);
-    return lost;
+    return reporter.End(last, before, behind);
   }
 
   const GeneratorOptions options_;

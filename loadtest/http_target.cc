@@ -4,6 +4,7 @@
 #include <list>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -41,12 +42,9 @@ class HttpTarget final : public Target {
   HttpTarget(const HttpTarget&) = delete;
 
   void Start(LoadRequest request, LoadHandler handler) override {
-    Monitor::Lock lock(monitor_);
-    jobs_.push_back({RequestOf(request), std::move(handler)});
-    if (free_ >= static_cast<int>(jobs_.size())) return;
-    Worker& worker = workers_.emplace_back();
-    ++free_;
-    worker.thread = std::thread([this, &worker] { Work(&worker); });
+    absl::Status status = Add(request, handler);
+    if (status.ok()) return;
+    handler.on_end(pace_->Now(), LoadOutcome::kFailed, status.ToString());
   }
 
   void CancelAll() override {
@@ -62,7 +60,33 @@ class HttpTarget final : public Target {
     std::shared_ptr<HttpClient> client;  // null: none runs a request
   };
 
-  HttpRequest RequestOf(const LoadRequest& asked) const {
+  absl::Status Add(const LoadRequest& asked, const LoadHandler& handler) {
+    H2O_ASSIGN_OR_RETURN(HttpRequest request, RequestOf(asked));
+    Monitor::Lock lock(monitor_);
+    if (free_ <= static_cast<int>(jobs_.size())) {
+      H2O_RETURN_IF_ERROR(AddWorker());
+    }
+    jobs_.push_back({std::move(request), handler});
+    return absl::OkStatus();
+  }
+
+  absl::Status AddWorker() ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_) {
+    Worker& worker = workers_.emplace_back();
+    try {
+      worker.thread = std::thread([this, &worker] { Work(&worker); });
+    } catch (const std::system_error& fault) {
+      workers_.pop_back();
+      return absl::ResourceExhaustedError(
+          absl::StrCat("no thread for a request beside ", workers_.size(),
+                       " others: ", fault.what()));
+    }
+    ++free_;
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<HttpRequest> RequestOf(const LoadRequest& asked) const {
+    H2O_ASSIGN_OR_RETURN(const size_t key,
+                         KeyOfTenant(asked.tenant, options_.keys.size()));
     Json body = {{"prompt", asked.prompt},
                  {"max_tokens", asked.output_tokens},
                  {"temperature", 0},
@@ -74,11 +98,7 @@ class HttpTarget final : public Target {
     body.update(more_fields_);
     HttpRequest request{
         .method = "POST", .path = "/v1/completions", .body = body.dump()};
-    const auto tenant = static_cast<size_t>(asked.tenant);
-    if (tenant < options_.keys.size() && !options_.keys[tenant].empty()) {
-      request.headers.emplace_back(
-          "Authorization", absl::StrCat("Bearer ", options_.keys[tenant]));
-    }
+    AddKey(options_.keys[key], &request);
     return request;
   }
 
@@ -128,10 +148,12 @@ class HttpTarget final : public Target {
 
   absl::Status Ask(HttpClient* client, Worker* worker, const Job& job) {
     CompletionStream stream;
+    bool has_token = false;
     const auto answer = client->Ask(job.request, [&](std::string_view bytes) {
       const double now = pace_->Now();
       const int tokens = stream.Take(bytes);
       if (tokens > 0) job.handler.on_tokens(now, tokens);
+      has_token |= tokens > 0;
       return stream.status().ok();
     });
     const double now = pace_->Now();
@@ -151,6 +173,8 @@ class HttpTarget final : public Target {
                        ErrorMessageOf(answer->body)));
     } else if (!stream.ended()) {
       end(LoadOutcome::kFailed, "the stream ended without [DONE]");
+    } else if (!has_token) {
+      end(LoadOutcome::kFailed, "the answer has no tokens");
     } else {
       end(LoadOutcome::kOk, "");
     }

@@ -19,10 +19,10 @@ namespace h2o {
 struct HttpTargetOptions {
   HttpUrl url;
   TlsMaterial tls;
-  std::vector<std::string> keys;   // by tenant; empty: none
-  std::string model;               // empty: the body names none
-  std::string more_fields = "{}";  // a JSON object: added to each body
-  double silence_seconds = 600;    // that the server may say nothing
+  std::vector<std::string> keys = {""};  // by tenant; an empty one: none
+  std::string model;                     // empty: the body names none
+  std::string more_fields = "{}";        // a JSON object: added to each body
+  double silence_seconds = 600;          // that the server may say nothing
 };
 
 // `pace` must outlive it.

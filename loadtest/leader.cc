@@ -87,7 +87,7 @@ class HttpLeader final : public Leader {
       if (!go_on) stopping_ = true;
       H2O_RETURN_IF_ERROR(CheckHeard());
     }
-    if (!fault_.empty()) return absl::InvalidArgumentError(fault_);
+    if (!fault_.empty()) return absl::FailedPreconditionError(fault_);
     RunResult result{.records = std::move(records_)};
     for (const Generator& g : generators_) result.clocks.push_back(g.clock);
     return result;
@@ -100,7 +100,7 @@ class HttpLeader final : public Leader {
     LoadProgress progress;
     int run = 0;  // that was handed to it
     bool ended = true;
-    bool has_left = false;  // it has heard that the leader is done
+    bool has_left = false;  // it was stopped, or has heard "done"
   };
 
   absl::Status AwaitGenerators(const LookAtRun& look) const {
@@ -135,7 +135,13 @@ class HttpLeader final : public Leader {
   absl::Status CheckHeard() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_) {
     for (size_t i = 0; i < generators_.size(); ++i) {
       const Generator& g = generators_[i];
-      if (g.ended || pace_->Now() - g.heard < kSilenceSeconds) continue;
+      if (g.ended) continue;
+      if (g.has_left) {
+        return absl::UnavailableError(
+            absl::StrCat("generator ", i, " (", g.clock.name,
+                         ") has left; the run cannot be completed"));
+      }
+      if (pace_->Now() - g.heard < kSilenceSeconds) continue;
       return absl::UnavailableError(absl::StrCat(
           "generator ", i, " (", g.clock.name, ") has been silent for ",
           kSilenceSeconds, " s; the run cannot be completed"));

@@ -6,7 +6,7 @@
 //   POST /next    {"generator"}                 -> {"state": "wait" | "run" |
 //       "done"}; of a run the rest of a NextMessage
 //   POST /report  a ReportMessage               -> {"go_on"}
-//   POST /leave   {"generator"}: it has heard "done"
+//   POST /leave   {"generator"}: it has heard "done", or was stopped
 // Times are of the leader's clock; generators convert.  Keys never travel here:
 // each generator is given its own.
 //

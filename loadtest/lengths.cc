@@ -2,6 +2,7 @@
 #include "loadtest/lengths.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <vector>
 
@@ -25,14 +26,17 @@ constexpr KindRow kKinds[] = {
     {"lognormal", LengthLaw::Kind::kLogNormal, 2},
     {"exponential", LengthLaw::Kind::kExponential, 1}};
 
-// Longer ones are of no model and could not be held.
-constexpr double kLongest = 10'000'000;
-
 absl::Status WrongLaw(const std::string& text) {
   return absl::InvalidArgumentError(absl::StrCat(
       "'", text,
       "' is no length; give a number of tokens, uniform:LEAST:MOST, "
       "normal:MEAN:DEVIATION, lognormal:MEDIAN:SIGMA or exponential:MEAN"));
+}
+
+// The shortest text that reads as the same number.
+std::string TextOf(double number) {
+  char text[32];
+  return {text, std::to_chars(text, text + sizeof(text), number).ptr};
 }
 
 }  // namespace
@@ -54,15 +58,16 @@ int LengthLaw::Draw(Draws* draws) const {
     }
     return a;
   }();
-  return static_cast<int>(std::clamp(std::round(drawn), 1.0, kLongest));
+  return static_cast<int>(
+      std::clamp<double>(std::round(drawn), 1, kLongestTokens));
 }
 
 std::string LengthLaw::ToString() const {
-  if (kind == Kind::kFixed) return absl::StrCat(a);
+  if (kind == Kind::kFixed) return TextOf(a);
   for (const KindRow& row : kKinds) {
     if (row.kind != kind) continue;
-    return row.numbers == 1 ? absl::StrCat(row.name, ":", a)
-                            : absl::StrCat(row.name, ":", a, ":", b);
+    const std::string first = absl::StrCat(row.name, ":", TextOf(a));
+    return row.numbers == 1 ? first : absl::StrCat(first, ":", TextOf(b));
   }
   return "";
 }
@@ -78,12 +83,12 @@ absl::StatusOr<LengthLaw> ParseLengthLaw(const std::string& text) {
     if (parts[0] != row.name || parts.size() != row.numbers + 1) continue;
     law.kind = row.kind;
     if (!absl::SimpleAtod(parts[1], &law.a) || !(law.a >= 1) ||
-        law.a > kLongest) {
+        law.a > kLongestTokens) {
       return WrongLaw(text);
     }
     if (row.numbers == 1) return law;
     if (!absl::SimpleAtod(parts[2], &law.b) || !(law.b >= 0) ||
-        law.b > kLongest) {
+        law.b > kLongestTokens) {
       return WrongLaw(text);
     }
     if (law.kind == LengthLaw::Kind::kUniform && law.b < law.a) {

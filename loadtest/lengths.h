@@ -10,6 +10,12 @@
 namespace h2o {
 
 // A distribution of lengths.  Drawn lengths are whole and at least 1.
+// Longer prompts and answers are of no model and could not be held.
+inline constexpr int kLongestTokens = 10'000'000;
+inline bool IsLength(int tokens) {
+  return tokens >= 1 && tokens <= kLongestTokens;
+}
+
 struct LengthLaw {
   enum class Kind : uint8_t {
     kFixed,        // a

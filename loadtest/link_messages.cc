@@ -58,6 +58,11 @@ absl::StatusOr<NextMessage> NextFromJson(const std::string& text) {
     json.at("part").get_to(message.part.part);
     json.at("parts").get_to(message.part.parts);
     json.at("start").get_to(message.start);
+    if (message.part.part < 0 || message.part.part >= message.part.parts) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("there is no part ", message.part.part, " of ",
+                       message.part.parts, " of a load"));
+    }
   } catch (const nlohmann::json::exception& fault) {
     return Wrong(fault);
   }

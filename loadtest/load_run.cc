@@ -5,6 +5,8 @@
 #include <optional>
 #include <utility>
 
+#include "base/cut_text.h"
+
 namespace h2o {
 namespace {
 
@@ -12,6 +14,11 @@ namespace {
 constexpr double kGlanceSeconds = 0.05;
 // How often requests that do not end are cut off again.
 constexpr double kCutSeconds = 0.5;
+// Room for the pieces of an answer, made ahead of time; longer answers get more
+// as they come.
+constexpr int kMostReserved = 4096;
+// Of an error, which servers word.
+constexpr size_t kMostErrorBytes = 1000;
 
 }  // namespace
 
@@ -113,7 +120,7 @@ void LoadRun::Send(const PlannedRequest& request, std::vector<int32_t> prompt,
   record->prompt_tokens = request.prompt_tokens;
   record->wanted_tokens = request.output_tokens;
   record->intended = intended;
-  record->pieces.reserve(request.output_tokens);
+  record->pieces.reserve(std::min(request.output_tokens, kMostReserved));
   {
     Monitor::Lock lock(monitor_);
     ++progress_.sent;
@@ -124,8 +131,8 @@ void LoadRun::Send(const PlannedRequest& request, std::vector<int32_t> prompt,
     tokens_ += tokens;
   };
   handler.on_end = [this, record](double now, LoadOutcome outcome,
-                                  std::string error) {
-    Finish(record.get(), now, outcome, std::move(error));
+                                  const std::string& error) {
+    Finish(record.get(), now, outcome, error);
   };
   record->sent = pace_->Now() - start_;
   targets_[request.target]->Start({.prompt = std::move(prompt),
@@ -135,11 +142,12 @@ void LoadRun::Send(const PlannedRequest& request, std::vector<int32_t> prompt,
 }
 
 void LoadRun::Finish(RequestRecord* record, double now, LoadOutcome outcome,
-                     std::string error) {
+                     const std::string& error) {
   record->end = now - start_;
   const bool cut = cutting_ && outcome == LoadOutcome::kFailed;
   record->outcome = cut ? LoadOutcome::kUnfinished : outcome;
-  record->error = cut ? "cut off at the end of the run" : std::move(error);
+  record->error =
+      cut ? "cut off at the end of the run" : CutText(error, kMostErrorBytes);
   Monitor::Lock lock(monitor_);
   int64_t LoadProgress::*const counts[] = {
       &LoadProgress::ok, &LoadProgress::refused, &LoadProgress::failed,

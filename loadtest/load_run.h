@@ -69,7 +69,7 @@ class LoadRun {
   void Send(const PlannedRequest& request, std::vector<int32_t> prompt,
             double intended);
   void Finish(RequestRecord* record, double now, LoadOutcome outcome,
-              std::string error);
+              const std::string& error);
   void AwaitEnds();
   int Clients() const;  // of the closed loop, here
 

@@ -54,6 +54,25 @@ void ReadLists(const Json& json, LoadSpec* spec) {
   }
 }
 
+// Of a description that another program sent: what the plan relies on.
+absl::Status Check(const LoadSpec& spec) {
+  const bool by_rate = spec.arrivals != ArrivalKind::kTrace &&
+                       spec.arrivals != ArrivalKind::kClosed;
+  const bool by_trace =
+      spec.trace_lengths || spec.arrivals == ArrivalKind::kTrace;
+  bool good = !spec.targets.empty() && spec.num_prefixes >= 1 &&
+              spec.prefix_tokens >= 0 && spec.burstiness > 0 &&
+              spec.trace_speed > 0 && spec.concurrency >= 1 &&
+              spec.max_in_flight >= 1 && spec.max_context != 1 &&
+              !(by_rate && spec.rate.empty()) &&
+              !(by_trace && spec.trace.empty());
+  for (const TraceRow& row : spec.trace) {
+    good &= IsLength(row.prompt_tokens) && IsLength(row.output_tokens);
+  }
+  if (good) return absl::OkStatus();
+  return absl::InvalidArgumentError("this describes no load that can be made");
+}
+
 bool ParsePoint(const std::string& text, RatePoint* point) {
   const std::vector<std::string> parts = absl::StrSplit(text, ':');
   return parts.size() == 2 && absl::SimpleAtod(parts[0], &point->at_seconds) &&
@@ -142,6 +161,7 @@ absl::StatusOr<LoadSpec> LoadSpecFromJson(std::string_view text) {
     H2O_ASSIGN_OR_RETURN(
         spec.lengths.output,
         ParseLengthLaw(json.at("output_tokens").get<std::string>()));
+    H2O_RETURN_IF_ERROR(Check(spec));
   } catch (const nlohmann::json::exception& fault) {
     return absl::InvalidArgumentError(
         absl::StrCat("this is no description of a load: ", fault.what()));

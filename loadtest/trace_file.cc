@@ -1,6 +1,7 @@
 // Reads traces of requests.
 #include "loadtest/trace_file.h"
 
+#include <cmath>
 #include <fstream>
 #include <sstream>
 
@@ -10,7 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/civil_time.h"
 #include "absl/time/time.h"
-#include "base/status_macros.h"
+#include "loadtest/lengths.h"
 
 namespace h2o {
 namespace {
@@ -19,7 +20,7 @@ constexpr char kHeader[] = "TIMESTAMP,ContextTokens,GeneratedTokens";
 
 // Seconds since 1970, of either form.
 bool ParseTime(const std::string& text, double* seconds) {
-  if (absl::SimpleAtod(text, seconds)) return true;
+  if (absl::SimpleAtod(text, seconds)) return std::isfinite(*seconds);
   absl::Time time;
   std::string why;
   if (!absl::ParseTime("%Y-%m-%d %H:%M:%E*S", text, absl::UTCTimeZone(), &time,
@@ -35,7 +36,7 @@ bool ParseRow(const std::string& line, TraceRow* row) {
   return cells.size() == 3 && ParseTime(cells[0], &row->at_seconds) &&
          absl::SimpleAtoi(cells[1], &row->prompt_tokens) &&
          absl::SimpleAtoi(cells[2], &row->output_tokens) &&
-         row->prompt_tokens >= 1 && row->output_tokens >= 1;
+         IsLength(row->prompt_tokens) && IsLength(row->output_tokens);
 }
 
 }  // namespace
@@ -55,8 +56,9 @@ absl::StatusOr<std::vector<TraceRow>> ParseTrace(const std::string& text,
       return absl::InvalidArgumentError(absl::StrCat(
           name, ":", number, ": '", line.substr(0, 100), "' is no row of ",
           kHeader,
-          " (a time as 2023-11-16 18:15:46.68 or in seconds, and two counts of "
-          "at least 1)"));
+          " (a time as 2023-11-16 18:15:46.68 or in seconds, and two counts, 1 "
+          "to ",
+          kLongestTokens, ")"));
     }
     if (rows.empty()) first = row.at_seconds;
     row.at_seconds -= first;

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <functional>
 #include <future>
 #include <memory>
 #include <string>
@@ -13,8 +15,10 @@
 #include "http/http_server.h"
 #include "loadtest/completion_stream.h"
 #include "loadtest/generator.h"
+#include "loadtest/http_target.h"
 #include "loadtest/leader.h"
 #include "loadtest/link_messages.h"
+#include "loadtest/target.h"
 
 namespace h2o {
 namespace {
@@ -91,6 +95,88 @@ TEST(LinkMessages, GoThroughJson) {
   EXPECT_FALSE(NextFromJson("[]").ok());
 }
 
+TEST(LinkMessages, APartIsOneOfTheParts) {
+  for (const LoadPart& part : {LoadPart{0, 0}, {-1, 2}, {2, 2}, {0, -1}}) {
+    const NextMessage next{.state = NextMessage::State::kRun, .part = part};
+    EXPECT_THAT(NextFromJson(ToJson(next)).status().message(),
+                HasSubstr("there is no part"));
+  }
+}
+
+TEST(Target, ATenantHasItsKeyOrTheOnlyOne) {
+  EXPECT_EQ(*KeyOfTenant(5, 1), 0);
+  EXPECT_EQ(*KeyOfTenant(1, 2), 1);
+  EXPECT_THAT(KeyOfTenant(2, 2).status().message(), HasSubstr("--tenants"));
+  EXPECT_FALSE(KeyOfTenant(0, 0).ok());
+  EXPECT_FALSE(KeyOfTenant(-1, 2).ok());
+}
+
+// What came of one request to a server that answers with `answer`.
+struct Ended {
+  LoadOutcome outcome = LoadOutcome::kOk;
+  std::string error;
+  int tokens = 0;
+};
+Ended EndWith(const HttpResponse& answer,
+              const std::vector<std::string>& keys = {""}, int tenant = 0) {
+  const auto server =
+      HttpServer::Start(
+          {"127.0.0.1", 0}, {},
+          [&](const HttpRequest& /*request*/,
+              const std::shared_ptr<HttpReply>& reply) { reply->Send(answer); })
+          .value();
+  HttpTargetOptions options;
+  options.url.where = server->address();
+  options.keys = keys;
+  const SteadyPace pace;
+  Ended ended;
+  const auto target = NewHttpTarget(options, &pace).value();
+  std::promise<void> end;
+  target->Start({.prompt = {11}, .tenant = tenant},
+                {.on_tokens = [&](double, int n) { ended.tokens += n; },
+                 .on_end =
+                     [&](double, LoadOutcome outcome, std::string error) {
+                       ended.outcome = outcome;
+                       ended.error = std::move(error);
+                       end.set_value();
+                     }});
+  end.get_future().wait();
+  return ended;
+}
+
+TEST(HttpTarget, SaysWhatAServerDidWrong) {
+  const Ended good = EndWith(
+      {.body = "data: {\"choices\": [{\"text\": \"a\"}]}\n\ndata: [DONE]\n"});
+  EXPECT_EQ(good.outcome, LoadOutcome::kOk) << good.error;
+  EXPECT_EQ(good.tokens, 1);
+  struct Case {
+    int status;
+    const char *body, *says;
+  };
+  for (const Case& c : {
+           Case{500, "broken", "status 500: broken"},
+           {301, "", "status 301"},
+           {200, "", "without [DONE]"},
+           {200, "<html>\n", "does not speak OpenAI's API: <html>"},
+           {200, "data: [1]\n", "does not speak OpenAI's API"},
+           {200, "data: {\"choices\": 3}\n", "without [DONE]"},
+           {200, "data: {\"choices\": [{\"text\": 3}]}\n\ndata: [DONE]\n",
+            "the answer has no tokens"},
+           {200, "data: [DONE]\n", "the answer has no tokens"},
+           {200, "data: {\"error\": {\"message\": \"lost\"}}\n", "lost"},
+       }) {
+    const Ended ended = EndWith({.status = c.status, .body = c.body});
+    EXPECT_EQ(ended.outcome, LoadOutcome::kFailed) << c.body;
+    EXPECT_THAT(ended.error, HasSubstr(c.says));
+  }
+}
+
+TEST(HttpTarget, ARequestOfAnUnknownTenantFails) {
+  const Ended ended = EndWith({}, {"a", "b"}, 2);
+  EXPECT_EQ(ended.outcome, LoadOutcome::kFailed);
+  EXPECT_THAT(ended.error, HasSubstr("give --tenants as the leader has it"));
+}
+
 // Answers every request at once.
 class EchoTarget final : public Target {
  public:
@@ -117,14 +203,15 @@ class LeaderTest : public ::testing::Test {
     leader_ = Leader::Listen({"127.0.0.1", 0}, generators, &pace_).value();
     leader_at_.where = leader_->address();
   }
-  std::future<absl::Status> Join(const std::string& name) {
-    return std::async(std::launch::async, [this, name] {
+  std::future<absl::Status> Join(
+      const std::string& name,
+      const std::function<bool()>& stopped = [] { return false; }) {
+    return std::async(std::launch::async, [this, name, stopped] {
       SteadyPace pace;
       Targets targets(
           [&](const std::string& target) { return MakeEcho(&pace, target); });
-      const std::function<bool()> never = [] { return false; };
       return Generate({.leader = leader_at_, .name = name}, &targets, &pace,
-                      never);
+                      stopped);
     });
   }
 
@@ -178,6 +265,49 @@ TEST_F(LeaderTest, NamesTheGeneratorThatCannotRun) {
                              HasSubstr("'bad' is no target")));
   leader_.reset();
   EXPECT_TRUE(one.get().ok());
+}
+
+TEST_F(LeaderTest, NamesTheGeneratorThatWasStopped) {
+  Lead(1);
+  std::atomic<bool> stopped = false;
+  auto one = Join("one", [&] { return stopped.load(); });
+  const LoadSpec spec{.arrivals = ArrivalKind::kConstant,
+                      .rate = {{0, 50}},
+                      .duration_seconds = 600,
+                      .targets = {"echo"}};
+  const auto result =
+      leader_->Run(spec, [&](const LoadProgress& progress, double) {
+        stopped = progress.sent > 0;
+        return true;
+      });
+  EXPECT_THAT(result.status().message(),
+              testing::AllOf(HasSubstr("generator 0 (one 127.0.0.1"),
+                             HasSubstr("stopped by a signal")));
+  EXPECT_TRUE(absl::IsCancelled(one.get()));
+  // It has said so: the next run need not wait until it has been silent.
+  EXPECT_THAT(leader_->Run(spec, GoOn).status().message(),
+              HasSubstr("has left"));
+}
+
+TEST_F(LeaderTest, AGeneratorSaysThatTheLeaderIsLost) {
+  std::promise<void> asked;
+  auto server =
+      HttpServer::Start(
+          {"127.0.0.1", 0}, {},
+          [&](const HttpRequest& request,
+              const std::shared_ptr<HttpReply>& reply) {
+            if (request.path == "/next") asked.set_value();
+            reply->Send({.body = R"({"generator": 0, "state": "wait"})",
+                         .closes = true});
+          })
+          .value();
+  leader_at_.where = server->address();
+  auto one = Join("one");
+  asked.get_future().wait();
+  server.reset();
+  const absl::Status status = one.get();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_THAT(status.message(), HasSubstr("the leader is lost"));
 }
 
 TEST(Generator, RefusesWhatIsNoLeader) {

@@ -62,6 +62,11 @@ TEST(Lengths, AreReadAndDrawn) {
     EXPECT_THAT(ParseLengthLaw(bad).status().message(), HasSubstr("tokens"))
         << bad;
   }
+  // As a leader sends them: to the last digit.
+  for (const char* text :
+       {"1234567", "uniform:1:1048577", "lognormal:300:0.123456789"}) {
+    EXPECT_EQ(ParseLengthLaw(text)->ToString(), text);
+  }
   EXPECT_TRUE(ParseLengths("512,uniform:1:9").ok());
   EXPECT_FALSE(ParseLengths("512").ok());
 }
@@ -81,6 +86,12 @@ TEST(Trace, IsReadAsAzureWritesIt) {
               HasSubstr("t.csv:2: its time is before"));
   EXPECT_THAT(ParseTrace("1,2\n", "t.csv").status().message(),
               HasSubstr("t.csv:1: '1,2' is no row"));
+  for (const char* bad : {"nan,1,2", "inf,1,2", "1,2147483647,2", "1,2,0",
+                          "1,2,10000001", "1,2,99999999999"}) {
+    EXPECT_THAT(ParseTrace(bad, "t.csv").status().message(),
+                HasSubstr("is no row"))
+        << bad;
+  }
   EXPECT_FALSE(ParseTrace("", "t.csv").ok());
   EXPECT_TRUE(absl::IsNotFound(ReadTrace("/no/such/file").status()));
 }
@@ -208,6 +219,29 @@ TEST(LoadSpec, GoesThroughJson) {
   EXPECT_EQ(*read, spec);
   EXPECT_FALSE(LoadSpecFromJson("{}").ok());
   EXPECT_FALSE(LoadSpecFromJson("nonsense").ok());
+}
+
+TEST(LoadSpec, ThatCannotBePlannedIsRefused) {
+  const LoadSpec good{.rate = {{0, 1}}, .trace = {}, .targets = {"h:1"}};
+  EXPECT_TRUE(LoadSpecFromJson(ToJson(good)).ok());
+  const auto expect_refused = [&](const auto& spoil) {
+    LoadSpec bad = good;
+    spoil(&bad);
+    EXPECT_THAT(LoadSpecFromJson(ToJson(bad)).status().message(),
+                HasSubstr("no load that can be made"));
+  };
+  expect_refused([](LoadSpec* s) { s->targets.clear(); });
+  expect_refused([](LoadSpec* s) { s->rate.clear(); });
+  expect_refused([](LoadSpec* s) { s->arrivals = ArrivalKind::kTrace; });
+  expect_refused([](LoadSpec* s) { s->trace_lengths = true; });
+  expect_refused([](LoadSpec* s) { s->trace = {{0, -1, 1}}; });
+  expect_refused([](LoadSpec* s) { s->num_prefixes = 0; });
+  expect_refused([](LoadSpec* s) { s->prefix_tokens = -1; });
+  expect_refused([](LoadSpec* s) { s->burstiness = 0; });
+  expect_refused([](LoadSpec* s) { s->trace_speed = 0; });
+  expect_refused([](LoadSpec* s) { s->concurrency = 0; });
+  expect_refused([](LoadSpec* s) { s->max_in_flight = 0; });
+  expect_refused([](LoadSpec* s) { s->max_context = 1; });
 }
 
 }  // namespace

@@ -105,6 +105,34 @@ TEST(LoadRun, AStalledServerShowsFromTheIntendedTime) {
 }
 
 // In a closed loop the time counts from when the client was free to send.
+// Refuses all, with words that are not fit for a terminal.
+class RudeTarget final : public Target {
+ public:
+  void Start(LoadRequest /*request*/, LoadHandler handler) override {
+    handler.on_end(101, LoadOutcome::kRefused,
+                   "\x1b[2J" + std::string(1 << 20, 'x'));
+  }
+  void CancelAll() override {}
+};
+
+TEST(LoadRun, AnErrorIsMadeFitForALine) {
+  SimulatedPace pace;
+  RudeTarget target;
+  std::vector<RequestRecord> records;
+  const LoadSpec spec{.rate = {{0, 9}},
+                      .max_requests = 1,
+                      // No memory is taken ahead for the longest of answers.
+                      .lengths = {.output = {.a = 10'000'000}},
+                      .targets = {"rude"}};
+  LoadRun run(&spec, {}, {&target}, &pace,
+              [&](RequestRecord r) { records.push_back(std::move(r)); });
+  run.Run(pace.Now());
+  ASSERT_EQ(records.size(), 1);
+  EXPECT_LT(records[0].error.size(), 1100);
+  EXPECT_EQ(records[0].error.substr(0, 4), "?[2J");
+  EXPECT_LT(records[0].pieces.capacity(), 10'000);
+}
+
 TEST(LoadRun, AClosedLoopAsksAgainWhenItWasAnswered) {
   SimulatedPace pace;
   QueueTarget target(&pace, 0.1);
