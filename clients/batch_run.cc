@@ -159,10 +159,7 @@ absl::Status BatchRun::Write(const std::string& custom_id,
 
 HttpRequest BatchRun::RequestOf(const BatchLine& line) const {
   HttpRequest request{.method = "POST", .path = line.url, .body = line.body};
-  if (!options_.server.api_key.empty()) {
-    request.headers.emplace_back(
-        "Authorization", absl::StrCat("Bearer ", options_.server.api_key));
-  }
+  AddKey(options_.server.api_key, &request);
   return request;
 }
 

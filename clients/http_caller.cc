@@ -9,7 +9,6 @@
 #include <thread>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/entropy.h"
 #include "base/status_macros.h"
@@ -154,10 +153,7 @@ class HttpCaller final : public Caller {
   absl::StatusOr<HttpRequest> MessageOf(const Asked& asked) const {
     HttpRequest request{.method = "POST", .path = "/v1/completions"};
     H2O_ASSIGN_OR_RETURN(request.body, OpenAiBody(asked.request));
-    if (!server_.api_key.empty()) {
-      request.headers.emplace_back("Authorization",
-                                   absl::StrCat("Bearer ", server_.api_key));
-    }
+    AddKey(server_.api_key, &request);
     return request;
   }
 

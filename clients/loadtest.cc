@@ -194,16 +194,22 @@ absl::Status WriteFile(const std::string& path, const std::string& text) {
   return file.Commit();
 }
 
-absl::Status WriteReport(const std::string& folder, const Json& json,
-                         const Outcomes& outcomes) {
+absl::StatusOr<NewFile> NewLog(const std::string& folder) {
+  return NewFile::Create(absl::StrCat(folder, "/requests.jsonl"));
+}
+
+// Before the run, so that its result is not lost.
+absl::Status MakeFolder(const std::string& folder) {
   std::error_code fault;
   std::filesystem::create_directories(folder, fault);
-  if (fault) {
-    return absl::PermissionDeniedError(
-        absl::StrCat("cannot make the folder ", folder, ": ", fault.message()));
-  }
-  H2O_ASSIGN_OR_RETURN(
-      NewFile log, NewFile::Create(absl::StrCat(folder, "/requests.jsonl")));
+  if (!fault) return NewLog(folder).status();
+  return absl::PermissionDeniedError(
+      absl::StrCat("cannot make the folder ", folder, ": ", fault.message()));
+}
+
+absl::Status WriteReport(const std::string& folder, const Json& json,
+                         const Outcomes& outcomes) {
+  H2O_ASSIGN_OR_RETURN(NewFile log, NewLog(folder));
   for (const RequestRecord& record : outcomes.records) {
     log.Append(absl::StrCat(ToJson(record), "\n"));
   }
@@ -225,15 +231,15 @@ absl::Status VerdictOf(const Report& report) {
 absl::Status Tell(const Outcomes& outcomes, const LoadtestFlags& flags) {
   Json json = ReportJson(outcomes.report);
   if (outcomes.limit) json["find_limit"] = LimitJson(*outcomes.limit);
-  if (!flags.report.empty()) {
-    H2O_RETURN_IF_ERROR(WriteReport(flags.report, json, outcomes));
-  }
   std::string text = flags.json ? absl::StrCat(json.dump(), "\n")
                                 : ReportText(outcomes.report);
   if (!flags.json && outcomes.limit) {
     absl::StrAppend(&text, LimitText(*outcomes.limit));
   }
   std::fputs(text.c_str(), stdout);
+  if (!flags.report.empty()) {
+    H2O_RETURN_IF_ERROR(WriteReport(flags.report, json, outcomes));
+  }
   return VerdictOf(outcomes.report);
 }
 
@@ -281,6 +287,9 @@ absl::Status Run(const LoadtestFlags& flags) {
     return Join(flags, &targets, &pace, &looker);
   }
   H2O_ASSIGN_OR_RETURN(const LoadSpec spec, flags.Spec());
+  if (!flags.report.empty()) {
+    H2O_RETURN_IF_ERROR(MakeFolder(flags.report));
+  }
   if (flags.listen.empty()) {  // a bad target is known before the run
     H2O_RETURN_IF_ERROR(targets.Of(spec.targets).status());
   }

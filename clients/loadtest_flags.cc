@@ -72,6 +72,12 @@ absl::Status AddLengths(const LoadtestFlags& flags, LoadSpec* spec) {
 }
 
 absl::Status CheckRest(const LoadtestFlags& flags, const LoadSpec& spec) {
+  if (flags.generators > 1 && flags.listen.empty()) {
+    return Wrong("--generators goes with --listen, where they join");
+  }
+  if (!flags.name.empty() && flags.join.empty()) {
+    return Wrong("--name goes with --join");
+  }
   if (spec.targets.empty()) return Wrong("--target: say which servers to load");
   if (spec.duration_seconds <= 0 && spec.max_requests <= 0 &&
       flags.trace.empty()) {

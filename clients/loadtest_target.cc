@@ -33,6 +33,12 @@ class GrpcTarget final : public Target {
   GrpcTarget(const GrpcTarget&) = delete;
 
   void Start(LoadRequest request, LoadHandler handler) override {
+    const auto client = KeyOfTenant(request.tenant, clients_.size());
+    if (!client.ok()) {
+      handler.on_end(pace_->Now(), LoadOutcome::kFailed,
+                     client.status().ToString());
+      return;
+    }
     int64_t id = 0;
     {
       Monitor::Lock lock(monitor_);
@@ -43,8 +49,7 @@ class GrpcTarget final : public Target {
     asked.prompt = std::move(request.prompt);
     asked.max_tokens = request.output_tokens;
     asked.ignore_eos = true;
-    const size_t client = clients_.size() == 1 ? 0 : request.tenant;
-    RunningRequest running = clients_[client].Start(
+    RunningRequest running = clients_[*client].Start(
         asked,
         [this, on_tokens = handler.on_tokens](const Piece& piece) {
           if (piece.tokens.empty()) return;

@@ -4,6 +4,18 @@
 #include <CLI/CLI.hpp>
 
 namespace h2o {
+namespace {
+
+// --tls-key, which comes with the flag of its certificate or not at all.
+void AddTlsKeyFlag(CLI::App* app, CLI::Option* certificate, std::string* key) {
+  CLI::Option* option =
+      app->add_option("--tls-key", *key, "Private key of --tls-cert, PEM")
+          ->type_name("FILE");
+  certificate->needs(option);
+  option->needs(certificate);
+}
+
+}  // namespace
 
 void AddAccessFlags(CLI::App* app, AccessFlags* flags) {
   CLI::Option* certificate =
@@ -12,11 +24,7 @@ void AddAccessFlags(CLI::App* app, AccessFlags* flags) {
                       "gRPC and HTTP; read again when it changes. Default: no "
                       "TLS")
           ->type_name("FILE");
-  CLI::Option* key =
-      app->add_option("--tls-key", flags->key, "Private key of --tls-cert, PEM")
-          ->type_name("FILE");
-  certificate->needs(key);
-  key->needs(certificate);
+  AddTlsKeyFlag(app, certificate, &flags->key);
   app->add_option("--tls-client-ca", flags->client_ca,
                   "Clients must show a certificate of these CAs, PEM")
       ->needs(certificate)
@@ -55,11 +63,7 @@ void AddClientTlsFlags(CLI::App* app, ClientTlsFlags* flags) {
                       "Certificate to show to the server, PEM")
           ->needs(ca)
           ->type_name("FILE");
-  CLI::Option* key =
-      app->add_option("--tls-key", flags->key, "Private key of --tls-cert, PEM")
-          ->type_name("FILE");
-  certificate->needs(key);
-  key->needs(certificate);
+  AddTlsKeyFlag(app, certificate, &flags->key);
 }
 
 }  // namespace h2o

@@ -260,11 +260,54 @@ def test_nobody_there():
     (("--target", "ftp://h", "--rate", "5"), "is no URL"),
     (("--join", "h:1", "--target", "h:1"), "--join takes its load from the leader"),
     (("--target", "h:1", "--rate", "5", "--http-fields", "3"), "--http-fields: '3' is no JSON object"),
+    (("--target", "h:1", "--rate", "5", "--generators", "2"), "--generators goes with --listen"),
+    (("--target", "h:1", "--rate", "5", "--name", "a"), "--name goes with --join"),
+    (("--target", "h:1", "--rate", "nan"), "--rate: 'nan' is no rate"),
+    (("--target", "h:1", "--rate", "5", "--lengths", "1e99,1"), "--lengths: '1e99' is no length"),
     (("--target", "h:1", "--rate", "5", "--api-key", "a\nx-b: c"), "--api-key: the API key must have printable characters"),
 ])
 def test_bad_flags(arguments, says):
     done = run(*arguments)
     assert done.returncode == 2 and says in done.stderr, done.stderr
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_run(tmp_path):
+    (tmp_path / "file").write_text("")
+    with fake() as (server, url):
+        for folder in (tmp_path / "file", tmp_path / "file" / "r", "/proc/r"):
+            done = run("--target", url, "--rate", 5, "--requests", 1, "--lengths", "4,1", "--report", folder)
+            assert done.returncode == 1 and str(folder) in done.stderr, done.stderr
+    assert not server.keys, "nothing was sent"
+
+
+def test_a_generator_that_is_stopped_ends_the_run(tmp_path):
+    with fake() as (server, url):
+        leader = Program("h2oserve", "loadtest", "--listen", "127.0.0.1:0", "--target", url, "--rate", 20, "--duration", 600,
+                         "--lengths", "4,2")
+        generator = Program("h2oserve", "loadtest", "--join", leader.address(), "--name", "g")
+        try:
+            until(lambda: len(server.keys) > 5, "requests have come")
+            generator.signal(signal.SIGINT)
+            assert generator.wait() == 1 and "stopped by a signal" in generator.stderr()
+            assert leader.wait() == 1, leader.stderr()
+            assert "generator 0 (g 127.0.0.1" in leader.stderr() and "stopped by a signal" in leader.stderr()
+        finally:
+            generator.kill()
+            leader.kill()
+
+
+@pytest.mark.measures  # a sanitizer takes more than that for itself
+def test_too_many_requests_for_the_machines_threads():
+    """Some requests get no thread; the others are answered, and the report says what was wrong."""
+    command = [BIN / "h2oserve", "loadtest", "--target", "URL", "--concurrency", "400", "--requests", "800", "--lengths", "4,1", "--json"]
+    with fake(seconds=0.01) as (_, url):
+        command[3] = url
+        done = subprocess.run(["bash", "-c", 'ulimit -v 1500000; exec "$@"', "-", *command], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True, timeout=4 * PATIENCE)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["requests"]["ok"] > 0 and report["requests"]["failed"] > 0
+    assert "no thread for a request" in report["first_error"]
 
 
 def test_a_tenants_key_is_one_that_a_header_can_carry(tmp_path):
