@@ -45,8 +45,19 @@ __device__ void Penalize(const SequenceState& state, const LogitUndo& undo,
   ForAll(0, known, [&](int i) { row[tokens[i]] = undo.after[i]; });
 }
 
-__device__ void Change(const SequenceState& state, const LogitUndo& undo,
-                       float* row) {
+__global__ void __launch_bounds__(kThreads)
+    ChangeLogitsKernel(float* logits, int64_t stride,
+                       const SequenceState* states, const int32_t* seats,
+                       const int32_t* tokens, float* undo_rows,
+                       int64_t undo_stride) {
+  WaitForPrevious();
+  AllowNext();
+  const int32_t seat = seats[blockIdx.x];
+  if (!ChangesLogits(states, seat, tokens[blockIdx.x])) return;
+  const SequenceState& state = states[seat];
+  const LogitUndo undo(undo_rows + blockIdx.x * undo_stride,
+                       KnownTokens(state));
+  float* row = logits + blockIdx.x * stride;
   // A token has one bias at most.
   ForAll(0, state.num_biases, [&](int i) {
     float& logit = row[state.biases[i].token];
@@ -62,8 +73,19 @@ __device__ void Change(const SequenceState& state, const LogitUndo& undo,
 }
 
 // The last change first.
-__device__ void Restore(const SequenceState& state, const LogitUndo& undo,
-                        float* row) {
+__global__ void __launch_bounds__(kThreads)
+    RestoreLogitsKernel(float* logits, int64_t stride,
+                        const SequenceState* states, const int32_t* seats,
+                        const int32_t* tokens, float* undo_rows,
+                        int64_t undo_stride) {
+  WaitForPrevious();
+  AllowNext();
+  const int32_t seat = seats[blockIdx.x];
+  if (!ChangesLogits(states, seat, tokens[blockIdx.x])) return;
+  const SequenceState& state = states[seat];
+  const LogitUndo undo(undo_rows + blockIdx.x * undo_stride,
+                       KnownTokens(state));
+  float* row = logits + blockIdx.x * stride;
   if (BansStops(state)) {
     ForAll(0, state.num_stop_tokens,
            [&](int i) { row[state.stop_tokens[i]] = undo.of_stops[i]; });
@@ -74,23 +96,6 @@ __device__ void Restore(const SequenceState& state, const LogitUndo& undo,
   }
   ForAll(0, state.num_biases,
          [&](int i) { row[state.biases[i].token] = undo.of_biases[i]; });
-}
-
-// Calls `fn` for each row whose request changes logits, a block for a row.
-template <void (*fn)(const SequenceState&, const LogitUndo&, float* row)>
-__global__ void __launch_bounds__(kThreads)
-    ChangedRowsKernel(float* logits, int64_t stride,
-                      const SequenceState* states, const int32_t* seats,
-                      const int32_t* tokens, float* undo_rows,
-                      int64_t undo_stride) {
-  WaitForPrevious();
-  AllowNext();
-  const int32_t seat = seats[blockIdx.x];
-  if (!ChangesLogits(states, seat, tokens[blockIdx.x])) return;
-  const SequenceState& state = states[seat];
-  const LogitUndo undo(undo_rows + blockIdx.x * undo_stride,
-                       KnownTokens(state));
-  fn(state, undo, logits + blockIdx.x * stride);
 }
 
 // ---- logprobs ---------------------------------------------------------------
@@ -177,8 +182,8 @@ cudaError_t ChangeLogits(float* logits, int64_t stride, int rows,
                          const int32_t* tokens, float* undo,
                          int64_t undo_stride, cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
-  return Launch(ChangedRowsKernel<Change>, {dim3(rows), kThreads}, stream,
-                logits, stride, states, seats, tokens, undo, undo_stride);
+  return Launch(ChangeLogitsKernel, {dim3(rows), kThreads}, stream, logits,
+                stride, states, seats, tokens, undo, undo_stride);
 }
 
 cudaError_t RestoreLogits(float* logits, int64_t stride, int rows,
@@ -186,8 +191,8 @@ cudaError_t RestoreLogits(float* logits, int64_t stride, int rows,
                           const int32_t* tokens, float* undo,
                           int64_t undo_stride, cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
-  return Launch(ChangedRowsKernel<Restore>, {dim3(rows), kThreads}, stream,
-                logits, stride, states, seats, tokens, undo, undo_stride);
+  return Launch(RestoreLogitsKernel, {dim3(rows), kThreads}, stream, logits,
+                stride, states, seats, tokens, undo, undo_stride);
 }
 
 cudaError_t Logprobs(const float* logits, int64_t stride, int rows,
