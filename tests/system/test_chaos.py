@@ -286,7 +286,7 @@ def test_losses_cost_the_coordinator_nothing(system, stubs, tmp_path, is_long):
     memory, threads = resources(cluster.coordinator.pid)
     cluster.stop()
     assert sum(cluster.faults().values()) == losses
-    assert abs(threads - before[1]) <= 2, (before, threads)
+    assert threads - before[1] <= 4, (before, threads)  # gRPC makes a few when it is busy; a leak would be one a loss
     # Histories and strings of groups that come and go; a leak of one would be 200 KiB a loss.
     assert memory - before[0] < (losses - warm) * 100 + 4096, (before, memory)
     print(f"resident KiB {before[0]} -> {memory}, threads {before[1]} -> {threads}")
