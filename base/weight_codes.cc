@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 
 namespace h2o {
 namespace {
@@ -85,8 +86,8 @@ GroupScale ScaleOfGroup(absl::Span<const float> group) {
     low = std::min(low, x);
     high = std::max(high, x);
   }
-  GroupScale best = ScaleOfRange(low, high);
-  float least = SquaredError(group, best);
+  GroupScale best;
+  float least = std::numeric_limits<float>::infinity();
   for (const float of_low : kCuts) {
     for (const float of_high : kCuts) {
       const GroupScale scale = ScaleOfRange(of_low * low, of_high * high);

@@ -23,11 +23,11 @@ float ScaleOf(WeightFormat format, float most);
 // The scale and zero point that cover [low, high], which holds 0.
 GroupScale ScaleOfRange(float low, float high);
 // Those with the least sum of squared errors of a group, among ranges that cut
-// up to a fifth off either end.  (A fifth: wider searches gain nothing more,
-// see docs/performance.md.)
+// up to a fifth off either end.  Wider searches gain nothing more
+// (docs/decisions.md).
 GroupScale ScaleOfGroup(absl::Span<const float> group);
 
-// `codes` has RowBytes, `scale` is of ScaleOf.
+// A byte a code; `scale` is of ScaleOf.
 void EncodeRow(WeightFormat format, absl::Span<const float> row, float scale,
                std::byte* codes);
 void DecodeRow(WeightFormat format, const std::byte* codes, float scale,

@@ -28,8 +28,9 @@ float MostOfRow(const TensorSlice& slice, const StoredTensor& tensor,
                 int64_t r);
 
 // Codes and scales of a row of finite numbers whose largest magnitude in the
-// whole tensor is `most`, in order (base/weight_codes.h).  `uniform`: int4
-// scales cover [-most, most], which is as good as any for uniform numbers.
+// whole tensor is `most`, in order (base/weight_codes.h).  Of int4
+// `most` counts only if `uniform`: its scales then cover [-most, most], which
+// is as good as any for uniform numbers.
 void EncodeCodes(const WeightCoding& coding, absl::Span<const float> row,
                  float most, bool uniform, std::byte* codes, std::byte* scales);
 

@@ -122,6 +122,8 @@ float SliceSource::FillNumbers(const TensorSlice& slice,
   const auto size = static_cast<int64_t>(row->size());
   FillStoredRow(slice, tensor, DType::kFloat32, r, size * 4, bytes);
   if (!AllFinite(bytes, DType::kFloat32, size)) return -1;
+  // Groups of int4 have ranges of their own.
+  if (options_.coding.format == WeightFormat::kInt4) return 0;
   return MostOfRow(slice, tensor, r);
 }
 

@@ -55,7 +55,8 @@ class SliceSource {
   void FillRandom(const TensorSlice& slice, DType dtype, int64_t row_bytes,
                   std::byte* out);
   // Row `r` of a slice as numbers.  Returns what no magnitude of the tensor's
-  // row is beyond; -1 if the slice has a number that is not finite.
+  // row is beyond, 0 where codes do not need it; -1 if the slice has a number
+  // that is not finite.
   float FillNumbers(const TensorSlice& slice, const StoredTensor& tensor,
                     int64_t r, std::vector<float>* row) const;
   DummyTensor DummyOf(const TensorSlice& slice, Range rows,

@@ -11,6 +11,7 @@
 #include "base/weight_codes.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/small_linear.h"
+#include "tests/kernels/activations.h"
 #include "tests/kernels/each_target.h"
 
 namespace h2o {
@@ -103,20 +104,6 @@ class CodedLayer {
   std::vector<float> scales_;
   std::vector<GroupScale> groups_;
   std::vector<float> decoded_;
-};
-
-struct Activations {
-  Activations(int rows, int columns, unsigned seed)
-      : data(rows * AlignedStride(columns)),
-        view{data.data(), rows, columns, AlignedStride(columns)} {
-    std::mt19937 random(seed);
-    std::normal_distribution<float> normal;
-    for (int r = 0; r < rows; ++r) {
-      for (int c = 0; c < columns; ++c) view.Row(r)[c] = normal(random);
-    }
-  }
-  std::vector<float> data;
-  Matrix view;
 };
 
 class CodedLinear : public EachTarget {};

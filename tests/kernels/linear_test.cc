@@ -9,6 +9,7 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/matrix_product.h"
 #include "kernels/cpu/small_linear.h"
+#include "tests/kernels/activations.h"
 #include "tests/kernels/each_target.h"
 
 namespace h2o {
@@ -44,20 +45,6 @@ struct Layer {
   StoredMatrix weight;
   std::vector<std::byte> memory;
   std::vector<float> bias;
-};
-
-struct Activations {
-  Activations(int rows, int columns, int seed)
-      : data(rows * AlignedStride(columns)),
-        view{data.data(), rows, columns, AlignedStride(columns)} {
-    std::mt19937 random(seed);
-    std::normal_distribution<float> normal;
-    for (int r = 0; r < rows; ++r) {
-      for (int c = 0; c < columns; ++c) view.Row(r)[c] = normal(random);
-    }
-  }
-  std::vector<float> data;
-  Matrix view;
 };
 
 double Finished(double value, Epilogue epilogue) {
