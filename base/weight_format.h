@@ -71,6 +71,8 @@ struct GroupScale {
 struct WeightCoding {
   WeightFormat format = WeightFormat::kFloat32;
   int group = 128;
+
+  friend bool operator==(const WeightCoding&, const WeightCoding&) = default;
 };
 
 // Rows of codes begin at whole blocks of so many inputs.

@@ -88,6 +88,37 @@ int ConfigReader::RequiredWord(const char* key,
   return Word(key, allowed, 0);
 }
 
+void ConfigReader::Words(const char* key, std::vector<std::string>* out) {
+  const json* value = Find(key);
+  if (value == nullptr) return;
+  if (!value->is_array()) return Wrong(key, *value, "a list of strings");
+  for (const json& word : *value) {
+    if (!word.is_string()) return Wrong(key, word, "a list of strings");
+    out->push_back(word.get<std::string>());
+  }
+}
+
+const json* ConfigReader::Object(const char* key) {
+  const json* value = Find(key);
+  if (value == nullptr || value->is_object()) return value;
+  Wrong(key, *value, "an object");
+  return nullptr;
+}
+
+const json* ConfigReader::RequiredObject(const char* key) {
+  if (!Has(key)) {
+    Fail(absl::StrCat("\"", key, "\" is missing; it must be an object"));
+  }
+  return Object(key);
+}
+
+void ConfigReader::Without(const char* key) {
+  const json* value = Find(key);
+  if (value == nullptr || *value == false) return;
+  if (value->is_structured() && value->empty()) return;
+  Wrong(key, *value, "left out: it is not supported");
+}
+
 void ConfigReader::Fail(const std::string& message) {
   if (status_.ok()) {
     status_ = absl::InvalidArgumentError(absl::StrCat(what_, ": ", message));

@@ -33,6 +33,13 @@ class ConfigReader {
   int Word(const char* key, absl::Span<const char* const> allowed, int missing);
   int RequiredWord(const char* key, absl::Span<const char* const> allowed);
   bool Has(const char* key) const { return Find(key) != nullptr; }
+  // A list of strings.
+  void Words(const char* key, std::vector<std::string>* out);
+  // An object; null where there is none, or after an error.
+  const nlohmann::json* Object(const char* key);
+  const nlohmann::json* RequiredObject(const char* key);
+  // What is not supported: the key must be absent, null, false or empty.
+  void Without(const char* key);
 
   // INVALID_ARGUMENT, unless there was an error before.
   void Fail(const std::string& message);
