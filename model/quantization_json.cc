@@ -261,6 +261,10 @@ ordered_json WriteQuantizationConfig(const QuantizationConfig& config) {
   value["config_groups"]["group_0"] = scheme;
   value["ignore"] = config.ignored;
   value["kv_cache_scheme"] = nullptr;
+  // compressed-tensors 0.18.0 to 0.20.1 do not find room for packed zero points
+  // in a model whose weights stay codes.  For transformers; vLLM does not read
+  // it.
+  if (!config.symmetric) value["dequantize"] = true;
   return value;
 }
 

@@ -218,7 +218,9 @@ TEST(QuantizationConfigTest, WritesWhatItReads) {
     EXPECT_EQ(Read(value), config) << value;
   };
   expect_same();
+  EXPECT_EQ(WriteQuantizationConfig(config)["dequantize"], true);
   config.symmetric = true;
+  EXPECT_FALSE(WriteQuantizationConfig(config).contains("dequantize"));
   config.coding = {WeightFormat::kInt4, 128};
   expect_same();
   config.coding = {WeightFormat::kInt8};
