@@ -4,15 +4,23 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <iterator>
 #include <limits>
+#include <numeric>
 
 namespace h2o {
 namespace {
 
 constexpr float kFp8Max = 448;
+constexpr int kFp8ScalesToTry = 8;
+// Bits of floats from one e4m3 number to the next, and the first normal number
+// of e4m3 in those steps, less its code.
+constexpr uint32_t kFloatsOfFp8 = 1 << 20;
+constexpr uint32_t kFp8Rebias = (127 - 7) << 3;
 
 // What is left of a group's range on one side.
 constexpr float kCuts[] = {1, 0.95f, 0.9f, 0.85f, 0.8f};
+static_assert(std::size(kCuts) * std::size(kCuts) == kScalesToTry);
 
 // The nearest integer, of two the even, for magnitudes below 2^22; unlike
 // std::nearbyint it becomes vector instructions.
@@ -32,6 +40,30 @@ float SquaredError(absl::Span<const float> group, const GroupScale& scale) {
   return sum;
 }
 
+// The e4m3 number nearest to x, whose magnitude is at most kFp8Max.
+float NearestFp8(float x) {
+  constexpr float kSubnormals = 0x1.8p14f;  // floats there are 2^-9 apart
+  const float subnormal = (x + kSubnormals) - kSubnormals;
+  uint32_t bits = std::bit_cast<uint32_t>(x);
+  bits += (kFloatsOfFp8 >> 1) - 1 + (bits / kFloatsOfFp8 & 1);
+  const float normal = std::bit_cast<float>(bits & ~(kFloatsOfFp8 - 1));
+  return std::fabs(x) < 0x1p-6f ? subnormal : normal;
+}
+
+// In sums side by side, which become vector instructions.
+float SquaredErrorOfFp8(absl::Span<const float> row, float scale) {
+  constexpr size_t kSums = 16;
+  float sums[kSums] = {};
+  for (size_t i = 0; i < row.size(); i += kSums) {
+    const size_t n = std::min(kSums, row.size() - i);
+    for (size_t j = 0; j < n; ++j) {
+      const float error = NearestFp8(row[i + j] / scale) * scale - row[i + j];
+      sums[j] += error * error;
+    }
+  }
+  return std::accumulate(std::begin(sums), std::end(sums), 0.0f);
+}
+
 uint8_t NibbleAt(const std::byte* codes, int64_t i) {
   const auto byte = static_cast<uint8_t>(codes[i / 2]);
   return i % 2 == 0 ? byte & 15 : byte >> 4;
@@ -45,30 +77,60 @@ void PutNibble(std::byte* codes, int64_t i, int code) {
 }  // namespace
 
 uint8_t ToFp8(float value) {
-  const auto sign = static_cast<uint8_t>(std::signbit(value) ? 0x80 : 0);
+  const uint32_t sign = std::bit_cast<uint32_t>(value) >> 24 & 0x80;
   const float magnitude = std::min(std::fabs(value), kFp8Max);
-  // The distance of neighbours: 2^-9 among subnormals, below 2^-6.
-  const int exponent =
-      magnitude < 0x1p-6f ? -6 : static_cast<int>(std::ilogb(magnitude));
-  const float step = std::ldexp(1.0f, exponent - 3);
-  const auto steps = static_cast<int>(std::nearbyint(magnitude / step));
-  // Of a normal number 8 to 16; 16 carries into the exponent by itself.
-  return sign | static_cast<uint8_t>(((exponent + 6) << 3) + steps);
+  if (magnitude < 0x1p-6f) {  // subnormals are 2^-9 apart; 8 carries
+    return static_cast<uint8_t>(
+        sign + static_cast<uint32_t>(Nearest(magnitude * 512)));
+  }
+  // Of a float's fraction 3 bits stay; what is rounded up may carry into the
+  // exponent.
+  uint32_t bits = std::bit_cast<uint32_t>(magnitude);
+  bits += (kFloatsOfFp8 >> 1) - 1 + (bits / kFloatsOfFp8 & 1);
+  return static_cast<uint8_t>(sign + bits / kFloatsOfFp8 - kFp8Rebias);
 }
 
 float FromFp8(uint8_t code) {
-  const int exponent = (code >> 3) & 15, fraction = code & 7;
-  if ((code & 0x7f) == 0x7f) return std::bit_cast<float>(0x7fc00000u);
-  const float magnitude =
-      exponent == 0
-          ? std::ldexp(static_cast<float>(fraction), -9)
-          : std::ldexp(static_cast<float>(8 + fraction), exponent - 10);
-  return (code & 0x80) != 0 ? -magnitude : magnitude;
+  const uint32_t magnitude = code & 0x7f;
+  if (magnitude == 0x7f) return std::bit_cast<float>(0x7fc00000u);
+  const float value =
+      magnitude < 8
+          ? static_cast<float>(magnitude) * 0x1p-9f
+          : std::bit_cast<float>((magnitude + kFp8Rebias) * kFloatsOfFp8);
+  return (code & 0x80) != 0 ? -value : value;
 }
 
 float ScaleOf(WeightFormat format, float most) {
   if (most == 0) return 1;
   return most / (format == WeightFormat::kFp8 ? kFp8Max : 127);
+}
+
+std::vector<float> RowScalesToTry(WeightFormat format, float most) {
+  const float scale = ScaleOf(format, most);
+  if (format != WeightFormat::kFp8) return {scale};
+  std::vector<float> scales;
+  for (int i = 0; i < kFp8ScalesToTry; ++i) {
+    scales.push_back(scale *
+                     std::exp2(static_cast<float>(i) / kFp8ScalesToTry));
+  }
+  return scales;
+}
+
+float ScaleOfRow(WeightFormat format, absl::Span<const float> row) {
+  float most = 0;
+  for (const float x : row) most = std::max(most, std::fabs(x));
+  const std::vector<float> scales = RowScalesToTry(format, most);
+  float best = scales[0];
+  float least = std::numeric_limits<float>::infinity();
+  for (const float scale : scales) {
+    if (scales.size() == 1) break;
+    const float error = SquaredErrorOfFp8(row, scale);
+    if (error < least) {
+      least = error;
+      best = scale;
+    }
+  }
+  return best;
 }
 
 GroupScale ScaleOfRange(float low, float high) {
@@ -80,22 +142,31 @@ GroupScale ScaleOfRange(float low, float high) {
   return scale;
 }
 
-GroupScale ScaleOfGroup(absl::Span<const float> group) {
+std::array<GroupScale, kScalesToTry> ScalesToTry(
+    absl::Span<const float> group) {
   float low = 0, high = 0;  // zero has a code
   for (const float x : group) {
     low = std::min(low, x);
     high = std::max(high, x);
   }
-  GroupScale best;
-  float least = std::numeric_limits<float>::infinity();
+  std::array<GroupScale, kScalesToTry> scales;
+  auto next = scales.begin();
   for (const float of_low : kCuts) {
     for (const float of_high : kCuts) {
-      const GroupScale scale = ScaleOfRange(of_low * low, of_high * high);
-      const float error = SquaredError(group, scale);
-      if (error < least) {
-        least = error;
-        best = scale;
-      }
+      *next++ = ScaleOfRange(of_low * low, of_high * high);
+    }
+  }
+  return scales;
+}
+
+GroupScale ScaleOfGroup(absl::Span<const float> group) {
+  GroupScale best;
+  float least = std::numeric_limits<float>::infinity();
+  for (const GroupScale& scale : ScalesToTry(group)) {
+    const float error = SquaredError(group, scale);
+    if (error < least) {
+      least = error;
+      best = scale;
     }
   }
   return best;

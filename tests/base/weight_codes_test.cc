@@ -53,6 +53,36 @@ TEST(WeightCodes, EveryFp8CodeIsItsOwnNearest) {
   EXPECT_EQ(FromFp8(0x38), 1);
 }
 
+TEST(WeightCodes, OfScalesOfARowTheOneWithTheLeastErrorIsTaken) {
+  const auto error = [](WeightFormat format, const std::vector<float>& row,
+                        float scale) {
+    std::vector<std::byte> codes(row.size());
+    std::vector<float> back(row.size());
+    EncodeRow(format, row, scale, codes.data());
+    DecodeRow(format, codes.data(), scale, absl::MakeSpan(back));
+    double sum = 0;
+    for (size_t i = 0; i < row.size(); ++i) {
+      sum += (back[i] - row[i]) * (back[i] - row[i]);
+    }
+    return sum;
+  };
+  for (const WeightFormat format : kByteFormats) {
+    for (uint32_t seed = 0; seed < 20; ++seed) {
+      std::vector<float> row = RandomRow(203, 0.02f, seed);
+      row[seed] *= 200;  // others are subnormal beside it
+      const float most = Most(row);
+      const std::vector<float> scales = RowScalesToTry(format, most);
+      EXPECT_EQ(scales[0], ScaleOf(format, most));
+      EXPECT_LT(scales.back(), 2 * scales[0]);
+      const double least = error(format, row, ScaleOfRow(format, row));
+      for (const float scale : scales) {
+        EXPECT_LE(least, 1.00001 * error(format, row, scale)) << scale;
+      }
+    }
+    EXPECT_EQ(ScaleOfRow(format, std::vector<float>(8)), 1);
+  }
+}
+
 TEST(WeightCodes, Fp8RoundsToTheNearestAndTiesToEven) {
   for (int code = 0; code < 0x7e; ++code) {
     const float low = FromFp8(static_cast<uint8_t>(code));
