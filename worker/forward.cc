@@ -81,7 +81,7 @@ absl::Status Forward::Layers(int begin, int end, Matrix x, Attend attend,
     const LayerWeights& w = weights_.layers[layer];
     const Matrix qkv = qkv_.Rows(0, x.rows);
     Matrix attention = attention_.Rows(0, x.rows);
-    backend_->Linear(normed_.Rows(0, x.rows), w.qkv, Epilogue::kNone, qkv);
+    Product(normed_.Rows(0, x.rows), w.qkv, Epilogue::kNone, qkv);
     attend(layer, qkv, attention);
     if (layer + 1 == config_.num_layers && last_rows.rows != nullptr) {
       attention = KeepLastRows(last_rows, attention, &x);
@@ -89,6 +89,12 @@ absl::Status Forward::Layers(int begin, int end, Matrix x, Attend attend,
     H2O_RETURN_IF_ERROR(AfterAttention(layer, attention, x));
   }
   return absl::OkStatus();
+}
+
+void Forward::Product(Matrix input, const LinearWeights& weights,
+                      Epilogue epilogue, Matrix output) {
+  if (see_input_) see_input_(weights, input);
+  backend_->Linear(input, weights, epilogue, output);
 }
 
 Matrix Forward::KeepLastRows(const LastRows& last, Matrix attention,
@@ -126,11 +132,11 @@ absl::Status Forward::AfterAttention(int layer, Matrix attention, Matrix x) {
   const Delta from_ffn = sums_->PartOf(x.rows, 1);
 
   const Norm middle = NormAfterAttention(layer);
-  backend_->Linear(attention, w.out, Epilogue::kNone, from_attention.mine);
+  Product(attention, w.out, Epilogue::kNone, from_attention.mine);
   H2O_RETURN_IF_ERROR(sums_->AddNorm(x, from_attention, w.out_bias,
                                      middle.place, middle.weights, normed));
-  backend_->Linear(normed, w.fc1, activation, ffn);
-  backend_->Linear(ffn, w.fc2, Epilogue::kNone, from_ffn.mine);
+  Product(normed, w.fc1, activation, ffn);
+  Product(ffn, w.fc2, Epilogue::kNone, from_ffn.mine);
   const Norm end = NormAfterMlp(layer);
   return sums_->AddNorm(x, from_ffn, w.fc2_bias, end.place, end.weights,
                         normed);

@@ -10,8 +10,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
@@ -58,6 +60,12 @@ class Forward {
   absl::Status Layers(int begin, int end, Matrix x, Attend attend,
                       const LastRows& last_rows);
 
+  // Calls see(weights, input) before each product of a layer: qkv, out, fc1,
+  // fc2.  For those who calibrate a rounding; a server sets none.
+  using SeeInput =
+      std::function<void(const LinearWeights& weights, Matrix input)>;
+  void SeeInputs(SeeInput see) { see_input_ = std::move(see); }
+
   // The normalized output of the last layer, [rows, hidden]; valid until the
   // next call of Layers.
   Matrix Features(int64_t rows) const { return normed_.Rows(0, rows); }
@@ -78,6 +86,9 @@ class Forward {
   // The rest of a layer, from the output of its attention on: updates x and
   // leaves in normed_ what the next product reads.
   absl::Status AfterAttention(int layer, Matrix attention, Matrix x);
+  // A product of a layer.
+  void Product(Matrix input, const LinearWeights& weights, Epilogue epilogue,
+               Matrix output);
   // Gathers the last rows of *x and of `attention`; *x then is the gathered
   // rows.  Returns those of attention.
   Matrix KeepLastRows(const LastRows& last, Matrix attention, Matrix* x);
@@ -106,6 +117,7 @@ class Forward {
   Matrix last_attention_;                 // of max_logit_rows
   Matrix gathered_, projected_, logits_;  // of max_logit_rows
   std::optional<RankSums> sums_;
+  SeeInput see_input_;  // empty: nobody looks
 };
 
 }  // namespace h2o

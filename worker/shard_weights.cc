@@ -200,9 +200,17 @@ absl::StatusOr<ShardWeights> LoadShardWeights(const ModelConfig& config,
     H2O_ASSIGN_OR_RETURN(
         map, MapCheckpoint(*family, config, shard, *options.checkpoint));
   }
+  return LoadMappedWeights(map, config.norm_epsilon, shard.rank, shard.size,
+                           options, backend);
+}
+
+absl::StatusOr<ShardWeights> LoadMappedWeights(const WeightMap& map,
+                                               float norm_epsilon, int rank,
+                                               int size,
+                                               const WeightOptions& options,
+                                               Backend* backend) {
   SliceSource source(options, backend);
-  Loader measure(map, config.norm_epsilon, options, backend, &source, nullptr,
-                 0);
+  Loader measure(map, norm_epsilon, options, backend, &source, nullptr, 0);
   ShardWeights draft;
   H2O_RETURN_IF_ERROR(measure.Load(&draft));
 
@@ -211,13 +219,13 @@ absl::StatusOr<ShardWeights> LoadShardWeights(const ModelConfig& config,
   const int64_t free = backend->FreeBytes();
   if (free > 0 && measure.used_bytes() > free) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("the weights of rank ", shard.rank, " of ", shard.size,
-                     " take ", measure.used_bytes(), " bytes; ", free,
+        absl::StrCat("the weights of rank ", rank, " of ", size, " take ",
+                     measure.used_bytes(), " bytes; ", free,
                      " are free: use more ranks, or a smaller dtype"));
   }
   ShardWeights weights;
   H2O_ASSIGN_OR_RETURN(weights.memory, backend->Allocate(measure.used_bytes()));
-  Loader fill(map, config.norm_epsilon, options, backend, &source,
+  Loader fill(map, norm_epsilon, options, backend, &source,
               weights.memory.data(), measure.used_bytes());
   H2O_RETURN_IF_ERROR(fill.Load(&weights));
   H2O_RETURN_IF_ERROR(backend->Synchronize());

@@ -15,6 +15,7 @@
 #include "model/model_config.h"
 #include "model/safetensors.h"
 #include "model/step.h"
+#include "model/weight_map.h"
 
 namespace h2o {
 
@@ -71,5 +72,13 @@ absl::StatusOr<ShardWeights> LoadShardWeights(const ModelConfig& config,
                                               const ShardSpec& shard,
                                               const WeightOptions& options,
                                               Backend* backend);
+
+// The same of the parts that `map` has; the others stay empty.  `rank` and
+// `size` are for messages.
+absl::StatusOr<ShardWeights> LoadMappedWeights(const WeightMap& map,
+                                               float norm_epsilon, int rank,
+                                               int size,
+                                               const WeightOptions& options,
+                                               Backend* backend);
 
 }  // namespace h2o

@@ -19,6 +19,16 @@ void UseOneMathThread() {
   static_cast<void>(kOnce);
 }
 
+void CallSgemm(char op_a, char op_b, int64_t m, int64_t n, int64_t k,
+               const float* a, int64_t lda, const float* b, int64_t ldb,
+               float beta, float* c, int64_t ldc) {
+  UseOneMathThread();
+  const dnnl_status_t status =
+      dnnl_sgemm(op_a, op_b, m, n, k, 1.0f, a, lda, b, ldb, beta, c, ldc);
+  H2O_CHECK(status == dnnl_success)
+      << "dnnl_sgemm " << m << " x " << n << " x " << k << ": " << status;
+}
+
 // Whether BFloat16Tiles does the products of few rows.  AMX is faster and
 // oneDNN's, but from version 3 on the order of its sums depends on the number
 // of rows (seen with 3.1): a row would change with the others of its batch.
@@ -30,12 +40,16 @@ bool UsesTiles(dnnl::cpu_isa isa) {
 }  // namespace
 
 void Sgemm(bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a,
-           int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc) {
-  UseOneMathThread();
-  const dnnl_status_t status = dnnl_sgemm('N', transpose_b ? 'T' : 'N', m, n, k,
-                                          1.0f, a, lda, b, ldb, 0.0f, c, ldc);
-  H2O_CHECK(status == dnnl_success)
-      << "dnnl_sgemm " << m << " x " << n << " x " << k << ": " << status;
+           int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc,
+           float beta) {
+  CallSgemm('N', transpose_b ? 'T' : 'N', m, n, k, a, lda, b, ldb, beta, c,
+            ldc);
+}
+
+void AddOuterProducts(int64_t m, int64_t n, int64_t k, const float* a,
+                      int64_t lda, const float* b, int64_t ldb, float* c,
+                      int64_t ldc) {
+  CallSgemm('T', 'N', m, n, k, a, lda, b, ldb, 1.0f, c, ldc);
 }
 
 struct BFloat16Product::Impl {

@@ -12,10 +12,15 @@
 
 namespace h2o::cpu {
 
-// c[m, n] = a[m, k] * op(b), row-major with leading dimensions;
+// c[m, n] = a[m, k] * op(b) + beta * c, row-major with leading dimensions;
 // op(b) is b[n, k] transposed or b[k, n].
 void Sgemm(bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a,
-           int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc);
+           int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc,
+           float beta = 0);
+// c[m, n] += a[k, m]^T * b[k, n].
+void AddOuterProducts(int64_t m, int64_t n, int64_t k, const float* a,
+                      int64_t lda, const float* b, int64_t ldb, float* c,
+                      int64_t ldc);
 
 // bf16 times bf16 into float32, through the CPU's bf16 units.
 // One object a thread.
