@@ -15,6 +15,7 @@ void AddLogitsCommand(CLI::App* app, int* exit_code);
 void AddTokenizeCommand(CLI::App* app, int* exit_code);
 void AddBenchCommand(CLI::App* app, int* exit_code);
 void AddTuneCommand(CLI::App* app, int* exit_code);
+void AddQuantizeCommand(CLI::App* app, int* exit_code);
 void AddKeyCommand(CLI::App* app, int* exit_code);
 // With gRPC:
 void AddServeCommand(CLI::App* app, int* exit_code);

@@ -1,5 +1,5 @@
-// h2oserve: one program for people.  `generate`, `logits`, `tokenize`, `bench`
-// and `tune` hold the model themselves; `serve` starts processes and `call`
+// h2oserve: one program for people.  `generate`, `logits`, `tokenize`, `bench`,
+// `tune` and `quantize` hold the model themselves; `serve` starts processes and `call`
 // talks to them.
 #include <CLI/CLI.hpp>
 
@@ -28,6 +28,7 @@ int main(int argc, char** argv) {
   h2o::AddTokenizeCommand(&app, &exit_code);
   h2o::AddBenchCommand(&app, &exit_code);
   h2o::AddTuneCommand(&app, &exit_code);
+  h2o::AddQuantizeCommand(&app, &exit_code);
   h2o::AddKeyCommand(&app, &exit_code);
   return h2o::ParseCommandLine(&app, argc, argv).value_or(exit_code);
 }

@@ -1,0 +1,34 @@
+// Writes a checkpoint again with the weights of its linear layers as codes, in
+// the layout that docs/weights.md describes.
+//
+// A layer's weights at a time are in memory and, with calibration, the hidden
+// states of all its tokens.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "base/weight_format.h"
+
+namespace h2o {
+
+struct QuantizeOptions {
+  std::string model;  // a directory
+  std::string out;    // another, which is new or empty
+  WeightCoding coding;
+  std::string text;  // file to calibrate on; empty: every weight by itself
+  int64_t tokens = 16'384;  // of it
+  int num_threads = 1;
+  std::function<void(double fraction)> progress;  // may be empty
+};
+
+// `out` appears complete or not at all.  The same bytes for every number of
+// threads.
+// Errors: INVALID_ARGUMENT for an `out` in `model` or the other way round;
+// those of OpenSourceModel, NewDirectory, ReadCalibrationText, Rounder and
+// CodedCheckpoint.
+absl::Status Quantize(const QuantizeOptions& options);
+
+}  // namespace h2o

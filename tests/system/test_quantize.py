@@ -1,0 +1,87 @@
+"""`quantize`: directories of codes are whole or not there, the same for every number of threads, and what cannot be is refused."""
+import filecmp
+import json
+import pathlib
+import resource
+import subprocess
+
+import pytest
+
+from conftest import BIN, MODEL, PATIENCE
+
+TEXT = "A process opens a file, reads what is in it, and closes it again.\nThe server writes each line to its log.\n" * 8
+
+
+def quantize(out, *arguments, model=MODEL, **more):
+    return subprocess.run([BIN / "h2oserve", "quantize", "--model", model, "--out", out, *map(str, arguments)],
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          timeout=4 * PATIENCE, **more)
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def refused(run, *words):
+    assert run.returncode == 2, run
+    assert len(run.stderr.splitlines()) == 1 and all(word in run.stderr for word in words), run.stderr
+
+
+def test_a_directory_of_codes_has_all_files_of_the_model(tmp_path):
+    run = quantize(tmp_path / "out", "--weights", "int4", "--weight-group", 64)
+    assert run.returncode == 0 and not run.stderr, run.stderr
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    kept = {path.name for path in MODEL.iterdir() if "safetensors" not in path.name}
+    assert names == kept | {"model.safetensors"}
+    for name in kept - {"config.json"}:
+        assert filecmp.cmp(MODEL / name, tmp_path / "out" / name, shallow=False)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    weights = config.pop("quantization_config")["config_groups"]["group_0"]["weights"]
+    assert config == json.loads((MODEL / "config.json").read_text())
+    assert (weights["num_bits"], weights["group_size"], weights["symmetric"]) == (4, 64, False)
+
+
+def test_calibrated_codes_are_the_same_for_every_number_of_threads(tmp_path, text):
+    arguments = ["--weights", "int4", "--calibrate", text, "--calibrate-tokens", 200]
+    for threads in (1, 3):
+        run = quantize(tmp_path / str(threads), *arguments, "--threads", threads)
+        assert run.returncode == 0 and not run.stderr, run.stderr
+    plain = quantize(tmp_path / "plain", "--weights", "int4")
+    assert plain.returncode == 0, plain.stderr
+    one, three, nearest = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("1", "3", "plain"))
+    assert one == three
+    assert len(one) == len(nearest) and one != nearest
+
+
+def test_what_cannot_be_quantised_is_refused(tmp_path, text):
+    refused(quantize(MODEL / "codes", "--weights", "int8"), "is in the model's directory")
+    refused(quantize(tmp_path, "--weights", "int8"), str(tmp_path), "not empty")
+    refused(quantize(text, "--weights", "int8"), "no directory")
+    refused(quantize(tmp_path / "out", "--weights", "int8", model=tmp_path / "nothing"), "nothing")
+    refused(quantize(tmp_path / "out", "--weights", "int8", "--calibrate", tmp_path / "no.txt"), "no.txt")
+    text.write_text("\n\n")
+    refused(quantize(tmp_path / "out", "--weights", "int8", "--calibrate", text), "holds no text")
+    text.write_bytes(b"\xff\xfe")
+    refused(quantize(tmp_path / "out", "--weights", "int8", "--calibrate", text), "text.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+    for arguments in (["--weights", "int5"], ["--weights", "int4", "--weight-group", 32],
+                      ["--weights", "int4", "--calibrate-tokens", 5], []):
+        assert quantize(tmp_path / "out", *arguments).returncode == 2
+
+
+def test_codes_are_not_quantised_again(tmp_path):
+    assert quantize("out", "--weights", "int8", cwd=tmp_path).returncode == 0
+    refused(quantize(tmp_path / "again", "--weights", "int4", model=tmp_path / "out"), "is quantised already")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_full_disk_leaves_nothing(tmp_path):
+    """A limit of a file's size is a disk that becomes full."""
+    limit = 1 << 20
+    run = quantize(tmp_path / "out", "--weights", "int8",
+                   preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    assert run.returncode == 1 and "File too large" in run.stderr, run
+    assert not list(pathlib.Path(tmp_path).iterdir())
