@@ -4,12 +4,14 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
+#include "model/coded_tensors.h"
 #include "model/json_file.h"
 
 namespace h2o {
@@ -42,13 +44,27 @@ absl::Status ResolveTiedHead(const WeightSource& head,
   return absl::OkStatus();
 }
 
-absl::Status CheckNothingElse(const Family& family, const WeightMap& map,
-                              const WeightSource& head,
+// The tensors of coded weights.  The plain ones beside them are refused where
+// they are read.
+void AddCodedTensors(const WeightMap& map, const QuantizationConfig& config,
+                     absl::flat_hash_set<std::string>* names) {
+  if (config.layout == CodeLayout::kNone) return;
+  ForEachLinearOfLayers(map, [&](const TensorSlice& s) {
+    for (TensorForm& form :
+         CodedTensorsOf(config, s.name, s.full_rows, s.full_columns).All()) {
+      names->insert(std::move(form.name));
+    }
+  });
+}
+
+absl::Status CheckNothingElse(const Family& family, const ModelConfig& config,
+                              const WeightMap& map, const WeightSource& head,
                               const Checkpoint& checkpoint) {
   absl::flat_hash_set<std::string> known(family.ignored.begin(),
                                          family.ignored.end());
   known.insert(head.weight[0].name);
   ForEachSlice(map, [&](const TensorSlice& s) { known.insert(s.name); });
+  AddCodedTensors(map, config.quantization, &known);
   std::vector<std::string> others;
   for (const std::string& name : checkpoint.Names()) {
     if (!known.contains(name)) others.push_back(Describe(name));
@@ -71,10 +87,11 @@ absl::StatusOr<WeightMap> MapCheckpoint(const Family& family,
                                         const ShardSpec& shard,
                                         const Checkpoint& checkpoint) {
   WeightMap map = MapWeights(family.names, config, shard);
+  map.stored = config.quantization;
   ModelConfig untied = config;
   untied.tied_head = false;
   const WeightSource head = MapWeights(family.names, untied, shard).head;
-  H2O_RETURN_IF_ERROR(CheckNothingElse(family, map, head, checkpoint));
+  H2O_RETURN_IF_ERROR(CheckNothingElse(family, config, map, head, checkpoint));
   if (config.tied_head) {
     H2O_RETURN_IF_ERROR(ResolveTiedHead(head, checkpoint, &map));
   }

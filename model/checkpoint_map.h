@@ -13,7 +13,8 @@ namespace h2o {
 // decide, as in transformers 5: if only one of the two is stored, it is both;
 // if both are stored and differ in the rows of this rank, each is itself.
 // Errors: FAILED_PRECONDITION naming tensors that config.json does not ask for;
-// those that are known to be harmless (Family::ignored) are left out.
+// those that are known to be harmless (Family::ignored) are left out.  Of
+// weights that are stored as codes the map has the names of the plain ones.
 absl::StatusOr<WeightMap> MapCheckpoint(const Family& family,
                                         const ModelConfig& config,
                                         const ShardSpec& shard,

@@ -12,6 +12,7 @@
 #include "model/config_reader.h"
 #include "model/family.h"
 #include "model/json_file.h"
+#include "model/quantization_json.h"
 #include "model/weight_map.h"
 
 namespace h2o {
@@ -38,6 +39,13 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view json,
   config.family = types[chosen];
   families[chosen]->read(&reader, &config);
   H2O_RETURN_IF_ERROR(reader.status());
+  constexpr char kQuantization[] = "quantization_config";
+  if (reader.Has(kQuantization)) {
+    H2O_ASSIGN_OR_RETURN(
+        config.quantization,
+        ReadQuantizationConfig(values[kQuantization],
+                               absl::StrCat(what, ": ", kQuantization)));
+  }
   return config;
 }
 

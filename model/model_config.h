@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "base/dtype.h"
 #include "base/qkv_layout.h"
+#include "model/quantization_config.h"
 #include "parallel/shard_spec.h"
 
 namespace h2o {
@@ -45,6 +46,7 @@ struct ModelConfig {
   bool tied_head = true;       // the head is the token embedding
   std::vector<int32_t> stop_tokens;  // each ends a text
   DType checkpoint_dtype = DType::kFloat16;
+  QuantizationConfig quantization;  // of the linear layers of layers
 
   bool has_projections() const { return embed_dim != hidden_size; }
   int64_t num_parameters() const;  // REQUIRES: a known family

@@ -18,6 +18,24 @@ absl::StatusOr<DType> DTypeOr(const std::string& name, const char* what) {
       what, " '", name, "' is unknown; known are float32, bf16 and fp16"));
 }
 
+bool IsAuto(const ModelSpec& spec) {
+  return spec.weights.empty() || spec.weights == "auto";
+}
+
+// Codes that are stored are not made anew.
+absl::Status CheckStored(const ModelSpec& spec, const ModelConfig& config) {
+  const QuantizationConfig& stored = config.quantization;
+  if (spec.dummy || stored.layout == CodeLayout::kNone || IsAuto(spec)) {
+    return absl::OkStatus();
+  }
+  H2O_ASSIGN_OR_RETURN(const WeightCoding asked, CodingOf(spec));
+  const std::string a = Describe(stored.coding), b = Describe(asked);
+  if (a == b) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("weights ", b, ": those of ", spec.model, " are stored as ",
+                   a, "; leave --weights and --weight-group out"));
+}
+
 }  // namespace
 
 ModelSpec WithFormats(ModelSpec spec, const ModelConfig& config, bool gpu) {
@@ -26,6 +44,10 @@ ModelSpec WithFormats(ModelSpec spec, const ModelConfig& config, bool gpu) {
     preferred = config.checkpoint_dtype == DType::kFloat32
                     ? DType::kBFloat16
                     : config.checkpoint_dtype;
+  }
+  if (IsAuto(spec) && config.quantization.layout != CodeLayout::kNone) {
+    spec.weights = Name(config.quantization.coding.format);
+    spec.weight_group = config.quantization.coding.group;
   }
   const std::optional<WeightFormat> weights = ParseWeightFormat(spec.weights);
   if (gpu && weights && IsPlain(*weights)) preferred = DTypeOf(*weights);
@@ -57,7 +79,9 @@ absl::StatusOr<ModelConfig> ConfigOf(const ModelSpec& spec) {
   if (spec.dummy && !std::filesystem::is_directory(spec.model, ignored)) {
     return BuiltInModelConfig(spec.model);
   }
-  return ReadModelConfig(spec.model);
+  H2O_ASSIGN_OR_RETURN(ModelConfig config, ReadModelConfig(spec.model));
+  H2O_RETURN_IF_ERROR(CheckStored(spec, config));
+  return config;
 }
 
 absl::StatusOr<DType> ProductDType(const ModelSpec& spec) {
@@ -70,7 +94,7 @@ absl::StatusOr<WeightCoding> CodingOf(const ModelSpec& spec) {
         "weight-group ", spec.weight_group, "; it must be 64 or 128"));
   }
   WeightCoding coding = {.group = spec.weight_group};
-  if (spec.weights.empty() || spec.weights == "auto") {
+  if (IsAuto(spec)) {
     H2O_ASSIGN_OR_RETURN(const DType dtype, ProductDType(spec));
     coding.format = FormatOf(dtype);
   } else if (const auto format = ParseWeightFormat(spec.weights)) {

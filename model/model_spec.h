@@ -21,7 +21,7 @@ struct ModelSpec {
   std::string dtype;     // float32, bf16, fp16; empty: as the device prefers
   std::string kv_dtype;  // likewise
   // Of weights alone, also fp8, int8 or int4, which is for the linear layers of
-  // layers; empty or auto: as dtype says.
+  // layers; empty or auto: as they are stored, or as dtype says.
   std::string weights;
   int32_t weight_group = 128;  // inputs that share a scale, of int4
 
@@ -29,11 +29,13 @@ struct ModelSpec {
 };
 
 // With the empty formats filled in: float32 on CPUs, on GPUs the checkpoint's
-// 16-bit format (bf16 for one of float32).
+// 16-bit format (bf16 for one of float32); weights that are stored as codes
+// stay so.
 ModelSpec WithFormats(ModelSpec spec, const ModelConfig& config, bool gpu);
 
 // A directory's config.json, or for dummy weights also a built-in config.
-// Errors: as ReadModelConfig and BuiltInModelConfig.
+// Errors: as ReadModelConfig and BuiltInModelConfig; INVALID_ARGUMENT naming
+// both formats if weights are stored as other codes than `spec` asks for.
 absl::StatusOr<ModelConfig> ConfigOf(const ModelSpec& spec);
 
 // A GPU keeps weights, keys and values in one 16-bit format.  Errors:

@@ -38,4 +38,7 @@ struct QuantizationConfig {
                          const QuantizationConfig&) = default;
 };
 
+// For people: "int8", "int4 in groups of 64".
+std::string Describe(const WeightCoding& coding);
+
 }  // namespace h2o

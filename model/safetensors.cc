@@ -289,27 +289,35 @@ absl::Status SafetensorsFile::CheckNoGaps(int64_t data_bytes) const {
 
 absl::StatusOr<StoredTensor> SafetensorsFile::Find(
     std::string_view name) const {
+  H2O_ASSIGN_OR_RETURN(RawTensor raw, FindRaw(name));
+  const std::optional<DType> dtype = ToDType(raw.dtype);
+  if (!dtype) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        path_, ": tensor ", Quoted(name), " is stored as ", Quoted(raw.dtype),
+        "; only F32, F16 and BF16 are supported"));
+  }
+  return StoredTensor{raw.data, *dtype, std::move(raw.shape),
+                      std::move(raw.name)};
+}
+
+absl::StatusOr<RawTensor> SafetensorsFile::FindRaw(
+    std::string_view name) const {
   const auto it = entries_.find(name);
   if (it == entries_.end()) {
     return absl::NotFoundError(
         absl::StrCat(path_, " has no tensor ", Quoted(name)));
   }
   const HeaderEntry& entry = it->second;
-  const std::optional<DType> dtype = ToDType(entry.dtype);
-  if (!dtype) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        path_, ": tensor ", Quoted(name), " is stored as ", Quoted(entry.dtype),
-        "; only F32, F16 and BF16 are supported"));
-  }
   const std::byte* data = data_ + entry.begin_bytes;
-  if (reinterpret_cast<uintptr_t>(data) % SizeOf(*dtype) != 0) {
+  const int64_t element =
+      std::max<int64_t>(BitsOf(entry.dtype).value_or(8) / 8, 1);
+  if (reinterpret_cast<uintptr_t>(data) % element != 0) {
     // Files of the first writers, whose headers were not padded.
     return absl::FailedPreconditionError(absl::StrCat(
-        path_, ": tensor ", Quoted(name), " is not aligned to its ",
-        SizeOf(*dtype),
+        path_, ": tensor ", Quoted(name), " is not aligned to its ", element,
         "-byte elements; save the file again with a newer safetensors"));
   }
-  return StoredTensor{data, *dtype, entry.shape, it->first};
+  return RawTensor{data, entry.dtype, entry.shape, it->first, path_};
 }
 
 std::vector<std::string> SafetensorsFile::Names() const {
@@ -415,14 +423,23 @@ absl::Status Checkpoint::Add(const SafetensorsFile* file,
                    Quoted(name), "; one of them must go"));
 }
 
-absl::StatusOr<StoredTensor> Checkpoint::Find(std::string_view name) const {
+absl::StatusOr<Checkpoint::Place> Checkpoint::PlaceOf(
+    std::string_view name) const {
   const auto it = places_.find(WithoutPrefix(name, prefix_));
-  if (it == places_.end()) {
-    return absl::NotFoundError(
-        absl::StrCat(directory_, " has no tensor ", Quoted(name),
-                     ", with or without \"", prefix_, "\" in front"));
-  }
-  return it->second.file->Find(it->second.name);
+  if (it != places_.end()) return it->second;
+  return absl::NotFoundError(absl::StrCat(directory_, " has no tensor ",
+                                          Quoted(name), ", with or without \"",
+                                          prefix_, "\" in front"));
+}
+
+absl::StatusOr<StoredTensor> Checkpoint::Find(std::string_view name) const {
+  H2O_ASSIGN_OR_RETURN(const Place place, PlaceOf(name));
+  return place.file->Find(place.name);
+}
+
+absl::StatusOr<RawTensor> Checkpoint::FindRaw(std::string_view name) const {
+  H2O_ASSIGN_OR_RETURN(const Place place, PlaceOf(name));
+  return place.file->FindRaw(place.name);
 }
 
 bool Checkpoint::Contains(std::string_view name) const {

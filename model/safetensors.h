@@ -37,6 +37,15 @@ struct StoredTensor {
   }
 };
 
+// The same of any dtype.
+struct RawTensor {
+  const std::byte* data = nullptr;  // aligned to an element
+  std::string dtype;                // as the header spells it
+  std::vector<int64_t> shape;
+  std::string name;
+  std::string file;  // its path
+};
+
 // A tensor as a file's header describes it.
 struct HeaderEntry {
   std::string dtype;  // as the header spells it
@@ -68,6 +77,8 @@ class SafetensorsFile {
   // By its exact name.  Errors: NOT_FOUND; FAILED_PRECONDITION if the tensor is
   // neither F32, F16 nor BF16, or not aligned to its elements.
   absl::StatusOr<StoredTensor> Find(std::string_view name) const;
+  // Of any dtype.  Errors: NOT_FOUND; FAILED_PRECONDITION if it is not aligned.
+  absl::StatusOr<RawTensor> FindRaw(std::string_view name) const;
   bool Contains(std::string_view name) const {
     return entries_.find(name) != entries_.end();
   }
@@ -109,6 +120,7 @@ class Checkpoint {
   // `name` with or without the prefix, however the files spell it.
   // Errors: as SafetensorsFile::Find.
   absl::StatusOr<StoredTensor> Find(std::string_view name) const;
+  absl::StatusOr<RawTensor> FindRaw(std::string_view name) const;
   bool Contains(std::string_view name) const;
   std::vector<std::string> Names() const;  // without the prefix, ascending
 
@@ -123,6 +135,8 @@ class Checkpoint {
     std::string name;  // in that file
   };
 
+  // NOT_FOUND if there is none.
+  absl::StatusOr<Place> PlaceOf(std::string_view name) const;
   Checkpoint(std::string directory, std::string_view prefix)
       : directory_(std::move(directory)), prefix_(prefix) {}
   absl::Status OpenShards(const std::string& directory);

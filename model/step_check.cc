@@ -262,7 +262,8 @@ constexpr const char* kConfigFields[] = {
     "head_padding",  "hidden_size",     "ffn_dim",     "vocab_size",
     "max_positions", "position_offset", "embed_dim",   "activation",
     "block",         "norm_epsilon",    "norm_affine", "final_norm",
-    "bias",          "tied_head",       "stop_tokens", "checkpoint_dtype"};
+    "bias",          "tied_head",       "stop_tokens", "checkpoint_dtype",
+    "quantization"};
 static_assert(
     std::size(kConfigFields) ==
     std::tuple_size_v<decltype(Fields(std::declval<ModelConfig&>()))>);
@@ -274,6 +275,13 @@ std::string TextOf(const QkvLayout& qkv) {
 }
 std::string TextOf(const std::vector<int32_t>& ids) {
   return absl::StrCat("[", absl::StrJoin(ids, ", "), "]");
+}
+std::string TextOf(const QuantizationConfig& quantization) {
+  if (quantization.layout == CodeLayout::kNone) return "none";
+  return absl::StrCat(Describe(quantization.coding), " in layout ",
+                      static_cast<int>(quantization.layout),
+                      quantization.symmetric ? "" : " with zero points",
+                      quantization.zeros_less_one ? " less 1" : "");
 }
 template <Number T>
 std::string TextOf(const T& value) {
@@ -291,6 +299,20 @@ std::vector<std::string> TextsOf(const ModelConfig& config) {
   ForEachField(config,
                [&](const auto& field) { texts.push_back(TextOf(field)); });
   return texts;
+}
+
+absl::Status CheckQuantization(const QuantizationConfig& quantization) {
+  const WeightCoding& coding = quantization.coding;
+  H2O_RETURN_IF_ERROR(
+      Known("layout of codes", quantization.layout, CodeLayout::kGptq));
+  H2O_RETURN_IF_ERROR(
+      Known("format of codes", coding.format, WeightFormat::kInt4));
+  if (IsPlain(coding.format) != (quantization.layout == CodeLayout::kNone)) {
+    return Bad("weights are ", std::string(Name(coding.format)), " in layout ",
+               static_cast<int>(quantization.layout));
+  }
+  if (coding.group == 64 || coding.group == 128) return absl::OkStatus();
+  return Bad("groups are of ", coding.group, "; it must be 64 or 128");
 }
 
 }  // namespace
@@ -331,7 +353,9 @@ absl::Status Check(const ModelConfig& config) {
   for (int32_t token : config.stop_tokens) {
     H2O_RETURN_IF_ERROR(InRange("stop token", token, 0, config.vocab_size - 1));
   }
-  return Known("checkpoint_dtype", config.checkpoint_dtype, DType::kFloat16);
+  H2O_RETURN_IF_ERROR(
+      Known("checkpoint_dtype", config.checkpoint_dtype, DType::kFloat16));
+  return CheckQuantization(config.quantization);
 }
 
 absl::Status Check(const RankInfo& info, const ModelConfig& config) {

@@ -93,15 +93,25 @@ auto Fields(Is<QkvLayout> auto& s) {
   auto& [heads, kv_heads, head_dim] = s;
   return std::tie(heads, kv_heads, head_dim);
 }
+auto Fields(Is<WeightCoding> auto& s) {
+  auto& [format, group] = s;
+  return std::tie(format, group);
+}
+auto Fields(Is<QuantizationConfig> auto& s) {
+  auto& [layout, coding, symmetric, zeros_less_one, rounds_inputs, ignored] = s;
+  return std::tie(layout, coding, symmetric, zeros_less_one, rounds_inputs,
+                  ignored);
+}
 auto Fields(Is<ModelConfig> auto& s) {
   auto& [name, family, num_layers, qkv, head_padding, hidden_size, ffn_dim,
          vocab_size, max_positions, position_offset, embed_dim, activation,
          block, norm_epsilon, norm_affine, final_norm, bias, tied_head,
-         stop_tokens, checkpoint_dtype] = s;
+         stop_tokens, checkpoint_dtype, quantization] = s;
   return std::tie(name, family, num_layers, qkv, head_padding, hidden_size,
                   ffn_dim, vocab_size, max_positions, position_offset,
                   embed_dim, activation, block, norm_epsilon, norm_affine,
-                  final_norm, bias, tied_head, stop_tokens, checkpoint_dtype);
+                  final_norm, bias, tied_head, stop_tokens, checkpoint_dtype,
+                  quantization);
 }
 auto Fields(Is<KvFormat> auto& s) {
   auto& [dtype] = s;

@@ -130,6 +130,17 @@ void ForEachSlice(const WeightMap& map,
   }
 }
 
+void ForEachLinearOfLayers(
+    const WeightMap& map,
+    absl::FunctionRef<void(const TensorSlice& slice)> fn) {
+  for (const LayerMap& layer : map.layers) {
+    for (const WeightSource* source :
+         {&layer.qkv, &layer.out, &layer.fc1, &layer.fc2}) {
+      for (const TensorSlice& slice : source->weight) fn(slice);
+    }
+  }
+}
+
 int64_t CountParameters(const WeightMap& map) {
   int64_t sum = 0;
   ForEachSlice(map, [&](const TensorSlice& slice) { sum += slice.size(); });

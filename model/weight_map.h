@@ -12,6 +12,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "model/model_config.h"
+#include "model/quantization_config.h"
 #include "parallel/shard_spec.h"
 
 namespace h2o {
@@ -84,7 +85,8 @@ struct WeightMap {
   WeightSource project_out;
   std::vector<LayerMap> layers;
   WeightSource final_norm;
-  WeightSource head;  // empty: the token embedding
+  WeightSource head;          // empty: the token embedding
+  QuantizationConfig stored;  // how a checkpoint has the layers' linear layers
 };
 
 WeightMap MapWeights(const TensorNames& names, const ModelConfig& config,
@@ -93,6 +95,10 @@ WeightMap MapWeights(const TensorNames& names, const ModelConfig& config,
 // Calls fn(slice) for all of `map`.
 void ForEachSlice(const WeightMap& map,
                   absl::FunctionRef<void(const TensorSlice& slice)> fn);
+
+// The same for the weights that may be codes.
+void ForEachLinearOfLayers(
+    const WeightMap& map, absl::FunctionRef<void(const TensorSlice& slice)> fn);
 
 // Elements of all tensors that `map` names.
 int64_t CountParameters(const WeightMap& map);

@@ -28,7 +28,7 @@ class WeightReader {
                  .coding = coding,
                  .num_threads = num_threads},
         backend_(std::move(backend)),
-        slices_(options_, backend_.get()) {}
+        slices_(options_, source.map.stored, backend_.get()) {}
 
   static absl::StatusOr<std::unique_ptr<WeightReader>> Create(
       const SourceModel& source, const WeightCoding& coding, int num_threads) {

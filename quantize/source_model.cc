@@ -1,28 +1,23 @@
 // Opens the model that is quantised, and refuses what has no codes.
 #include "quantize/source_model.h"
 
-#include <filesystem>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "model/checkpoint_map.h"
-#include "model/json_file.h"
 #include "worker/coded_rows.h"
 
 namespace h2o {
 namespace {
 
-absl::Status CheckNumbers(const std::string& directory) {
-  H2O_ASSIGN_OR_RETURN(
-      const nlohmann::json config,
-      ReadJsonObject(
-          (std::filesystem::path(directory) / "config.json").string()));
-  if (!config.contains("quantization_config")) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(
-      directory,
-      " is quantised already: its config.json has a \"quantization_config\"; "
-      "quantise the checkpoint that it was made from"));
+absl::Status CheckNumbers(const std::string& directory,
+                          const ModelConfig& config) {
+  if (config.quantization.layout == CodeLayout::kNone) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(directory, " is quantised already, to ",
+                   Describe(config.quantization.coding),
+                   "; quantise the checkpoint that it was made from"));
 }
 
 absl::Status CheckSlice(const TensorSlice& slice, const WeightCoding& coding) {
@@ -57,7 +52,7 @@ absl::StatusOr<SourceModel> OpenSourceModel(const std::string& directory,
   SourceModel source;
   source.directory = directory;
   H2O_ASSIGN_OR_RETURN(source.config, ReadModelConfig(directory));
-  H2O_RETURN_IF_ERROR(CheckNumbers(directory));
+  H2O_RETURN_IF_ERROR(CheckNumbers(directory, source.config));
   H2O_ASSIGN_OR_RETURN(source.family, FindFamily(source.config.family));
   H2O_ASSIGN_OR_RETURN(
       source.checkpoint,

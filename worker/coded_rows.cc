@@ -17,7 +17,8 @@ int64_t ScaleBytes(const WeightCoding& coding, int64_t columns) {
          static_cast<int64_t>(sizeof(GroupScale));
 }
 
-absl::Status CheckCoded(const TensorSlice& slice, const WeightCoding& coding) {
+absl::Status CheckCoded(const TensorSlice& slice, const WeightCoding& coding,
+                        bool stored) {
   if (!slice.wide_rows.none() || !slice.wide_columns.none()) {
     return absl::UnimplementedError(absl::StrCat(
         "--weights ", std::string(Name(coding.format)), ": heads of ",
@@ -36,7 +37,7 @@ absl::Status CheckCoded(const TensorSlice& slice, const WeightCoding& coding) {
       "this rank's inputs of ", slice.name, " are ", columns.begin, " to ",
       columns.end, " of ", slice.full_columns, ", which cuts a group of ",
       coding.group, ": use another tensor parallel size",
-      coding.group > 64 ? ", or --weight-group 64" : ""));
+      !stored && coding.group > 64 ? ", or --weight-group 64" : ""));
 }
 
 float MostOfRow(const TensorSlice& slice, const StoredTensor& tensor,

@@ -17,9 +17,11 @@ namespace h2o {
 int64_t ScaleBytes(const WeightCoding& coding, int64_t columns);
 
 // Groups of int4 begin and end with the slice, so that codes are the same for
-// every number of ranks.  Errors: INVALID_ARGUMENT with the numbers;
-// UNIMPLEMENTED for heads that are widened.
-absl::Status CheckCoded(const TensorSlice& slice, const WeightCoding& coding);
+// every number of ranks.  `stored`: the codes are the checkpoint's.
+// Errors: INVALID_ARGUMENT with the numbers; UNIMPLEMENTED for heads that are
+// widened.
+absl::Status CheckCoded(const TensorSlice& slice, const WeightCoding& coding,
+                        bool stored = false);
 
 // The largest magnitude in the tensor's row that has row `r` of the slice, also
 // outside of the slice: all ranks scale a row alike.  Numbers that are not

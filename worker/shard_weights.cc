@@ -128,8 +128,7 @@ class Loader {
     out->scales = scales;
     int64_t row = 0;
     for (const TensorSlice& slice : slices) {
-      H2O_RETURN_IF_ERROR(CheckCoded(slice, coding));
-      H2O_RETURN_IF_ERROR(source_->Check(slice));
+      H2O_RETURN_IF_ERROR(source_->CheckForCodes(slice));
       if (!measuring()) {
         H2O_RETURN_IF_ERROR(source_->FillCodes(slice, out->row_bytes(),
                                                codes + row * out->row_bytes(),
@@ -209,7 +208,7 @@ absl::StatusOr<ShardWeights> LoadMappedWeights(const WeightMap& map,
                                                int size,
                                                const WeightOptions& options,
                                                Backend* backend) {
-  SliceSource source(options, backend);
+  SliceSource source(options, map.stored, backend);
   Loader measure(map, norm_epsilon, options, backend, &source, nullptr, 0);
   ShardWeights draft;
   H2O_RETURN_IF_ERROR(measure.Load(&draft));

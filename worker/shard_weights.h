@@ -58,7 +58,8 @@ struct WeightOptions {
   // checkpoint has them, since 16 bits are widened later without loss.  Biases
   // are stored as the backend adds them.
   DType dtype = DType::kFloat32;
-  // Codes of the linear layers of layers; a plain format: there are none.
+  // Codes of the linear layers of layers; a plain format: there are none.  Of a
+  // checkpoint that stores codes: those.
   WeightCoding coding = {};
   int num_threads = 1;
   std::function<void(double fraction)> progress;  // may be empty
@@ -66,7 +67,8 @@ struct WeightOptions {
 
 // Errors: FAILED_PRECONDITION naming a tensor that is missing, that the config
 // does not ask for, whose shape disagrees with it, or that holds a number too
-// large for `dtype`; DATA_LOSS naming one that holds NaN or infinity;
+// large for `dtype`; DATA_LOSS naming one that holds NaN, infinity or, of
+// scales, 0;
 // RESOURCE_EXHAUSTED if memory is short.
 absl::StatusOr<ShardWeights> LoadShardWeights(const ModelConfig& config,
                                               const ShardSpec& shard,

@@ -12,6 +12,7 @@
 #include "base/status_macros.h"
 #include "kernels/cpu/dummy.h"
 #include "worker/coded_rows.h"
+#include "worker/stored_codes.h"
 #include "worker/stored_rows.h"
 
 namespace h2o {
@@ -64,6 +65,12 @@ absl::Status SliceSource::Check(const TensorSlice& slice) const {
   return CheckShape(slice, tensor);
 }
 
+absl::Status SliceSource::CheckForCodes(const TensorSlice& slice) const {
+  H2O_RETURN_IF_ERROR(CheckCoded(slice, options_.coding, codes_are_stored()));
+  if (!codes_are_stored()) return Check(slice);
+  return StoredCodes::Find(*options_.checkpoint, stored_, slice).status();
+}
+
 absl::Status SliceSource::Fill(const TensorSlice& slice, DType dtype,
                                int64_t row_bytes, std::optional<float> if_dummy,
                                std::byte* out) {
@@ -81,6 +88,7 @@ absl::Status SliceSource::Fill(const TensorSlice& slice, DType dtype,
 
 absl::Status SliceSource::FillCodes(const TensorSlice& slice, int64_t row_bytes,
                                     std::byte* codes, std::byte* scales) {
+  if (codes_are_stored()) return CopyCodes(slice, row_bytes, codes, scales);
   const bool dummy = options_.checkpoint == nullptr;
   StoredTensor tensor;
   if (!dummy) {
@@ -104,9 +112,34 @@ absl::Status SliceSource::FillCodes(const TensorSlice& slice, int64_t row_bytes,
   if (bad_row >= 0) {
     return NotFiniteError(slice, tensor, DType::kFloat32, bad_row);
   }
-  UploadRows(rows, scale_bytes, scales, [&](int64_t r, std::byte* row) {
-    std::memcpy(row, row_scales.data() + r * scale_bytes, scale_bytes);
+  UploadScales(row_scales, scale_bytes, scales);
+  return absl::OkStatus();
+}
+
+void SliceSource::UploadScales(const std::vector<std::byte>& scales,
+                               int64_t row_bytes, std::byte* out) {
+  const auto rows = static_cast<int64_t>(scales.size()) / row_bytes;
+  UploadRows(rows, row_bytes, out, [&](int64_t r, std::byte* row) {
+    std::memcpy(row, scales.data() + r * row_bytes, row_bytes);
   });
+}
+
+absl::Status SliceSource::CopyCodes(const TensorSlice& slice, int64_t row_bytes,
+                                    std::byte* codes, std::byte* scales) {
+  H2O_ASSIGN_OR_RETURN(const StoredCodes stored,
+                       StoredCodes::Find(*options_.checkpoint, stored_, slice));
+  const int64_t rows = slice.num_rows();
+  const int64_t scale_bytes = ScaleBytes(options_.coding, slice.num_columns());
+  std::vector<std::byte> row_scales(rows * scale_bytes);
+  std::atomic<int64_t> bad_row = -1;
+  UploadRows(rows, row_bytes, codes, [&](int64_t r, std::byte* row) {
+    std::memset(row, 0, row_bytes);
+    const bool right =
+        stored.CopyRow(r, row, row_scales.data() + r * scale_bytes);
+    if (!right) bad_row = r;
+  });
+  if (bad_row >= 0) return stored.ErrorOf(bad_row);
+  UploadScales(row_scales, scale_bytes, scales);
   return absl::OkStatus();
 }
 

@@ -20,9 +20,13 @@ namespace h2o {
 
 class SliceSource {
  public:
-  // Both outlive it.
-  SliceSource(const WeightOptions& options, Backend* backend)
-      : options_(options), backend_(backend), pool_(options.num_threads) {}
+  // All outlive it.  `stored` is of the WeightMap.
+  SliceSource(const WeightOptions& options, const QuantizationConfig& stored,
+              Backend* backend)
+      : options_(options),
+        stored_(stored),
+        backend_(backend),
+        pool_(options.num_threads) {}
 
   // What a tensor is stored as, unless as codes.
   absl::StatusOr<DType> StorageType(const std::string& name) const;
@@ -30,6 +34,9 @@ class SliceSource {
   // Errors: FAILED_PRECONDITION if the checkpoint lacks the slice's tensor, or
   // has it in another shape.
   absl::Status Check(const TensorSlice& slice) const;
+  // The same for FillCodes.  Errors: also those of CheckCoded and
+  // StoredCodes::Find.
+  absl::Status CheckForCodes(const TensorSlice& slice) const;
 
   // The slice's rows, `row_bytes` from one to the next; of dummy weights all
   // numbers are `if_dummy`, or random.  REQUIRES: Check is OK.
@@ -38,6 +45,7 @@ class SliceSource {
                     std::optional<float> if_dummy, std::byte* out);
 
   // The same as codes of WeightOptions::coding, rows of ScaleBytes beside them.
+  // Codes that are stored keep their bits.  REQUIRES: CheckForCodes is OK.
   absl::Status FillCodes(const TensorSlice& slice, int64_t row_bytes,
                          std::byte* codes, std::byte* scales);
 
@@ -48,8 +56,11 @@ class SliceSource {
   template <class FillRow>
   void UploadRows(int64_t rows, int64_t row_bytes, std::byte* out,
                   FillRow&& fill);
+  bool codes_are_stored() const { return stored_.layout != CodeLayout::kNone; }
   absl::Status FillStored(const TensorSlice& slice, const StoredTensor& tensor,
                           DType dtype, int64_t row_bytes, std::byte* out);
+  void UploadScales(const std::vector<std::byte>& scales, int64_t row_bytes,
+                    std::byte* out);
   void FillConstant(const TensorSlice& slice, DType dtype, int64_t row_bytes,
                     float constant, std::byte* out);
   void FillRandom(const TensorSlice& slice, DType dtype, int64_t row_bytes,
@@ -59,10 +70,13 @@ class SliceSource {
   // that is not finite.
   float FillNumbers(const TensorSlice& slice, const StoredTensor& tensor,
                     int64_t r, std::vector<float>* row) const;
+  absl::Status CopyCodes(const TensorSlice& slice, int64_t row_bytes,
+                         std::byte* codes, std::byte* scales);
   DummyTensor DummyOf(const TensorSlice& slice, Range rows,
                       Range columns) const;
 
   const WeightOptions& options_;
+  const QuantizationConfig& stored_;
   Backend* const backend_;
   ThreadPool pool_;
 };

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "model/model_spec.h"
 #include "tests/model/temp_directory.h"
 
 namespace h2o {
@@ -45,6 +46,51 @@ void ExpectInvalid(const std::string& text,
   for (const std::string& fragment : fragments) {
     EXPECT_THAT(std::string(config.status().message()), HasSubstr(fragment));
   }
+}
+
+TEST(ModelConfigTest, ReadsHowWeightsAreQuantized) {
+  const json gptq = {{"quant_method", "gptq"}, {"bits", 4}, {"group_size", 64}};
+  const auto config =
+      ParseModelConfig(With({{"quantization_config", gptq}}), "tiny");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->quantization.layout, CodeLayout::kGptq);
+  EXPECT_EQ(config->quantization.coding.group, 64);
+  EXPECT_EQ(ParseModelConfig(With(json::object()), "tiny")->quantization.layout,
+            CodeLayout::kNone);
+  ExpectInvalid(With({{"quantization_config", {{"quant_method", "awq"}}}}),
+                {"quantization_config: \"quant_method\" is \"awq\""});
+}
+
+TEST(ModelConfigTest, CodesThatAreStoredAreServedAsTheyAre) {
+  TempDirectory directory;
+  directory.Write(
+      "config.json",
+      With({{"quantization_config",
+             {{"quant_method", "gptq"}, {"bits", 4}, {"group_size", 64}}}}));
+  ModelSpec spec = {.model = directory.path()};
+  for (const char* weights : {"", "auto"}) {
+    spec.weights = weights;
+    const auto config = ConfigOf(spec);
+    ASSERT_TRUE(config.ok()) << config.status();
+    const ModelSpec full = WithFormats(spec, *config, /*gpu=*/false);
+    EXPECT_EQ(full.weights, "int4");
+    EXPECT_EQ(full.weight_group, 64);
+    EXPECT_EQ(full.dtype, "float32");
+    EXPECT_EQ(WithFormats(spec, *config, /*gpu=*/true).dtype, "fp16");
+  }
+  spec.weights = "int4";  // in groups of 128
+  EXPECT_THAT(std::string(ConfigOf(spec).status().message()),
+              AllOf(HasSubstr("weights int4 in groups of 128"),
+                    HasSubstr("stored as int4 in groups of 64")));
+  spec.weight_group = 64;
+  EXPECT_TRUE(ConfigOf(spec).ok());
+  for (const char* other : {"bf16", "int8", "fp8"}) {
+    spec.weights = other;
+    EXPECT_EQ(ConfigOf(spec).status().code(),
+              absl::StatusCode::kInvalidArgument);
+  }
+  spec.dummy = true;  // nothing is stored
+  EXPECT_TRUE(ConfigOf(spec).ok());
 }
 
 TEST(ModelConfigTest, ReadsTheModelThatShips) {

@@ -20,6 +20,28 @@ inline std::string SafetensorsText(std::string header,
   return file + header + data;
 }
 
+struct TensorBytes {
+  std::string name;
+  std::string dtype;
+  std::vector<int64_t> shape;
+  std::string bytes;
+};
+
+// A file of tensors of any dtype.  Those of the widest elements should be
+// first, or others leave them unaligned.
+inline std::string SafetensorsText(const std::vector<TensorBytes>& tensors) {
+  nlohmann::json header = nlohmann::json::object();
+  std::string data;
+  for (const TensorBytes& tensor : tensors) {
+    const size_t begin = data.size();
+    data += tensor.bytes;
+    header[tensor.name] = {{"dtype", tensor.dtype},
+                           {"shape", tensor.shape},
+                           {"data_offsets", {begin, data.size()}}};
+  }
+  return SafetensorsText(header.dump(), data);
+}
+
 struct Float32Tensor {
   std::string name;
   std::vector<int64_t> shape;

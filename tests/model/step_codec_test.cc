@@ -29,8 +29,7 @@ using ::testing::HasSubstr;
 RankInfo SampleRank() {
   RankInfo info = LoadedRank(SampleConfig(), 11);
   info.packed_tokens = 12;
-  info.memory = {
-      .weights = 13, .looked_up = 7, .workspace = 14, .kv_pool = 15};
+  info.memory = {.weights = 13, .looked_up = 7, .workspace = 14, .kv_pool = 15};
   info.sums = {
       {16, {0, 1, 2, std::numeric_limits<float>::infinity()}},
       {17, {4, 5, 6, 7}},
@@ -238,6 +237,18 @@ TEST(StepCodec, GarbledRanksAndModelsAreRefused) {
        [](auto* i) { i->sums[1].seconds[2] = std::nanf(""); }},
       {"norm_epsilon is 0", [](auto* i) { i->config.norm_epsilon = 0; }},
       {"num_layers is 0", [](auto* i) { i->config.num_layers = 0; }},
+      {"layout of codes is 4",
+       [](auto* i) {
+         i->config.quantization.layout = static_cast<CodeLayout>(4);
+       }},
+      {"format of codes is 6",
+       [](auto* i) {
+         i->config.quantization.coding.format = static_cast<WeightFormat>(6);
+       }},
+      {"weights are float32 in layout 1",
+       [](auto* i) { i->config.quantization.layout = CodeLayout::kPacked; }},
+      {"groups are of 32",
+       [](auto* i) { i->config.quantization.coding.group = 32; }},
       {"max_positions is 65537",
        [](auto* i) { i->config.max_positions = 65537; }},
       {"activation is 2",
@@ -270,6 +281,11 @@ TEST(StepCodec, AnotherModelIsNamedWithBothValues) {
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()),
               AllOf(HasSubstr("ffn_dim is 50"), HasSubstr("32")));
+  theirs.ffn_dim = ours.ffn_dim;
+  theirs.quantization = {CodeLayout::kGptq, {WeightFormat::kInt4, 64}};
+  EXPECT_THAT(std::string(CheckSameModel(ours, theirs).message()),
+              AllOf(HasSubstr("quantization is int4 in groups of 64"),
+                    HasSubstr("none")));
 }
 
 // ---- Bytes from strangers

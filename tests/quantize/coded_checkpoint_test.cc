@@ -191,9 +191,11 @@ TEST_F(CodedCheckpoints, AreNotMadeOfWhatHasNoCodes) {
   EXPECT_THAT(Message(kInt8), HasSubstr("are widened from 8 to 16"));
 
   config = TinyOptConfig();
-  config["quantization_config"] = {{"quant_method", "gptq"}, {"bits", 4}};
+  config["quantization_config"] = {
+      {"quant_method", "gptq"}, {"bits", 4}, {"group_size", 64}};
   model_.Write("config.json", config.dump());
-  EXPECT_THAT(Message(kInt8), HasSubstr("is quantised already"));
+  EXPECT_THAT(Message(kInt8),
+              HasSubstr("is quantised already, to int4 in groups of 64"));
 }
 
 TEST_F(CodedCheckpoints, NameTheTensorThatIsNotFinite) {
