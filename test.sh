@@ -89,6 +89,7 @@ case "$*" in
     PRESET=tsan run_pytest tests/parity tests/system/test_chaos.py -k no_stream_notices_workers --full-matrix
     test_release
     tools/install_dependencies.sh --aiperf
+    tools/install_dependencies.sh --transformers || echo "no transformers: its tests are skipped" >&2
     run_pytest tests/parity \
       tests/system/test_{aiperf,bad_input,batch_files,chaos,fairness,http_speed,load_time,loadtest,memory,openai,overload,replay,rolling_restart,tls}.py tests/system/slurm --full-matrix
     ;;

@@ -254,6 +254,7 @@ ordered_json WriteQuantizationConfig(const QuantizationConfig& config) {
   scheme["weights"] = WriteWeights(config);
   scheme["input_activations"] = WriteInputs(config);
   scheme["output_activations"] = nullptr;
+  scheme["format"] = FormatName(config);
   ordered_json value;
   value["quant_method"] = "compressed-tensors";
   value["format"] = FormatName(config);

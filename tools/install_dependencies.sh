@@ -7,7 +7,9 @@
 # with --checkov that and checkov, a checker of Kubernetes' manifests (minutes),
 # with --deploy what tests of deploy/ need: Slurm, systemd's tools and shellcheck (15 MB).
 # with --containers what builds and runs images,
-# with --aiperf AIPerf, a tool that loads servers, in build/aiperf (1.2 GB and minutes).
+# with --aiperf AIPerf, a tool that loads servers, in build/aiperf (1.2 GB and minutes),
+# with --transformers transformers and compressed-tensors, to which logits are
+# compared, in build/transformers (6 GB and minutes).
 # Does nothing, and needs no root, if all of it is installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -33,15 +35,16 @@ install_checkov() {
   build/pypi/venv/bin/pip --disable-pip-version-check install -q checkov==3.3.30
 }
 
-# In a virtual environment of its own, since it wants other versions of much.
-install_aiperf() {
-  local list=tools/aiperf_requirements.txt
-  if cmp -s "$list" build/aiperf/installed.txt; then return; fi
-  echo "installing AIPerf from PyPI, into build/aiperf" >&2
-  rm -rf build/aiperf
-  /usr/bin/python3 -m venv build/aiperf/venv
-  build/aiperf/venv/bin/pip --disable-pip-version-check install -q -r "$list"
-  cp "$list" build/aiperf/installed.txt
+# install_alone NAME: in a virtual environment of its own, since it wants other
+# versions of much.
+install_alone() {
+  local list=tools/$1_requirements.txt folder=build/$1
+  if cmp -s "$list" "$folder/installed.txt"; then return; fi
+  echo "installing $1 from PyPI, into $folder" >&2
+  rm -rf "$folder"
+  /usr/bin/python3 -m venv "$folder/venv"
+  "$folder/venv/bin/pip" --disable-pip-version-check install -q -r "$list"
+  cp "$list" "$folder/installed.txt"
 }
 
 packages=(
@@ -98,4 +101,5 @@ install_apt() {
 install_apt
 if [ "${1:-}" = --pypi ]; then install_pypi; fi
 if [ "${1:-}" = --checkov ]; then install_checkov; fi
-if [ "${1:-}" = --aiperf ]; then install_aiperf; fi
+if [ "${1:-}" = --aiperf ]; then install_alone aiperf; fi
+if [ "${1:-}" = --transformers ]; then install_alone transformers; fi

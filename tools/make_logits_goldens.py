@@ -5,7 +5,8 @@
     tools/make_logits_goldens.py --check    # compares with the files instead
 
 The tiny models are made from their seeds (tests/golden/logits/cases.py). models/opt-demo is read as it is.
-Needs torch and transformers (pip install torch transformers tqdm).
+Needs torch, transformers and, for weights of codes, compressed-tensors: tools/install_dependencies.sh --transformers has
+them in build/transformers/venv.
 """
 import argparse
 import pathlib
@@ -29,6 +30,7 @@ def main():
     except ImportError as error:
         sys.exit(f"{error}: the golden logits come from transformers; this script needs torch, transformers and tqdm")
     import cases
+    import coded_checkpoint
     import opt_numpy
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -59,6 +61,10 @@ def main():
         with tempfile.TemporaryDirectory() as directory:
             opt_numpy.write_random_checkpoint(directory, case.config, case.seed, case.dtype, case.shards, case.prefix)
             keep(case.name, logits(directory, [case.tokens])[0])
+    for layout in cases.CODED_LAYOUTS:
+        with tempfile.TemporaryDirectory() as directory:
+            coded_checkpoint.write_random(directory, cases.CODED, layout)
+            keep(f"coded_{layout}", np.ascontiguousarray(logits(directory, [cases.CODED.tokens])[0, -cases.CODED_ROWS:]))
     demo = REPOSITORY / "models" / "opt-demo"
     whole = logits(demo, cases.demo_prompts(opt_numpy.Opt.load(demo).config["vocab_size"]))
     keep("opt_demo_columns", np.ascontiguousarray(whole[:, :, ::cases.DEMO_COLUMNS]))

@@ -235,12 +235,12 @@ def generate(tmp_path_factory):
     folder = tmp_path_factory.mktemp("generate")
     answers = {}
 
-    def run(lines, *arguments):
-        key = json.dumps([lines, *arguments])
+    def run(lines, *arguments, model=MODEL):
+        key = json.dumps([lines, str(model), *arguments])
         if key not in answers:
             path = folder / f"{len(answers)}.jsonl"
             path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-            done = subprocess.run([BIN / "h2oserve", "generate", "--model", MODEL, "--input", path, "--json",
+            done = subprocess.run([BIN / "h2oserve", "generate", "--model", model, "--input", path, "--json",
                                    "--kv-pool-bytes", str(64 << 20), *arguments],
                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=300)
             assert done.returncode == 0, done.stderr

@@ -48,6 +48,11 @@ CASES = [
     Case("post_norm", 12, 2, 80, {"do_layer_norm_before": False, "enable_bias": False}),
 ]
 
+# Linear layers stored as codes, by tests/coded_checkpoint.py; transformers reads these layouts. The last rows are kept.
+CODED = Case("coded", 13, 3, 64, {"ffn_dim": 576})
+CODED_LAYOUTS = ("int4", "int4-symmetric", "int8", "int8-packed", "fp8")
+CODED_ROWS = 6
+
 # models/opt-demo: two prompts of 40 tokens; every 24th column of all rows is kept, and the whole last row.
 DEMO_COLUMNS = 24
 
