@@ -6,7 +6,7 @@
 namespace h2o {
 
 std::string Describe(const WeightCoding& coding) {
-  const std::string name(Name(coding.format));
+  std::string name(Name(coding.format));
   if (coding.format != WeightFormat::kInt4) return name;
   return absl::StrCat(name, " in groups of ", coding.group);
 }

@@ -20,7 +20,8 @@ namespace h2o {
 absl::StatusOr<QuantizationConfig> ReadQuantizationConfig(
     const nlohmann::json& value, const std::string& what);
 
-// As transformers' compressed-tensors and vLLM read it.
+// As transformers' compressed-tensors and vLLM read it; but vLLM reads int8 in
+// kBytes only with inputs that are rounded, and without in kPacked.
 // REQUIRES: a layout of compressed-tensors, and a coding that it has.
 nlohmann::ordered_json WriteQuantizationConfig(
     const QuantizationConfig& config);
