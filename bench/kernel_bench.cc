@@ -10,12 +10,14 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "base/check.h"
+#include "base/dummy_codes.h"
 #include "base/status_macros.h"
 #include "kv/kv_cache.h"
 #include "model/model_spec.h"
@@ -30,6 +32,8 @@ struct Options {
   std::vector<int> rows = {1, 16, 64, 96, 128, 192, 256, 512, 2048};
   int tp = 1;
   int layers = 6;
+  std::string weights = "bf16";
+  WeightCoding coding;          // of `weights`
   std::string cache_directory;  // of choices of products
   bool json = false;
 };
@@ -73,16 +77,22 @@ class Bench {
     int64_t outputs, inputs;
     Epilogue epilogue;
     bool has_bias;
-    Buffer memory;
     Matrix in, out;
+    StoredMatrix stored;  // but for its memory
+    Buffer memory, scales, bias;
 
-    int64_t bytes_of_one() const { return outputs * AlignedStride(inputs) * 2; }
+    int64_t scale_bytes() const {
+      return IsPlain(stored.format) ? 0 : stored.scale_bytes();
+    }
+    double bytes_of_one() const {
+      return static_cast<double>(stored.bytes() + scale_bytes());
+    }
     LinearWeights Of(int layer) const {
       LinearWeights w;
-      w.weight = {memory.data() + layer * bytes_of_one(),
-                  WeightFormat::kBFloat16, outputs, inputs,
-                  AlignedStride(inputs)};
-      if (has_bias) w.bias = memory.data();
+      w.weight = stored;
+      w.weight.data = memory.data() + layer * stored.bytes();
+      w.weight.scales = scales.data() + layer * scale_bytes();
+      if (has_bias) w.bias = bias.data();
       return w;
     }
   };
@@ -116,31 +126,60 @@ class Bench {
     attention_ = Carve(kMostRows, width, &memory_.emplace_back());
     delta_ = Carve(kMostRows, h, &memory_.emplace_back());
     ffn_ = Carve(kMostRows, ffn, &memory_.emplace_back());
-    weights_.push_back({"qkv",
-                        shard_.qkv.columns(),
-                        h,
-                        Epilogue::kNone,
-                        true,
-                        {},
-                        hidden_,
-                        qkv_});
     weights_.push_back(
-        {"out", h, width, Epilogue::kNone, false, {}, attention_, delta_});
+        {"qkv", shard_.qkv.columns(), h, Epilogue::kNone, true, hidden_, qkv_});
     weights_.push_back(
-        {"fc1", ffn, h, Epilogue::kRelu, true, {}, hidden_, ffn_});
-    weights_.push_back(
-        {"fc2", h, ffn, Epilogue::kNone, false, {}, ffn_, delta_});
-    for (Weight& w : weights_) {
-      H2O_ASSIGN_OR_RETURN(
-          w.memory, backend_->Allocate(options_.layers * w.bytes_of_one()));
-      FillRandom(w.memory.data(), w.memory.bytes() / 2);
-    }
+        {"out", h, width, Epilogue::kNone, false, attention_, delta_});
+    weights_.push_back({"fc1", ffn, h, Epilogue::kRelu, true, hidden_, ffn_});
+    weights_.push_back({"fc2", h, ffn, Epilogue::kNone, false, ffn_, delta_});
+    for (Weight& w : weights_) H2O_RETURN_IF_ERROR(MakeWeights(&w));
     const int64_t stride = hidden_.stride;
     H2O_ASSIGN_OR_RETURN(residual_, backend_->Allocate(kMostRows * stride * 4));
     // Ones, and behind them zeros.
     H2O_ASSIGN_OR_RETURN(norm_, backend_->Allocate(2 * stride * 4));
     const std::vector<float> ones(stride, 1);
     backend_->Upload(ones.data(), stride * 4, norm_.data());
+    return backend_->Synchronize();
+  }
+
+  // Random codes are as good in any order.
+  absl::Status MakeWeights(Weight* w) {
+    const WeightFormat format = options_.coding.format;
+    w->stored = {nullptr, format, w->outputs, w->inputs,
+                 WeightStride(format, w->inputs)};
+    w->stored.group = options_.coding.group;
+    H2O_ASSIGN_OR_RETURN(
+        w->memory, backend_->Allocate(options_.layers * w->stored.bytes()));
+    H2O_ASSIGN_OR_RETURN(w->bias,
+                         backend_->Allocate(2 * AlignedStride(w->outputs)));
+    FillRandom(w->bias.data(), w->outputs);
+    if (IsPlain(format)) {
+      FillRandom(w->memory.data(), w->memory.bytes() / 2);
+      return absl::OkStatus();
+    }
+    DummyTensor codes;
+    codes.seed = ++seed_;
+    codes.columns = codes.full_columns = w->stored.stride;
+    codes.rows = w->stored.rows_with_room() * options_.layers;
+    backend_->FillDummyCodes(codes, format, w->memory.data(),
+                             w->stored.row_bytes());
+    const float scale = 0.02f * UnitScale(format);
+    const GroupScale group = {ToBFloat16(scale), kDummyZero};
+    std::vector<std::byte> scales(options_.layers * w->scale_bytes());
+    static_assert(sizeof(group) == sizeof(scale));
+    const bool in_groups = format == WeightFormat::kInt4;
+    for (size_t i = 0; i < scales.size(); i += sizeof(scale)) {
+      std::memcpy(&scales[i],
+                  in_groups ? static_cast<const void*>(&group) : &scale,
+                  sizeof(scale));
+    }
+    const auto bytes = static_cast<int64_t>(scales.size());
+    H2O_ASSIGN_OR_RETURN(w->scales, backend_->Allocate(bytes));
+    for (int64_t i = 0; i < bytes; i += Device::kMaxUploadBytes) {
+      backend_->Upload(scales.data() + i,
+                       std::min(bytes - i, Device::kMaxUploadBytes),
+                       w->scales.data() + i);
+    }
     return backend_->Synchronize();
   }
 
@@ -189,7 +228,7 @@ class Bench {
   double LayerBytes() const {
     double bytes = 0;
     for (const Weight& w : weights_) {
-      bytes += static_cast<double>(w.bytes_of_one());
+      bytes += w.bytes_of_one();
     }
     return bytes;
   }
@@ -203,7 +242,7 @@ class Bench {
     for (int rows : options_.rows) {
       for (const Weight& w : weights_) {
         const double bytes =
-            static_cast<double>(w.bytes_of_one()) +
+            w.bytes_of_one() +
             2.0 * rows * static_cast<double>(w.inputs + w.outputs);
         H2O_RETURN_IF_ERROR(
             Time(absl::StrCat("linear ", w.name, " ", rows, " x ", w.inputs,
@@ -506,6 +545,14 @@ int Main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--tp", options.tp, "Shapes of one rank of this many")
       ->capture_default_str();
+  app.add_option("--weights", options.weights,
+                 "Format of the matrices: bf16, fp8, int8 or int4")
+      ->check(CLI::IsMember({"bf16", "fp8", "int8", "int4"}))
+      ->capture_default_str();
+  app.add_option("--weight-group", options.coding.group,
+                 "Inputs that share a scale, with --weights int4")
+      ->check(CLI::IsMember({64, 128}))
+      ->capture_default_str();
   app.add_option("--layers", options.layers, "Layers that rotate")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
@@ -515,6 +562,7 @@ int Main(int argc, char** argv) {
       ->type_name("DIR");
   app.add_flag("--json", options.json, "A JSON line a figure");
   CLI11_PARSE(app, argc, argv);
+  options.coding.format = *ParseWeightFormat(options.weights);
   const absl::Status status = RunAll(options);
   if (status.ok()) return 0;
   std::fprintf(stderr, "kernel_bench: %s\n", status.ToString().c_str());

@@ -116,8 +116,8 @@ void AddModelFlags(CLI::App* app, ModelFlags* flags) {
       ->check(DTypes());
   app->add_option("--weights", spec->weights,
                   "Format of weights alone; fp8, int8 and int4 are for the "
-                  "linear layers, on CPUs. Default: auto, as they are stored, "
-                  "or as --dtype says")
+                  "linear layers. Default: auto, as they are stored, or as "
+                  "--dtype says")
       ->check(CLI::IsMember({"auto", "bf16", "fp16", "fp8", "int8", "int4"}));
   app->add_option("--weight-group", spec->weight_group,
                   "Inputs that share a scale, with --weights int4")

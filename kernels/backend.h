@@ -74,11 +74,19 @@ struct StoredMatrix {
   int group = 0;  // inputs that share a scale, of int4
 
   int64_t row_bytes() const { return stride * BitsOf(format) / 8; }
-  int64_t bytes() const { return rows * row_bytes(); }  // without scales
+  // There is room for whole blocks of rows of codes.
+  int64_t bytes() const { return rows_with_room() * row_bytes(); }
+  int64_t scale_bytes() const {  // of codes
+    if (format != WeightFormat::kInt4) return rows * int64_t{sizeof(float)};
+    return rows_with_room() * groups() * int64_t{sizeof(GroupScale)};
+  }
+  int64_t rows_with_room() const {
+    return IsPlain(format) ? rows : CeilDiv(rows, kCodeBlock) * kCodeBlock;
+  }
   const void* Row(int64_t r) const {
     return static_cast<const std::byte*>(data) + r * row_bytes();
   }
-  int64_t groups() const { return CeilDiv(columns, int64_t{group}); }
+  int64_t groups() const { return stride / group; }
   const float* RowScales() const { return static_cast<const float*>(scales); }
   const GroupScale* GroupScales(int64_t r) const {
     return static_cast<const GroupScale*>(scales) + r * groups();
@@ -87,7 +95,7 @@ struct StoredMatrix {
 
 // Elements from one row of weights to the next.
 constexpr int64_t WeightStride(WeightFormat format, int64_t columns) {
-  if (format != WeightFormat::kInt4) return AlignedStride(columns);
+  if (IsPlain(format)) return AlignedStride(columns);
   return CeilDiv(columns, kCodeBlock) * kCodeBlock;
 }
 
@@ -178,9 +186,11 @@ class Backend : public Device {
                        Matrix out) = 0;
   virtual void Linear(Matrix x, const LinearWeights& weights, Epilogue epilogue,
                       Matrix y) = 0;
-  // Brings codes at `data` that lie in order (base/weight_codes.h) into the
-  // order in which Linear reads them.  Called once for each matrix of codes.
-  virtual void Arrange(const StoredMatrix& weight, void* data) = 0;
+  // Brings the weight's codes and scales, which lie in order
+  // (base/weight_codes.h) at `codes` and `scales`, into the order in which
+  // Linear reads them.  Called once for each matrix of codes.
+  virtual void Arrange(const StoredMatrix& weight, void* codes,
+                       void* scales) = 0;
   // out[i] = x[rows[i]].
   virtual void GatherRows(Matrix x, const int32_t* rows, Matrix out) = 0;
 
@@ -273,6 +283,10 @@ class Backend : public Device {
   // left alone.
   virtual void FillDummy(const DummyTensor& tensor, DType dtype, void* out,
                          int64_t stride) = 0;
+  // Codes of base/dummy_codes.h, in order, `row_bytes` from row to row; what is
+  // behind them is left alone.  `tensor.scale` does not count.
+  virtual void FillDummyCodes(const DummyTensor& tensor, WeightFormat format,
+                              void* out, int64_t row_bytes) = 0;
 };
 
 // Draws one token from logits[vocabulary] by temperature, min-p, top-k and

@@ -63,12 +63,9 @@ absl::Status CheckGpuFormats(const ModelSpec& spec) {
                      "; on GPUs both must be the same, bf16 or fp16"));
   }
   H2O_ASSIGN_OR_RETURN(const WeightCoding coding, CodingOf(spec));
-  if (!IsPlain(coding.format)) {
-    return absl::UnimplementedError(
-        absl::StrCat("weights ", spec.weights,
-                     " are for CPUs so far; on GPUs they are bf16 or fp16"));
+  if (!IsPlain(coding.format) || Name(coding.format) == spec.dtype) {
+    return absl::OkStatus();
   }
-  if (Name(coding.format) == spec.dtype) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("weights ", spec.weights, " with dtype ", spec.dtype,
                    "; on GPUs both must be the same, bf16 or fp16"));

@@ -38,8 +38,8 @@ ModelSpec WithFormats(ModelSpec spec, const ModelConfig& config, bool gpu);
 // both formats if weights are stored as other codes than `spec` asks for.
 absl::StatusOr<ModelConfig> ConfigOf(const ModelSpec& spec);
 
-// A GPU keeps weights, keys and values in one 16-bit format.  Errors:
-// INVALID_ARGUMENT naming two that differ, UNIMPLEMENTED for codes.
+// A GPU keeps keys, values and weights that are not codes in one 16-bit format.
+// Errors: INVALID_ARGUMENT naming two that differ.
 absl::Status CheckGpuFormats(const ModelSpec& spec);
 
 // Errors (all): INVALID_ARGUMENT naming an unknown format and the known ones.

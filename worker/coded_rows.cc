@@ -8,12 +8,13 @@
 #include "absl/strings/str_cat.h"
 #include "base/kv_page.h"
 #include "base/weight_codes.h"
+#include "kernels/backend.h"
 
 namespace h2o {
 
 int64_t ScaleBytes(const WeightCoding& coding, int64_t columns) {
   if (coding.format != WeightFormat::kInt4) return sizeof(float);
-  return CeilDiv(columns, int64_t{coding.group}) *
+  return WeightStride(coding.format, columns) / coding.group *
          static_cast<int64_t>(sizeof(GroupScale));
 }
 
@@ -52,8 +53,7 @@ float MostOfRow(const TensorSlice& slice, const StoredTensor& tensor,
 }
 
 void EncodeCodes(const WeightCoding& coding, absl::Span<const float> row,
-                 float most, bool uniform, std::byte* codes,
-                 std::byte* scales) {
+                 float most, std::byte* codes, std::byte* scales) {
   if (coding.format != WeightFormat::kInt4) {
     const float scale = ScaleOf(coding.format, most);
     std::memcpy(scales, &scale, sizeof(scale));
@@ -61,9 +61,7 @@ void EncodeCodes(const WeightCoding& coding, absl::Span<const float> row,
   }
   auto* groups = reinterpret_cast<GroupScale*>(scales);
   for (size_t i = 0; i < row.size(); i += coding.group) {
-    groups[i / coding.group] = uniform
-                                   ? ScaleOfRange(-most, most)
-                                   : ScaleOfGroup(row.subspan(i, coding.group));
+    groups[i / coding.group] = ScaleOfGroup(row.subspan(i, coding.group));
   }
   EncodeInt4Row(row, coding.group, groups, codes);
 }

@@ -30,10 +30,8 @@ float MostOfRow(const TensorSlice& slice, const StoredTensor& tensor,
                 int64_t r);
 
 // Codes and scales of a row of finite numbers whose largest magnitude in the
-// whole tensor is `most`, in order (base/weight_codes.h).  Of int4
-// `most` counts only if `uniform`: its scales then cover [-most, most], which
-// is as good as any for uniform numbers.
+// whole tensor is `most` (not read of int4), in order (base/weight_codes.h).
 void EncodeCodes(const WeightCoding& coding, absl::Span<const float> row,
-                 float most, bool uniform, std::byte* codes, std::byte* scales);
+                 float most, std::byte* codes, std::byte* scales);
 
 }  // namespace h2o

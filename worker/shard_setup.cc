@@ -354,6 +354,11 @@ absl::StatusOr<std::unique_ptr<ShardParts>> MakeShardParts(
                                      : OpenCpu(o, parts->shard, dtype, clock,
                                                parts->memory.get()));
   at.weights = clock->Now();
+  if (!IsPlain(coding.format) && !parts->backend->formats().codes) {
+    return absl::UnimplementedError(absl::StrCat(
+        "weights ", o.model.weights,
+        ": on GPUs they need Hopper, and a build for sm_90a"));
+  }
   parts->communicator->UseStream(parts->backend->stream());
   H2O_RETURN_IF_ERROR(
       MakeWeights(o, IsPlain(coding.format) ? DTypeOf(coding.format) : dtype,

@@ -122,8 +122,8 @@ class Loader {
     *out = ShapeOf(slices, coding.format);
     out->group = coding.group;
     const int64_t scale_bytes = ScaleBytes(coding, out->columns);
-    std::byte* const codes = Take(out->rows * out->row_bytes());
-    std::byte* const scales = Take(out->rows * scale_bytes);
+    std::byte* const codes = Take(out->bytes());
+    std::byte* const scales = Take(out->scale_bytes());
     out->data = codes;
     out->scales = scales;
     int64_t row = 0;
@@ -137,7 +137,7 @@ class Loader {
       row += slice.num_rows();
       ShowProgress();
     }
-    if (!measuring()) backend_->Arrange(*out, codes);
+    if (!measuring()) backend_->Arrange(*out, codes, scales);
     return absl::OkStatus();
   }
 

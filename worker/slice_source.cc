@@ -8,9 +8,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/dummy_codes.h"
 #include "base/hash.h"
 #include "base/status_macros.h"
-#include "kernels/cpu/dummy.h"
 #include "worker/coded_rows.h"
 #include "worker/stored_codes.h"
 #include "worker/stored_rows.h"
@@ -18,8 +18,9 @@
 namespace h2o {
 namespace {
 
-// Dummy weights are uniform with a standard deviation of 0.02.
-constexpr float kDummyScale = 0.02f * 1.7320508f;
+// Dummy weights have a standard deviation of 0.02; numbers are uniform.
+constexpr float kDummyDeviation = 0.02f;
+constexpr float kDummyScale = kDummyDeviation * 1.7320508f;
 
 // The stream of random numbers of a tensor's name, the same on every machine.
 uint64_t HashName(absl::string_view name) {
@@ -88,24 +89,36 @@ absl::Status SliceSource::Fill(const TensorSlice& slice, DType dtype,
 
 absl::Status SliceSource::FillCodes(const TensorSlice& slice, int64_t row_bytes,
                                     std::byte* codes, std::byte* scales) {
-  if (codes_are_stored()) return CopyCodes(slice, row_bytes, codes, scales);
-  const bool dummy = options_.checkpoint == nullptr;
-  StoredTensor tensor;
-  if (!dummy) {
-    H2O_ASSIGN_OR_RETURN(tensor, Find(slice.name));
+  if (options_.checkpoint == nullptr) {
+    FillDummyCodes(slice, row_bytes, codes, scales);
+    return absl::OkStatus();
   }
+  if (codes_are_stored()) return CopyCodes(slice, row_bytes, codes, scales);
+  H2O_ASSIGN_OR_RETURN(const StoredTensor tensor, Find(slice.name));
+  return RoundToCodes(slice, tensor, row_bytes, codes, scales);
+}
+
+absl::Status SliceSource::RoundToCodes(const TensorSlice& slice,
+                                       const StoredTensor& tensor,
+                                       int64_t row_bytes, std::byte* codes,
+                                       std::byte* scales) {
   const int64_t rows = slice.num_rows(), columns = slice.num_columns();
   const int64_t scale_bytes = ScaleBytes(options_.coding, columns);
   std::vector<std::byte> row_scales(rows * scale_bytes);
   std::atomic<int64_t> bad_row = -1;
   UploadRows(rows, row_bytes, codes, [&](int64_t r, std::byte* row) {
     std::vector<float> numbers(columns);
-    const float most = FillNumbers(slice, tensor, r, &numbers);
+    auto* const bytes = reinterpret_cast<std::byte*>(numbers.data());
+    FillStoredRow(slice, tensor, DType::kFloat32, r, columns * 4, bytes);
     std::memset(row, 0, row_bytes);
-    if (most < 0) {
+    if (!AllFinite(bytes, DType::kFloat32, columns)) {
       bad_row = r;
     } else {
-      EncodeCodes(options_.coding, numbers, most, dummy, row,
+      // Groups of int4 have ranges of their own.
+      const float most = options_.coding.format == WeightFormat::kInt4
+                             ? 0
+                             : MostOfRow(slice, tensor, r);
+      EncodeCodes(options_.coding, numbers, most, row,
                   row_scales.data() + r * scale_bytes);
     }
   });
@@ -143,21 +156,24 @@ absl::Status SliceSource::CopyCodes(const TensorSlice& slice, int64_t row_bytes,
   return absl::OkStatus();
 }
 
-float SliceSource::FillNumbers(const TensorSlice& slice,
-                               const StoredTensor& tensor, int64_t r,
-                               std::vector<float>* row) const {
-  if (options_.checkpoint == nullptr) {
-    cpu::FillDummyRow(DummyOf(slice, slice.rows, slice.columns), r,
-                      DType::kFloat32, row->data());
-    return kDummyScale;
-  }
-  auto* bytes = reinterpret_cast<std::byte*>(row->data());
-  const auto size = static_cast<int64_t>(row->size());
-  FillStoredRow(slice, tensor, DType::kFloat32, r, size * 4, bytes);
-  if (!AllFinite(bytes, DType::kFloat32, size)) return -1;
-  // Groups of int4 have ranges of their own.
-  if (options_.coding.format == WeightFormat::kInt4) return 0;
-  return MostOfRow(slice, tensor, r);
+void SliceSource::FillDummyCodes(const TensorSlice& slice, int64_t row_bytes,
+                                 std::byte* codes, std::byte* scales) {
+  const WeightCoding& coding = options_.coding;
+  const DummyTensor tensor = DummyOf(slice, slice.rows, slice.columns);
+  backend_->FillDummyCodes(tensor, coding.format, codes, row_bytes);
+  const float scale = kDummyDeviation * UnitScale(coding.format);
+  const int64_t scale_bytes = ScaleBytes(coding, slice.num_columns());
+  UploadRows(slice.num_rows(), scale_bytes, scales,
+             [&](int64_t, std::byte* row) {
+               if (coding.format != WeightFormat::kInt4) {
+                 std::memcpy(row, &scale, sizeof(scale));
+                 return;
+               }
+               const GroupScale group = {ToBFloat16(scale), kDummyZero};
+               for (int64_t i = 0; i < scale_bytes; i += sizeof(group)) {
+                 std::memcpy(row + i, &group, sizeof(group));
+               }
+             });
 }
 
 template <class FillRow>

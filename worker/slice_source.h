@@ -65,13 +65,13 @@ class SliceSource {
                     float constant, std::byte* out);
   void FillRandom(const TensorSlice& slice, DType dtype, int64_t row_bytes,
                   std::byte* out);
-  // Row `r` of a slice as numbers.  Returns what no magnitude of the tensor's
-  // row is beyond, 0 where codes do not need it; -1 if the slice has a number
-  // that is not finite.
-  float FillNumbers(const TensorSlice& slice, const StoredTensor& tensor,
-                    int64_t r, std::vector<float>* row) const;
+  absl::Status RoundToCodes(const TensorSlice& slice,
+                            const StoredTensor& tensor, int64_t row_bytes,
+                            std::byte* codes, std::byte* scales);
   absl::Status CopyCodes(const TensorSlice& slice, int64_t row_bytes,
                          std::byte* codes, std::byte* scales);
+  void FillDummyCodes(const TensorSlice& slice, int64_t row_bytes,
+                      std::byte* codes, std::byte* scales);
   DummyTensor DummyOf(const TensorSlice& slice, Range rows,
                       Range columns) const;
 

@@ -119,8 +119,9 @@ class CpuBackend final : public Backend {
               Matrix y) override {
     products_->Run(x, weights, epilogue, y, team_.get());
   }
-  void Arrange(const StoredMatrix& weight, void* data) override {
-    if (weight.format == WeightFormat::kInt4) cpu::ArrangeInt4(weight, data);
+  void Arrange(const StoredMatrix& weight, void* codes,
+               void* /*scales*/) override {
+    if (weight.format == WeightFormat::kInt4) cpu::ArrangeInt4(weight, codes);
   }
   void GatherRows(Matrix x, const int32_t* rows, Matrix out) override {
     cpu::GatherRows(x, rows, out);
@@ -194,6 +195,10 @@ class CpuBackend final : public Backend {
   void FillDummy(const DummyTensor& tensor, DType dtype, void* out,
                  int64_t stride) override {
     cpu::FillDummy(tensor, dtype, out, stride, team_.get());
+  }
+  void FillDummyCodes(const DummyTensor& tensor, WeightFormat format, void* out,
+                      int64_t row_bytes) override {
+    cpu::FillDummyCodes(tensor, format, out, row_bytes, team_.get());
   }
 
  private:

@@ -8,11 +8,10 @@
 
 namespace h2o::cpu {
 
-// Row `r` of the rectangle; element c goes to out[c], an array of `dtype`.
-void FillDummyRow(const DummyTensor& tensor, int64_t r, DType dtype, void* out);
-
-// Backend::FillDummy.
+// Backend::FillDummy and FillDummyCodes.
 void FillDummy(const DummyTensor& tensor, DType dtype, void* out,
                int64_t stride, Team* team);
+void FillDummyCodes(const DummyTensor& tensor, WeightFormat format, void* out,
+                    int64_t row_bytes, Team* team);
 
 }  // namespace h2o::cpu

@@ -49,13 +49,14 @@ void Run(Matrix x, const LinearWeights& weights, const Outputs& outputs,
          int64_t begin, int64_t end, Matrix y) {
   const W* base = static_cast<const W*>(weights.weight.data);
   const int64_t stride = weights.weight.stride;
+  const int64_t inputs = AlignedStride(weights.weight.columns);
   ForEachTile(x.rows, begin, end,
               [&]<int kM>(int64_t m, int64_t n, int64_t count) {
                 const W* w[kOutputs];
                 for (int i = 0; i < kOutputs; ++i) {
                   w[i] = base + (n + std::min<int64_t>(i, count - 1)) * stride;
                 }
-                RunTile<kM>(outputs, x.Row(m), x.stride, w, stride, n, count,
+                RunTile<kM>(outputs, x.Row(m), x.stride, w, inputs, n, count,
                             y.Row(m), y.stride);
               });
 }
@@ -134,12 +135,11 @@ void WidenRows(const StoredMatrix& stored, int64_t begin, int64_t end,
   if (stored.format == WeightFormat::kInt4) {
     return WidenInt4Rows(stored, begin, end, out);
   }
-  HWY_DYNAMIC_DISPATCH(WidenImpl)
-  (stored.Row(begin), stored.format, (end - begin) * stored.stride, out);
-  if (stored.scales == nullptr) return;
-  for (int64_t r = begin; r < end; ++r) {
-    HWY_DYNAMIC_DISPATCH(ScaleImpl)
-    (stored.RowScales()[r], stored.stride, out + (r - begin) * stored.stride);
+  const int64_t inputs = AlignedStride(stored.columns);
+  for (int64_t r = begin; r < end; ++r, out += inputs) {
+    HWY_DYNAMIC_DISPATCH(WidenImpl)(stored.Row(r), stored.format, inputs, out);
+    if (stored.scales == nullptr) continue;
+    HWY_DYNAMIC_DISPATCH(ScaleImpl)(stored.RowScales()[r], inputs, out);
   }
 }
 

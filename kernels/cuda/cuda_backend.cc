@@ -119,7 +119,7 @@ class CudaBackend final : public Backend {
 
   Formats formats() const override {
     return {options_.dtype, options_.dtype, /*packs_prompts=*/true,
-            /*sums_peers=*/true};
+            /*sums_peers=*/true, products_->takes_codes()};
   }
 
   void Embed(const int32_t* tokens, int32_t first_token,
@@ -158,7 +158,9 @@ class CudaBackend final : public Backend {
     args.dtype = options_.dtype;
     Note(cuda::AddNorm(args, stream_), "AddNorm");
   }
-  void Arrange(const StoredMatrix& /*weight*/, void* /*data*/) override {}
+  void Arrange(const StoredMatrix& weight, void* codes, void* scales) override {
+    queue_.Note(cuda::ArrangeInPlace(weight, codes, scales, stream_));
+  }
   void Linear(Matrix x, const LinearWeights& weights, Epilogue epilogue,
               Matrix y) override {
     queue_.Note(products_->Run(x, weights.weight, weights.bias,
@@ -301,6 +303,13 @@ class CudaBackend final : public Backend {
                          t.column_begin, t.columns, t.full_columns, dtype, out,
                          stride, stream_),
          "FillDummy");
+  }
+  void FillDummyCodes(const DummyTensor& t, WeightFormat format, void* out,
+                      int64_t row_bytes) override {
+    Note(cuda::FillDummyCodes(t.seed, t.stream, format, t.row_begin, t.rows,
+                              t.column_begin, t.columns, t.full_columns, out,
+                              row_bytes, stream_),
+         "FillDummyCodes");
   }
 
  private:

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "base/dummy_codes.h"
 #include "base/kv_page.h"
 #include "base/sampling.h"
 #include "kernels/cuda/kernels.h"
@@ -56,15 +57,41 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// A thread makes 16 bytes of codes at a time, those of one call of
+// CounterRandom.  REQUIRES: rows begin and end with a call's first code.
+__global__ void __launch_bounds__(kThreads)
+    FillCodesKernel(uint64_t seed, uint64_t name_hash, WeightFormat format,
+                    int64_t first_call, int64_t rows, int64_t calls,
+                    int64_t full_calls, std::byte* out, int64_t row_bytes) {
+  WaitForPrevious();
+  AllowNext();
+  for (int64_t r = blockIdx.y; r < rows; r += gridDim.y) {
+    for (int64_t c = blockIdx.x * kThreads + threadIdx.x; c < calls;
+         c += int64_t{gridDim.x} * kThreads) {
+      const auto random =
+          CounterRandom(seed, first_call + r * full_calls + c, name_hash);
+      uint4 codes;
+      codes.x = CodesOfBits(format, random[0]);
+      codes.y = CodesOfBits(format, random[1]);
+      codes.z = CodesOfBits(format, random[2]);
+      codes.w = CodesOfBits(format, random[3]);
+      *reinterpret_cast<uint4*>(out + r * row_bytes + 16 * c) = codes;
+    }
+  }
+}
+
+// Enough blocks to fill any device; the rest is the kernels' own loops.
+dim3 GridFor(int64_t rows, int64_t calls) {
+  return dim3(
+      static_cast<unsigned>(std::min<int64_t>(CeilDiv(calls, kThreads), 1024)),
+      static_cast<unsigned>(std::min<int64_t>(rows, 2048)));
+}
+
 template <class T>
 cudaError_t Fill(uint64_t seed, uint64_t name_hash, float scale, int64_t first,
                  int64_t rows, int64_t columns, int64_t full_columns, void* out,
                  int64_t stride, cudaStream_t stream) {
-  // Enough blocks to fill any device; the rest is the kernel's own loops.
-  const int64_t across =
-      std::min<int64_t>(CeilDiv(CeilDiv(columns, kLanes), kThreads), 1024);
-  const dim3 grid(static_cast<unsigned>(across),
-                  static_cast<unsigned>(std::min<int64_t>(rows, 2048)));
+  const dim3 grid = GridFor(rows, CeilDiv(columns, kLanes));
   return Launch(FillDummyKernel<T>, {grid, kThreads}, stream, seed, name_hash,
                 scale, first, rows, columns, full_columns, static_cast<T*>(out),
                 stride);
@@ -83,6 +110,24 @@ cudaError_t FillDummy(uint64_t seed, uint64_t name_hash, float scale,
                                   full_columns, out, stride, stream);
   };
   return dtype == DType::kFloat32 ? fill(float()) : DispatchFormat(dtype, fill);
+}
+
+cudaError_t FillDummyCodes(uint64_t seed, uint64_t name_hash,
+                           WeightFormat format, int64_t row_begin, int64_t rows,
+                           int64_t column_begin, int64_t columns,
+                           int64_t full_columns, void* out, int64_t row_bytes,
+                           cudaStream_t stream) {
+  if (rows == 0 || columns == 0) return cudaSuccess;
+  const int64_t of_call = 128 / BitsOf(format);
+  if (column_begin % of_call != 0 || columns % of_call != 0 ||
+      full_columns % of_call != 0) {
+    return cudaErrorInvalidValue;
+  }
+  const int64_t calls = columns / of_call, full_calls = full_columns / of_call;
+  return Launch(FillCodesKernel, {GridFor(rows, calls), kThreads}, stream, seed,
+                name_hash, format,
+                row_begin * full_calls + column_begin / of_call, rows, calls,
+                full_calls, static_cast<std::byte*>(out), row_bytes);
 }
 
 }  // namespace h2o::cuda

@@ -17,6 +17,7 @@
 
 #include "base/dtype.h"
 #include "base/sampling.h"
+#include "base/weight_format.h"
 #include "kernels/kv_head.h"
 #include "kernels/logit_changes.h"
 #include "kernels/norm_place.h"
@@ -167,7 +168,11 @@ bool StreamsProducts();
 // asked.  Strides are multiples of 8, pointers to matrices of 16 bytes.  W is
 // read while kernels in front still run.  The same bits every time.
 struct StreamedProductArgs {
-  const void* weight = nullptr;  // [outputs, inputs]
+  // [outputs, inputs]; codes lie as coded_weights.cuh says.
+  const void* weight = nullptr;
+  WeightFormat format = WeightFormat::kBFloat16;  // plain: `dtype`
+  const void* scales = nullptr;  // of codes: float [outputs]; int4: as there
+  int group = 0;                 // of int4: 64 or 128 inputs
   int64_t outputs = 0, inputs = 0, weight_stride = 0;
   const void* x = nullptr;
   int64_t x_stride = 0;
@@ -181,6 +186,35 @@ struct StreamedProductArgs {
 };
 cudaError_t StreamedProduct(const StreamedProductArgs& args,
                             cudaStream_t stream);
+
+// Codes of [outputs, inputs] that lie in order (base/weight_codes.h), and of
+// int4 their scales [outputs][inputs / group], brought into the order of
+// coded_weights.cuh.  `inputs` is a multiple of kCodeBlock; the arranged ones
+// have outputs up to a multiple of kCodeBlock, zero behind the last.
+struct ArrangeCodesArgs {
+  const void* codes = nullptr;
+  const void* scales = nullptr;  // of int4
+  WeightFormat format = WeightFormat::kInt4;
+  int group = 0;  // of int4
+  int64_t outputs = 0, inputs = 0;
+  void* arranged = nullptr;
+  void* arranged_scales = nullptr;  // of int4
+};
+cudaError_t ArrangeCodes(const ArrangeCodesArgs& args, cudaStream_t stream);
+
+// Arranged codes of `outputs` outputs from first_output on, a multiple of
+// kCodeBlock, as rows of `columns` numbers of `dtype`, a multiple of 8.
+struct WidenCodesArgs {
+  const void* codes = nullptr;   // of the whole matrix, as are the scales:
+  const void* scales = nullptr;  // float [outputs], or GroupScale of int4
+  WeightFormat format = WeightFormat::kInt4;
+  int group = 0;
+  int64_t first_output = 0, outputs = 0, inputs = 0, columns = 0;
+  DType dtype = DType::kBFloat16;
+  void* wide = nullptr;
+  int64_t stride = 0;
+};
+cudaError_t WidenCodes(const WidenCodesArgs& args, cudaStream_t stream);
 
 // ---- tokens ----------------------------------------------------------------
 
@@ -259,5 +293,12 @@ cudaError_t FillDummy(uint64_t seed, uint64_t name_hash, float scale,
                       int64_t row_begin, int64_t rows, int64_t column_begin,
                       int64_t columns, int64_t full_columns, DType dtype,
                       void* out, int64_t stride, cudaStream_t stream);
+// The same of codes (base/dummy_codes.h), in order, `row_bytes` from row to
+// row.  Columns begin and end with a whole call of CounterRandom: 128 bits.
+cudaError_t FillDummyCodes(uint64_t seed, uint64_t name_hash,
+                           WeightFormat format, int64_t row_begin, int64_t rows,
+                           int64_t column_begin, int64_t columns,
+                           int64_t full_columns, void* out, int64_t row_bytes,
+                           cudaStream_t stream);
 
 }  // namespace h2o::cuda

@@ -1,6 +1,7 @@
 // Runs each matrix product with the kernel that was fastest for its shape.
 #include "kernels/cuda/linear.h"
 
+#include <algorithm>
 #include <bit>
 #include <filesystem>
 #include <string>
@@ -14,6 +15,8 @@ namespace h2o::cuda {
 namespace {
 
 constexpr size_t kWorkspaceBytes = size_t{64} << 20;
+// A slice of widened codes stays in the L2 cache.
+constexpr int64_t kWidenedBytes = int64_t{32} << 20;
 
 bool Captures(cudaStream_t stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
@@ -55,13 +58,15 @@ absl::Status LinearProducts::PrepareStreaming(int multiprocessors) {
   if (!StreamsProducts()) return absl::OkStatus();
   const int64_t partial_bytes =
       StreamedProductWorkspace::PartialBytes(multiprocessors);
-  const int64_t bytes =
-      partial_bytes + multiprocessors * int64_t{sizeof(*streamed_.ready)};
+  const int64_t ready_bytes =
+      CeilDiv(multiprocessors * int64_t{sizeof(*streamed_.ready)}, 256) * 256;
+  const int64_t bytes = partial_bytes + ready_bytes + kWidenedBytes;
   void* memory = nullptr;
   H2O_RETURN_IF_ERROR(ToStatus(cudaMalloc(&memory, bytes), "workspace"));
   streamed_.partials = static_cast<float*>(memory);
   streamed_.ready = reinterpret_cast<uint32_t*>(
       static_cast<std::byte*>(memory) + partial_bytes);
+  widened_ = static_cast<std::byte*>(memory) + partial_bytes + ready_bytes;
   H2O_RETURN_IF_ERROR(ToStatus(cudaMemset(memory, 0, bytes), "workspace"));
   H2O_RETURN_IF_ERROR(ToStatus(cudaDeviceSynchronize(), "workspace"));
   streamed_.shares = multiprocessors;
@@ -78,10 +83,14 @@ absl::Status LinearProducts::Stream(const Matrix& x, const StoredMatrix& weight,
                                     const void* bias, bool relu,
                                     const Matrix& y,
                                     cudaStream_t stream) const {
-  H2O_CHECK(x.stride >= weight.stride) << x.stride << " < " << weight.stride;
-  H2O_CHECK(FormatOf(x.dtype) == weight.format);
+  H2O_CHECK(!IsPlain(weight.format) || FormatOf(x.dtype) == weight.format);
+  H2O_CHECK(!IsPlain(weight.format) || x.stride >= weight.stride)
+      << x.stride << " < " << weight.stride;
   StreamedProductArgs args;
   args.weight = weight.data;
+  args.format = weight.format;
+  args.scales = weight.scales;
+  args.group = weight.group;
   args.outputs = weight.rows;
   // The padding of both is zero, so whole strides are multiplied.
   args.inputs = args.weight_stride = weight.stride;
@@ -109,6 +118,50 @@ absl::Status LinearProducts::Run(Matrix x, const StoredMatrix& weight,
                                  const void* bias, bool relu, Matrix y,
                                  cudaStream_t stream) {
   if (Streams(x, y)) return Stream(x, weight, bias, relu, y, stream);
+  if (IsPlain(weight.format)) return Multiply(x, weight, bias, relu, y, stream);
+  return MultiplyWidened(x, weight, bias, relu, y, stream);
+}
+
+absl::Status LinearProducts::MultiplyWidened(const Matrix& x,
+                                             const StoredMatrix& weight,
+                                             const void* bias, bool relu,
+                                             const Matrix& y,
+                                             cudaStream_t stream) {
+  const int64_t stride = AlignedStride(weight.columns);
+  const int64_t most = kWidenedBytes / (stride * 2) / kCodeBlock * kCodeBlock;
+  H2O_CHECK(most > 0) << weight.columns;
+  for (int64_t first = 0; first < weight.rows; first += most) {
+    const int64_t outputs = std::min(most, weight.rows - first);
+    WidenCodesArgs args;
+    args.codes = weight.data;
+    args.scales = weight.scales;
+    args.format = weight.format;
+    args.group = weight.group;
+    args.first_output = first;
+    args.outputs = outputs;
+    args.inputs = weight.stride;
+    args.columns = args.stride = stride;
+    args.dtype = x.dtype;
+    args.wide = widened_;
+    H2O_RETURN_IF_ERROR(ToStatus(WidenCodes(args, stream), "widened codes"));
+    const StoredMatrix wide = {widened_, FormatOf(x.dtype), outputs,
+                               weight.columns, stride};
+    Matrix part = y;
+    part.columns = outputs;
+    part.data = static_cast<std::byte*>(y.data) + first * SizeOf(y.dtype);
+    const auto* const of_part =
+        bias == nullptr
+            ? nullptr
+            : static_cast<const std::byte*>(bias) + first * SizeOf(y.dtype);
+    H2O_RETURN_IF_ERROR(Multiply(x, wide, of_part, relu, part, stream));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status LinearProducts::Multiply(const Matrix& x,
+                                      const StoredMatrix& weight,
+                                      const void* bias, bool relu,
+                                      const Matrix& y, cudaStream_t stream) {
   const ProductProblem problem(x, weight, bias, relu, y);
   ProductShape shape = {.outputs = weight.rows,
                         .inputs = weight.stride,
@@ -155,6 +208,34 @@ absl::Status LinearProducts::Keep(const ProductShape& shape,
                      "': no such directory, or it may not be written"));
   }
   return absl::OkStatus();
+}
+
+absl::Status ArrangeInPlace(const StoredMatrix& weight, void* codes,
+                            void* scales, cudaStream_t stream) {
+  const bool in_groups = weight.format == WeightFormat::kInt4;
+  const int64_t code_bytes = weight.bytes();
+  const int64_t bytes = code_bytes + (in_groups ? weight.scale_bytes() : 0);
+  void* memory = nullptr;
+  H2O_RETURN_IF_ERROR(
+      ToStatus(cudaMallocAsync(&memory, bytes, stream), "memory to arrange"));
+  ArrangeCodesArgs args;
+  args.codes = codes;
+  args.scales = scales;
+  args.format = weight.format;
+  args.group = weight.group;
+  args.outputs = weight.rows;
+  args.inputs = weight.stride;
+  args.arranged = memory;
+  args.arranged_scales = static_cast<std::byte*>(memory) + code_bytes;
+  cudaError_t error = ArrangeCodes(args, stream);
+  const auto copy_back = [&](void* to, const void* from, int64_t size) {
+    if (error != cudaSuccess) return;
+    error = cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, stream);
+  };
+  copy_back(codes, args.arranged, code_bytes);
+  if (in_groups) copy_back(scales, args.arranged_scales, bytes - code_bytes);
+  cudaFreeAsync(memory, stream);
+  return ToStatus(error, "arranged codes");
 }
 
 }  // namespace h2o::cuda

@@ -141,6 +141,19 @@ __device__ __forceinline__ uint64_t OperandAt(uint32_t shared, Swizzle swizzle,
          static_cast<uint64_t>(swizzle) << 62;
 }
 
+// The same in two halves: further into the operand, only the lower moves.
+struct SplitOperand {
+  uint32_t low, high;
+
+  __device__ __forceinline__ SplitOperand(uint32_t shared, Swizzle swizzle,
+                                          uint32_t group_bytes)
+      : low((shared & 0x3ffff) >> 4 | 1 << 16),
+        high(group_bytes >> 4 | static_cast<uint32_t>(swizzle) << 30) {}
+  __device__ __forceinline__ uint64_t At(uint32_t bytes) const {
+    return uint64_t{high} << 32 | (low + (bytes >> 4));
+  }
+};
+
 // Makes this thread's writes to shared memory, and the copies it has waited
 // for, visible to the tensor cores.  Every writer calls it before the barrier.
 __device__ __forceinline__ void ShowToTensorCores() {
@@ -223,6 +236,44 @@ __device__ __forceinline__ void GroupMultiply(float (*c)[4], uint64_t a,
   }
 }
 
+#define H2O_GROUP_MULTIPLY_HELD(format, columns, registers, a0, a1, a2, a3, \
+                                b_at, p_at)                                 \
+  asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %" #p_at               \
+               ", 0;\nwgmma.mma_async.sync.aligned.m64n" #columns           \
+               "k16.f32." format "." format " {" H2O_##registers##_NAMES    \
+               "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #b_at       \
+               ", add, 1, 1, 0;\n}"                                         \
+               : H2O_C##columns                                             \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),        \
+                 "r"(static_cast<int>(add)))
+#define H2O_GROUP_MULTIPLIES_HELD(format)                              \
+  do {                                                                 \
+    if constexpr (kColumns == 16) {                                    \
+      H2O_GROUP_MULTIPLY_HELD(format, 16, 8, 8, 9, 10, 11, 12, 13);    \
+    } else if constexpr (kColumns == 32) {                             \
+      H2O_GROUP_MULTIPLY_HELD(format, 32, 16, 16, 17, 18, 19, 20, 21); \
+    } else if constexpr (kColumns == 64) {                             \
+      H2O_GROUP_MULTIPLY_HELD(format, 64, 32, 32, 33, 34, 35, 36, 37); \
+    } else {                                                           \
+      H2O_GROUP_MULTIPLY_HELD(format, 96, 48, 48, 49, 50, 51, 52, 53); \
+    }                                                                  \
+  } while (false)
+
+// The same with each warp's A fragment held in registers, which the warp must
+// leave alone until it has waited for the product.
+template <class T, int kColumns>
+__device__ __forceinline__ void GroupMultiplyHeld(float (*c)[4],
+                                                  const uint32_t (&a)[4],
+                                                  uint64_t b, bool add) {
+  static_assert(kColumns == 16 || kColumns == 32 || kColumns == 64 ||
+                kColumns == 96);
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    H2O_GROUP_MULTIPLIES_HELD("bf16");
+  } else {
+    H2O_GROUP_MULTIPLIES_HELD("f16");
+  }
+}
+
 // The same with each warp's A fragment in registers.  kTransposed: b is
 // [16, 64 columns], a row's columns side by side in shared memory.
 template <class T, bool kTransposed>
@@ -283,5 +334,7 @@ __device__ __forceinline__ void GroupMultiplyNarrow(float (*c)[4],
 #undef H2O_C64_NAMES
 #undef H2O_GROUP_MULTIPLY
 #undef H2O_GROUP_MULTIPLIES
+#undef H2O_GROUP_MULTIPLY_HELD
+#undef H2O_GROUP_MULTIPLIES_HELD
 
 }  // namespace h2o::cuda

@@ -16,6 +16,26 @@ __device__ __forceinline__ uint32_t SharedAddress(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
+// The same, worked out once and kept, rather than again at every use.
+__device__ __forceinline__ uint32_t HeldSharedAddress(const void* p) {
+  uint32_t held;
+  asm volatile("mov.u32 %0, %1;" : "=r"(held) : "r"(SharedAddress(p)));
+  return held;
+}
+__device__ __forceinline__ uint4 LoadShared16(uint32_t address) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(address)
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ uint32_t LoadShared2(uint32_t address) {
+  uint16_t v;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(address) : "memory");
+  return v;
+}
+
 __device__ __forceinline__ void InitBarrier(uint64_t* barrier,
                                             uint32_t arrivals) {
   asm volatile(
@@ -31,10 +51,13 @@ __device__ __forceinline__ void FenceBarrierInit() {
 #endif
 }
 
+// Barriers, here and below, are named by pointer or by shared address.
+__device__ __forceinline__ void Arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier)
+               : "memory");
+}
 __device__ __forceinline__ void Arrive(uint64_t* barrier) {
-  asm volatile(
-      "mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(barrier))
-      : "memory");
+  Arrive(SharedAddress(barrier));
 }
 
 // One arrival, and `bytes` more to come from bulk copies.
@@ -52,7 +75,7 @@ __device__ __forceinline__ void ArriveExpect(uint64_t* barrier,
 #define H2O_MBARRIER_WAIT "mbarrier.test_wait"
 #endif
 // Waits until the phase of parity `parity` is complete.
-__device__ __forceinline__ void Wait(uint64_t* barrier, uint32_t parity) {
+__device__ __forceinline__ void Wait(uint32_t barrier, uint32_t parity) {
   asm volatile(
       "{\n"
       ".reg .pred done;\n"
@@ -61,9 +84,12 @@ __device__ __forceinline__ void Wait(uint64_t* barrier, uint32_t parity) {
       "@done bra over;\n"
       "bra again;\n"
       "over:\n"
-      "}" ::"r"(SharedAddress(barrier)),
+      "}" ::"r"(barrier),
       "r"(parity)
       : "memory");
+}
+__device__ __forceinline__ void Wait(uint64_t* barrier, uint32_t parity) {
+  Wait(SharedAddress(barrier), parity);
 }
 #undef H2O_MBARRIER_WAIT
 
@@ -83,6 +109,17 @@ __device__ __forceinline__ void BulkCopy(void* shared, const void* global,
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
       "[%0], [%1], %2, [%3];" ::"r"(SharedAddress(shared)),
       "l"(global), "r"(bytes), "r"(SharedAddress(barrier))
+      : "memory");
+}
+
+// The same, leaving in the L2 cache what `policy` says; of sm_90 alone.
+__device__ __forceinline__ void BulkCopy(void* shared, const void* global,
+                                         uint32_t bytes, uint64_t* barrier,
+                                         uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes."
+      "L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(SharedAddress(shared)),
+      "l"(global), "r"(bytes), "r"(SharedAddress(barrier)), "l"(policy)
       : "memory");
 }
 
@@ -108,6 +145,17 @@ __device__ __forceinline__ void CopyBox(void* shared, const void* matrix,
       "l"(matrix), "r"(column), "r"(row), "r"(SharedAddress(barrier)),
       "l"(policy)
       : "memory");
+}
+// True in one lane of a warp.  Only behind this does the compiler know that
+// copies are one thread's; else it loops over the lanes at each.  Of sm_90
+// alone.
+__device__ __forceinline__ bool ElectOne() {
+  uint32_t chosen;
+  asm volatile(
+      "{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\n"
+      "selp.b32 %0, 1, 0, p;\n}"
+      : "=r"(chosen));
+  return chosen != 0;
 }
 // The policy for what is read once.
 __device__ __forceinline__ uint64_t EvictFirst() {

@@ -10,9 +10,12 @@ struct RingCursor {
   int stage = 0;
   uint32_t parity = 0;  // of the round
 
-  __device__ void Next(int stages) {
-    if (++stage == stages) {
-      stage = 0;
+  __device__ void Next(int stages) { Skip(1, stages); }
+  // REQUIRES: n <= stages.
+  __device__ void Skip(int n, int stages) {
+    stage += n;
+    if (stage >= stages) {
+      stage -= stages;
       parity ^= 1;
     }
   }

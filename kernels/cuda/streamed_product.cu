@@ -9,6 +9,7 @@
 //   slice  64 inputs of a matrix: rows of 128 bytes, the widest swizzle
 //   piece  of W, 128 outputs and one or two slices: what a stage of the ring
 //          holds, beside the same inputs of x
+//          of codes, always two slices, as coded_weights.cuh lays them
 //   tile   all pieces of 128 outputs
 //   share  the run of pieces that one thread block multiplies
 //
@@ -17,13 +18,20 @@
 // with the tile's first inputs adds up all of them, in order, and writes y.  If
 // there are so few tiles that two thread blocks can work on each, the two are a
 // cluster, and each writes half.  The order of a sum depends on the shape of W,
-// the device, and whether there are more than 64 rows.
+// the device, and of plain weights on whether there are more than 64 rows.
+//
+// Plain weights are multiplied from shared memory.  Codes go through registers:
+// a warp group widens the next fragments to 16 bits while the tensor cores
+// multiply those before.  Widening takes longer than its arithmetic, since each
+// step waits for the one before; so two teams take turns with the pieces, and
+// the sums of the second are added to those of the first.
 #include <cuda.h>
 #include <cudaTypedefs.h>
 
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/cuda/coded_weights.cuh"
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mma.cuh"
@@ -37,9 +45,8 @@ namespace {
 constexpr int kOutputs = 128;  // of a tile: 64 a warp group
 constexpr int kGroupOutputs = 64, kGroups = kOutputs / kGroupOutputs;
 constexpr int kGroupThreads = 128;
-constexpr int kConsumers = kGroups * kGroupThreads;
-constexpr int kThreads = kConsumers + kWarp;
-constexpr int kSlice = 64;  // inputs
+constexpr int kTeam = kGroups * kGroupThreads;  // threads with a tile's sums
+constexpr int kSlice = 64;                      // inputs
 constexpr int kSliceBytes = kOutputs * kSlice * 2;
 constexpr int kSwizzleRows = 8, kSwizzleBytes = 128 * kSwizzleRows;
 constexpr int kSharedBytes = 227 << 10;
@@ -47,33 +54,63 @@ constexpr int kSharedBytes = 227 << 10;
 constexpr int kFewestPieces = 6;
 
 // What differs with the number of rows.
-template <int kRowsOfX, bool kInPairs>
+template <int kRowsOfX, bool kInPairs, WeightFormat kWeights>
 struct Shape {
   static constexpr int kRows = kRowsOfX;
   static constexpr bool kPaired = kInPairs;
+  static constexpr WeightFormat kFormat = kWeights;
+  static constexpr bool kCoded = !IsPlain(kFormat);
+  static constexpr bool kScaledInGroups = kFormat == WeightFormat::kInt4;
+  // Of few rows it is less work to scale sums than weights.
+  static constexpr bool kScalesSums = kScaledInGroups && kRows <= 16;
   // Of a piece: two lie side by side in memory.
-  static constexpr int kSlices = kRows <= 64 ? 2 : 1;
+  static constexpr int kSlices = kCoded || kRows <= 64 ? 2 : 1;
   static constexpr int kInputs = kSlices * kSlice;
   static constexpr int kFragments = kRows / 8;  // of a consumer, each 4 sums
-  static constexpr int kStageBytes =
-      kSlices * (kSliceBytes + kRows * kSlice * 2);
+  static constexpr int kTeams = !kCoded || kRows > 64 ? 1 : kRows > 32 ? 2 : 3;
+  static constexpr int kConsumers = kTeams * kTeam;
+  static constexpr int kThreads = kConsumers + kWarp;
+  static constexpr int kWeightBytes = kOutputs * kInputs * BitsOf(kFormat) / 8;
+  // Room for two groups.
+  static constexpr int kScaleBytes =
+      kScaledInGroups ? 2 * kOutputs * int{sizeof(GroupScale)} : 0;
+  static constexpr int kRowBytes = kSlices * kRows * kSlice * 2;
+  static constexpr int kStageBytes = kWeightBytes + kScaleBytes + kRowBytes;
+  static constexpr int kTeamBytes =  // what other teams hand to the first
+      (kTeams - 1) * kFragments * kTeam * 16;
   static constexpr int kBesideBytes =  // what a pair exchanges
       kPaired ? kFragments * kGroupThreads * 16 : 0;
+  // As many for each team: a stage is always the same team's.
   static constexpr int kStages =
-      (kSharedBytes - kSwizzleBytes - kBesideBytes) / (kStageBytes + 16);
+      (kSharedBytes - kSwizzleBytes - kTeamBytes - kBesideBytes) /
+      (kStageBytes + 16) / kTeams * kTeams;
   static constexpr int kAllBytes =
-      kSwizzleBytes + kBesideBytes + kStages * (kStageBytes + 16);
+      kSwizzleBytes + kTeamBytes + kBesideBytes + kStages * (kStageBytes + 16);
 };
 
 // Of a consumer: 64 outputs a warp group, all rows.
 template <class S>
 using Sums = float[S::kFragments][4];
 
+__device__ __forceinline__ float4 ToFloat4(const float (&v)[4]) {
+  return make_float4(v[0], v[1], v[2], v[3]);
+}
+__device__ __forceinline__ void FromFloat4(float4 four, float (&v)[4]) {
+  v[0] = four.x;
+  v[1] = four.y;
+  v[2] = four.z;
+  v[3] = four.w;
+}
+
 struct Work {
+  const std::byte* codes;          // of coded weights
+  const float* output_scales;      // [outputs], of fp8 and int8
+  const GroupScale* group_scales;  // of int4
+  int groups_of_piece;             // of int4
   const void* bias;
   void* y;
   int64_t y_stride;
-  float4* partials;  // [shares][fragments][kConsumers]
+  float4* partials;  // [shares][fragments][kTeam]
   uint32_t* ready;   // [shares]: whether its partial is there
   int rows, outputs;
   int pieces;          // of W
@@ -98,6 +135,7 @@ __device__ __forceinline__ int MyShare() {
 template <class S>
 struct Ring {
   unsigned char* stages;
+  float4* teams;    // [kTeams - 1][kFragments][kTeam]
   float4* beside;   // [kFragments][kGroupThreads], of pairs
   uint64_t* full;   // [kStages]
   uint64_t* empty;  // [kStages]
@@ -106,19 +144,41 @@ struct Ring {
     unsigned char* const shared = DynamicShared();
     stages = shared + (-SharedAddress(shared) & (kSwizzleBytes - 1));
     unsigned char* const behind = stages + S::kStages * S::kStageBytes;
-    beside = reinterpret_cast<float4*>(behind);
-    full = reinterpret_cast<uint64_t*>(behind + S::kBesideBytes);
+    teams = reinterpret_cast<float4*>(behind);
+    beside = reinterpret_cast<float4*>(behind + S::kTeamBytes);
+    full =
+        reinterpret_cast<uint64_t*>(behind + S::kTeamBytes + S::kBesideBytes);
     empty = full + S::kStages;
   }
-  __device__ unsigned char* Weights(int stage, int slice) const {
+  __device__ unsigned char* Weights(int stage, int slice = 0) const {
     return stages + stage * S::kStageBytes + slice * kSliceBytes;
   }
+  __device__ unsigned char* Scales(int stage) const {
+    return Weights(stage) + S::kWeightBytes;
+  }
   __device__ unsigned char* Rows(int stage, int slice) const {
-    return Weights(stage, S::kSlices) + slice * S::kRows * kSlice * 2;
+    return Scales(stage) + S::kScaleBytes + slice * S::kRows * kSlice * 2;
   }
 };
 
 // ---- the producer -----------------------------------------------------------
+
+// Codes and scales of a piece; announces the rows of x as well.
+template <class S>
+__device__ __forceinline__ void CopyCodes(const Ring<S>& ring, const Work& work,
+                                          int piece, int stage,
+                                          uint64_t policy) {
+  uint64_t* const full = &ring.full[stage];
+  const int scales = S::kScaledInGroups ? work.groups_of_piece * kOutputs : 0;
+  const uint32_t scale_bytes = scales * sizeof(GroupScale);
+  ArriveExpect(full, S::kWeightBytes + scale_bytes + S::kRowBytes);
+  BulkCopy(ring.Weights(stage), work.codes + int64_t{piece} * S::kWeightBytes,
+           S::kWeightBytes, full, policy);
+  if constexpr (S::kScaledInGroups) {
+    BulkCopy(ring.Scales(stage), work.group_scales + int64_t{piece} * scales,
+             scale_bytes, full, policy);
+  }
+}
 
 template <class S>
 __device__ void Produce(const Ring<S>& ring, const Work& work,
@@ -135,12 +195,17 @@ __device__ void Produce(const Ring<S>& ring, const Work& work,
   };
   const uint64_t read_once = EvictFirst();
   const auto copy_weights = [&](Place at, int stage) {
-    ArriveExpect(&ring.full[stage], S::kStageBytes);
+    if constexpr (S::kCoded) {
+      CopyCodes<S>(ring, work, at.tile * work.pieces_of_tile + at.piece, stage,
+                   read_once);
+    } else {
+      ArriveExpect(&ring.full[stage], S::kStageBytes);
 #pragma unroll
-    for (int slice = 0; slice < S::kSlices; ++slice) {
-      CopyBox(ring.Weights(stage, slice), &weights,
-              at.piece * S::kInputs + slice * kSlice, at.tile * kOutputs,
-              &ring.full[stage], read_once);
+      for (int slice = 0; slice < S::kSlices; ++slice) {
+        CopyBox(ring.Weights(stage, slice), &weights,
+                at.piece * S::kInputs + slice * kSlice, at.tile * kOutputs,
+                &ring.full[stage], read_once);
+      }
     }
   };
   const auto copy_x = [&](Place at, int stage) {
@@ -168,7 +233,6 @@ __device__ void Produce(const Ring<S>& ring, const Work& work,
 
 // ---- the consumers ----------------------------------------------------------
 
-// c = W x of so many pieces, at least one.
 template <class T, class S>
 __device__ void MultiplyPieces(const Ring<S>& ring, int pieces,
                                RingCursor* cursor, Sums<S>& c) {
@@ -206,14 +270,184 @@ __device__ void MultiplyPieces(const Ring<S>& ring, int pieces,
   release(before);
 }
 
-__device__ __forceinline__ float4 ToFloat4(const float (&v)[4]) {
-  return make_float4(v[0], v[1], v[2], v[3]);
+// A thread's place in its team.
+__device__ __forceinline__ int InTeam() { return threadIdx.x % kTeam; }
+
+// Half a piece of codes: 64 inputs of this warp group's outputs.
+template <class T, class S>
+struct CodedHalf {
+  using Tile = CodedTile<S::kFormat>;
+  static constexpr int kSteps = kTileSteps / 2;
+  static constexpr int kVectors = Tile::kVectors / 2;
+  uint32_t a[kSteps][4];  // fragments
+
+  // codes: where this thread's of the half are in shared memory; scales: of its
+  // outputs g and g + 8.
+  __device__ __forceinline__ void Widen(uint32_t codes,
+                                        const PairScale (&scales)[2]) {
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v) {
+      const uint4 vector = LoadShared16(codes + v * kGroupThreads * 16);
+#pragma unroll
+      for (int s = 0; s < Tile::kStepsOfVector; ++s) {
+        WidenStep<T, S::kFormat, !S::kScalesSums>(
+            vector, s, scales, a[v * Tile::kStepsOfVector + s]);
+      }
+    }
+  }
+  // Adds to c, or starts it.
+  template <bool kAdds>
+  __device__ __forceinline__ void Multiply(const SplitOperand& x,
+                                           uint32_t bytes, Sums<S>& c) const {
+    FenceProducts();
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      GroupMultiplyHeld<T, S::kRows>(c, a[step], x.At(bytes + 32 * step),
+                                     kAdds || step > 0);
+    }
+    CommitProducts();
+  }
+};
+
+// Where a thread finds a stage's codes, from its beginning.
+template <class S>
+struct CodedPlace {
+  using Tile = CodedTile<S::kFormat>;
+  uint32_t codes, scales;
+
+  __device__ CodedPlace() {
+    const int group = InTeam() / kGroupThreads;
+    const int thread = threadIdx.x % kGroupThreads;
+    codes = (group * Tile::kVectors * kGroupThreads + thread) * 16;
+    // Of the outputs g and g + 8 of this thread's fragments.
+    const int output = group * kGroupOutputs + thread / kWarp * 16 + Lane() / 4;
+    scales = S::kWeightBytes + output * int{sizeof(GroupScale)};
+  }
+};
+// Half a piece's sums, and the scales of a thread's two outputs.
+template <class S>
+struct GroupSums {
+  Sums<S> c;
+  float scales[2];
+
+  __device__ __forceinline__ void AddTo(Sums<S>& all) {
+    Settle(c);
+#pragma unroll
+    for (int j = 0; j < S::kFragments; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        all[j][e] = fmaf(scales[e / 2], c[j][e], all[j][e]);
+      }
+    }
+  }
+};
+
+// The same with weights of codes: this team's pieces of them.  Fragments of the
+// second half of a piece are widened while those of the first are multiplied.
+template <class T, class S, int kTeamOfThis>
+__device__ void MultiplyCodedPieces(const Ring<S>& ring, const Work& work,
+                                    int pieces, RingCursor* cursor,
+                                    Sums<S>& c) {
+  using Half = CodedHalf<T, S>;
+  const CodedPlace<S> place;
+  const uint32_t stages = HeldSharedAddress(ring.stages);
+  const uint32_t full = HeldSharedAddress(ring.full);
+  const uint32_t empty = full + S::kStages * sizeof(uint64_t);
+  const uint32_t next_group =
+      (work.groups_of_piece - 1) * kOutputs * sizeof(GroupScale);
+  Half halves[2];
+  GroupSums<S> sums[2];
+#pragma unroll
+  for (int j = 0; j < S::kFragments; ++j) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) c[j][e] = 0;
+  }
+  const int of_stage = cursor->stage % S::kTeams;
+  int piece = min((S::kTeams + kTeamOfThis - of_stage) % S::kTeams, pieces);
+  cursor->Skip(piece, S::kStages);
+  for (; piece < pieces; piece += S::kTeams) {
+    const int stage = cursor->stage;
+    const uint32_t at = stages + stage * S::kStageBytes;
+    const SplitOperand x(at + S::kWeightBytes + S::kScaleBytes,
+                         Swizzle::k128Bytes, kSwizzleBytes);
+    Wait(full + stage * sizeof(uint64_t), cursor->parity);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      PairScale scales[2] = {};
+      if constexpr (S::kScaledInGroups) {
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          const uint32_t of_group = at + place.scales + half * next_group +
+                                    8 * r * int{sizeof(GroupScale)};
+          const uint32_t scale = LoadShared2(of_group);
+          scales[r] = ToPairScale<T>(scale, LoadShared2(of_group + 2));
+          sums[half].scales[r] = __uint_as_float(scale << 16);
+        }
+      }
+      halves[half].Widen(
+          at + place.codes + half * Half::kVectors * kGroupThreads * 16,
+          scales);
+      const uint32_t x_bytes = half * S::kRows * kSlice * 2;
+      if constexpr (S::kScalesSums) {
+        halves[half].template Multiply<false>(x, x_bytes, sums[half].c);
+      } else {
+        halves[half].template Multiply<true>(x, x_bytes, c);
+      }
+      // Three teams have no registers for two halves, and need not overlap
+      // them: while one waits, the others widen.
+      if (S::kTeams > 2 || half == 1) {
+        WaitForProducts<0>();
+        if constexpr (S::kScalesSums) sums[half].AddTo(c);
+      }
+    }
+    if (Lane() == 0) Arrive(empty + stage * sizeof(uint64_t));
+    cursor->Skip(min(S::kTeams, pieces - piece), S::kStages);
+  }
+  Settle(c);
 }
-__device__ __forceinline__ void FromFloat4(float4 four, float (&v)[4]) {
-  v[0] = four.x;
-  v[1] = four.y;
-  v[2] = four.z;
-  v[3] = four.w;
+
+// The first team takes the sums of the others.
+template <class S, int kTeamOfThis>
+__device__ __forceinline__ void JoinTeams(const Ring<S>& ring, Sums<S>& c) {
+  if constexpr (S::kTeams > 1) {
+    const auto sync = [] { SyncThreads(2, S::kConsumers); };
+    const auto place = [&](int team, int j) -> float4& {
+      return ring.teams[((team - 1) * S::kFragments + j) * kTeam + InTeam()];
+    };
+    if constexpr (kTeamOfThis > 0) {
+#pragma unroll
+      for (int j = 0; j < S::kFragments; ++j) {
+        place(kTeamOfThis, j) = ToFloat4(c[j]);
+      }
+    }
+    sync();
+    if constexpr (kTeamOfThis == 0) {
+#pragma unroll
+      for (int team = 1; team < S::kTeams; ++team) {
+#pragma unroll
+        for (int j = 0; j < S::kFragments; ++j) {
+          float more[4];
+          FromFloat4(place(team, j), more);
+#pragma unroll
+          for (int e = 0; e < 4; ++e) c[j][e] += more[e];
+        }
+      }
+    }
+    sync();
+  }
+}
+
+// c = W x of so many pieces, at least one, in the first team.
+template <class T, class S, int kTeamOfThis>
+__device__ __forceinline__ void Multiply(const Ring<S>& ring, const Work& work,
+                                         int pieces, RingCursor* cursor,
+                                         Sums<S>& c) {
+  if constexpr (S::kCoded) {
+    MultiplyCodedPieces<T, S, kTeamOfThis>(ring, work, pieces, cursor, c);
+    JoinTeams<S, kTeamOfThis>(ring, c);
+  } else {
+    MultiplyPieces<T, S>(ring, pieces, cursor, c);
+  }
 }
 
 // Waits until the partial of a share is there.
@@ -222,30 +456,29 @@ __device__ __forceinline__ void Await(uint32_t* ready) {
   }
   *ready = 0;  // for the next product
 }
-__device__ __forceinline__ void SyncConsumers() { SyncThreads(1, kConsumers); }
+__device__ __forceinline__ void SyncTeam() { SyncThreads(1, kTeam); }
 
 template <class S>
 __device__ void LeavePartial(const Work& work, const Sums<S>& c) {
   const int share = MyShare<S>();
-  float4* const to =
-      work.partials + int64_t{share} * S::kFragments * kConsumers;
+  float4* const to = work.partials + int64_t{share} * S::kFragments * kTeam;
 #pragma unroll
   for (int j = 0; j < S::kFragments; ++j) {
-    __stcg(to + j * kConsumers + threadIdx.x, ToFloat4(c[j]));
+    __stcg(to + j * kTeam + threadIdx.x, ToFloat4(c[j]));
   }
-  SyncConsumers();
+  SyncTeam();
   if (threadIdx.x == 0) StoreReleaseGpu(&work.ready[share], 1);
 }
 
 template <class S>
 __device__ void TakePartial(const Work& work, int share, Sums<S>& partial) {
   if (threadIdx.x == 0) Await(&work.ready[share]);
-  SyncConsumers();
+  SyncTeam();
   const float4* const from =
-      work.partials + int64_t{share} * S::kFragments * kConsumers;
+      work.partials + int64_t{share} * S::kFragments * kTeam;
 #pragma unroll
   for (int j = 0; j < S::kFragments; ++j) {
-    FromFloat4(__ldcg(from + j * kConsumers + threadIdx.x), partial[j]);
+    FromFloat4(__ldcg(from + j * kTeam + threadIdx.x), partial[j]);
   }
 }
 template <class S>
@@ -271,6 +504,12 @@ __device__ void WriteOutputs(const Work& work, int tile, const Sums<S>& c) {
                : 0.0f;
   };
   const float bias[2] = {bias_of(first + g), bias_of(first + g + 8)};
+  constexpr bool kScaled = S::kCoded && !S::kScaledInGroups;
+  const auto scale_of = [&](int output) {
+    if constexpr (!kScaled) return 1.0f;
+    return output < work.outputs ? work.output_scales[output] : 0.0f;
+  };
+  const float scale[2] = {scale_of(first + g), scale_of(first + g + 8)};
   const int output = first + 8 * (t % 2) + 4 * (t / 2);
   T* const to = static_cast<T*>(work.y) + output;
 #pragma unroll
@@ -278,8 +517,10 @@ __device__ void WriteOutputs(const Work& work, int tile, const Sums<S>& c) {
     uint32_t pairs[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float low = c[j][2 * half] + bias[half];
-      float high = c[j][2 * half + 1] + bias[half];
+      float low = c[j][2 * half], high = c[j][2 * half + 1];
+      if constexpr (kScaled) low *= scale[half], high *= scale[half];
+      low += bias[half];
+      high += bias[half];
       if (work.relu) low = fmaxf(low, 0.0f), high = fmaxf(high, 0.0f);
       pairs[half] = Transpose(Pack<T>(low, high));
     }
@@ -305,7 +546,7 @@ __device__ void WriteOutputs(const Work& work, int tile, const Sums<S>& c) {
 }
 
 // One share of several: whole tiles, and parts of the first and of the last.
-template <class T, class S>
+template <class T, class S, int kTeamOfThis>
 __device__ void ConsumeShare(const Ring<S>& ring, const Work& work) {
   const int begin = work.First(MyShare<S>());
   const int end = work.First(MyShare<S>() + 1);
@@ -316,20 +557,21 @@ __device__ void ConsumeShare(const Ring<S>& ring, const Work& work) {
     const int tile_begin = tile * work.pieces_of_tile;
     const int tile_end = tile_begin + work.pieces_of_tile;
     const int until = min(end, tile_end);
-    if (piece > tile_begin) {
-      MultiplyPieces<T, S>(ring, until - piece, &cursor, c);
+    const int next = MyShare<S>() + 1;
+    // Where the next share has all the rest of the tile, and less of it than
+    // this share had to do before (by some pieces, since it may have started
+    // later), its partial is there by now, and comes during the products.
+    constexpr int kLead = 8;
+    const bool soon = S::kTeams == 1 && piece == tile_begin &&
+                      until < tile_end && work.First(next + 1) >= tile_end &&
+                      tile_end - until + kLead <= piece - begin;
+    Sums<S> more;
+    if (soon) TakePartial<S>(work, next, more);
+    Multiply<T, S, kTeamOfThis>(ring, work, until - piece, &cursor, c);
+    if (kTeamOfThis > 0) {
+    } else if (piece > tile_begin) {
       LeavePartial<S>(work, c);
     } else {
-      // Where the next share has all the rest of the tile, and less of it than
-      // this share had to do before (by some pieces, since it may have started
-      // later), its partial is there by now, and comes during the products.
-      constexpr int kLead = 8;
-      const int next = MyShare<S>() + 1;
-      const bool soon = until < tile_end && work.First(next + 1) >= tile_end &&
-                        tile_end - until + kLead <= piece - begin;
-      Sums<S> more;
-      if (soon) TakePartial<S>(work, next, more);
-      MultiplyPieces<T, S>(ring, until - piece, &cursor, c);
       if (soon) {
         Add<S>(more, c);
       } else {
@@ -346,13 +588,15 @@ __device__ void ConsumeShare(const Ring<S>& ring, const Work& work) {
 
 // Multiplies half of a tile's inputs.  Each block of a pair sends its partner
 // the sums of the outputs that the partner writes.
-template <class T, class S>
+template <class T, class S, int kTeamOfThis>
 __device__ void ConsumeHalf(const Ring<S>& ring, const Work& work) {
   const int half = blockIdx.x % 2, group = threadIdx.x / kGroupThreads;
   RingCursor cursor;
   Sums<S> c;
-  MultiplyPieces<T, S>(
-      ring, work.First(blockIdx.x + 1) - work.First(blockIdx.x), &cursor, c);
+  Multiply<T, S, kTeamOfThis>(
+      ring, work, work.First(blockIdx.x + 1) - work.First(blockIdx.x), &cursor,
+      c);
+  if (kTeamOfThis > 0) return;
   ClusterWait();  // for the other to have started
   float4* const mine = ring.beside + threadIdx.x % kGroupThreads;
   if (group != half) {
@@ -374,8 +618,17 @@ __device__ void ConsumeHalf(const Ring<S>& ring, const Work& work) {
   }
 }
 
+template <class T, class S, int kTeamOfThis>
+__device__ __forceinline__ void Consume(const Ring<S>& ring, const Work& work) {
+  if constexpr (S::kPaired) {
+    ConsumeHalf<T, S, kTeamOfThis>(ring, work);
+  } else {
+    ConsumeShare<T, S, kTeamOfThis>(ring, work);
+  }
+}
+
 template <class T, class S>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(S::kThreads, 1)
     StreamedProductKernel(const __grid_constant__ CUtensorMap weights,
                           const __grid_constant__ CUtensorMap x,
                           const __grid_constant__ Work work) {
@@ -384,22 +637,29 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (threadIdx.x == 0) {
       for (int stage = 0; stage < S::kStages; ++stage) {
         InitBarrier(&ring.full[stage], 1);
-        InitBarrier(&ring.empty[stage], kConsumers / kWarp);
+        InitBarrier(&ring.empty[stage], kTeam / kWarp);
       }
       FenceBarrierInit();
     }
     __syncthreads();
     if constexpr (S::kPaired) ClusterArrive();
     AllowNext();
-    if (threadIdx.x >= kConsumers) {
-      if (threadIdx.x == kConsumers) Produce<S>(ring, work, weights, x);
+    if (threadIdx.x >= S::kConsumers) {
+      if (ElectOne()) Produce<S>(ring, work, weights, x);
       return;
     }
     WaitForPrevious();  // partials and y are also of kernels before
-    if constexpr (S::kPaired) {
-      ConsumeHalf<T, S>(ring, work);
+    // The compiler knows that a warp is of one team only if told.
+    const auto of_team = [](int team) {
+      return team < S::kTeams &&
+             __any_sync(kAllLanes, threadIdx.x / kTeam == team);
+    };
+    if (of_team(1)) {
+      Consume<T, S, 1>(ring, work);
+    } else if (of_team(2)) {
+      Consume<T, S, 2>(ring, work);
     } else {
-      ConsumeShare<T, S>(ring, work);
+      Consume<T, S, 0>(ring, work);
     }
   } else {
     __trap();  // StreamsProducts says no
@@ -447,13 +707,21 @@ bool Describe(const void* matrix, int64_t rows, int64_t columns, int64_t stride,
 template <class T, class S>
 cudaError_t LaunchFor(const StreamedProductArgs& a, int tiles,
                       cudaStream_t stream) {
-  CUtensorMap weights, x;
-  if (!Describe(a.weight, a.outputs, a.inputs, a.weight_stride, kOutputs,
-                a.dtype, &weights) ||
-      !Describe(a.x, a.rows, a.inputs, a.x_stride, S::kRows, a.dtype, &x)) {
+  CUtensorMap weights = {}, x;
+  if (!S::kCoded && !Describe(a.weight, a.outputs, a.inputs, a.weight_stride,
+                              kOutputs, a.dtype, &weights)) {
+    return cudaErrorInvalidValue;
+  }
+  // Inputs of codes end with a whole piece, which x may not.
+  const int64_t columns = std::min(a.inputs, a.x_stride);
+  if (!Describe(a.x, a.rows, columns, a.x_stride, S::kRows, a.dtype, &x)) {
     return cudaErrorInvalidValue;
   }
   Work work;
+  work.codes = static_cast<const std::byte*>(a.weight);
+  work.output_scales = static_cast<const float*>(a.scales);
+  work.group_scales = static_cast<const GroupScale*>(a.scales);
+  work.groups_of_piece = a.group > 0 ? kTileInputs / a.group : 0;
   work.bias = a.bias;
   work.y = a.y;
   work.y_stride = a.y_stride;
@@ -470,7 +738,7 @@ cudaError_t LaunchFor(const StreamedProductArgs& a, int tiles,
                                              a.workspace.shares);
   return Launch(StreamedProductKernel<T, S>,
                 {.grid = dim3(blocks),
-                 .threads = kThreads,
+                 .threads = S::kThreads,
                  .shared_bytes = S::kAllBytes,
                  .cluster = S::kPaired ? 2 : 1},
                 stream, weights, x, work);
@@ -484,24 +752,41 @@ bool InPairs(int tiles, int64_t inputs, int shares) {
          inputs >= kFewestInputs && inputs <= kMostInputs;
 }
 
-template <class T, int kRows>
+template <class T, WeightFormat kFormat, int kRows>
 cudaError_t LaunchForRows(const StreamedProductArgs& args,
                           cudaStream_t stream) {
   const int tiles = static_cast<int>(CeilDiv(args.outputs, kOutputs));
   if (InPairs(tiles, args.inputs, args.workspace.shares)) {
-    return LaunchFor<T, Shape<kRows, true>>(args, tiles, stream);
+    return LaunchFor<T, Shape<kRows, true, kFormat>>(args, tiles, stream);
   }
-  return LaunchFor<T, Shape<kRows, false>>(args, tiles, stream);
+  return LaunchFor<T, Shape<kRows, false, kFormat>>(args, tiles, stream);
 }
 
+template <class T, WeightFormat kFormat>
+cudaError_t LaunchForWeights(const StreamedProductArgs& args,
+                             cudaStream_t stream) {
+  static_assert(kMostStreamedRows == 96);
+  if (args.rows <= 16) return LaunchForRows<T, kFormat, 16>(args, stream);
+  if (args.rows <= 32) return LaunchForRows<T, kFormat, 32>(args, stream);
+  if (args.rows <= 64) return LaunchForRows<T, kFormat, 64>(args, stream);
+  return LaunchForRows<T, kFormat, 96>(args, stream);
+}
+
+// Plain weights have the format of x.
 template <class T>
 cudaError_t LaunchForFormat(const StreamedProductArgs& args,
                             cudaStream_t stream) {
-  static_assert(kMostStreamedRows == 96);
-  if (args.rows <= 16) return LaunchForRows<T, 16>(args, stream);
-  if (args.rows <= 32) return LaunchForRows<T, 32>(args, stream);
-  if (args.rows <= 64) return LaunchForRows<T, 64>(args, stream);
-  return LaunchForRows<T, 96>(args, stream);
+  switch (args.format) {
+    case WeightFormat::kFp8:
+      return LaunchForWeights<T, WeightFormat::kFp8>(args, stream);
+    case WeightFormat::kInt8:
+      return LaunchForWeights<T, WeightFormat::kInt8>(args, stream);
+    case WeightFormat::kInt4:
+      return LaunchForWeights<T, WeightFormat::kInt4>(args, stream);
+    default:
+      if (args.format != FormatOf(args.dtype)) return cudaErrorInvalidValue;
+      return LaunchForWeights<T, WeightFormat::kBFloat16>(args, stream);
+  }
 }
 
 }  // namespace

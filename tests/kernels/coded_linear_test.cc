@@ -47,7 +47,10 @@ class CodedLayer {
     weight = {nullptr, format, outputs, inputs, WeightStride(format, inputs)};
     weight.group = coding.group;
     std::mt19937 random(outputs + inputs);
-    codes_.resize(outputs * weight.row_bytes());
+    codes_.resize(weight.bytes());
+    if (format == WeightFormat::kInt4) {
+      groups_.resize(weight.scale_bytes() / sizeof(GroupScale));
+    }
     for (std::byte& code : codes_) {
       code = static_cast<std::byte>(random() & 0x77);  // no NaN
     }
@@ -59,10 +62,11 @@ class CodedLayer {
       Encode(row, n);
     }
     weight.data = codes_.data();
-    weight.scales = format == WeightFormat::kInt4
-                        ? static_cast<const void*>(groups_.data())
-                        : scales_.data();
-    backend->Arrange(weight, codes_.data());
+    void* const scales = format == WeightFormat::kInt4
+                             ? static_cast<void*>(groups_.data())
+                             : scales_.data();
+    weight.scales = scales;
+    backend->Arrange(weight, codes_.data(), scales);
   }
 
   double Output(const float* x, int n) const {
@@ -85,11 +89,11 @@ class CodedLayer {
     const auto decoded =
         absl::MakeSpan(decoded_).subspan(n * row.size(), row.size());
     if (weight.format == WeightFormat::kInt4) {
+      GroupScale* scales = &groups_[n * weight.groups()];
       for (size_t i = 0; i < row.size(); i += weight.group) {
-        groups_.push_back(
-            ScaleOfGroup(absl::MakeSpan(row).subspan(i, weight.group)));
+        scales[i / weight.group] =
+            ScaleOfGroup(absl::MakeSpan(row).subspan(i, weight.group));
       }
-      const GroupScale* scales = &groups_[n * weight.groups()];
       EncodeInt4Row(row, weight.group, scales, codes);
       return DecodeInt4Row(codes, weight.group, scales, decoded);
     }

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <random>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -107,14 +108,17 @@ TEST(ShardWeights, DummyWeightsAreTheSameForEveryTp) {
   }
 }
 
-ShardWeights LoadCoded(const ModelConfig& config, int rank, int size,
-                       WeightCoding coding) {
-  WeightOptions options;
-  options.dummy_seed = 3;
-  options.coding = coding;
-  return LoadShardWeights(config, config.Shard(rank, size), options,
-                          MakeBackend().get())
-      .value();
+constexpr WeightCoding kCodings[] = {{WeightFormat::kFp8},
+                                     {WeightFormat::kInt8},
+                                     {WeightFormat::kInt4, 64},
+                                     {WeightFormat::kInt4, 128}};
+
+ModelConfig ConfigForCodes() {
+  ModelConfig config = TinyConfig();
+  config.qkv = {4, 4, 64};
+  config.hidden_size = 256;
+  config.ffn_dim = 512;
+  return config;
 }
 
 std::vector<float> Row(const StoredMatrix& m, int64_t r) {
@@ -124,48 +128,54 @@ std::vector<float> Row(const StoredMatrix& m, int64_t r) {
   return row;
 }
 
-TEST(ShardWeights, CodesAreTheSameForEveryTpAndNearTheNumbers) {
-  ModelConfig config = TinyConfig();
-  config.qkv = {4, 4, 64};
-  config.hidden_size = 256;
-  config.ffn_dim = 512;
-  const ShardWeights plain = Load(config, 0, 1, DType::kFloat32);
-  for (const WeightCoding coding :
-       {WeightCoding{WeightFormat::kFp8}, WeightCoding{WeightFormat::kInt8},
-        WeightCoding{WeightFormat::kInt4, 64},
-        WeightCoding{WeightFormat::kInt4, 128}}) {
-    const ShardWeights whole = LoadCoded(config, 0, 1, coding);
-    const float step = 0.035f / (coding.format == WeightFormat::kInt4   ? 7
-                                 : coding.format == WeightFormat::kInt8 ? 127
-                                                                        : 14);
-    const LayerWeights& a = whole.layers[1];
-    const LayerWeights& p = plain.layers[1];
-    for (const auto& [coded, number] : {std::pair(a.qkv.weight, p.qkv.weight),
-                                        {a.out.weight, p.out.weight},
-                                        {a.fc1.weight, p.fc1.weight},
-                                        {a.fc2.weight, p.fc2.weight}}) {
-      ASSERT_EQ(coded.format, coding.format);
-      const std::vector<float> row = Row(coded, 9);
-      for (int64_t c = 0; c < coded.columns; ++c) {
-        ASSERT_NEAR(row[c], At(number, 9, c), step) << Name(coding.format);
+// Every slice of two ranks has the codes that one rank has.
+void ExpectTheSameForTwoRanks(const ModelConfig& config,
+                              const WeightOptions& options) {
+  const auto load = [&](int rank, int size) {
+    return LoadShardWeights(config, config.Shard(rank, size), options,
+                            MakeBackend().get())
+        .value();
+  };
+  const ShardWeights whole = load(0, 1);
+  const LayerWeights& a = whole.layers[1];
+  for (int rank = 0; rank < 2; ++rank) {
+    const ShardSpec shard = config.Shard(rank, 2);
+    const ShardWeights part = load(rank, 2);
+    const LayerWeights& b = part.layers[1];
+    EXPECT_EQ(Row(b.fc1.weight, 5),
+              Row(a.fc1.weight, shard.ffn_columns.begin + 5));
+    for (const auto& [half, full, begin] :
+         {std::tuple(b.out.weight, a.out.weight, shard.heads.begin * 64),
+          {b.fc2.weight, a.fc2.weight, shard.ffn_columns.begin}}) {
+      const std::vector<float> mine = Row(half, 7), all = Row(full, 7);
+      for (int64_t c = 0; c < half.columns; ++c) {
+        ASSERT_EQ(mine[c], all[begin + c]) << Name(options.coding.format);
       }
     }
-    EXPECT_EQ(whole.token_embedding.format, WeightFormat::kFloat32);
-    for (int rank = 0; rank < 2; ++rank) {
-      const ShardSpec shard = config.Shard(rank, 2);
-      const ShardWeights part = LoadCoded(config, rank, 2, coding);
-      const LayerWeights& b = part.layers[1];
-      EXPECT_EQ(Row(b.fc1.weight, 5),
-                Row(a.fc1.weight, shard.ffn_columns.begin + 5));
-      for (const auto& [half, full, begin] :
-           {std::tuple(b.out.weight, a.out.weight, shard.heads.begin * 64),
-            {b.fc2.weight, a.fc2.weight, shard.ffn_columns.begin}}) {
-        const std::vector<float> mine = Row(half, 7), all = Row(full, 7);
-        for (int64_t c = 0; c < half.columns; ++c) {
-          ASSERT_EQ(mine[c], all[begin + c]) << Name(coding.format);
-        }
-      }
+  }
+}
+
+TEST(ShardWeights, DummyCodesAreTheSameForEveryTpAndAsLargeAsNumbers) {
+  const ModelConfig config = ConfigForCodes();
+  for (const WeightCoding coding : kCodings) {
+    WeightOptions options;
+    options.dummy_seed = 3;
+    options.coding = coding;
+    ExpectTheSameForTwoRanks(config, options);
+    const ShardWeights w = LoadShardWeights(config, config.Shard(0, 1), options,
+                                            MakeBackend().get())
+                               .value();
+    EXPECT_EQ(w.token_embedding.format, WeightFormat::kFloat32);
+    const StoredMatrix& fc2 = w.layers[1].fc2.weight;
+    ASSERT_EQ(fc2.format, coding.format);
+    double sum = 0, squares = 0;
+    for (int64_t r = 0; r < fc2.rows; ++r) {
+      for (const float x : Row(fc2, r)) sum += x, squares += double{x} * x;
     }
+    const auto count = static_cast<double>(fc2.rows * fc2.columns);
+    EXPECT_NEAR(std::sqrt(squares / count), 0.02, 0.0005)
+        << Name(coding.format);
+    EXPECT_NEAR(sum / count, 0, 0.003) << Name(coding.format);
   }
 }
 
@@ -312,6 +322,58 @@ TEST_F(StoredWeights, MustBeFinite) {
     name_ = name;
     at_ = 7;
     EXPECT_EQ(Load(DType::kFloat32).code(), absl::StatusCode::kDataLoss);
+  }
+}
+
+// Numbers of a checkpoint, rounded while they are loaded.
+TEST(StoredCodes, AreNearTheNumbersAndTheSameForEveryTp) {
+  const ModelConfig config = ConfigForCodes();
+  const Family* family = FindFamily(config.family).value();
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal(0, 0.02f);
+  std::vector<Float32Tensor> tensors;
+  ForEachSlice(
+      MapWeights(family->names, config, config.Shard(0, 1)),
+      [&](const TensorSlice& slice) {
+        std::vector<float> values(slice.full_rows * slice.full_columns);
+        for (float& x : values) x = normal(random);
+        tensors.push_back({slice.name,
+                           {slice.full_rows, slice.full_columns},
+                           std::move(values)});
+      });
+  TempDirectory directory;
+  directory.Write("model.safetensors", SafetensorsText(tensors));
+  const auto checkpoint =
+      Checkpoint::Open(directory.path(), family->names.prefix).value();
+  WeightOptions options;
+  options.checkpoint = checkpoint.get();
+  const auto load = [&] {
+    return LoadShardWeights(config, config.Shard(0, 1), options,
+                            MakeBackend().get())
+        .value();
+  };
+  const ShardWeights plain = load();
+  for (const WeightCoding coding : kCodings) {
+    options.coding = coding;
+    ExpectTheSameForTwoRanks(config, options);
+    const ShardWeights coded = load();
+    const LayerWeights &a = coded.layers[1], &p = plain.layers[1];
+    for (const auto& [codes, numbers] : {std::pair(a.qkv.weight, p.qkv.weight),
+                                         {a.out.weight, p.out.weight},
+                                         {a.fc1.weight, p.fc1.weight},
+                                         {a.fc2.weight, p.fc2.weight}}) {
+      ASSERT_EQ(codes.format, coding.format);
+      const std::vector<float> mine = Row(codes, 9), right = Row(numbers, 9);
+      double errors = 0, squares = 0;
+      for (size_t c = 0; c < mine.size(); ++c) {
+        errors += std::pow(double{mine[c]} - right[c], 2);
+        squares += std::pow(double{right[c]}, 2);
+      }
+      const double relative = std::sqrt(errors / squares);
+      EXPECT_LT(relative, coding.format == WeightFormat::kInt4   ? 0.12
+                          : coding.format == WeightFormat::kInt8 ? 0.01
+                                                                 : 0.03);
+    }
   }
 }
 

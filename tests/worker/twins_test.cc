@@ -23,6 +23,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/head_dim.h"
 #include "kernels/cuda/cuda_backend.h"
@@ -410,6 +411,52 @@ INSTANTIATE_TEST_SUITE_P(Groups, Twins,
                                             ::testing::Values("fp16", "bf16"),
                                             ::testing::Values(2, 3, 4)),
                          NameOf);
+
+// Codes of weights, format, ranks.
+class CodedTwins : public ::testing::TestWithParam<
+                       std::tuple<const char*, const char*, int>> {
+ protected:
+  void SetUp() override {
+    const absl::Status there = CheckGpu(0);
+    if (!there.ok()) GTEST_SKIP() << there;
+  }
+  // The narrowest slice of a rank is one head's 64 inputs, a whole group.
+  ShardOptions WithCodes(ShardOptions options) const {
+    options.model.weights = std::get<0>(GetParam());
+    options.model.weight_group = 64;
+    return options;
+  }
+  int ranks() const { return std::get<2>(GetParam()); }
+};
+
+// A GPU rounds what int4 stands for to 16 bits.
+TEST_P(CodedTwins, AgreeOnRandomTraffic) {
+  const char* const dtype = std::get<1>(GetParam());
+  AgreeOnRandomTraffic(WithCodes(SmallOptions(64, dtype)), ranks(), 250,
+                       std::string(dtype) == "fp16" ? 0.05 : 0.2);
+}
+TEST_P(CodedTwins, OfTrainedWeightsAgreeOnRandomTraffic) {
+  if (std::string(std::get<1>(GetParam())) != "fp16") {
+    GTEST_SKIP() << "the demo model is stored in fp16";
+  }
+  AgreeOnRandomTraffic(WithCodes(DemoOptions()), ranks(), 150, 0.1);
+}
+
+std::string NameOfCoded(
+    const ::testing::TestParamInfo<CodedTwins::ParamType>& info) {
+  const auto [weights, dtype, ranks] = info.param;
+  return absl::StrCat(weights, dtype, "tp", ranks);
+}
+INSTANTIATE_TEST_SUITE_P(
+    All, CodedTwins,
+    ::testing::Combine(::testing::Values("fp8", "int8", "int4"),
+                       ::testing::Values("fp16", "bf16"), ::testing::Values(1)),
+    NameOfCoded);
+INSTANTIATE_TEST_SUITE_P(Groups, CodedTwins,
+                         ::testing::Combine(::testing::Values("fp8", "int4"),
+                                            ::testing::Values("fp16"),
+                                            ::testing::Values(2, 3)),
+                         NameOfCoded);
 
 class DemoTwins : public ::testing::TestWithParam<int> {};
 

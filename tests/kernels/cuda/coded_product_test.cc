@@ -1,0 +1,218 @@
+// Linear layers with weights of codes on the GPU against float64 of what the
+// codes stand for, over poisoned memory.
+#include <cuda_runtime.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <random>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/dtype.h"
+#include "base/weight_codes.h"
+#include "kernels/backend.h"
+#include "kernels/cuda/linear.h"
+#include "tests/kernels/cuda/device_array.h"
+
+namespace h2o::cuda {
+namespace {
+
+// Random weights as codes, arranged; memory behind them is poisoned.
+class CodedLayer {
+ public:
+  CodedLayer(int64_t outputs, int64_t inputs, WeightCoding coding)
+      : decoded(outputs * inputs),
+        shape_(Shape(outputs, inputs, coding)),
+        codes_(shape_.bytes()),
+        scales_(shape_.scale_bytes()) {
+    std::vector<std::byte> codes(codes_.size()), scales(scales_.size());
+    std::mt19937 random(static_cast<unsigned>(outputs + inputs));
+    std::normal_distribution<float> normal(0, 0.05f);
+    std::vector<float> row(inputs);
+    for (int64_t n = 0; n < outputs; ++n) {
+      for (float& w : row) w = normal(random);
+      Encode(row, n, &codes, &scales);
+    }
+    Upload(codes, codes_);
+    Upload(scales, scales_);
+    const absl::Status status =
+        ArrangeInPlace(shape_, codes_.data(), scales_.data(), nullptr);
+    H2O_CHECK(status.ok()) << status;
+  }
+
+  StoredMatrix weight() const {
+    StoredMatrix w = shape_;
+    w.data = codes_.data();
+    w.scales = scales_.data();
+    return w;
+  }
+
+  std::vector<float> decoded;
+
+ private:
+  static StoredMatrix Shape(int64_t outputs, int64_t inputs,
+                            WeightCoding coding) {
+    StoredMatrix m = {nullptr, coding.format, outputs, inputs,
+                      WeightStride(coding.format, inputs)};
+    m.group = coding.group;
+    return m;
+  }
+  static void Upload(const std::vector<std::byte>& from,
+                     const DeviceArray<std::byte>& to) {
+    CheckCuda(cudaMemcpy(to.data(), from.data(), from.size(),
+                         cudaMemcpyHostToDevice));
+  }
+
+  void Encode(const std::vector<float>& row, int64_t n,
+              std::vector<std::byte>* codes, std::vector<std::byte>* scales) {
+    std::byte* const to = codes->data() + n * shape_.row_bytes();
+    const auto back =
+        absl::MakeSpan(decoded).subspan(n * row.size(), row.size());
+    if (shape_.format != WeightFormat::kInt4) {
+      float most = 0;
+      for (const float w : row) most = std::max(most, std::fabs(w));
+      const float scale = ScaleOf(shape_.format, most);
+      reinterpret_cast<float*>(scales->data())[n] = scale;
+      EncodeRow(shape_.format, row, scale, to);
+      return DecodeRow(shape_.format, to, scale, back);
+    }
+    auto* const groups =
+        reinterpret_cast<GroupScale*>(scales->data()) + n * shape_.groups();
+    for (size_t i = 0; i < row.size(); i += shape_.group) {
+      groups[i / shape_.group] =
+          ScaleOfGroup(absl::MakeSpan(row).subspan(i, shape_.group));
+    }
+    EncodeInt4Row(row, shape_.group, groups, to);
+    DecodeInt4Row(to, shape_.group, groups, back);
+  }
+
+  StoredMatrix shape_;
+  DeviceArray<std::byte> codes_, scales_;
+};
+
+constexpr WeightCoding kCodings[] = {{WeightFormat::kFp8},
+                                     {WeightFormat::kInt8},
+                                     {WeightFormat::kInt4, 64},
+                                     {WeightFormat::kInt4, 128}};
+
+// y of a product over poison, padding and all.
+std::vector<uint16_t> Multiply(LinearProducts* products,
+                               const CodedLayer& layer,
+                               const std::vector<float>& x, int64_t rows,
+                               const std::vector<uint16_t>& bias, bool relu,
+                               DType dtype) {
+  const StoredMatrix weight = layer.weight();
+  const int64_t x_stride = AlignedStride(weight.columns);
+  const DeviceArray<uint16_t> device_x(Narrow(x, dtype)), device_bias(bias);
+  const DeviceArray<uint16_t> y(rows * AlignedStride(weight.rows));
+  const absl::Status status = products->Run(
+      {device_x.data(), rows, weight.columns, x_stride, dtype}, weight,
+      device_bias.data(), relu,
+      {y.data(), rows, weight.rows, AlignedStride(weight.rows), dtype},
+      nullptr);
+  EXPECT_TRUE(status.ok()) << status;
+  return y.Read();
+}
+
+class CodedProduct : public ::testing::TestWithParam<std::tuple<int, DType>> {
+ protected:
+  void SetUp() override {
+    H2O_SKIP_WITHOUT_GPU();
+    products_ = LinearProducts::Create("", false).value();
+    if (!products_->takes_codes()) GTEST_SKIP() << "this GPU takes no codes";
+  }
+  WeightCoding coding() const { return kCodings[std::get<0>(GetParam())]; }
+  DType dtype() const { return std::get<1>(GetParam()); }
+
+  // Codes of int4, and all codes of many rows, are rounded to 16 bits.
+  void RunAndCheck(int64_t rows, int64_t outputs, int64_t inputs) {
+    SCOPED_TRACE(::testing::Message()
+                 << rows << " x " << outputs << " x " << inputs);
+    const CodedLayer layer(outputs, inputs, coding());
+    const int64_t x_stride = AlignedStride(inputs);
+    std::vector<float> x = Uniform(rows * x_stride, 3, 1);
+    for (int64_t i = 0; i < rows * x_stride; ++i) {
+      if (i % x_stride >= inputs) x[i] = 0;
+    }
+    x = Widen(Narrow(x, dtype()), dtype());
+    const std::vector<uint16_t> bias = Narrow(Uniform(outputs, 4, 1), dtype());
+    const std::vector<uint16_t> y =
+        Multiply(products_.get(), layer, x, rows, bias, true, dtype());
+    const std::vector<float> wide_bias = Widen(bias, dtype());
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t n = 0; n < outputs; ++n) {
+        double want = wide_bias[n], squares = 0;
+        for (int64_t k = 0; k < inputs; ++k) {
+          const double term =
+              double{x[r * x_stride + k]} * layer.decoded[n * inputs + k];
+          want += term;
+          squares += term * term;
+        }
+        want = std::max(want, 0.0);
+        // Each weight is off by half a unit at most; such errors add up as
+        // random ones do.
+        ASSERT_NEAR(
+            LoadElement(y.data(), dtype(), r * AlignedStride(outputs) + n),
+            want,
+            std::abs(want) * HalfUlp(dtype()) +
+                6 * HalfUlp(dtype()) * std::sqrt(squares) + 1e-5)
+            << "row " << r << ", output " << n;
+      }
+    }
+    ExpectPoisonBehind(outputs, AlignedStride(outputs), y);
+  }
+
+  std::unique_ptr<LinearProducts> products_;
+};
+
+TEST_P(CodedProduct, EqualsFloat64OfTheCodes) {
+  for (const int64_t rows : {1, 5, 16, 17, 32, 33, 64, 65, 96, 97, 130}) {
+    RunAndCheck(rows, 384, 384);
+  }
+  for (const auto& [outputs, inputs] : {std::pair<int64_t, int64_t>{64, 128},
+                                        {8, 96},
+                                        {200, 420},
+                                        {576, 192},
+                                        {1152, 384},
+                                        {384, 1536},
+                                        {128, 4096},
+                                        {9000, 256}}) {
+    for (const int64_t rows : {3, 40, 80, 100}) {
+      RunAndCheck(rows, outputs, inputs);
+    }
+  }
+}
+
+TEST_P(CodedProduct, GivesTheSameBitsEveryTime) {
+  const CodedLayer layer(1152, 2048, coding());
+  const std::vector<float> x = Uniform(24 * 2048, 3, 1);
+  const std::vector<uint16_t> bias(1152, 0);
+  const auto first =
+      Multiply(products_.get(), layer, x, 24, bias, false, dtype());
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_EQ(Multiply(products_.get(), layer, x, 24, bias, false, dtype()),
+              first);
+  }
+}
+
+std::string NameOf(
+    const ::testing::TestParamInfo<CodedProduct::ParamType>& info) {
+  const WeightCoding& coding = kCodings[std::get<0>(info.param)];
+  const bool in_groups = coding.format == WeightFormat::kInt4;
+  return absl::StrCat(std::string(Name(coding.format)),
+                      in_groups ? absl::StrCat("g", coding.group) : "",
+                      std::string(Name(std::get<1>(info.param))));
+}
+INSTANTIATE_TEST_SUITE_P(All, CodedProduct,
+                         ::testing::Combine(::testing::Range(0, 4),
+                                            ::testing::Values(DType::kBFloat16,
+                                                              DType::kFloat16)),
+                         NameOf);
+
+}  // namespace
+}  // namespace h2o::cuda
