@@ -46,6 +46,14 @@ def test_stored_codes(layout, tp, program, coded):
         assert_close(logits[-cases.CODED_ROWS:], np.load(GOLDEN / f"coded_{layout}.npy"), WITHIN.get(layout, 1e-3))
 
 
+@pytest.mark.parametrize("flags", [["int4", "--weight-group", 64], ["int8"], ["fp8"]], ids=["int4", "int8", "fp8"])
+def test_codes_of_quantize_are_those_that_loading_makes(flags, program, tmp_path):
+    program.run("quantize", "--model", DEMO, "--weights", *flags, "--out", tmp_path / "model")
+    tokens = cases.demo_prompts(json.loads((DEMO / "config.json").read_text())["vocab_size"])[0]
+    stored = program.logits(tokens, model_path=tmp_path / "model")
+    assert np.array_equal(stored, program.logits(tokens, "--weights", *flags, model_path=DEMO))
+
+
 # ---- transformers itself ----------------------------------------------------------------------------------------------
 @pytest.fixture(scope="session")
 def transformers(full_matrix):
