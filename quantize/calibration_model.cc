@@ -63,6 +63,29 @@ absl::StatusOr<std::unique_ptr<KvCache>> NewCache(const ModelConfig& config,
   return KvCache::Create(options, backend);
 }
 
+// Linux overcommits memory, so the need is compared with what is free before
+// anything is allocated.
+absl::Status CheckMemory(const LayerMap& layer, int64_t hidden_bytes,
+                         int64_t free_bytes) {
+  constexpr int64_t kNumber = sizeof(float);
+  int64_t moments = 0, weights = 0;
+  for (const LayerProduct product : kLayerProducts) {
+    const Slices& slices = WeightsOf(layer, product);
+    moments += slices[0].full_columns * slices[0].full_columns * kNumber;
+    for (const TensorSlice& slice : slices) {
+      weights += 2 * slice.size() * kNumber;  // as they were, and rounded
+    }
+  }
+  const int64_t needed = hidden_bytes + moments + weights;
+  if (free_bytes <= 0 || needed <= free_bytes) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "calibration takes ", needed, " bytes: ", hidden_bytes,
+      " for the hidden states of the text, ", moments,
+      " for the moments of a layer's inputs and ", weights,
+      " for its weights; ", free_bytes,
+      " are free: use fewer --calibrate-tokens, or round without --calibrate"));
+}
+
 bool AllFinite(const UpperMatrix& moments) {
   for (int64_t i = 0; i < moments.size(); ++i) {
     if (!std::isfinite(moments.Row(i)[i])) return false;
@@ -98,6 +121,9 @@ absl::Status CalibrationModel::Prepare() {
   const int64_t row_bytes =
       AlignedStride(config_.hidden_size) * int64_t{sizeof(float)};
   H2O_ASSIGN_OR_RETURN(backend_, NewBackend(config_, longest, num_threads_));
+  H2O_RETURN_IF_ERROR(CheckMemory(source_.map.layers[0],
+                                  (tokens + longest) * row_bytes,
+                                  backend_->FreeBytes()));
   H2O_ASSIGN_OR_RETURN(cache_, NewCache(config_, longest, backend_.get()));
   H2O_ASSIGN_OR_RETURN(
       forward_, Forward::Create(config_, shard_, weights_, backend_.get(),
@@ -167,18 +193,23 @@ void CalibrationModel::Replace(LayerProduct product, Matrix rounded) {
             rounded.stride};
 }
 
-absl::StatusOr<UpperMatrix> CalibrationModel::MomentsOf(LayerProduct product,
-                                                        ThreadPool* pool) {
-  const LinearWeights& wanted = Of(product);
-  H2O_ASSIGN_OR_RETURN(UpperMatrix moments,
-                       UpperMatrix::Create(wanted.weight.columns));
+absl::StatusOr<std::vector<UpperMatrix>> CalibrationModel::Moments(
+    ThreadPool* pool) {
+  std::vector<UpperMatrix> moments;
+  for (const LayerProduct product : kLayerProducts) {
+    H2O_ASSIGN_OR_RETURN(moments.emplace_back(),
+                         UpperMatrix::Create(Of(product).weight.columns));
+  }
   forward_->SeeInputs([&](const LinearWeights& weights, Matrix input) {
-    if (&weights == &wanted) AddMoments(input, &moments, pool);
+    for (size_t i = 0; i < moments.size(); ++i) {
+      if (&weights != &Of(kLayerProducts[i])) continue;
+      AddMoments(input, &moments[i], pool);
+    }
   });
   const absl::Status status = RunLayer([](size_t, Matrix) {});
   forward_->SeeInputs(nullptr);
   H2O_RETURN_IF_ERROR(status);
-  if (!AllFinite(moments)) {
+  if (!std::all_of(moments.begin(), moments.end(), AllFinite)) {
     return absl::DataLossError(
         absl::StrCat("layer ", layer_,
                      ": the text makes inputs of a product that are not finite "

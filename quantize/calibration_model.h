@@ -2,8 +2,9 @@
 // time: no more than one layer's weights are in memory, and the hidden states
 // of all tokens.
 //
-// A layer is begun, its products are rounded in the order of LayerProduct, each
-// on inputs that the rounded ones in front of it give, and the layer is ended.
+// A layer is begun, the inputs of its products are looked at, which are those
+// that the rounded layers in front of it give, its weights are replaced by
+// rounded ones, and it is ended.
 //
 // Threads  one owner.
 #pragma once
@@ -11,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -37,9 +39,9 @@ class CalibrationModel {
 
   // Loads a layer.  REQUIRES: they are begun in order.
   absl::Status BeginLayer(int layer);
-  // The moments of a product's inputs over all the text.
-  // Errors: DATA_LOSS if they are not finite.
-  absl::StatusOr<UpperMatrix> MomentsOf(LayerProduct product, ThreadPool* pool);
+  // The moments over all the text of the inputs of each of kLayerProducts.
+  // Errors: DATA_LOSS if they are not finite; RESOURCE_EXHAUSTED.
+  absl::StatusOr<std::vector<UpperMatrix>> Moments(ThreadPool* pool);
   // The product's weights are `rounded` from now on: float32, of the same size;
   // it must live until the layer ends.
   void Replace(LayerProduct product, Matrix rounded);

@@ -19,6 +19,7 @@ namespace h2o {
 // Float32 [size, size], of which the upper triangle counts.
 class UpperMatrix {
  public:
+  UpperMatrix() = default;
   // Zeros.  Errors: RESOURCE_EXHAUSTED naming the size.
   static absl::StatusOr<UpperMatrix> Create(int64_t size);
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <memory>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/new_directory.h"
@@ -26,11 +27,10 @@ bool IsWithin(const std::string& path, const std::string& directory) {
   namespace fs = std::filesystem;
   std::error_code ignored;
   const auto place = [&ignored](const std::string& name) {
-    return fs::weakly_canonical(fs::absolute(name, ignored), ignored) / "";
+    return fs::weakly_canonical(fs::absolute(name, ignored), ignored);
   };
-  const fs::path inner = place(path), outer = place(directory);
-  return std::mismatch(outer.begin(), --outer.end(), inner.begin(), inner.end())
-             .first == --outer.end();
+  const fs::path way = place(path).lexically_relative(place(directory));
+  return !way.empty() && *way.begin() != "..";
 }
 
 absl::Status CheckPlaces(const QuantizeOptions& options) {

@@ -111,18 +111,18 @@ class CalibratedRounder final : public Rounder {
 
   absl::StatusOr<CodedMatrix> Round(int layer, LayerProduct product) override {
     if (product == kLayerProducts[0]) H2O_RETURN_IF_ERROR(BeginLayer(layer));
-    H2O_ASSIGN_OR_RETURN(UpperMatrix moments,
-                         model_->MomentsOf(product, &pool_));
-    const ErrorFeedback feedback =
-        FactorMoments(std::move(moments), kDamping, &pool_);
+    const ErrorFeedback feedback = FactorMoments(
+        std::move(moments_[static_cast<size_t>(product)]), kDamping, &pool_);
     H2O_ASSIGN_OR_RETURN(
         const Matrix numbers,
         reader_->Numbers(WeightsOf(source_.map.layers[layer], product),
                          &rounded_.emplace_back()));
     CodedMatrix codes = RoundWithFeedback(numbers, feedback, coding_, &pool_);
-    for (int64_t r = 0; r < numbers.rows; ++r) {
-      codes.Decode(r, {numbers.Row(r), static_cast<size_t>(numbers.columns)});
-    }
+    pool_.ParallelFor(numbers.rows, 64, [&](int64_t begin, int64_t end, int) {
+      for (int64_t r = begin; r < end; ++r) {
+        codes.Decode(r, {numbers.Row(r), static_cast<size_t>(numbers.columns)});
+      }
+    });
     model_->Replace(product, numbers);
     return codes;
   }
@@ -131,7 +131,9 @@ class CalibratedRounder final : public Rounder {
   absl::Status BeginLayer(int layer) {
     if (layer > 0) H2O_RETURN_IF_ERROR(model_->EndLayer());
     rounded_.clear();
-    return model_->BeginLayer(layer);
+    H2O_RETURN_IF_ERROR(model_->BeginLayer(layer));
+    H2O_ASSIGN_OR_RETURN(moments_, model_->Moments(&pool_));
+    return absl::OkStatus();
   }
 
   const SourceModel& source_;
@@ -139,7 +141,9 @@ class CalibratedRounder final : public Rounder {
   ThreadPool pool_;
   const std::unique_ptr<WeightReader> reader_;
   const std::unique_ptr<CalibrationModel> model_;
-  std::vector<Buffer> rounded_;  // weights of the layer that are rounded
+  // Of the layer: by product, until it is rounded, and what is rounded.
+  std::vector<UpperMatrix> moments_;
+  std::vector<Buffer> rounded_;
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-"""`quantize`: directories of codes are whole or not there, the same for every number of threads, and what cannot be is refused."""
+"""`quantize`: directories of codes are whole or not there, and what cannot be quantised is refused."""
 import filecmp
 import json
 import pathlib
@@ -44,16 +44,27 @@ def test_a_directory_of_codes_has_all_files_of_the_model(tmp_path):
     assert (weights["num_bits"], weights["group_size"], weights["symmetric"]) == (4, 64, False)
 
 
-def test_calibrated_codes_are_the_same_for_every_number_of_threads(tmp_path, text):
-    arguments = ["--weights", "int4", "--calibrate", text, "--calibrate-tokens", 200]
-    for threads in (1, 3):
-        run = quantize(tmp_path / str(threads), *arguments, "--threads", threads)
+def likelihoods(model, *arguments):
+    run = subprocess.run([BIN / "h2oserve", "logits", "--model", model, "--nll", "--tokens", " ".join(map(str, range(2, 90))),
+                          *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                         timeout=PATIENCE)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@pytest.mark.parametrize("weights", [["int4", "--weight-group", 64], ["int8"], ["fp8"]], ids=["int4", "int8", "fp8"])
+def test_codes_that_are_read_back_are_those_that_loading_makes(tmp_path, weights):
+    run = quantize(tmp_path / "out", "--weights", *weights)
+    assert run.returncode == 0, run.stderr
+    assert likelihoods(tmp_path / "out") == likelihoods(MODEL, "--weights", *weights)
+
+
+def test_calibrated_codes_are_others_than_the_nearest(tmp_path, text):
+    for name, arguments in (("calibrated", ["--calibrate", text, "--calibrate-tokens", 100]), ("nearest", [])):
+        run = quantize(tmp_path / name, "--weights", "int4", *arguments)
         assert run.returncode == 0 and not run.stderr, run.stderr
-    plain = quantize(tmp_path / "plain", "--weights", "int4")
-    assert plain.returncode == 0, plain.stderr
-    one, three, nearest = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("1", "3", "plain"))
-    assert one == three
-    assert len(one) == len(nearest) and one != nearest
+    calibrated, nearest = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("calibrated", "nearest"))
+    assert len(calibrated) == len(nearest) and calibrated != nearest
 
 
 def test_what_cannot_be_quantised_is_refused(tmp_path, text):
