@@ -54,13 +54,15 @@ float NearestFp8(float x) {
 float SquaredErrorOfFp8(absl::Span<const float> row, float scale) {
   constexpr size_t kSums = 16;
   float sums[kSums] = {};
-  for (size_t i = 0; i < row.size(); i += kSums) {
-    const size_t n = std::min(kSums, row.size() - i);
-    for (size_t j = 0; j < n; ++j) {
-      const float error = NearestFp8(row[i + j] / scale) * scale - row[i + j];
-      sums[j] += error * error;
-    }
+  const auto add = [&](float x, float* sum) {
+    const float error = NearestFp8(x / scale) * scale - x;
+    *sum += error * error;
+  };
+  const size_t whole = row.size() / kSums * kSums;
+  for (size_t i = 0; i < whole; i += kSums) {
+    for (size_t j = 0; j < kSums; ++j) add(row[i + j], &sums[j]);
   }
+  for (size_t i = whole; i < row.size(); ++i) add(row[i], &sums[0]);
   return std::accumulate(std::begin(sums), std::end(sums), 0.0f);
 }
 

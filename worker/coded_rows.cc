@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/kv_page.h"
@@ -41,21 +42,20 @@ absl::Status CheckCoded(const TensorSlice& slice, const WeightCoding& coding,
       !stored && coding.group > 64 ? ", or --weight-group 64" : ""));
 }
 
-float MostOfRow(const TensorSlice& slice, const StoredTensor& tensor,
-                int64_t r) {
+float ScaleOfStoredRow(WeightFormat format, const TensorSlice& slice,
+                       const StoredTensor& tensor, int64_t r) {
   const int64_t first = (slice.rows.begin + r) * slice.full_columns;
-  float most = 0;
+  std::vector<float> row(slice.full_columns);
   for (int64_t c = 0; c < slice.full_columns; ++c) {
     const float x = LoadElement(tensor.data, tensor.dtype, first + c);
-    if (std::isfinite(x)) most = std::max(most, std::fabs(x));
+    if (std::isfinite(x)) row[c] = x;
   }
-  return most;
+  return ScaleOfRow(format, row);
 }
 
 void EncodeCodes(const WeightCoding& coding, absl::Span<const float> row,
-                 float most, std::byte* codes, std::byte* scales) {
+                 float scale, std::byte* codes, std::byte* scales) {
   if (coding.format != WeightFormat::kInt4) {
-    const float scale = ScaleOf(coding.format, most);
     std::memcpy(scales, &scale, sizeof(scale));
     return EncodeRow(coding.format, row, scale, codes);
   }

@@ -23,15 +23,15 @@ int64_t ScaleBytes(const WeightCoding& coding, int64_t columns);
 absl::Status CheckCoded(const TensorSlice& slice, const WeightCoding& coding,
                         bool stored = false);
 
-// The largest magnitude in the tensor's row that has row `r` of the slice, also
-// outside of the slice: all ranks scale a row alike.  Numbers that are not
-// finite are left to the rank that has them.
-float MostOfRow(const TensorSlice& slice, const StoredTensor& tensor,
-                int64_t r);
+// The scale of fp8 or int8 codes of the tensor's row that has row `r` of the
+// slice, from the whole row, also what is outside of the slice: all ranks scale
+// a row alike.  Numbers that are not finite are left to the rank that has them.
+float ScaleOfStoredRow(WeightFormat format, const TensorSlice& slice,
+                       const StoredTensor& tensor, int64_t r);
 
-// Codes and scales of a row of finite numbers whose largest magnitude in the
-// whole tensor is `most` (not read of int4), in order (base/weight_codes.h).
+// Codes and scales of a row of finite numbers, in order (base/weight_codes.h).
+// `scale` is of fp8 and int8; groups of int4 have scales of their own.
 void EncodeCodes(const WeightCoding& coding, absl::Span<const float> row,
-                 float most, std::byte* codes, std::byte* scales);
+                 float scale, std::byte* codes, std::byte* scales);
 
 }  // namespace h2o

@@ -114,11 +114,11 @@ absl::Status SliceSource::RoundToCodes(const TensorSlice& slice,
     if (!AllFinite(bytes, DType::kFloat32, columns)) {
       bad_row = r;
     } else {
-      // Groups of int4 have ranges of their own.
-      const float most = options_.coding.format == WeightFormat::kInt4
-                             ? 0
-                             : MostOfRow(slice, tensor, r);
-      EncodeCodes(options_.coding, numbers, most, row,
+      const WeightFormat format = options_.coding.format;
+      const float scale = format == WeightFormat::kInt4
+                              ? 0
+                              : ScaleOfStoredRow(format, slice, tensor, r);
+      EncodeCodes(options_.coding, numbers, scale, row,
                   row_scales.data() + r * scale_bytes);
     }
   });
