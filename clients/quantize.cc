@@ -2,10 +2,13 @@
 #include "quantize/quantize.h"
 
 #include <CLI/CLI.hpp>
+#include <cstdio>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
 #include "clients/commands.h"
 #include "clients/progress_bar.h"
 #include "flags/flags.h"
@@ -17,15 +20,48 @@ struct QuantizeFlags {
   QuantizeOptions options;
   std::string weights;
   int threads = 0;  // 0: all cores that this process may use
+  bool json = false;
 };
+
+void Print(const QuantizeFlags& flags, const QuantizeReport& report) {
+  const QuantizeOptions& options = flags.options;
+  if (!flags.json) {
+    const std::string calibrated =
+        report.tokens == 0
+            ? ""
+            : absl::StrCat(", calibrated on ", report.tokens, " tokens");
+    std::printf("%s\n", absl::StrCat(options.out, ": ", report.weights,
+                                     " weights as ", flags.weights, calibrated,
+                                     "; ", report.bytes_before,
+                                     " bytes became ", report.bytes_after)
+                            .c_str());
+    return;
+  }
+  nlohmann::ordered_json line;
+  line["out"] = options.out;
+  line["weights"] = flags.weights;
+  if (flags.weights == "int4") line["weight_group"] = options.coding.group;
+  line["tensors"] = report.weights;
+  line["calibration_tokens"] = report.tokens;
+  line["bytes_before"] = report.bytes_before;
+  line["bytes_after"] = report.bytes_after;
+  // A path may hold bytes that are no UTF-8.
+  constexpr auto kReplace = nlohmann::ordered_json::error_handler_t::replace;
+  std::printf("%s\n", line.dump(-1, ' ', false, kReplace).c_str());
+}
 
 absl::Status RunQuantize(const QuantizeFlags& flags) {
   QuantizeOptions options = flags.options;
   options.coding.format = *ParseWeightFormat(flags.weights);  // of the list
   options.num_threads = flags.threads > 0 ? flags.threads : AvailableCores();
-  ProgressBar bar("quantising " + options.model);
-  options.progress = [&bar](double fraction) { bar.Set(fraction); };
-  return Quantize(options);
+  QuantizeReport report;
+  {
+    ProgressBar bar("quantising " + options.model);
+    options.progress = [&bar](double fraction) { bar.Set(fraction); };
+    H2O_ASSIGN_OR_RETURN(report, Quantize(options));
+  }
+  Print(flags, report);
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -33,13 +69,11 @@ absl::Status RunQuantize(const QuantizeFlags& flags) {
 void AddQuantizeCommand(CLI::App* app, int* exit_code) {
   auto flags = std::make_shared<QuantizeFlags>();
   QuantizeOptions& options = flags->options;
-  CLI::App* command =
-      app->add_subcommand("quantize",
-                          "Writes a checkpoint again with the weights of its "
-                          "layers as codes of 4 or "
-                          "8 bits, in the layout of compressed-tensors, which "
-                          "transformers and vLLM "
-                          "read, too (docs/weights.md)");
+  CLI::App* command = app->add_subcommand(
+      "quantize",
+      "Writes a checkpoint again with the weights of its layers as codes of 4 "
+      "or 8 bits, in the layout of compressed-tensors, which transformers and "
+      "vLLM read, too (docs/weights.md)");
   command->add_option("--model", options.model, "Model directory")->required();
   command
       ->add_option("--weights", flags->weights,
@@ -75,6 +109,8 @@ void AddQuantizeCommand(CLI::App* app, int* exit_code) {
           "Threads. The codes are the same for any number. Default: all "
           "cores")
       ->check(AtLeastOne());
+  command->add_flag("--json", flags->json,
+                    "Print what was done as a JSON object");
   command->callback(
       [flags, exit_code] { *exit_code = ExitCodeOf(RunQuantize(*flags)); });
 }

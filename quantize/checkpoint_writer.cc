@@ -47,6 +47,12 @@ CheckpointWriter::CheckpointWriter(std::string directory,
       tensors_(std::move(tensors)),
       shard_ends_(PlanShards(tensors_, max_shard_bytes)) {}
 
+int64_t CheckpointWriter::bytes() const {
+  int64_t bytes = 0;
+  for (const PlannedTensor& tensor : tensors_) bytes += tensor.bytes;
+  return bytes;
+}
+
 std::string CheckpointWriter::ShardName(size_t shard) const {
   if (shard_ends_.size() == 1) return "model.safetensors";
   return absl::StrFormat("model-%05d-of-%05d.safetensors", shard + 1,
@@ -105,9 +111,7 @@ absl::Status CheckpointWriter::Finish() {
   H2O_CHECK(tensor_ == tensors_.size()) << tensors_[tensor_].name;
   if (shard_ends_.size() == 1) return absl::OkStatus();
   nlohmann::ordered_json index;
-  int64_t total = 0;
-  for (const PlannedTensor& tensor : tensors_) total += tensor.bytes;
-  index["metadata"] = {{"total_size", total}};
+  index["metadata"] = {{"total_size", bytes()}};
   size_t i = 0;
   for (size_t shard = 0; shard < shard_ends_.size(); ++shard) {
     for (; i < shard_ends_[shard]; ++i) {

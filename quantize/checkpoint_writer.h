@@ -39,6 +39,8 @@ class CheckpointWriter {
   // Writes the index, if there is one.  REQUIRES: all tensors are complete.
   absl::Status Finish();
 
+  int64_t bytes() const;  // of all tensors
+
  private:
   std::string ShardName(size_t shard) const;
   absl::Status OpenShard();

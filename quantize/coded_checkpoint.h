@@ -4,6 +4,7 @@
 // Threads  not thread-safe.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
@@ -35,6 +36,8 @@ class CodedCheckpoint {
   // Those of one product, layer after layer, in the order of kLayerProducts.
   absl::Status Write(const Slices& slices, const CodedMatrix& codes);
   absl::Status Finish() { return writer_.Finish(); }
+
+  int64_t bytes() const { return writer_.bytes(); }  // of all tensors
 
  private:
   absl::Status WriteSlice(const TensorSlice& slice, const CodedMatrix& codes,

@@ -9,7 +9,7 @@
 #include <functional>
 #include <string>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "base/weight_format.h"
 
 namespace h2o {
@@ -24,11 +24,18 @@ struct QuantizeOptions {
   std::function<void(double fraction)> progress;  // may be empty
 };
 
+// What was done.
+struct QuantizeReport {
+  int64_t weights = 0;  // tensors that became codes
+  int64_t tokens = 0;   // of text that they were calibrated on
+  int64_t bytes_before = 0, bytes_after = 0;  // of all tensors
+};
+
 // `out` appears complete or not at all.  The same bytes for every number of
 // threads.
 // Errors: INVALID_ARGUMENT for an `out` in `model` or the other way round;
 // those of OpenSourceModel, NewDirectory, ReadCalibrationText, Rounder and
 // CodedCheckpoint.
-absl::Status Quantize(const QuantizeOptions& options);
+absl::StatusOr<QuantizeReport> Quantize(const QuantizeOptions& options);
 
 }  // namespace h2o

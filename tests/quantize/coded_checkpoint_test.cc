@@ -66,7 +66,7 @@ class CodedCheckpoints : public ::testing::Test {
     options.out = outputs_.File(out);
     options.coding = coding;
     options.num_threads = 2;
-    return Quantize(options);
+    return Quantize(options).status();
   }
   size_t NumOutputs() const {
     return std::distance(fs::directory_iterator(outputs_.path()), {});
@@ -219,7 +219,7 @@ TEST_F(CodedCheckpoints, AreNotPutInTheModel) {
   for (const std::string& out :
        {model_.path(), model_.path() + "/", model_.File("new/one")}) {
     options.out = out;
-    EXPECT_THAT(std::string(Quantize(options).message()),
+    EXPECT_THAT(std::string(Quantize(options).status().message()),
                 HasSubstr("is in the model's directory"));
   }
 }

@@ -31,8 +31,11 @@ def refused(run, *words):
 
 
 def test_a_directory_of_codes_has_all_files_of_the_model(tmp_path):
-    run = quantize(tmp_path / "out", "--weights", "int4", "--weight-group", 64)
+    run = quantize(tmp_path / "out", "--weights", "int4", "--weight-group", 64, "--json")
     assert run.returncode == 0 and not run.stderr, run.stderr
+    report = json.loads(run.stdout)
+    assert report.pop("bytes_after") < 0.6 * report.pop("bytes_before")
+    assert report == {"out": str(tmp_path / "out"), "weights": "int4", "weight_group": 64, "tensors": 36, "calibration_tokens": 0}
     names = {path.name for path in (tmp_path / "out").iterdir()}
     kept = {path.name for path in MODEL.iterdir() if "safetensors" not in path.name}
     assert names == kept | {"model.safetensors"}
@@ -63,6 +66,7 @@ def test_calibrated_codes_are_others_than_the_nearest(tmp_path, text):
     for name, arguments in (("calibrated", ["--calibrate", text, "--calibrate-tokens", 100]), ("nearest", [])):
         run = quantize(tmp_path / name, "--weights", "int4", *arguments)
         assert run.returncode == 0 and not run.stderr, run.stderr
+        assert ("calibrated on 100 tokens" in run.stdout) == (name == "calibrated")
     calibrated, nearest = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("calibrated", "nearest"))
     assert len(calibrated) == len(nearest) and calibrated != nearest
 
