@@ -142,7 +142,7 @@ class Bench {
     return backend_->Synchronize();
   }
 
-  // Random codes are as good in any order.
+  // Random codes and equal scales.
   absl::Status MakeWeights(Weight* w) {
     const WeightFormat format = options_.coding.format;
     w->stored = {nullptr, format, w->outputs, w->inputs,
@@ -175,10 +175,10 @@ class Bench {
     }
     const auto bytes = static_cast<int64_t>(scales.size());
     H2O_ASSIGN_OR_RETURN(w->scales, backend_->Allocate(bytes));
-    for (int64_t i = 0; i < bytes; i += Device::kMaxUploadBytes) {
-      backend_->Upload(scales.data() + i,
-                       std::min(bytes - i, Device::kMaxUploadBytes),
-                       w->scales.data() + i);
+    backend_->Upload(scales.data(), bytes, w->scales.data());
+    for (int layer = 0; layer < options_.layers; ++layer) {
+      backend_->Arrange(w->stored, w->memory.data() + layer * w->stored.bytes(),
+                        w->scales.data() + layer * w->scale_bytes());
     }
     return backend_->Synchronize();
   }

@@ -159,7 +159,7 @@ class CudaBackend final : public Backend {
     Note(cuda::AddNorm(args, stream_), "AddNorm");
   }
   void Arrange(const StoredMatrix& weight, void* codes, void* scales) override {
-    queue_.Note(cuda::ArrangeInPlace(weight, codes, scales, stream_));
+    queue_.Note(products_->Arrange(weight, codes, scales, stream_));
   }
   void Linear(Matrix x, const LinearWeights& weights, Epilogue epilogue,
               Matrix y) override {

@@ -15,8 +15,9 @@ namespace h2o::cuda {
 namespace {
 
 constexpr size_t kWorkspaceBytes = size_t{64} << 20;
-// A slice of widened codes stays in the L2 cache.
-constexpr int64_t kWidenedBytes = int64_t{32} << 20;
+// Room for a slice of widened codes.  Slices that stay in the L2 cache would be
+// so narrow that their products leave most of the device idle.
+constexpr int64_t kMostWidenedBytes = int64_t{256} << 20;
 
 bool Captures(cudaStream_t stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
@@ -60,13 +61,12 @@ absl::Status LinearProducts::PrepareStreaming(int multiprocessors) {
       StreamedProductWorkspace::PartialBytes(multiprocessors);
   const int64_t ready_bytes =
       CeilDiv(multiprocessors * int64_t{sizeof(*streamed_.ready)}, 256) * 256;
-  const int64_t bytes = partial_bytes + ready_bytes + kWidenedBytes;
+  const int64_t bytes = partial_bytes + ready_bytes;
   void* memory = nullptr;
   H2O_RETURN_IF_ERROR(ToStatus(cudaMalloc(&memory, bytes), "workspace"));
   streamed_.partials = static_cast<float*>(memory);
   streamed_.ready = reinterpret_cast<uint32_t*>(
       static_cast<std::byte*>(memory) + partial_bytes);
-  widened_ = static_cast<std::byte*>(memory) + partial_bytes + ready_bytes;
   H2O_RETURN_IF_ERROR(ToStatus(cudaMemset(memory, 0, bytes), "workspace"));
   H2O_RETURN_IF_ERROR(ToStatus(cudaDeviceSynchronize(), "workspace"));
   streamed_.shares = multiprocessors;
@@ -107,6 +107,7 @@ absl::Status LinearProducts::Stream(const Matrix& x, const StoredMatrix& weight,
 }
 
 LinearProducts::~LinearProducts() {
+  cudaFree(widened_);
   cudaFree(streamed_.partials);
   if (runtime_.end != nullptr) cudaEventDestroy(runtime_.end);
   if (runtime_.begin != nullptr) cudaEventDestroy(runtime_.begin);
@@ -128,10 +129,13 @@ absl::Status LinearProducts::MultiplyWidened(const Matrix& x,
                                              const Matrix& y,
                                              cudaStream_t stream) {
   const int64_t stride = AlignedStride(weight.columns);
-  const int64_t most = kWidenedBytes / (stride * 2) / kCodeBlock * kCodeBlock;
+  const int64_t most = widened_bytes_ / (stride * 2) / kCodeBlock * kCodeBlock;
   H2O_CHECK(most > 0) << weight.columns;
-  for (int64_t first = 0; first < weight.rows; first += most) {
-    const int64_t outputs = std::min(most, weight.rows - first);
+  const int64_t slices = CeilDiv(weight.rows, most);
+  const int64_t even =
+      CeilDiv(CeilDiv(weight.rows, slices), kCodeBlock) * kCodeBlock;
+  for (int64_t first = 0; first < weight.rows; first += even) {
+    const int64_t outputs = std::min(even, weight.rows - first);
     WidenCodesArgs args;
     args.codes = weight.data;
     args.scales = weight.scales;
@@ -210,8 +214,22 @@ absl::Status LinearProducts::Keep(const ProductShape& shape,
   return absl::OkStatus();
 }
 
-absl::Status ArrangeInPlace(const StoredMatrix& weight, void* codes,
-                            void* scales, cudaStream_t stream) {
+absl::Status LinearProducts::MakeRoomToWiden(const StoredMatrix& weight) {
+  const int64_t all =
+      weight.rows_with_room() * AlignedStride(weight.columns) * 2;
+  const int64_t bytes = std::min(all, kMostWidenedBytes);
+  if (bytes <= widened_bytes_) return absl::OkStatus();
+  cudaFree(widened_);
+  widened_bytes_ = 0;
+  H2O_RETURN_IF_ERROR(
+      ToStatus(cudaMalloc(&widened_, bytes), "room to widen codes"));
+  widened_bytes_ = bytes;
+  return absl::OkStatus();
+}
+
+absl::Status LinearProducts::Arrange(const StoredMatrix& weight, void* codes,
+                                     void* scales, cudaStream_t stream) {
+  H2O_RETURN_IF_ERROR(MakeRoomToWiden(weight));
   const bool in_groups = weight.format == WeightFormat::kInt4;
   const int64_t code_bytes = weight.bytes();
   const int64_t bytes = code_bytes + (in_groups ? weight.scale_bytes() : 0);

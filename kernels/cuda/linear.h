@@ -37,7 +37,7 @@ class LinearProducts {
   ~LinearProducts();
 
   // y = x W^T + bias, then ReLU if `relu`.  x and weights are of one 16-bit
-  // type, or weights are codes that ArrangeInPlace has seen, if takes_codes();
+  // type, or weights are codes that Arrange has seen, if takes_codes();
   // y is of that type or float32; a bias is of y's type, null is none.
   // REQUIRES: no kernel still in `stream` writes the weights.  All products of
   // an object run in one stream, because they share memory.
@@ -48,9 +48,16 @@ class LinearProducts {
   absl::Status Run(Matrix x, const StoredMatrix& weight, const void* bias,
                    bool relu, Matrix y, cudaStream_t stream);
 
+  // Brings codes and scales of a weight that lie in order into the order of
+  // products; takes as much memory again meanwhile.  All of a program's weights
+  // come here before its first product.
+  absl::Status Arrange(const StoredMatrix& weight, void* codes, void* scales,
+                       cudaStream_t stream);
+
   bool takes_codes() const { return streamed_.shares > 0; }
   int64_t workspace_bytes() const {
-    return static_cast<int64_t>(runtime_.workspace_bytes) + streamed_bytes_;
+    return static_cast<int64_t>(runtime_.workspace_bytes) + streamed_bytes_ +
+           widened_bytes_;
   }
 
  private:
@@ -59,6 +66,8 @@ class LinearProducts {
   absl::Status Multiply(const Matrix& x, const StoredMatrix& weight,
                         const void* bias, bool relu, const Matrix& y,
                         cudaStream_t stream);
+  // Room for slices of such codes, or for all of them.
+  absl::Status MakeRoomToWiden(const StoredMatrix& weight);
   // Of codes, widened a slice of the outputs at a time.
   absl::Status MultiplyWidened(const Matrix& x, const StoredMatrix& weight,
                                const void* bias, bool relu, const Matrix& y,
@@ -76,15 +85,11 @@ class LinearProducts {
   const bool searches_;
   StreamedProductWorkspace streamed_;  // no shares: not here
   int64_t streamed_bytes_ = 0;
-  void* widened_ = nullptr;  // kWidenedBytes, in streamed_bytes_
+  void* widened_ = nullptr;
+  int64_t widened_bytes_ = 0;
   ProductRuntime runtime_;
   std::string path_;  // of the choices; empty: not kept
   ProductChoices chosen_;
 };
-
-// Brings codes and scales that lie in order into the order of StreamedProduct;
-// takes as much memory again meanwhile.
-absl::Status ArrangeInPlace(const StoredMatrix& weight, void* codes,
-                            void* scales, cudaStream_t stream);
 
 }  // namespace h2o::cuda

@@ -185,14 +185,13 @@ __device__ __forceinline__ void Settle(float (&c)[kTiles][4]) {
 #define H2O_C(j) "+f"(c[j][0]), "+f"(c[j][1]), "+f"(c[j][2]), "+f"(c[j][3])
 #define H2O_C16 H2O_C(0), H2O_C(1)
 #define H2O_C32 H2O_C16, H2O_C(2), H2O_C(3)
-#define H2O_C64 H2O_C32, H2O_C(4), H2O_C(5), H2O_C(6), H2O_C(7)
+#define H2O_C48 H2O_C32, H2O_C(4), H2O_C(5)
+#define H2O_C64 H2O_C48, H2O_C(6), H2O_C(7)
 #define H2O_C96 H2O_C64, H2O_C(8), H2O_C(9), H2O_C(10), H2O_C(11)
 #define H2O_8_NAMES "%0, %1, %2, %3, %4, %5, %6, %7"
 #define H2O_16_NAMES H2O_8_NAMES ", %8, %9, %10, %11, %12, %13, %14, %15"
-#define H2O_32_NAMES                                \
-  H2O_16_NAMES                                      \
-  ", %16, %17, %18, %19, %20, %21, %22, %23, %24, " \
-  "%25, %26, %27, %28, %29, %30, %31"
+#define H2O_24_NAMES H2O_16_NAMES ", %16, %17, %18, %19, %20, %21, %22, %23"
+#define H2O_32_NAMES H2O_24_NAMES ", %24, %25, %26, %27, %28, %29, %30, %31"
 #define H2O_48_NAMES                                \
   H2O_32_NAMES                                      \
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, " \
@@ -252,6 +251,8 @@ __device__ __forceinline__ void GroupMultiply(float (*c)[4], uint64_t a,
       H2O_GROUP_MULTIPLY_HELD(format, 16, 8, 8, 9, 10, 11, 12, 13);    \
     } else if constexpr (kColumns == 32) {                             \
       H2O_GROUP_MULTIPLY_HELD(format, 32, 16, 16, 17, 18, 19, 20, 21); \
+    } else if constexpr (kColumns == 48) {                             \
+      H2O_GROUP_MULTIPLY_HELD(format, 48, 24, 24, 25, 26, 27, 28, 29); \
     } else if constexpr (kColumns == 64) {                             \
       H2O_GROUP_MULTIPLY_HELD(format, 64, 32, 32, 33, 34, 35, 36, 37); \
     } else {                                                           \
@@ -265,8 +266,8 @@ template <class T, int kColumns>
 __device__ __forceinline__ void GroupMultiplyHeld(float (*c)[4],
                                                   const uint32_t (&a)[4],
                                                   uint64_t b, bool add) {
-  static_assert(kColumns == 16 || kColumns == 32 || kColumns == 64 ||
-                kColumns == 96);
+  static_assert(kColumns == 16 || kColumns == 32 || kColumns == 48 ||
+                kColumns == 64 || kColumns == 96);
   if constexpr (std::is_same_v<T, __nv_bfloat16>) {
     H2O_GROUP_MULTIPLIES_HELD("bf16");
   } else {

@@ -98,6 +98,10 @@ __device__ __forceinline__ void Wait(uint64_t* barrier, uint32_t parity) {
 __device__ __forceinline__ void SyncThreads(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
+// The same without waiting: what is written before is seen by those that wait.
+__device__ __forceinline__ void ArriveThreads(int barrier, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
 
 // ---- copies -----------------------------------------------------------------
 

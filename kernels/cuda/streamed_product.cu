@@ -68,6 +68,7 @@ struct Shape {
   static constexpr int kInputs = kSlices * kSlice;
   static constexpr int kFragments = kRows / 8;  // of a consumer, each 4 sums
   static constexpr int kTeams = !kCoded || kRows > 64 ? 1 : kRows > 32 ? 2 : 3;
+  static_assert(!kScalesSums || kTeams == 3);
   static constexpr int kConsumers = kTeams * kTeam;
   static constexpr int kThreads = kConsumers + kWarp;
   static constexpr int kWeightBytes = kOutputs * kInputs * BitsOf(kFormat) / 8;
@@ -342,8 +343,8 @@ struct GroupSums {
   }
 };
 
-// The same with weights of codes: this team's pieces of them.  Fragments of the
-// second half of a piece are widened while those of the first are multiplied.
+// The same with weights of codes: this team's pieces of them, half a piece at a
+// time.
 template <class T, class S, int kTeamOfThis>
 __device__ void MultiplyCodedPieces(const Ring<S>& ring, const Work& work,
                                     int pieces, RingCursor* cursor,
@@ -355,8 +356,12 @@ __device__ void MultiplyCodedPieces(const Ring<S>& ring, const Work& work,
   const uint32_t empty = full + S::kStages * sizeof(uint64_t);
   const uint32_t next_group =
       (work.groups_of_piece - 1) * kOutputs * sizeof(GroupScale);
+  const auto release = [&](int stage) {
+    if (Lane() == 0) Arrive(empty + stage * sizeof(uint64_t));
+  };
   Half halves[2];
   GroupSums<S> sums[2];
+  int before = -1;  // the stage that products in flight may read
 #pragma unroll
   for (int j = 0; j < S::kFragments; ++j) {
 #pragma unroll
@@ -395,33 +400,44 @@ __device__ void MultiplyCodedPieces(const Ring<S>& ring, const Work& work,
       }
       // Three teams have no registers for two halves, and need not overlap
       // them: while one waits, the others widen.
-      if (S::kTeams > 2 || half == 1) {
+      if constexpr (S::kTeams > 2) {
         WaitForProducts<0>();
         if constexpr (S::kScalesSums) sums[half].AddTo(c);
+      } else {
+        WaitForProducts<1>();  // of the half before
+        if (half == 0 && before >= 0) release(before);
       }
     }
-    if (Lane() == 0) Arrive(empty + stage * sizeof(uint64_t));
+    if constexpr (S::kTeams > 2) release(stage);
+    before = stage;
     cursor->Skip(min(S::kTeams, pieces - piece), S::kStages);
+  }
+  if constexpr (S::kTeams <= 2) {
+    WaitForProducts<0>();
+    if (before >= 0) release(before);
   }
   Settle(c);
 }
 
-// The first team takes the sums of the others.
+// The first team takes the sums of the others, which go on meanwhile.  `again`:
+// it has done so before.
 template <class S, int kTeamOfThis>
-__device__ __forceinline__ void JoinTeams(const Ring<S>& ring, Sums<S>& c) {
+__device__ __forceinline__ void JoinTeams(const Ring<S>& ring, bool again,
+                                          Sums<S>& c) {
   if constexpr (S::kTeams > 1) {
-    const auto sync = [] { SyncThreads(2, S::kConsumers); };
+    constexpr int kLeft = 2, kTaken = 3;  // barriers
     const auto place = [&](int team, int j) -> float4& {
       return ring.teams[((team - 1) * S::kFragments + j) * kTeam + InTeam()];
     };
     if constexpr (kTeamOfThis > 0) {
+      if (again) SyncThreads(kTaken, S::kConsumers);
 #pragma unroll
       for (int j = 0; j < S::kFragments; ++j) {
         place(kTeamOfThis, j) = ToFloat4(c[j]);
       }
-    }
-    sync();
-    if constexpr (kTeamOfThis == 0) {
+      ArriveThreads(kLeft, S::kConsumers);
+    } else {
+      SyncThreads(kLeft, S::kConsumers);
 #pragma unroll
       for (int team = 1; team < S::kTeams; ++team) {
 #pragma unroll
@@ -432,19 +448,20 @@ __device__ __forceinline__ void JoinTeams(const Ring<S>& ring, Sums<S>& c) {
           for (int e = 0; e < 4; ++e) c[j][e] += more[e];
         }
       }
+      ArriveThreads(kTaken, S::kConsumers);
     }
-    sync();
   }
 }
 
-// c = W x of so many pieces, at least one, in the first team.
+// c = W x of so many pieces, at least one, in the first team.  `again`: it is
+// not the first call.
 template <class T, class S, int kTeamOfThis>
 __device__ __forceinline__ void Multiply(const Ring<S>& ring, const Work& work,
-                                         int pieces, RingCursor* cursor,
-                                         Sums<S>& c) {
+                                         int pieces, bool again,
+                                         RingCursor* cursor, Sums<S>& c) {
   if constexpr (S::kCoded) {
     MultiplyCodedPieces<T, S, kTeamOfThis>(ring, work, pieces, cursor, c);
-    JoinTeams<S, kTeamOfThis>(ring, c);
+    JoinTeams<S, kTeamOfThis>(ring, again, c);
   } else {
     MultiplyPieces<T, S>(ring, pieces, cursor, c);
   }
@@ -567,7 +584,8 @@ __device__ void ConsumeShare(const Ring<S>& ring, const Work& work) {
                       tile_end - until + kLead <= piece - begin;
     Sums<S> more;
     if (soon) TakePartial<S>(work, next, more);
-    Multiply<T, S, kTeamOfThis>(ring, work, until - piece, &cursor, c);
+    Multiply<T, S, kTeamOfThis>(ring, work, until - piece, piece > begin,
+                                &cursor, c);
     if (kTeamOfThis > 0) {
     } else if (piece > tile_begin) {
       LeavePartial<S>(work, c);
@@ -593,9 +611,8 @@ __device__ void ConsumeHalf(const Ring<S>& ring, const Work& work) {
   const int half = blockIdx.x % 2, group = threadIdx.x / kGroupThreads;
   RingCursor cursor;
   Sums<S> c;
-  Multiply<T, S, kTeamOfThis>(
-      ring, work, work.First(blockIdx.x + 1) - work.First(blockIdx.x), &cursor,
-      c);
+  const int pieces = work.First(blockIdx.x + 1) - work.First(blockIdx.x);
+  Multiply<T, S, kTeamOfThis>(ring, work, pieces, false, &cursor, c);
   if (kTeamOfThis > 0) return;
   ClusterWait();  // for the other to have started
   float4* const mine = ring.beside + threadIdx.x % kGroupThreads;
@@ -768,6 +785,9 @@ cudaError_t LaunchForWeights(const StreamedProductArgs& args,
   static_assert(kMostStreamedRows == 96);
   if (args.rows <= 16) return LaunchForRows<T, kFormat, 16>(args, stream);
   if (args.rows <= 32) return LaunchForRows<T, kFormat, 32>(args, stream);
+  if constexpr (!IsPlain(kFormat)) {
+    if (args.rows <= 48) return LaunchForRows<T, kFormat, 48>(args, stream);
+  }
   if (args.rows <= 64) return LaunchForRows<T, kFormat, 64>(args, stream);
   return LaunchForRows<T, kFormat, 96>(args, stream);
 }

@@ -22,11 +22,16 @@
 namespace h2o::cuda {
 namespace {
 
-// Random weights as codes, arranged; memory behind them is poisoned.
+// Random weights as codes, arranged; memory behind them is poisoned.  Output
+// `period` has the weights of output 0 again, and so on.
 class CodedLayer {
  public:
-  CodedLayer(int64_t outputs, int64_t inputs, WeightCoding coding)
-      : decoded(outputs * inputs),
+  CodedLayer(int64_t outputs, int64_t inputs, WeightCoding coding,
+             LinearProducts* products)
+      : CodedLayer(outputs, inputs, coding, outputs, products) {}
+  CodedLayer(int64_t outputs, int64_t inputs, WeightCoding coding,
+             int64_t period, LinearProducts* products)
+      : decoded(period * inputs),
         shape_(Shape(outputs, inputs, coding)),
         codes_(shape_.bytes()),
         scales_(shape_.scale_bytes()) {
@@ -34,14 +39,19 @@ class CodedLayer {
     std::mt19937 random(static_cast<unsigned>(outputs + inputs));
     std::normal_distribution<float> normal(0, 0.05f);
     std::vector<float> row(inputs);
-    for (int64_t n = 0; n < outputs; ++n) {
+    for (int64_t n = 0; n < period; ++n) {
       for (float& w : row) w = normal(random);
       Encode(row, n, &codes, &scales);
     }
+    const bool in_groups = coding.format == WeightFormat::kInt4;
+    Repeat(period * shape_.row_bytes(), outputs * shape_.row_bytes(), &codes);
+    const auto row_scales = static_cast<int64_t>(
+        in_groups ? shape_.groups() * sizeof(GroupScale) : sizeof(float));
+    Repeat(period * row_scales, outputs * row_scales, &scales);
     Upload(codes, codes_);
     Upload(scales, scales_);
     const absl::Status status =
-        ArrangeInPlace(shape_, codes_.data(), scales_.data(), nullptr);
+        products->Arrange(shape_, codes_.data(), scales_.data(), nullptr);
     H2O_CHECK(status.ok()) << status;
   }
 
@@ -61,6 +71,9 @@ class CodedLayer {
                       WeightStride(coding.format, inputs)};
     m.group = coding.group;
     return m;
+  }
+  static void Repeat(int64_t first, int64_t all, std::vector<std::byte>* v) {
+    for (int64_t i = first; i < all; ++i) (*v)[i] = (*v)[i - first];
   }
   static void Upload(const std::vector<std::byte>& from,
                      const DeviceArray<std::byte>& to) {
@@ -133,7 +146,7 @@ class CodedProduct : public ::testing::TestWithParam<std::tuple<int, DType>> {
   void RunAndCheck(int64_t rows, int64_t outputs, int64_t inputs) {
     SCOPED_TRACE(::testing::Message()
                  << rows << " x " << outputs << " x " << inputs);
-    const CodedLayer layer(outputs, inputs, coding());
+    const CodedLayer layer(outputs, inputs, coding(), products_.get());
     const int64_t x_stride = AlignedStride(inputs);
     std::vector<float> x = Uniform(rows * x_stride, 3, 1);
     for (int64_t i = 0; i < rows * x_stride; ++i) {
@@ -189,7 +202,7 @@ TEST_P(CodedProduct, EqualsFloat64OfTheCodes) {
 }
 
 TEST_P(CodedProduct, GivesTheSameBitsEveryTime) {
-  const CodedLayer layer(1152, 2048, coding());
+  const CodedLayer layer(1152, 2048, coding(), products_.get());
   const std::vector<float> x = Uniform(24 * 2048, 3, 1);
   const std::vector<uint16_t> bias(1152, 0);
   const auto first =
@@ -197,6 +210,33 @@ TEST_P(CodedProduct, GivesTheSameBitsEveryTime) {
   for (int i = 0; i < 20; ++i) {
     ASSERT_EQ(Multiply(products_.get(), layer, x, 24, bias, false, dtype()),
               first);
+  }
+}
+
+// More outputs than are widened at once.
+TEST_P(CodedProduct, JoinsSlicesOfOutputs) {
+  constexpr int64_t kOutputs = 34000, kInputs = 4096, kPeriod = 200, kRows = 97;
+  const CodedLayer layer(kOutputs, kInputs, coding(), kPeriod, products_.get());
+  const std::vector<float> x =
+      Widen(Narrow(Uniform(kRows * kInputs, 3, 1), dtype()), dtype());
+  const std::vector<uint16_t> bias = Narrow(Uniform(kOutputs, 4, 1), dtype());
+  const std::vector<uint16_t> y =
+      Multiply(products_.get(), layer, x, kRows, bias, false, dtype());
+  const std::vector<float> wide_bias = Widen(bias, dtype());
+  for (int64_t n = 0; n < kOutputs; n += n % 2000 < 10 ? 1 : 127) {
+    double want = wide_bias[n], squares = 0;
+    for (int64_t k = 0; k < kInputs; ++k) {
+      const double term = double{x[(kRows - 1) * kInputs + k]} *
+                          layer.decoded[n % kPeriod * kInputs + k];
+      want += term;
+      squares += term * term;
+    }
+    ASSERT_NEAR(LoadElement(y.data(), dtype(),
+                            (kRows - 1) * AlignedStride(kOutputs) + n),
+                want,
+                std::abs(want) * HalfUlp(dtype()) +
+                    6 * HalfUlp(dtype()) * std::sqrt(squares) + 1e-5)
+        << "output " << n;
   }
 }
 
