@@ -80,6 +80,30 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// The same for any rows: a thread makes a byte at a time.
+__global__ void __launch_bounds__(kThreads)
+    FillOddCodesKernel(uint64_t seed, uint64_t name_hash, WeightFormat format,
+                       int64_t first, int64_t rows, int64_t columns,
+                       int64_t full_columns, std::byte* out,
+                       int64_t row_bytes) {
+  WaitForPrevious();
+  AllowNext();
+  const int bits = BitsOf(format), of_word = 32 / bits, of_byte = 8 / bits;
+  for (int64_t r = blockIdx.y; r < rows; r += gridDim.y) {
+    for (int64_t c = (blockIdx.x * kThreads + threadIdx.x) * of_byte;
+         c < columns; c += int64_t{gridDim.x} * kThreads * of_byte) {
+      uint32_t byte = 0;
+      for (int k = 0; k < of_byte && c + k < columns; ++k) {
+        const int64_t i = first + r * full_columns + c + k;
+        const uint32_t word = DummyWord(format, seed, name_hash, i / of_word);
+        const uint32_t code = word >> (i % of_word * bits) & ((1u << bits) - 1);
+        byte |= code << (k * bits);
+      }
+      out[r * row_bytes + c / of_byte] = static_cast<std::byte>(byte);
+    }
+  }
+}
+
 // Enough blocks to fill any device; the rest is the kernels' own loops.
 dim3 GridFor(int64_t rows, int64_t calls) {
   return dim3(
@@ -121,7 +145,10 @@ cudaError_t FillDummyCodes(uint64_t seed, uint64_t name_hash,
   const int64_t of_call = 128 / BitsOf(format);
   if (column_begin % of_call != 0 || columns % of_call != 0 ||
       full_columns % of_call != 0) {
-    return cudaErrorInvalidValue;
+    return Launch(FillOddCodesKernel, {GridFor(rows, columns), kThreads},
+                  stream, seed, name_hash, format,
+                  row_begin * full_columns + column_begin, rows, columns,
+                  full_columns, static_cast<std::byte*>(out), row_bytes);
   }
   const int64_t calls = columns / of_call, full_calls = full_columns / of_call;
   return Launch(FillCodesKernel, {GridFor(rows, calls), kThreads}, stream, seed,

@@ -8,7 +8,9 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "base/dummy_codes.h"
 #include "base/sampling.h"
+#include "base/weight_format.h"
 #include "tests/kernels/test_backend.h"
 
 namespace h2o {
@@ -101,6 +103,62 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Combine(::testing::ValuesIn(BackendVariants()),
                        ::testing::Values(DType::kFloat32, DType::kBFloat16,
                                          DType::kFloat16)),
+    [](const auto& info) {
+      return std::get<0>(info.param) + "_" +
+             std::string(Name(std::get<1>(info.param)));
+    });
+
+// Code by code, over poison.
+std::vector<uint8_t> ExpectedCodes(const Rectangle& t, WeightFormat format) {
+  const int bits = BitsOf(format), of_word = 32 / bits;
+  std::vector<uint8_t> bytes(t.rows * t.stride, 0xff);
+  for (int64_t r = 0; r < t.rows; ++r) {
+    for (int64_t c = 0; c < t.columns; ++c) {
+      const uint64_t e =
+          (t.row_begin + r) * t.full_columns + t.column_begin + c;
+      const uint32_t word = DummyWord(format, kSeed, kName, e / of_word);
+      const uint32_t code = word >> (e % of_word * bits) & ((1u << bits) - 1);
+      uint8_t& byte = bytes[r * t.stride + c * bits / 8];
+      const int shift = static_cast<int>(c * bits % 8);
+      byte = static_cast<uint8_t>((shift == 0 ? 0 : byte) | code << shift);
+    }
+  }
+  return bytes;
+}
+
+// `stride` is in bytes.
+class FillDummyCodes
+    : public ::testing::TestWithParam<std::tuple<std::string, WeightFormat>> {
+ protected:
+  void Check(const Rectangle& t) {
+    const auto& [name, format] = GetParam();
+    const auto backend = NewTestBackend(name, BackendFormats()[0]);
+    if (backend == nullptr) GTEST_SKIP() << "this machine has no such device";
+    const OnDevice<uint8_t> out(backend.get(), t.rows * t.stride);
+    backend->FillDummyCodes({kSeed, kName, kScale, t.row_begin, t.rows,
+                             t.column_begin, t.columns, t.full_columns},
+                            format, out.data(), t.stride);
+    EXPECT_EQ(out.Read(), ExpectedCodes(t, format));
+  }
+};
+
+TEST_P(FillDummyCodes, WholeRowsAndPartsOfThem) {
+  Check({0, 70, 0, 512, 512, 512});
+  Check({9, 33, 128, 256, 1024, 256});
+}
+// As ranks have that divide the inputs unevenly.
+TEST_P(FillDummyCodes, PartsThatBeginAnywhere) {
+  Check({0, 5, 0, 420, 420, 512});
+  if (std::get<1>(GetParam()) == WeightFormat::kInt4) return;
+  Check({3, 6, 171, 171, 512, 256});
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Formats, FillDummyCodes,
+    ::testing::Combine(::testing::ValuesIn(BackendVariants()),
+                       ::testing::Values(WeightFormat::kFp8,
+                                         WeightFormat::kInt8,
+                                         WeightFormat::kInt4)),
     [](const auto& info) {
       return std::get<0>(info.param) + "_" +
              std::string(Name(std::get<1>(info.param)));

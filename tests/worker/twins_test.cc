@@ -455,7 +455,13 @@ INSTANTIATE_TEST_SUITE_P(
 INSTANTIATE_TEST_SUITE_P(Groups, CodedTwins,
                          ::testing::Combine(::testing::Values("fp8", "int4"),
                                             ::testing::Values("fp16"),
-                                            ::testing::Values(2, 3)),
+                                            ::testing::Values(2, 4)),
+                         NameOfCoded);
+// A third of the inner inputs cuts groups, and begins anywhere.
+INSTANTIATE_TEST_SUITE_P(OddGroups, CodedTwins,
+                         ::testing::Combine(::testing::Values("fp8"),
+                                            ::testing::Values("fp16"),
+                                            ::testing::Values(3)),
                          NameOfCoded);
 
 class DemoTwins : public ::testing::TestWithParam<int> {};
