@@ -3,8 +3,11 @@
 #include "kernels/cpu/linear.h"
 
 #include <algorithm>
+#include <array>
+#include <cstddef>
 
 #include "kernels/cpu/small_linear.h"
+#include "kernels/cpu/whole_linear.h"
 
 namespace h2o::cpu {
 namespace {
@@ -12,14 +15,22 @@ namespace {
 // Products in float32 widen this many bytes of weights at a time.
 constexpr int64_t kWidenBytes = 4 << 20;
 
-// From this many rows on, the bf16 units beat the float32 kernel for few rows.
+// From this many rows on, the bf16 units beat the float32 kernel for few rows,
+// and the latter, which widens a weight for all rows, beats whole numbers.
 constexpr int64_t kBFloat16Rows = 8;
+constexpr int64_t kMostWholeRows = kBFloat16Rows - 1;
 
 constexpr int64_t kRowsPerRounding = 64;  // rows that a thread rounds at a time
 
 // Outputs of one thread, a multiple of kVectorFloats.
 int64_t SliceOf(int64_t outputs, int num_threads) {
   return CeilDiv(outputs, kVectorFloats * num_threads) * kVectorFloats;
+}
+
+// A slice of outputs is whole register tiles.  There are four slices a thread,
+// so that a slow thread can take fewer of them.
+int64_t SliceOfTiles(int64_t outputs, int num_threads) {
+  return CeilDiv(outputs, 4 * 4 * num_threads) * 4;
 }
 
 // Outputs [begin, end) of y hold x W^T.  Adds the bias and applies the
@@ -47,6 +58,7 @@ LinearProducts::LinearProducts(int64_t max_inputs, int64_t max_rows,
                                bool bf16_products, int num_threads)
     : max_inputs_(max_inputs),
       max_rows_(max_rows),
+      rounds_inputs_(bf16_products),
       of_threads_(bf16_products && BFloat16Product::Supported() ? num_threads
                                                                 : 0) {}
 
@@ -58,15 +70,27 @@ int64_t LinearProducts::WidenedRows() const {
 Team::Scratch LinearProducts::scratch() const {
   const int64_t stride = AlignedStride(max_inputs_);
   return {.thread_floats = WidenedRows() * stride,
-          .shared_bytes = of_threads_.empty() ? 0 : max_rows_ * stride * 2};
+          .shared_bytes = SharedBytes()};
+}
+
+int64_t LinearProducts::SharedBytes() const {
+  const int64_t row_bytes = AlignedStride(max_inputs_) * 2;
+  const int64_t in_bf16 = of_threads_.empty() ? 0 : max_rows_ * row_bytes;
+  const int64_t whole =
+      rounds_inputs_ ? kMostWholeRows * WholeRowBytes(max_inputs_) : 0;
+  return std::max(in_bf16, whole);
 }
 
 void LinearProducts::Run(Matrix x, const LinearWeights& weights,
                          Epilogue epilogue, Matrix y, Team* team) {
-  const bool bf16 =
-      !of_threads_.empty() && weights.weight.format == WeightFormat::kBFloat16;
+  const WeightFormat format = weights.weight.format;
+  const bool bf16 = !of_threads_.empty() && format == WeightFormat::kBFloat16;
+  const bool whole = rounds_inputs_ && (format == WeightFormat::kInt8 ||
+                                        format == WeightFormat::kInt4);
   if (bf16 && x.rows >= kBFloat16Rows) {
     RunBFloat16(x, weights, epilogue, y, team);
+  } else if (whole && x.rows <= kMostWholeRows) {
+    RunWhole(x, weights, epilogue, y, team);
   } else if (x.rows <= kSmallRows) {
     RunFewRows(x, weights, epilogue, y, team);
   } else {
@@ -76,13 +100,28 @@ void LinearProducts::Run(Matrix x, const LinearWeights& weights,
 
 void LinearProducts::RunFewRows(Matrix x, const LinearWeights& weights,
                                 Epilogue epilogue, Matrix y, Team* team) const {
-  // A slice is whole register tiles.  There are four slices a thread, so that a
-  // slow thread can take fewer of them.
-  const int64_t slice =
-      CeilDiv(weights.weight.rows, 4 * 4 * team->num_threads()) * 4;
-  team->ParallelFor(weights.weight.rows, slice,
+  team->ParallelFor(weights.weight.rows,
+                    SliceOfTiles(weights.weight.rows, team->num_threads()),
                     [&](int64_t begin, int64_t end, int) {
                       SmallLinear(x, weights, epilogue, begin, end, y);
+                    });
+}
+
+void LinearProducts::RunWhole(Matrix x, const LinearWeights& weights,
+                              Epilogue epilogue, Matrix y, Team* team) const {
+  const StoredMatrix& w = weights.weight;
+  std::array<WholeRow, kMostWholeRows> rows;
+  for (int64_t r = 0; r < x.rows; ++r) {
+    std::byte* const memory =
+        team->Shared<std::byte>() + r * WholeRowBytes(w.columns);
+    rows[r] = RoundToWhole(x.Row(r), x.stride, w, memory);
+  }
+  team->ParallelFor(w.rows, SliceOfTiles(w.rows, team->num_threads()),
+                    [&](int64_t begin, int64_t end, int) {
+                      for (int64_t r = 0; r < x.rows; ++r) {
+                        WholeLinear(rows[r], weights, epilogue, begin, end,
+                                    y.Row(r));
+                      }
                     });
 }
 

@@ -1,5 +1,6 @@
-// Linear layers on the CPU: few rows by a kernel of our own (small_linear.h),
-// many through oneDNN (matrix_product.h), a slice of the outputs a thread.
+// Linear layers on the CPU: few rows by kernels of our own (small_linear.h,
+// whole_linear.h), many through oneDNN (matrix_product.h), a slice of the
+// outputs a thread.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,8 @@ class LinearProducts {
  public:
   // For layers of at most `max_inputs` inputs and `max_rows` rows.
   // bf16_products: multiply bf16 weights in the CPU's bf16 units, where it has
-  // them; Run then rounds x to bf16.
+  // them; Run then rounds x to bf16.  Of few rows it multiplies int8 and int4
+  // weights in whole numbers, and rounds x to 16 bits.
   LinearProducts(int64_t max_inputs, int64_t max_rows, bool bf16_products,
                  int num_threads);
 
@@ -29,14 +31,18 @@ class LinearProducts {
  private:
   void RunFewRows(Matrix x, const LinearWeights& weights, Epilogue epilogue,
                   Matrix y, Team* team) const;
+  void RunWhole(Matrix x, const LinearWeights& weights, Epilogue epilogue,
+                Matrix y, Team* team) const;
   void RunFloat32(Matrix x, const LinearWeights& weights, Epilogue epilogue,
                   Matrix y, Team* team) const;
   void RunBFloat16(Matrix x, const LinearWeights& weights, Epilogue epilogue,
                    Matrix y, Team* team);
   int64_t WidenedRows() const;
+  int64_t SharedBytes() const;
 
   const int64_t max_inputs_;
   const int64_t max_rows_;
+  const bool rounds_inputs_;
   std::vector<BFloat16Product> of_threads_;  // empty: no bf16 units
 };
 

@@ -26,9 +26,11 @@ constexpr Coding kCodings[] = {{WeightFormat::kFp8},
                                {WeightFormat::kInt4, 64},
                                {WeightFormat::kInt4, 128}};
 
-std::unique_ptr<Backend> MakeBackend(int threads) {
+// rounds_inputs: with few rows.
+std::unique_ptr<Backend> MakeBackend(int threads, bool rounds_inputs = false) {
   CpuBackendOptions options;
   options.num_threads = threads;
+  options.bf16_products = rounds_inputs;
   options.max_prompt = options.max_slots = 64;
   options.max_rows = 256;
   options.max_inputs = 512;
@@ -169,6 +171,91 @@ TEST_P(CodedLinear, RowsAreWidened) {
             << Name(coding.format);
       }
     }
+  }
+}
+
+// An input is off by half a unit at most, a unit being 1/32,767 of the row's
+// greatest; such errors add up as random ones do.
+TEST_P(CodedLinear, EqualsFloat64WithRoundedInputs) {
+  const auto backend = MakeBackend(2, true);
+  for (const Coding coding : kCodings) {
+    for (const int rows : {1, 2, 7, 8}) {
+      for (auto [outputs, inputs] : {std::pair{1, 16},
+                                     {7, 33},
+                                     {64, 96},
+                                     {30, 128},
+                                     {37, 420},
+                                     {5, 512}}) {
+        const CodedLayer layer(outputs, inputs, coding, backend.get());
+        Activations x(rows, inputs, 5);
+        for (int r = 0; r < rows; ++r) {  // of other scales
+          for (int k = 0; k < inputs; ++k) x.view.Row(r)[k] *= 1 << (3 * r);
+        }
+        Activations y(rows, outputs, 9);
+        backend->Linear(x.view, {layer.weight, layer.bias.data()},
+                        Epilogue::kRelu, y.view);
+        for (int r = 0; r < rows; ++r) {
+          float most = 0;
+          for (int k = 0; k < inputs; ++k) {
+            most = std::max(most, std::fabs(x.view.Row(r)[k]));
+          }
+          for (int n = 0; n < outputs; ++n) {
+            double squares = 0;
+            for (int k = 0; k < inputs; ++k) {
+              squares += double{layer.At(n, k)} * layer.At(n, k);
+            }
+            ASSERT_NEAR(
+                y.view.Row(r)[n], std::max(layer.Output(x.view.Row(r), n), 0.0),
+                2e-4 * (1 << (3 * r)) + 6 * most / 65534 * std::sqrt(squares))
+                << Name(coding.format) << ' ' << rows << "x" << outputs << "x"
+                << inputs << " at " << r << ", " << n;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(CodedLinear, RoundedInputsStayZeroOrNotFinite) {
+  const auto backend = MakeBackend(1, true);
+  for (const Coding coding : kCodings) {
+    const CodedLayer layer(9, 200, coding, backend.get());
+    const LinearWeights weights{layer.weight, nullptr};
+    Activations x(1, 200, 5), y(1, 9, 9);
+    for (const float odd : {std::numeric_limits<float>::quiet_NaN(),
+                            std::numeric_limits<float>::infinity()}) {
+      x.view.Row(0)[77] = odd;
+      backend->Linear(x.view, weights, Epilogue::kNone, y.view);
+      for (int n = 0; n < 9; ++n) {
+        EXPECT_FALSE(std::isfinite(y.view.Row(0)[n])) << Name(coding.format);
+      }
+    }
+    std::fill_n(x.view.Row(0), 200, 0.0f);
+    backend->Linear(x.view, weights, Epilogue::kNone, y.view);
+    for (int n = 0; n < 9; ++n) EXPECT_EQ(y.view.Row(0)[n], 0);
+  }
+}
+
+// The greatest sums of whole numbers.
+TEST_P(CodedLinear, RoundedInputsDoNotOverflow) {
+  constexpr int kInputs = 12288;
+  CpuBackendOptions options;
+  options.num_threads = 1;
+  options.max_prompt = options.max_slots = options.max_rows = 8;
+  options.max_inputs = kInputs;
+  options.max_heads = 1;
+  options.vocab_size = options.head_dim = 16;
+  options.bf16_products = true;
+  const auto backend = NewCpuBackend(options).value();
+  const std::vector<std::byte> codes(4 * kInputs, std::byte{127});
+  const std::vector<float> scales(4, 0.5f);
+  StoredMatrix weight{codes.data(), WeightFormat::kInt8, 4, kInputs, kInputs};
+  weight.scales = scales.data();
+  Activations x(1, kInputs, 5), y(1, 4, 9);
+  std::fill_n(x.view.Row(0), kInputs, 3.0f);
+  backend->Linear(x.view, {weight, nullptr}, Epilogue::kNone, y.view);
+  for (int n = 0; n < 4; ++n) {
+    EXPECT_NEAR(y.view.Row(0)[n], 63.5 * 3 * kInputs, 1);
   }
 }
 
