@@ -18,13 +18,14 @@
 // with the tile's first inputs adds up all of them, in order, and writes y.  If
 // there are so few tiles that two thread blocks can work on each, the two are a
 // cluster, and each writes half.  The order of a sum depends on the shape of W,
-// the device, and of plain weights on whether there are more than 64 rows.
+// the device, and the shape of the kernel: of plain weights whether there are
+// more than 64 rows, of codes whether there are more than 16, 32, 48 and 64.
 //
 // Plain weights are multiplied from shared memory.  Codes go through registers:
-// a warp group widens the next fragments to 16 bits while the tensor cores
-// multiply those before.  Widening takes longer than its arithmetic, since each
-// step waits for the one before; so two teams take turns with the pieces, and
-// the sums of the second are added to those of the first.
+// a warp group widens fragments to 16 bits, and the tensor cores multiply them.
+// Its warps wait for each other's steps more than they compute; so with few
+// rows two or three teams, of two warp groups each, take turns with the pieces,
+// and the sums of all are added to those of the first.
 #include <cuda.h>
 #include <cudaTypedefs.h>
 
@@ -325,6 +326,7 @@ struct CodedPlace {
     scales = S::kWeightBytes + output * int{sizeof(GroupScale)};
   }
 };
+
 // Half a piece's sums, and the scales of a thread's two outputs.
 template <class S>
 struct GroupSums {
