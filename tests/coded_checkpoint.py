@@ -17,28 +17,8 @@ LAYOUTS = ("int4", "int4-symmetric", "int8", "int8-packed", "fp8", "gptq", "gptq
 FORMATS = {"int8": "int-quantized", "fp8": "float-quantized"}  # of the others: pack-quantized
 
 
-def write_tensors(path, tensors):
-    """{name: (dtype as safetensors spells it, array)}"""
-    header, blobs, offset = {}, [], 0
-    for name, (dtype, array) in sorted(tensors.items(), key=lambda item: -item[1][1].dtype.itemsize):
-        blob = np.ascontiguousarray(array).tobytes()
-        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [offset, offset + len(blob)]}
-        blobs.append(blob)
-        offset += len(blob)
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.writelines(blobs)
-
-
-def bf16_bits(array):
-    bits = np.asarray(array, np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-
-
 def bf16(array):
-    return (bf16_bits(array).astype(np.uint32) << 16).view(np.float32)
+    return (opt_numpy.bf16_bits(array).astype(np.uint32) << 16).view(np.float32)
 
 
 def packed(nibbles):
@@ -83,7 +63,7 @@ def int4(name, weight, layout, group):
                    layer + "qzeros": ("I32", packed(stored.T)), layer + "scales": ("F16", scale.T.astype(np.float16)),
                    layer + "g_idx": ("I32", (np.arange(inputs) // group).astype(np.int32))}
     else:
-        tensors = {name + "_packed": ("I32", packed(codes)), name + "_scale": ("BF16", bf16_bits(scale)),
+        tensors = {name + "_packed": ("I32", packed(codes)), name + "_scale": ("BF16", opt_numpy.bf16_bits(scale)),
                    name + "_shape": ("I64", np.array(weight.shape, np.int64))}
         if layout == "int4":
             tensors[name + "_zero_point"] = ("I32", packed(zero.T).T)
@@ -140,7 +120,9 @@ def write(directory, config, tensors, layout, group=64, spoil=None):
             plain[name] = array
     if spoil:
         spoil(stored)
-    write_tensors(directory / "model.safetensors", stored)
+    # The widest numbers come first, so that all are aligned.
+    by_width = dict(sorted(stored.items(), key=lambda item: -item[1][1].dtype.itemsize))
+    opt_numpy.write_tensors(directory / "model.safetensors", by_width)
     (directory / "config.json").write_text(
         json.dumps({**config, "dtype": "float32", "quantization_config": quantization_config(layout, group)}, indent=1))
     return plain

@@ -39,16 +39,23 @@ def read_safetensors(path):
     return tensors
 
 
+def bf16_bits(array):
+    """Rounded to nearest even."""
+    bits = np.asarray(array, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
 def write_safetensors(path, tensors, dtype):
     """Writes {name: float32 array} as `dtype` ("F32", "F16" or "BF16", rounded to nearest even)."""
+    store = bf16_bits if dtype == "BF16" else lambda array: np.asarray(array, np.float32).astype(STORED[dtype])
+    write_tensors(path, {name: (dtype, store(array)) for name, array in tensors.items()})
+
+
+def write_tensors(path, tensors):
+    """Writes {name: (dtype as safetensors spells it, array as it is stored)}, one behind the other."""
     header, blobs, offset = {"__metadata__": {"format": "pt"}}, [], 0
-    for name, array in tensors.items():
-        array = np.ascontiguousarray(array, np.float32)
-        if dtype == "BF16":
-            bits = array.view(np.uint32)
-            blob = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16).tobytes()
-        else:
-            blob = array.astype(STORED[dtype]).tobytes()
+    for name, (dtype, array) in tensors.items():
+        blob = np.ascontiguousarray(array).tobytes()
         header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [offset, offset + len(blob)]}
         blobs.append(blob)
         offset += len(blob)

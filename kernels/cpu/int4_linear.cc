@@ -13,13 +13,6 @@
 #include "kernels/cpu/linear_tile-inl.h"
 #include "kernels/cpu/vectors-inl.h"
 
-#ifndef H2O_KERNELS_CPU_INT4_LINEAR_ONCE_
-#define H2O_KERNELS_CPU_INT4_LINEAR_ONCE_
-namespace h2o::cpu {
-inline constexpr int64_t kWords = 16;  // of a block
-}  // namespace h2o::cpu
-#endif
-
 HWY_BEFORE_NAMESPACE();
 namespace h2o::cpu {
 namespace HWY_NAMESPACE {
@@ -83,15 +76,16 @@ HWY_INLINE void RunTile(const Outputs& outputs, const StoredMatrix& w,
     const Group groups[kOutputs] = {
         Group(scales[0][first / w.group]), Group(scales[1][first / w.group]),
         Group(scales[2][first / w.group]), Group(scales[3][first / w.group])};
-    const int64_t block = first / kCodeBlock * kWords;
-    for (int64_t part = 0; part < kWords; part += lanes) {
+    const int64_t block = first / kCodeBlock * kWordsOfBlock;
+    for (int64_t part = 0; part < kWordsOfBlock; part += lanes) {
       VU code[kOutputs];
-      const int skipped = static_cast<int>(first % kCodeBlock / kWords) * 4;
+      const int skipped =
+          static_cast<int>(first % kCodeBlock / kWordsOfBlock) * 4;
       for (int i = 0; i < kOutputs; ++i) {
         code[i] =
             hn::ShiftRightSame(hn::LoadU(du, words[i] + block + part), skipped);
       }
-      for (int64_t k = first; k < last; k += kWords) {
+      for (int64_t k = first; k < last; k += kWordsOfBlock) {
         VF xv[kM];
         for (int m = 0; m < kM; ++m) {
           xv[m] = hn::LoadU(d, x + m * x_stride + k + part);
@@ -129,11 +123,11 @@ void WidenInt4Impl(const uint32_t* words, const GroupScale* scales, int group,
                    int64_t inputs, float* out) {
   const U32 du;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(du));
-  for (int64_t k = 0; k < inputs; k += kWords) {
+  for (int64_t k = 0; k < inputs; k += kWordsOfBlock) {
     const Group codes(scales[k / group]);
-    const uint32_t* block = words + k / kCodeBlock * kWords;
-    const int skipped = static_cast<int>(k % kCodeBlock / kWords) * 4;
-    for (int64_t part = 0; part < kWords; part += lanes) {
+    const uint32_t* block = words + k / kCodeBlock * kWordsOfBlock;
+    const int skipped = static_cast<int>(k % kCodeBlock / kWordsOfBlock) * 4;
+    for (int64_t part = 0; part < kWordsOfBlock; part += lanes) {
       const VU code = hn::ShiftRightSame(hn::LoadU(du, block + part), skipped);
       hn::StoreU(codes.Weights(code), F32(), out + k + part);
     }
@@ -154,11 +148,11 @@ void ArrangeInt4(const StoredMatrix& weight, void* codes) {
   auto* bytes = static_cast<std::byte*>(codes);
   const int64_t blocks = weight.rows * weight.stride / kCodeBlock;
   for (int64_t b = 0; b < blocks; ++b, bytes += kCodeBlock / 2) {
-    std::array<uint32_t, kWords> words = {};
+    std::array<uint32_t, kWordsOfBlock> words = {};
     for (int64_t i = 0; i < kCodeBlock; ++i) {
       const auto byte = static_cast<uint32_t>(bytes[i / 2]);
       const uint32_t code = i % 2 == 0 ? byte & 15 : byte >> 4;
-      words[i % kWords] |= code << (i / kWords * 4);
+      words[i % kWordsOfBlock] |= code << (i / kWordsOfBlock * 4);
     }
     std::memcpy(bytes, words.data(), sizeof(words));
   }

@@ -12,6 +12,8 @@
 
 namespace h2o::cpu {
 
+inline constexpr int64_t kWordsOfBlock = 16;
+
 // Brings codes that lie in order into blocks, in place.
 void ArrangeInt4(const StoredMatrix& weight, void* codes);
 

@@ -7,6 +7,7 @@
 #include <cstddef>
 
 #include "hwy/cache_control.h"
+#include "kernels/cpu/int4_linear.h"
 
 // One source, compiled for each instruction set and picked at run time.
 #undef HWY_TARGET_INCLUDE
@@ -15,14 +16,6 @@
 #include "hwy/highway.h"
 #include "kernels/cpu/linear_tile-inl.h"
 #include "kernels/cpu/vectors-inl.h"
-
-#ifndef H2O_KERNELS_CPU_WHOLE_LINEAR_ONCE_
-#define H2O_KERNELS_CPU_WHOLE_LINEAR_ONCE_
-namespace h2o::cpu {
-inline constexpr int64_t kWordsOfBlock = 16;  // of int4 codes
-inline constexpr float kMostWhole = 32767;
-}  // namespace h2o::cpu
-#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace h2o::cpu {

@@ -13,7 +13,9 @@
 
 namespace h2o::cpu {
 
-// One row of x.
+inline constexpr float kMostWhole = 32767;
+
+// One row of x; its greatest magnitude becomes kMostWhole.
 struct WholeRow {
   float scale = 0;  // x = value * scale; NaN if x is not finite
   int16_t* values;  // [weight.stride]: int8 in order, int4 as the codes lie
