@@ -153,12 +153,12 @@ std::string OpenAiService::ModelJson() const {
   return model.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-void OpenAiService::Models(HttpCall call) const {
+void OpenAiService::Models(const HttpCall& call) const {
   call.Send({.body = absl::StrCat(R"({"object":"list","data":[)", ModelJson(),
                                   "]}")});
 }
 
-void OpenAiService::Model(HttpCall call) const {
+void OpenAiService::Model(const HttpCall& call) const {
   const std::string id =
       Unescaped(call.request.path.substr(sizeof(kModelsPath) - 1));
   for (const std::string& name : options_.rules.model_names) {
@@ -189,7 +189,7 @@ void OpenAiService::Tokenize(HttpCall call) {
       });
 }
 
-void OpenAiService::Detokenize(HttpCall call) {
+void OpenAiService::Detokenize(const HttpCall& call) {
   const absl::StatusOr<TokensAsk> ask =
       ReadTokensAsk(call.request.body, "tokens");
   if (!ask.ok()) return Refuse(call, ask.status());

@@ -36,10 +36,10 @@ class OpenAiService {
 
   void Complete(HttpCall call) { Generate(OpenAiForm::kCompletion, &call); }
   void Chat(HttpCall call) { Generate(OpenAiForm::kChat, &call); }
-  void Models(HttpCall call) const;
-  void Model(HttpCall call) const;  // /v1/models/{id}
+  void Models(const HttpCall& call) const;
+  void Model(const HttpCall& call) const;  // /v1/models/{id}
   void Tokenize(HttpCall call);
-  void Detokenize(HttpCall call);
+  void Detokenize(const HttpCall& call);
 
  private:
   void Generate(OpenAiForm form, HttpCall* call);

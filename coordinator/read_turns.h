@@ -43,18 +43,19 @@ class ReadTurns {
   // `reader` begins now, or when its turn comes.  If too many wait then, the
   // first of the connection with the most of them is given up.
   void Enter(const std::string& peer, std::shared_ptr<MessageReader> reader) {
-    std::shared_ptr<MessageReader> given_up;
+    std::shared_ptr<MessageReader> next, given_up;
     {
       std::lock_guard lock(mutex_);
       Peer& at = peers_[peer];
       if (at.reading.size() < kAtOnce) {
-        at.reading.push_back(reader.get());
+        next = std::move(reader);
+        at.reading.push_back(next.get());
       } else {
         at.waiting.push_back(std::move(reader));
         if (++num_waiting_ > most_waiting_) given_up = TakeFirst(Longest());
       }
     }
-    if (reader != nullptr) Begin(peer, *reader);
+    if (next != nullptr) Begin(peer, *next);
     if (given_up != nullptr) given_up->GiveUpTurn();
   }
 

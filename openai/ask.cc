@@ -119,7 +119,8 @@ absl::Status ReadIgnored(const char* /*key*/, const json& /*value*/,
 }
 
 absl::Status ReadSuffix(const char* key, const json& value, Draft* /*draft*/) {
-  if (value == "") return absl::OkStatus();
+  const auto* text = value.get_ptr<const std::string*>();
+  if (text != nullptr && text->empty()) return absl::OkStatus();
   return NotBuilt(key, "text is generated behind the prompt alone");
 }
 

@@ -103,7 +103,7 @@ absl::StatusOr<std::vector<Value>> Bind(std::string_view callee,
   const auto& names = signature.names;
   const size_t most =
       std::find(names.begin(), names.end(), std::string_view()) - names.begin();
-  const auto refuse = [&](auto... why) {
+  const auto refuse = [&](const auto&... why) {
     return absl::InvalidArgumentError(
         absl::StrCat(std::string(callee), " takes ", why...));
   };

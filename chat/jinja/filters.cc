@@ -115,7 +115,7 @@ Answer Indent(Run& run, const Value& value, Given given) {
 }
 
 Answer ToInt(Run&, const Value& value, Given given) {
-  const Value otherwise = given[0].IsUndefined() ? Value(int64_t{0}) : given[0];
+  Value otherwise = given[0].IsUndefined() ? Value(int64_t{0}) : given[0];
   int64_t whole = 0;
   if (value.AsInt(&whole)) return Value(whole);
   double number = 0;

@@ -369,7 +369,7 @@ absl::StatusOr<Value> ReplaceParts(Work& work, std::string_view text,
   int64_t times = CountCharacters(text) + 1;
   if (!from.empty()) {
     times = 0;
-    for (size_t at = 0; (at = text.find(from, at)) != text.npos;) {
+    for (size_t at = 0; (at = text.find(from, at)) != std::string_view::npos;) {
       at += from.size();
       ++times;
     }

@@ -379,7 +379,11 @@ std::vector<std::string_view> SplitLines(std::string_view text) {
 std::string Replace(std::string_view text, std::string_view from,
                     std::string_view to, int64_t most) {
   std::string out;
-  const auto may = [&] { return most < 0 || most-- > 0; };
+  const auto may = [&] {
+    if (most == 0) return false;
+    if (most > 0) --most;
+    return true;
+  };
   if (from.empty()) {
     for (std::string_view character : CharactersOf(text)) {
       if (may()) out += to;

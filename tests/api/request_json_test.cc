@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/utf8.h"
 
 namespace h2o {
@@ -158,10 +159,11 @@ TEST(RequestFromJson, ErrorsAreUtf8) {
   const std::string sextant = "\xf0\x9f\xa7\xad";  // four bytes
   for (int before = 0; before < 5; ++before) {
     const std::string pad(40 + before, 'x');
+    const std::string longer = absl::StrCat(pad, sextant, sextant, sextant);
     for (const std::string& text :
          {std::string("{\"prompt\": \"a\xff\"}"),
-          "{\"top_k\": \"" + pad + sextant + sextant + sextant + "\"}",
-          "\"" + pad + sextant + sextant + sextant + "\"", pad + sextant}) {
+          absl::StrCat("{\"top_k\": \"", longer, "\"}"),
+          absl::StrCat("\"", longer, "\""), pad + sextant}) {
       const std::string message(RequestFromJson(text, {}).status().message());
       EXPECT_FALSE(message.empty());
       EXPECT_TRUE(CheckUtf8("the error", message).ok()) << message;

@@ -164,7 +164,7 @@ TEST(Jinja, IsBounded) {
       source += begin;
       ends += end;
     }
-    EXPECT_THAT(Rendered(source + "1" + ends + " }}"),
+    EXPECT_THAT(Rendered(absl::StrCat(source, "1", ends, " }}")),
                 HasSubstr("nested deeper"))
         << begin;
   }

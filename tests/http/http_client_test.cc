@@ -21,12 +21,12 @@ using std::chrono_literals::operator""ms;
 
 class HttpClientTest : public ::testing::Test {
  protected:
-  void Serve(HttpHandler handler, HttpServerOptions options = {}) {
+  void Serve(HttpHandler handler, const HttpServerOptions& options = {}) {
     server_ = HttpServer::Start({"127.0.0.1", 0}, options, std::move(handler))
                   .value();
   }
   std::unique_ptr<HttpClient> Connect(const std::string& path = "",
-                                      HttpClientOptions options = {}) {
+                                      const HttpClientOptions& options = {}) {
     const auto url =
         ParseHttpUrl("http://" + server_->address().ToString() + path);
     return HttpClient::Create(url.value(), options).value();

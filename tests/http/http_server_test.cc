@@ -76,14 +76,14 @@ class Client {
 
 class HttpServerTest : public ::testing::Test {
  protected:
-  void Start(HttpHandler handler, HttpServerOptions options = {}) {
+  void Start(HttpHandler handler, const HttpServerOptions& options = {}) {
     server_ = HttpServer::Start({"127.0.0.1", 0}, options, std::move(handler))
                   .value();
   }
   // Answers with the method, the path, the query and the body.
-  void StartEcho(HttpServerOptions options = {}) {
+  void StartEcho(const HttpServerOptions& options = {}) {
     Start(
-        [](HttpRequest r, std::shared_ptr<HttpReply> reply) {
+        [](const HttpRequest& r, std::shared_ptr<HttpReply> reply) {
           reply->Send({.content_type = "text/plain",
                        .body = r.method + " " + r.path + " " + r.query + " " +
                                r.body + " " + std::string(r.Header("x-a")),
@@ -196,7 +196,7 @@ TEST_F(HttpServerTest, MoreConnectionsThanTheLimitAreClosed) {
 
 TEST_F(HttpServerTest, AReplyMayComeInPiecesFromAnotherThread) {
   std::vector<std::thread> threads;
-  Start([&](HttpRequest, std::shared_ptr<HttpReply> reply) {
+  Start([&](const HttpRequest&, std::shared_ptr<HttpReply> reply) {
     threads.emplace_back([reply] {
       reply->Begin({.content_type = "text/event-stream", .headers = {}});
       for (int i = 0; i < 3; ++i) {
@@ -219,7 +219,7 @@ TEST_F(HttpServerTest, AClientThatLeavesIsNoticedBeforeTheReply) {
   Monitor monitor;
   bool gone = false;
   std::shared_ptr<HttpReply> held;
-  Start([&](HttpRequest, std::shared_ptr<HttpReply> reply) {
+  Start([&](const HttpRequest&, std::shared_ptr<HttpReply> reply) {
     reply->OnGone([&] {
       Monitor::Lock lock(monitor);
       gone = true;
@@ -245,7 +245,7 @@ TEST_F(HttpServerTest, AClientThatDoesNotReadIsCutOff) {
   std::thread writer;
   int64_t written = 0;
   Start(
-      [&](HttpRequest, std::shared_ptr<HttpReply> reply) {
+      [&](const HttpRequest&, std::shared_ptr<HttpReply> reply) {
         writer = std::thread([&written, reply] {
           reply->Begin({.headers = {}});
           while (written < (64 << 20) &&
@@ -269,7 +269,7 @@ TEST_F(HttpServerTest, TurnsComeWhenTheClientHasWhatWasWritten) {
   std::thread waker;
   int turns = 0, last = 0;
   std::atomic<int> waked = 0;
-  Start([&](HttpRequest, std::shared_ptr<HttpReply> reply) {
+  Start([&](const HttpRequest&, std::shared_ptr<HttpReply> reply) {
     reply->OnTurn([&, reply = reply.get()] {
       if (turns++ == 0) reply->Begin({.headers = {}});
       last = waked;
@@ -293,7 +293,7 @@ TEST_F(HttpServerTest, TurnsComeWhenTheClientHasWhatWasWritten) {
 }
 
 TEST_F(HttpServerTest, ASilentReplyMayBeBroken) {
-  Start([&](HttpRequest, std::shared_ptr<HttpReply> reply) {
+  Start([&](const HttpRequest&, std::shared_ptr<HttpReply> reply) {
     const auto times = std::make_shared<int>(0);
     reply->OnSilence(0.02, [times, reply = reply.get()] {
       if (++*times == 1) reply->Begin({.headers = {}});
@@ -307,7 +307,7 @@ TEST_F(HttpServerTest, ASilentReplyMayBeBroken) {
 }
 
 TEST_F(HttpServerTest, AReplyMayCloseItsConnection) {
-  Start([&](HttpRequest, const std::shared_ptr<HttpReply>& reply) {
+  Start([&](const HttpRequest&, const std::shared_ptr<HttpReply>& reply) {
     reply->Send({.status = 503, .body = "no", .closes = true});
   });
   EXPECT_THAT(Answer("GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
@@ -318,7 +318,7 @@ TEST_F(HttpServerTest, AReplyMayCloseItsConnection) {
 TEST_F(HttpServerTest, AReplyAfterTheServerIsGoneDoesNothing) {
   Monitor monitor;
   std::shared_ptr<HttpReply> held;
-  Start([&](HttpRequest, std::shared_ptr<HttpReply> reply) {
+  Start([&](const HttpRequest&, std::shared_ptr<HttpReply> reply) {
     Monitor::Lock lock(monitor);
     held = std::move(reply);
   });
@@ -339,8 +339,8 @@ TEST_F(HttpServerTest, AReplyAfterTheServerIsGoneDoesNothing) {
 
 TEST_F(HttpServerTest, ATakenPortIsRefusedByName) {
   StartEcho();
-  const auto second =
-      HttpServer::Start(server_->address(), {}, [](auto, auto) {});
+  const auto second = HttpServer::Start(server_->address(), {},
+                                        [](const auto&, const auto&) {});
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(second.status().message()),
               HasSubstr("127.0.0.1:" + std::to_string(port())));

@@ -143,7 +143,7 @@ TEST_F(AnswerTest, AWholeAnswerWithEchoAndLogprobs) {
   EXPECT_EQ(answer["object"], "text_completion");
   const Json choice = answer["choices"][0];
   EXPECT_EQ(choice["text"], "Helloo");
-  const Json logprobs = choice["logprobs"];
+  const Json& logprobs = choice["logprobs"];
   EXPECT_EQ(logprobs["tokens"][0], "</s>");
   const Json expected = {nullptr, -1.5, -0.25};
   EXPECT_EQ(logprobs["token_logprobs"], expected);
