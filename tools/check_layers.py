@@ -14,7 +14,8 @@ import sys
 # named alone.
 LEVELS = {
     "base": [],
-    "kernels": ["base"],
+    "kv_codes": ["base"],
+    "kernels": ["base", "kv_codes"],
     "parallel": ["base", "kernels/device.h", "kernels/peer_sums.h",
                  "kernels/cuda/cuda_error.h"],
     "kv": ["base", "kernels", "parallel/shard_spec.h"],
