@@ -156,6 +156,16 @@ absl::StatusOr<HeaderEntry> ParseEntry(const json& value, int64_t data_bytes) {
   return entry;
 }
 
+// What is no text is none of the format's, and left out.
+std::map<std::string, std::string, std::less<>> TextsOf(const json& metadata) {
+  std::map<std::string, std::string, std::less<>> texts;
+  if (!metadata.is_object()) return texts;
+  for (const auto& [key, value] : metadata.items()) {
+    if (value.is_string()) texts.emplace(key, value.get<std::string>());
+  }
+  return texts;
+}
+
 }  // namespace
 
 FileStamp StampOf(int fd) {
@@ -247,7 +257,10 @@ absl::Status SafetensorsFile::ParseHeader() {
           absl::StrCat("the header of ", path_)));
 
   for (const auto& [name, value] : header.items()) {
-    if (name == "__metadata__") continue;
+    if (name == "__metadata__") {
+      metadata_ = TextsOf(value);
+      continue;
+    }
     absl::StatusOr<HeaderEntry> entry = ParseEntry(value, data_bytes);
     if (!entry.ok()) {
       return absl::DataLossError(absl::StrCat(path_, ": tensor ", Quoted(name),

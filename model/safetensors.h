@@ -83,6 +83,10 @@ class SafetensorsFile {
     return entries_.find(name) != entries_.end();
   }
   std::vector<std::string> Names() const;  // ascending
+  // The texts that the header has under "__metadata__", by their keys.
+  const std::map<std::string, std::string, std::less<>>& metadata() const {
+    return metadata_;
+  }
   const std::string& path() const { return path_; }
   const FileStamp& stamp() const { return stamp_; }  // when it was opened
   // By name.
@@ -104,6 +108,7 @@ class SafetensorsFile {
   int64_t map_bytes_ = 0;
   const std::byte* data_ = nullptr;  // behind the header
   std::map<std::string, HeaderEntry, std::less<>> entries_;
+  std::map<std::string, std::string, std::less<>> metadata_;
 };
 
 // All tensors of a model: DIR/model.safetensors, or the shards that

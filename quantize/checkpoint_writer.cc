@@ -2,7 +2,6 @@
 #include "quantize/checkpoint_writer.h"
 
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -14,8 +13,6 @@
 namespace h2o {
 namespace {
 
-// Data begins at a multiple of this, so that all elements are aligned.
-constexpr size_t kHeaderAlignment = 8;
 // A NewFile copies what it is given.
 constexpr size_t kPieceBytes = 1 << 20;
 
@@ -59,33 +56,12 @@ std::string CheckpointWriter::ShardName(size_t shard) const {
                          shard_ends_.size());
 }
 
-std::string CheckpointWriter::Header() const {
-  nlohmann::ordered_json header;
-  header["__metadata__"] = {{"format", "pt"}};
-  int64_t offset = 0;
-  for (size_t i = tensor_; i < shard_ends_[shard_]; ++i) {
-    const PlannedTensor& tensor = tensors_[i];
-    header[tensor.name] = {{"dtype", tensor.dtype},
-                           {"shape", tensor.shape},
-                           {"data_offsets", {offset, offset + tensor.bytes}}};
-    offset += tensor.bytes;
-  }
-  std::string text = header.dump();
-  text.append(
-      (kHeaderAlignment - text.size() % kHeaderAlignment) % kHeaderAlignment,
-      ' ');
-  return text;
-}
-
 absl::Status CheckpointWriter::OpenShard() {
   H2O_ASSIGN_OR_RETURN(file_,
                        NewFile::Create(In(directory_, ShardName(shard_))));
-  const std::string header = Header();
-  const uint64_t length = header.size();
-  char bytes[sizeof(length)];
-  std::memcpy(bytes, &length, sizeof(length));
-  file_.Append({bytes, sizeof(bytes)});
-  file_.Append(header);
+  file_.Append(SafetensorsHeader({{"format", "pt"}},
+                                 absl::MakeConstSpan(tensors_).subspan(
+                                     tensor_, shard_ends_[shard_] - tensor_)));
   return absl::OkStatus();
 }
 

@@ -14,15 +14,9 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "base/new_file.h"
+#include "model/safetensors_header.h"
 
 namespace h2o {
-
-struct PlannedTensor {
-  std::string name;
-  std::string dtype;  // as the header spells it
-  std::vector<int64_t> shape;
-  int64_t bytes = 0;
-};
 
 class CheckpointWriter {
  public:
@@ -44,8 +38,6 @@ class CheckpointWriter {
  private:
   std::string ShardName(size_t shard) const;
   absl::Status OpenShard();
-  // The header of shard `shard_`.
-  std::string Header() const;
 
   const std::string directory_;
   const std::vector<PlannedTensor> tensors_;

@@ -19,7 +19,7 @@ LEVELS = {
     "parallel": ["base", "kernels/device.h", "kernels/peer_sums.h",
                  "kernels/cuda/cuda_error.h"],
     "kv": ["base", "kernels", "parallel/shard_spec.h"],
-    "model": ["base", "kv/kv_geometry.h", "parallel/shard_spec.h",
+    "model": ["base", "kv_codes", "kv/kv_geometry.h", "parallel/shard_spec.h",
               "parallel/unique_fd.h"],
     "chat": ["base", "model/json_file.h"],
     "api": ["base", "model"],
