@@ -41,12 +41,14 @@ absl::Status TextEncoder::Add(uint64_t id, Request request,
 }
 
 void TextEncoder::Remove(uint64_t id) {
+  const auto is_dropped = [this, id](const Job& job)
+                              ABSL_EXCLUSIVE_LOCKS_REQUIRED(monitor_) {
+                                if (job.id != id) return false;
+                                waiting_bytes_ -= job.request.text.size();
+                                return true;
+                              };
   Monitor::Lock lock(monitor_);
-  std::erase_if(waiting_, [&](const Job& job) {
-    if (job.id != id) return false;
-    waiting_bytes_ -= job.request.text.size();
-    return true;
-  });
+  std::erase_if(waiting_, is_dropped);
 }
 
 void TextEncoder::Run() {

@@ -86,7 +86,8 @@ absl::Status UnescapeNumber(std::string_view* raw, std::string* text) {
     ++length;
   }
   uint32_t code = 0;
-  std::from_chars(raw->data(), raw->data() + length, code, base);
+  const std::string_view digits = raw->substr(0, length);
+  std::from_chars(digits.begin(), digits.end(), code, base);
   if ((!octal && length != most) || !AppendCharacter(code, text)) {
     return absl::InvalidArgumentError(
         absl::StrCat("a bad escape \\", std::string(1, letter), " in a text"));

@@ -19,7 +19,7 @@ constexpr int Killed(int signal) { return signal; }
 constexpr char kReport[] = "group 0: rank 1 (127.0.0.1:9, cpu, pid 12) is gone";
 
 // A coordinator (pid 10) and workers (pids 11, 12, ..), of which some ended.
-std::vector<Child> Children(std::vector<std::optional<int>> statuses) {
+std::vector<Child> Children(const std::vector<std::optional<int>>& statuses) {
   std::vector<Child> children;
   for (size_t i = 0; i < statuses.size(); ++i) {
     Child& child = children.emplace_back();

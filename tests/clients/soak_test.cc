@@ -67,7 +67,7 @@ struct Answer {
 std::vector<Answer> RunAll(Embedded* embedded, std::vector<Request> requests) {
   std::vector<Answer> answers(requests.size());
   const absl::Status ran =
-      embedded->Run(std::move(requests), [&](int i, StreamEvent event) {
+      embedded->Run(std::move(requests), [&](int i, const StreamEvent& event) {
         auto& tokens = answers[i].tokens;
         tokens.insert(tokens.end(), event.tokens.begin(), event.tokens.end());
         if (event.done) answers[i].status = event.status;

@@ -23,7 +23,8 @@ StreamEvent TokenEvent(int32_t token) {
 
 TEST(EventStream, NothingIsDeliveredBeforeDeliver) {
   std::vector<int32_t> seen;
-  EventStream stream([&](StreamEvent e) { seen.push_back(e.tokens[0]); });
+  EventStream stream(
+      [&](const StreamEvent& e) { seen.push_back(e.tokens[0]); });
   EXPECT_TRUE(stream.Add(TokenEvent(1)));
   EXPECT_FALSE(stream.Add(TokenEvent(2))) << "the first who added delivers";
   EXPECT_THAT(seen, ElementsAre());
@@ -37,7 +38,7 @@ TEST(EventStream, NothingIsDeliveredBeforeDeliver) {
 TEST(EventStream, AnEventThatTheCallbackCausesComesAfterIt) {
   std::vector<int32_t> seen;
   EventStream* self = nullptr;
-  EventStream stream([&](StreamEvent e) {
+  EventStream stream([&](const StreamEvent& e) {
     if (e.tokens[0] == 1) {
       EXPECT_FALSE(self->Add(TokenEvent(2)));
     }
@@ -53,7 +54,7 @@ TEST(EventStream, InOrderAndOneAtATimeFromManyThreads) {
   constexpr int kThreads = 4, kEach = 500;
   std::atomic<int> inside = 0;
   std::vector<int32_t> seen;  // no lock: the callback runs in one thread
-  EventStream stream([&](StreamEvent e) {
+  EventStream stream([&](const StreamEvent& e) {
     EXPECT_EQ(++inside, 1);
     seen.push_back(e.tokens[0]);
     --inside;
@@ -79,7 +80,7 @@ TEST(EventStream, InOrderAndOneAtATimeFromManyThreads) {
 TEST(Outbox, DeliversTheStreamsItWasGiven) {
   std::vector<int32_t> seen;
   const auto stream = std::make_shared<EventStream>(
-      [&](StreamEvent e) { seen.push_back(e.tokens[0]); });
+      [&](const StreamEvent& e) { seen.push_back(e.tokens[0]); });
   const auto silent = std::make_shared<EventStream>(nullptr);
   Outbox mine, others;
   EXPECT_TRUE(mine.empty());

@@ -125,7 +125,7 @@ class FakeGroup final : public WorkerGroup {
 
 class InferenceServiceTest : public ::testing::Test {
  protected:
-  void Start(EngineOptions options = {}) {
+  void Start(const EngineOptions& options = {}) {
     default_policy_ = options.default_kv_policy;
     engine_ = *Engine::Create(options, SmallConfig(), nullptr, &clock_);
     service_ = std::make_unique<InferenceService>(

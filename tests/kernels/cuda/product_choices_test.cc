@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "tests/model/temp_directory.h"
 
 namespace h2o::cuda {
@@ -154,7 +155,8 @@ TEST_F(ProductChoicesFile, OtherLinesAreLeftOut) {
         std::string(), std::string("\0\xff\0 garbage", 11),
         std::string(4096, '\0')}) {
     EXPECT_THAT(Parse(other + "\n"), IsEmpty()) << other;
-    EXPECT_EQ(Parse(other + "\n" + line + "\n"), Parse(line + "\n")) << other;
+    EXPECT_EQ(Parse(absl::StrCat(other, "\n", line, "\n")), Parse(line + "\n"))
+        << other;
   }
 }
 
