@@ -76,6 +76,7 @@ case "$*" in
     build_and_test no-grpc 'unit|multiproc'
     ;;
   --cuda)
+    tools/install_dependencies.sh --cuda
     build_and_test cuda-test 'unit|gpu'
     ;;
   --tidy | --tidy\ [0-9]*)

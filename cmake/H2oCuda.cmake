@@ -4,6 +4,14 @@ if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
   # A100, and Hopper with the instructions that only Hopper has (wgmma, bulk copies).
   set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real)
 endif()
+if(NOT DEFINED CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+  # Where the system has none, `tools/install_dependencies.sh --cuda` gets it.
+  find_program(H2O_NVCC nvcc
+    PATHS /usr/local/cuda/bin ${CMAKE_SOURCE_DIR}/build/cuda_toolkit/bin)
+  if(H2O_NVCC)
+    set(CMAKE_CUDA_COMPILER ${H2O_NVCC})
+  endif()
+endif()
 enable_language(CUDA)
 # CMake 3.25 knows CUDA only up to C++17.
 if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
@@ -13,6 +21,10 @@ endif()
 set(CMAKE_CUDA_STANDARD 20)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+if(NOT TARGET CUDA::nvToolsExt)
+  # CMake 3.25.1, Debian 12's, wants to mark this library, which CUDA 13 has not, as old.
+  add_library(CUDA::nvToolsExt INTERFACE IMPORTED)
+endif()
 find_package(CUDAToolkit REQUIRED)
 
 find_path(NCCL_INCLUDE_DIR nccl_device.h HINTS ${CUDAToolkit_INCLUDE_DIRS})

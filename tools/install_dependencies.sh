@@ -9,7 +9,9 @@
 # with --containers what builds and runs images,
 # with --aiperf AIPerf, a tool that loads servers, in build/aiperf (1.2 GB and minutes),
 # with --transformers transformers and compressed-tensors, to which logits are
-# compared, in build/transformers (6 GB and minutes).
+# compared, in build/transformers (6 GB and minutes),
+# with --cuda the CUDA toolkit and NCCL from PyPI, in build/cuda_toolkit (1.1 GB), if
+# there is no nvcc.
 # Does nothing, and needs no root, if all of it is installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -44,6 +46,30 @@ install_alone() {
   rm -rf "$folder"
   /usr/bin/python3 -m venv "$folder/venv"
   "$folder/venv/bin/pip" --disable-pip-version-check install -q -r "$list"
+  cp "$list" "$folder/installed.txt"
+}
+
+# In the layout of NVIDIA's own packages: bin, include, lib, lib64, nvvm; and what
+# tells versions and licences of the wheels in dist-info.
+install_cuda() {
+  local list=tools/cuda_requirements.txt folder=build/cuda_toolkit packages library
+  if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then return; fi
+  if cmp -s "$list" "$folder/installed.txt"; then return; fi
+  echo "installing the CUDA toolkit from PyPI, into $folder" >&2
+  rm -rf "$folder"
+  /usr/bin/python3 -m venv "$folder/venv"
+  "$folder/venv/bin/pip" --disable-pip-version-check --no-cache-dir install -q --no-deps -r "$list"
+  packages=$(echo "$folder"/venv/lib/python3*/site-packages)
+  mv "$packages"/nvidia/cu13/* "$folder/"
+  mv "$packages"/nvidia/nccl/include/* "$folder/include/"
+  mv "$packages"/nvidia/nccl/lib/* "$folder/lib/"
+  mkdir "$folder/dist-info"
+  mv "$packages"/nvidia_*.dist-info "$folder/dist-info/"
+  rm -r "$folder/venv"
+  ln -s lib "$folder/lib64"
+  for library in "$folder"/lib/*.so.*; do  # the names that linkers look for
+    ln -s "${library##*/}" "${library%%.so.*}.so"
+  done
   cp "$list" "$folder/installed.txt"
 }
 
@@ -102,4 +128,5 @@ install_apt
 if [ "${1:-}" = --pypi ]; then install_pypi; fi
 if [ "${1:-}" = --checkov ]; then install_checkov; fi
 if [ "${1:-}" = --aiperf ]; then install_alone aiperf; fi
+if [ "${1:-}" = --cuda ]; then install_cuda; fi
 if [ "${1:-}" = --transformers ]; then install_alone transformers; fi

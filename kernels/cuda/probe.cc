@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <optional>
+#include <string>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -42,6 +43,17 @@ std::optional<Answer> InChild(Ask&& ask) {
   return answer;
 }
 
+// Why there is no GPU.  CUDA calls it an old driver, too, where there is none.
+std::string ReasonOf(cudaError_t error) {
+  int version = 0;
+  if (error == cudaErrorInsufficientDriver &&
+      cudaDriverGetVersion(&version) == cudaSuccess && version == 0) {
+    return "no driver: libcuda.so.1 was not found; a container gets it from "
+           "NVIDIA's container toolkit, as with docker's --gpus all";
+  }
+  return cudaGetErrorString(error);
+}
+
 }  // namespace
 
 absl::Status CheckGpu(int ordinal) {
@@ -66,7 +78,7 @@ absl::Status CheckGpu(int ordinal) {
       "device cuda:", ordinal, ": this machine has ", gpus.count, " GPUs",
       gpus.error == cudaSuccess
           ? ""
-          : absl::StrCat(" (", cudaGetErrorString(gpus.error), ")")));
+          : absl::StrCat(" (", ReasonOf(gpus.error), ")")));
 }
 
 absl::StatusOr<MachineRates> MeasureGpuRates(int ordinal) {

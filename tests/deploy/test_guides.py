@@ -70,8 +70,9 @@ def test_commands_of_curl(started):  # noqa: F811
 
 
 def test_commands_of_docker():
-    """Those of the CPU image are what test_image.py runs with buildah and podman."""
-    build, run = (shlex.split(command) for command in run_here("docker.md", "docker"))
-    assert build[:4] == ["docker", "build", "-f", "deploy/docker/cpu.Dockerfile"] and build[-1] == "."
+    """They are what test_image.py runs with buildah and podman."""
+    *builds, run = (shlex.split(command) for command in run_here("docker.md", "docker"))
+    for build, dockerfile in zip(builds, ("cpu.Dockerfile", "cuda.Dockerfile"), strict=True):
+        assert build[:4] == ["docker", "build", "-f", f"deploy/docker/{dockerfile}"] and build[-1] == "."
     assert run[:2] == ["docker", "run"]
     assert run[2:] == [*RUN_FLAGS, "-p", "127.0.0.1:8000:8000", "h2oserve:0.1.0"]

@@ -1,10 +1,13 @@
-"""The CPU image, built with buildah and run with podman: it answers a prompt, alone and as the Pods of the chart.
+"""The images, built with buildah and run with podman: they answer a prompt, that for CPUs also as the Pods of the chart.
+That for GPUs has none here, so it answers on the CPU and says what it misses.
 
 There is no registry here, so debian:12 is made from Debian's packages. The programs are compiled inside, which takes
-minutes even with ccache: --full-matrix, as root.
+minutes even with ccache: --full-matrix, as root. podman's plainest storage copies an image at each step of its
+Dockerfile: 25 GB of disk.
 
 H2O_CONTAINERS  the folder of images and containers (default build/containers)
 H2O_IMAGE       an image in that folder to test, instead of one that is built
+H2O_CUDA_IMAGE  likewise, for GPUs
 """
 import contextlib
 import copy
@@ -25,6 +28,9 @@ FOLDER = pathlib.Path(os.environ.get("H2O_CONTAINERS") or REPOSITORY / "build" /
 TOOLS = ("buildah", "podman", "runc", "catatonit", "mmdebstrap")
 IMAGE = os.environ.get("H2O_IMAGE") or "localhost/h2oserve:0.1.0"
 RUN_FLAGS = ("-d", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--tmpfs=/tmp")  # docs/docker.md
+CUDA_IMAGE = os.environ.get("H2O_CUDA_IMAGE") or "localhost/h2oserve:0.1.0-cuda"
+# How this host reaches PyPI.
+OWN = [path for path in ("/etc/pip.conf", "/etc/ssl/certs") if pathlib.Path(path).exists()]
 PROMPT = {"prompt": "To install the package,", "max_tokens": 8, "temperature": 0}
 
 
@@ -53,9 +59,7 @@ def engine(request):
 
 
 @pytest.fixture(scope="module")
-def image(engine, tmp_path_factory):
-    if "H2O_IMAGE" in os.environ:
-        return IMAGE
+def debian(engine, tmp_path_factory):
     if not engine("podman", "images", "-q", "debian:12", check=False):
         context = tmp_path_factory.mktemp("debian")
         context.chmod(0o755)
@@ -63,13 +67,27 @@ def image(engine, tmp_path_factory):
                         context / "root.tar"], check=True)
         (context / "Dockerfile").write_text("FROM scratch\nADD root.tar /\nCMD [\"bash\"]\n")
         engine("buildah", "bud", "--isolation", "chroot", "-t", "localhost/debian:12", context)
+    return "localhost/debian:12"
+
+
+def build(engine, image, dockerfile, *volumes):
     cache = pathlib.Path(os.environ.get("CCACHE_DIR") or pathlib.Path.home() / ".cache" / "ccache")
     cache.mkdir(parents=True, exist_ok=True)
-    engine("buildah", "bud", "--isolation", "chroot", "--layers", "--volume", f"{cache}:/root/.cache/ccache",
+    mounted = [f"{cache}:/root/.cache/ccache", *(f"{path}:{path}:ro" for path in volumes)]
+    engine("buildah", "bud", "--isolation", "chroot", "--layers", *(f"--volume={volume}" for volume in mounted),
            "--env", "CCACHE_BASEDIR=/src", "--env", "CCACHE_NOHASHDIR=1",
-           "--env", f"CMAKE_BUILD_PARALLEL_LEVEL={os.cpu_count()}", "-t", IMAGE,
-           "-f", DEPLOY / "docker" / "cpu.Dockerfile", REPOSITORY)
-    return IMAGE
+           "--env", f"CMAKE_BUILD_PARALLEL_LEVEL={os.cpu_count()}", "-t", image, "-f", DEPLOY / "docker" / dockerfile, REPOSITORY)
+    return image
+
+
+@pytest.fixture(scope="module")
+def image(engine, debian):
+    return IMAGE if "H2O_IMAGE" in os.environ else build(engine, IMAGE, "cpu.Dockerfile")
+
+
+@pytest.fixture(scope="module")
+def cuda_image(engine, debian):
+    return CUDA_IMAGE if "H2O_CUDA_IMAGE" in os.environ else build(engine, CUDA_IMAGE, "cuda.Dockerfile", *OWN)
 
 
 def answer_of(host):
@@ -85,29 +103,77 @@ def answers(address, path):
     return False
 
 
-def test_the_image_answers_a_prompt(engine, image):
-    name = engine("podman", "run", *RUN_FLAGS, image)
+def sbom(engine, name, table):
+    """The names in a table of packages."""
+    lines = engine("podman", "exec", name, "cat", f"/opt/h2oserve/share/sbom/{table}.tsv").splitlines()
+    assert lines[0].split("\t")[:2] == ["package", "version"] and all(line.count("\t") == 4 for line in lines)
+    return {line.split("\t")[0] for line in lines[1:]}
+
+
+@contextlib.contextmanager
+def running(engine, *command):
+    """A container's name and address; its server is ready, and must end well when it is told to."""
+    name = engine("podman", "run", *RUN_FLAGS, *command)
     try:
         address = engine("podman", "inspect", "-f", "{{.NetworkSettings.IPAddress}}", name)
         until(lambda: answers(f"{address}:8000", "/readyz"), "the server is ready", 120)
-        assert answer_of(address)
-        assert engine("podman", "exec", name, "id", "-u") == "10001"
-        engine("podman", "exec", name, "h2oserve-healthy")
-        assert engine("podman", "exec", name, "sh", "-c", "h2oserve-healthy 8000 /livez && ! h2oserve-healthy 8000 /none; echo $?") == "0"
-        table = engine("podman", "exec", name, "cat", "/opt/h2oserve/share/sbom/image.tsv").splitlines()
-        assert table[0].split("\t")[:2] == ["package", "version"] and any(row.startswith("libstdc++6\t") for row in table)
-        table = engine("podman", "exec", name, "cat", "/opt/h2oserve/share/sbom/build.tsv")
-        assert "\nlibgrpc-dev\t" in table and "\nlibssl-dev\t" in table
+        yield name, address
         engine("podman", "stop", "-t", "60", name)
         assert engine("podman", "inspect", "-f", "{{.State.ExitCode}}", name) == "0"
     finally:
         engine("podman", "rm", "-f", name)
 
 
-def test_the_image_is_small(engine, image):
-    sizes = [int(engine("podman", "inspect", "-f", "{{.Size}}", one)) for one in ("localhost/debian:12", image)]
-    assert sizes[1] - sizes[0] < 150e6  # programs, libraries, and a model of 29 MB
+def size(engine, image):
+    return int(engine("podman", "inspect", "-f", "{{.Size}}", image))
 
+
+def test_the_image_answers_a_prompt(engine, image):
+    with running(engine, image) as (name, address):
+        assert answer_of(address)
+        assert engine("podman", "exec", name, "id", "-u") == "10001"
+        engine("podman", "exec", name, "h2oserve-healthy")
+        assert engine("podman", "exec", name, "sh", "-c", "h2oserve-healthy 8000 /livez && ! h2oserve-healthy 8000 /none; echo $?") == "0"
+        assert "libstdc++6" in sbom(engine, name, "image")
+        assert {"libgrpc-dev", "libssl-dev"} <= sbom(engine, name, "build")
+
+
+def test_the_image_is_small(engine, debian, image):
+    assert size(engine, image) - size(engine, debian) < 150e6  # programs, libraries, and a model of 29 MB
+
+
+# ---- for GPUs ----
+
+def test_the_cuda_image_answers_a_prompt_on_the_cpu(engine, cuda_image):
+    command = ("h2oserve", "serve", "--model", "/opt/h2oserve/share/h2oserve/opt-demo", "--device", "cpu", "--tp", "2",
+               "--listen", "0.0.0.0:50051", "--http", "0.0.0.0:8000")
+    with running(engine, cuda_image, *command) as (name, address):
+        assert answer_of(address)
+        assert engine("podman", "exec", name, "id", "-u") == "10001"
+        engine("podman", "exec", name, "h2oserve-healthy")
+        assert {"libstdc++6", "nvidia-cublas", "nvidia-cuda-runtime", "nvidia-nccl-cu13"} <= sbom(engine, name, "image")
+        assert {"libgrpc-dev", "nvidia-cuda-nvcc"} <= sbom(engine, name, "build")
+
+
+def test_the_cuda_image_says_what_it_misses(engine, cuda_image):
+    def run(*command):
+        return engine("podman", "run", "--rm", *RUN_FLAGS[1:], cuda_image, *command)
+    assert run("h2oserve", "--version") and "--device" in run("h2oserve", "serve", "--help")
+    name = engine("podman", "run", *RUN_FLAGS, cuda_image)  # as it stands: with GPUs
+    try:
+        assert engine("podman", "wait", name) not in ("0", "139")
+        said = engine("podman", "logs", name)
+        assert "this machine has 0 GPUs" in said and "libcuda.so.1" in said and "--gpus all" in said
+    finally:
+        engine("podman", "rm", "-f", name)
+
+
+def test_the_cuda_image_has_no_toolkit(engine, debian, cuda_image):
+    # cuBLAS and NCCL have 814 MB.
+    assert size(engine, cuda_image) - size(engine, debian) < 1100e6
+
+
+# ---- as Pods ----
 
 def pod_for_podman(name, template, hosts):
     """A Pod that podman 4.3 runs: it probes with curl, which the image has not, publishes every port on this host, and
