@@ -5,7 +5,7 @@
 // and together they are much larger than the cache), recorded as a CUDA graph
 // and replayed, so launches follow each other as in a decode step.  The floor
 // of an operation is the longer of its bytes over the read rate and its
-// arithmetic over the rate of large matrix products, both measured in the same
+// arithmetic over the rate of large matrix products, all measured in the same
 // run.
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -33,12 +33,22 @@ struct Options {
   int tp = 1;
   int layers = 6;
   std::string weights = "bf16";
-  WeightCoding coding;          // of `weights`
-  std::string cache_directory;  // of choices of products
+  WeightCoding coding;           // of `weights`
+  bool fp8_activations = false;  // of products with fp8 weights
+  std::string cache_directory;   // of choices of products
   bool json = false;
 };
 
 constexpr int kWarmups = 3, kReplays = 7;
+
+// What an operation has to do, at the least.
+struct Cost {
+  double bytes = 0;
+  double flops = 0;          // of bf16
+  double product_flops = 0;  // of products with the layers' weights
+
+  double all_flops() const { return flops + product_flops; }
+};
 
 class Bench {
  public:
@@ -52,12 +62,14 @@ class Bench {
     CudaBackendOptions backend = CudaOptionsOf(config_, shard_);
     backend.max_prompt_rows = kMostRows;
     backend.cache_directory = options_.cache_directory;
+    if (options_.fp8_activations) backend.fp8_rows = kMostRows;
     H2O_ASSIGN_OR_RETURN(backend_, NewCudaBackend(backend));
     H2O_RETURN_IF_ERROR(MakeMatrices());
-    std::printf("%s, tp %d: %.0f GB/s read, %.0f TFLOP/s bf16\n",
+    std::printf("%s, tp %d: %.0f GB/s read, %.0f TFLOP/s bf16, %.0f fp8\n",
                 config_.name.c_str(), options_.tp,
                 rates_.read_bytes_per_second / 1e9,
-                rates_.bf16_flops_per_second / 1e12);
+                rates_.bf16_flops_per_second / 1e12,
+                rates_.fp8_flops_per_second / 1e12);
     std::printf("%-44s %10s %9s %9s %9s\n", "", "us", "GB/s", "TFLOP/s",
                 "of floor");
     H2O_RETURN_IF_ERROR(TimeLinear());
@@ -183,10 +195,18 @@ class Bench {
     return backend_->Synchronize();
   }
 
+  double FloorOf(const Cost& cost) const {
+    const double bf16 = rates_.bf16_flops_per_second;
+    const double products =
+        options_.fp8_activations ? rates_.fp8_flops_per_second : bf16;
+    return std::max(cost.bytes / rates_.read_bytes_per_second,
+                    cost.flops / bf16 + cost.product_flops / products);
+  }
+
   // `count` calls of work(i), recorded and replayed; the median of one call.
   template <class Work>
-  absl::Status Time(const std::string& name, int count, double bytes,
-                    double flops, Work&& work) {
+  absl::Status Time(const std::string& name, int count, const Cost& cost,
+                    Work&& work) {
     if (name.find(options_.only) == std::string::npos) return absl::OkStatus();
     const uint64_t key = ++key_;
     std::vector<double> seconds;
@@ -203,16 +223,15 @@ class Bench {
     std::nth_element(seconds.begin(), seconds.begin() + kReplays / 2,
                      seconds.end());
     const double s = seconds[kReplays / 2] / count;
-    const double floor = std::max(bytes / rates_.read_bytes_per_second,
-                                  flops / rates_.bf16_flops_per_second);
+    const double floor = FloorOf(cost), flops = cost.all_flops();
     if (options_.json) {
       const nlohmann::ordered_json line = {
-          {"name", name},   {"us", 1e6 * s},         {"bytes", bytes},
+          {"name", name},   {"us", 1e6 * s},         {"bytes", cost.bytes},
           {"flops", flops}, {"fraction", floor / s}, {"model", config_.name}};
       std::printf("%s\n", line.dump().c_str());
     } else {
       std::printf("%-44s %10.1f %9.0f %9.1f %9.3f\n", name.c_str(), 1e6 * s,
-                  bytes / s / 1e9, flops / s / 1e12, floor / s);
+                  cost.bytes / s / 1e9, flops / s / 1e12, floor / s);
     }
     return absl::OkStatus();
   }
@@ -247,12 +266,12 @@ class Bench {
         H2O_RETURN_IF_ERROR(
             Time(absl::StrCat("linear ", w.name, " ", rows, " x ", w.inputs,
                               " -> ", w.outputs),
-                 options_.layers, bytes, Flops(w, rows),
+                 options_.layers, {bytes, 0, Flops(w, rows)},
                  [&](int i) { Product(w, i, rows); }));
       }
       H2O_RETURN_IF_ERROR(Time(absl::StrCat("linear layer ", rows),
-                               options_.layers, LayerBytes(), LayerFlops(rows),
-                               [&](int i) {
+                               options_.layers,
+                               {LayerBytes(), 0, LayerFlops(rows)}, [&](int i) {
                                  for (const Weight& w : weights_)
                                    Product(w, i, rows);
                                }));
@@ -274,7 +293,7 @@ class Bench {
     for (int rows : options_.rows) {
       H2O_RETURN_IF_ERROR(
           Time(absl::StrCat("add and norm ", rows), 40,
-               12.0 * rows * static_cast<double>(hidden_.columns), 0,
+               {12.0 * rows * static_cast<double>(hidden_.columns)},
                [&](int) { AddNorm(rows); }));
     }
     return absl::OkStatus();
@@ -293,14 +312,16 @@ class Bench {
       if (rows > 512) continue;
       const Matrix y{logits.data(), rows, vocabulary, stride, DType::kFloat32};
       H2O_RETURN_IF_ERROR(
-          Time(absl::StrCat("head ", rows), 4, static_cast<double>(w.bytes()),
-               2.0 * rows * static_cast<double>(w.rows * w.columns), [&](int) {
+          Time(absl::StrCat("head ", rows), 4,
+               {static_cast<double>(w.bytes()),
+                2.0 * rows * static_cast<double>(w.rows * w.columns)},
+               [&](int) {
                  backend_->Linear(hidden_.Rows(0, rows), {stored, nullptr},
                                   Epilogue::kNone, y);
                }));
       H2O_RETURN_IF_ERROR(
           Time(absl::StrCat("argmax ", rows), 10,
-               4.0 * rows * static_cast<double>(vocabulary), 0,
+               {4.0 * rows * static_cast<double>(vocabulary)},
                [&](int) { backend_->ArgMax(y, 0, best.As<BestLogit>()); }));
     }
     return absl::OkStatus();
@@ -404,7 +425,7 @@ class Bench {
         if (name.find(options_.only) == std::string::npos) continue;
         H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Decode> decode,
                              MakeDecode(sequences, slots, h2o));
-        H2O_RETURN_IF_ERROR(Time(name, options_.layers, decode->bytes, 0,
+        H2O_RETURN_IF_ERROR(Time(name, options_.layers, {decode->bytes},
                                  [&](int i) { Attend(*decode, i); }));
       }
     }
@@ -457,7 +478,7 @@ class Bench {
         if (name.find(options_.only) == std::string::npos) continue;
         H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Pack> pack,
                              MakePack(prompts, length, h2o));
-        H2O_RETURN_IF_ERROR(Time(name, options_.layers, 0, pack->flops,
+        H2O_RETURN_IF_ERROR(Time(name, options_.layers, {0, pack->flops},
                                  [&](int i) { Attend(*pack, i); }));
       }
     }
@@ -488,8 +509,8 @@ class Bench {
       H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Decode> decode,
                            MakeDecode(sequences, slots, h2o));
       H2O_RETURN_IF_ERROR(Time(name, options_.layers,
-                               LayerBytes() + decode->bytes,
-                               LayerFlops(static_cast<double>(sequences)),
+                               {LayerBytes() + decode->bytes, 0,
+                                LayerFlops(static_cast<double>(sequences))},
                                [&](int i) { Layer(*decode, i); }));
     }
     return absl::OkStatus();
@@ -506,8 +527,9 @@ class Bench {
       H2O_ASSIGN_OR_RETURN(const std::unique_ptr<Pack> pack,
                            MakePack(prompts, length, true));
       H2O_RETURN_IF_ERROR(
-          Time(name, config_.num_layers, LayerBytes(),
-               LayerFlops(static_cast<double>(pack->rows)) + pack->flops,
+          Time(name, config_.num_layers,
+               {LayerBytes(), pack->flops,
+                LayerFlops(static_cast<double>(pack->rows))},
                [&](int i) { Layer(*pack, i % options_.layers); }));
     }
     return absl::OkStatus();
@@ -553,6 +575,14 @@ int Main(int argc, char** argv) {
                  "Inputs that share a scale, with --weights int4")
       ->check(CLI::IsMember({64, 128}))
       ->capture_default_str();
+  app.add_option_function<std::string>(
+         "--activations",
+         [&](const std::string& text) {
+           options.fp8_activations = text == "fp8";
+         },
+         "Inputs of products with --weights fp8: 16bit or fp8")
+      ->check(CLI::IsMember({"16bit", "fp8"}))
+      ->default_str("16bit");
   app.add_option("--layers", options.layers, "Layers that rotate")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
@@ -563,6 +593,11 @@ int Main(int argc, char** argv) {
   app.add_flag("--json", options.json, "A JSON line a figure");
   CLI11_PARSE(app, argc, argv);
   options.coding.format = *ParseWeightFormat(options.weights);
+  if (options.fp8_activations && options.weights != "fp8") {
+    std::fprintf(stderr,
+                 "kernel_bench: --activations fp8 needs --weights fp8\n");
+    return 2;
+  }
   const absl::Status status = RunAll(options);
   if (status.ok()) return 0;
   std::fprintf(stderr, "kernel_bench: %s\n", status.ToString().c_str());

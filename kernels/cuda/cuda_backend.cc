@@ -33,8 +33,11 @@ class CudaBackend final : public Backend {
     stream_ = queue_.stream();
     H2O_RETURN_IF_ERROR(ring_.Init());
     H2O_ASSIGN_OR_RETURN(
-        products_, cuda::LinearProducts::Create(options_.cache_directory,
-                                                options_.search_products));
+        products_,
+        cuda::LinearProducts::Create(
+            options_.cache_directory, options_.search_products,
+            {options_.fp8_rows > 0 ? BatchBucket(options_.fp8_rows) : 0,
+             options_.max_inputs}));
     const int64_t sums = options_.max_heads * options_.max_prompt_rows;
     H2O_ASSIGN_OR_RETURN(row_sums_, Allocate(sums * sizeof(float)));
     H2O_ASSIGN_OR_RETURN(column_sums_, Allocate(sums * sizeof(float)));

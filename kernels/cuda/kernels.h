@@ -216,6 +216,22 @@ struct WidenCodesArgs {
 };
 cudaError_t WidenCodes(const WidenCodesArgs& args, cudaStream_t stream);
 
+// codes[r] = row r of x as e4m3, scales[r] its scale (base/fp8_rows.h).  Rows
+// of codes are `stride` bytes, zero behind the columns; up to 65536, a multiple
+// of
+// 16.  Columns of x behind the last, up to a multiple of 8, are zero.
+struct RoundRowsArgs {
+  const void* x = nullptr;  // [rows, columns] `dtype`
+  int64_t x_stride = 0;
+  int rows = 0;
+  int64_t columns = 0;
+  DType dtype = DType::kBFloat16;
+  uint8_t* codes = nullptr;
+  int64_t stride = 0;
+  float* scales = nullptr;
+};
+cudaError_t RoundRows(const RoundRowsArgs& args, cudaStream_t stream);
+
 // ---- tokens ----------------------------------------------------------------
 
 // Row r runs sequence states[seats[r]]: its token, its position and its heads.

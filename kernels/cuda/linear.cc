@@ -19,6 +19,10 @@ constexpr size_t kWorkspaceBytes = size_t{64} << 20;
 // so narrow that their products leave most of the device idle.
 constexpr int64_t kMostWidenedBytes = int64_t{256} << 20;
 
+StoredMatrix AsStored(const Matrix& x) {
+  return {x.data, FormatOf(x.dtype), x.rows, x.columns, x.stride};
+}
+
 bool Captures(cudaStream_t stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   cudaStreamIsCapturing(stream, &status);
@@ -28,7 +32,7 @@ bool Captures(cudaStream_t stream) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<LinearProducts>> LinearProducts::Create(
-    const std::string& directory, bool searches) {
+    const std::string& directory, bool searches, const Fp8Inputs& fp8_inputs) {
   std::unique_ptr<LinearProducts> products(new LinearProducts(searches));
   int device = 0;
   cudaDeviceProp properties;
@@ -52,6 +56,7 @@ absl::StatusOr<std::unique_ptr<LinearProducts>> LinearProducts::Create(
   H2O_RETURN_IF_ERROR(ToStatus(cudaEventCreate(&runtime.end), "event"));
   H2O_RETURN_IF_ERROR(
       products->PrepareStreaming(properties.multiProcessorCount));
+  H2O_RETURN_IF_ERROR(products->rounded_.MakeRoom(fp8_inputs));
   return products;
 }
 
@@ -118,8 +123,15 @@ LinearProducts::~LinearProducts() {
 absl::Status LinearProducts::Run(Matrix x, const StoredMatrix& weight,
                                  const void* bias, bool relu, Matrix y,
                                  cudaStream_t stream) {
+  if (Rounds(weight)) {
+    H2O_ASSIGN_OR_RETURN(const StoredMatrix rounded,
+                         rounded_.Round(x, weight.stride, stream));
+    return Multiply(rounded, weight, bias, relu, y, stream);
+  }
   if (Streams(x, y)) return Stream(x, weight, bias, relu, y, stream);
-  if (IsPlain(weight.format)) return Multiply(x, weight, bias, relu, y, stream);
+  if (IsPlain(weight.format)) {
+    return Multiply(AsStored(x), weight, bias, relu, y, stream);
+  }
   return MultiplyWidened(x, weight, bias, relu, y, stream);
 }
 
@@ -157,23 +169,26 @@ absl::Status LinearProducts::MultiplyWidened(const Matrix& x,
         bias == nullptr
             ? nullptr
             : static_cast<const std::byte*>(bias) + first * SizeOf(y.dtype);
-    H2O_RETURN_IF_ERROR(Multiply(x, wide, of_part, relu, part, stream));
+    H2O_RETURN_IF_ERROR(
+        Multiply(AsStored(x), wide, of_part, relu, part, stream));
   }
   return absl::OkStatus();
 }
 
-absl::Status LinearProducts::Multiply(const Matrix& x,
+absl::Status LinearProducts::Multiply(const StoredMatrix& x,
                                       const StoredMatrix& weight,
                                       const void* bias, bool relu,
                                       const Matrix& y, cudaStream_t stream) {
   const ProductProblem problem(x, weight, bias, relu, y);
+  const bool fp8 = weight.format == WeightFormat::kFp8;
   ProductShape shape = {.outputs = weight.rows,
                         .inputs = weight.stride,
                         .rows = x.rows,
-                        .dtype = DTypeOf(weight.format),
+                        .dtype = fp8 ? y.dtype : DTypeOf(weight.format),
                         .bias = bias != nullptr,
                         .relu = relu,
-                        .float32_outputs = y.dtype == DType::kFloat32};
+                        .float32_outputs = y.dtype == DType::kFloat32,
+                        .fp8 = fp8};
   auto it = chosen_.find(shape);
   if (it == chosen_.end()) {
     shape.rows = ChoiceRows(x.rows);
@@ -229,6 +244,7 @@ absl::Status LinearProducts::MakeRoomToWiden(const StoredMatrix& weight) {
 
 absl::Status LinearProducts::Arrange(const StoredMatrix& weight, void* codes,
                                      void* scales, cudaStream_t stream) {
+  if (Rounds(weight)) return absl::OkStatus();
   H2O_RETURN_IF_ERROR(MakeRoomToWiden(weight));
   const bool in_groups = weight.format == WeightFormat::kInt4;
   const int64_t code_bytes = weight.bytes();

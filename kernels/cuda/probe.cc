@@ -88,6 +88,7 @@ absl::StatusOr<MachineRates> MeasureGpuRates(int ordinal) {
     if (cudaSetDevice(ordinal) != cudaSuccess) ::_exit(1);
     r.read_bytes_per_second = cuda::MeasureReadRate();
     r.bf16_flops_per_second = cuda::MeasureMatrixRate();
+    r.fp8_flops_per_second = cuda::MeasureFp8Rate();
     return r;
   });
   if (!rates) {

@@ -10,6 +10,7 @@
 #include <optional>
 #include <sstream>
 #include <string>
+#include <string_view>
 
 #include "absl/status/statusor.h"
 #include "base/new_file.h"
@@ -35,11 +36,15 @@ class DirectoryLock {
   const int directory_;
 };
 
+// Of what is multiplied and, behind e4m3 codes, of what comes of it.
+constexpr std::string_view kFp8Prefix = "fp8:";
+
 std::string LineOf(const ProductShape& shape, const ProductChoice& choice) {
   std::ostringstream line;
   line << shape.outputs << ' ' << shape.inputs << ' ' << shape.rows << ' '
-       << Name(shape.dtype) << ' ' << shape.bias << ' ' << shape.relu << ' '
-       << shape.float32_outputs << ' ' << choice.searched << std::hex;
+       << (shape.fp8 ? kFp8Prefix : "") << Name(shape.dtype) << ' '
+       << shape.bias << ' ' << shape.relu << ' ' << shape.float32_outputs << ' '
+       << choice.searched << std::hex;
   for (uint64_t word : choice.algo) line << ' ' << word;
   line << '\n';
   return line.str();
@@ -69,6 +74,8 @@ ProductChoices ReadProductChoices(const std::string& path) {
     ProductChoice choice;
     words >> choice.searched >> std::hex;
     for (uint64_t& word : choice.algo) words >> word;
+    shape.fp8 = dtype.starts_with(kFp8Prefix);
+    if (shape.fp8) dtype.erase(0, kFp8Prefix.size());
     const std::optional<DType> parsed = ParseDType(dtype);
     if (words.fail() || !words.eof() || !parsed) continue;
     shape.dtype = *parsed;

@@ -15,9 +15,10 @@ namespace h2o::cuda {
 
 struct ProductShape {
   int64_t outputs = 0, inputs = 0, rows = 0;
-  DType dtype = DType::kBFloat16;  // of x and of the weights
+  DType dtype = DType::kBFloat16;  // of x and of the weights, unless `fp8`
   bool bias = false, relu = false;
   bool float32_outputs = false;
+  bool fp8 = false;  // of e4m3 codes; `dtype` is of y and of the bias
 
   auto operator<=>(const ProductShape&) const = default;
 };

@@ -6,16 +6,18 @@
 namespace h2o::cuda {
 namespace {
 
-cudaDataType_t CudaType(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return CUDA_R_32F;
-    case DType::kBFloat16:
+cudaDataType_t CudaType(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::kBFloat16:
       return CUDA_R_16BF;
-    case DType::kFloat16:
+    case WeightFormat::kFloat16:
       return CUDA_R_16F;
+    case WeightFormat::kFp8:
+      return CUDA_R_8F_E4M3;
+    default:
+      H2O_CHECK(format == WeightFormat::kFloat32);
+      return CUDA_R_32F;
   }
-  return CUDA_R_32F;
 }
 
 void Check(cublasStatus_t status) {
@@ -24,11 +26,13 @@ void Check(cublasStatus_t status) {
 
 }  // namespace
 
-ProductProblem::ProductProblem(Matrix x, const StoredMatrix& weight,
-                               const void* bias, bool relu, Matrix y)
+ProductProblem::ProductProblem(const StoredMatrix& x,
+                               const StoredMatrix& weight, const void* bias,
+                               bool relu, Matrix y)
     : a_(weight.data),
       b_(x.data),
       d_(y.data),
+      rows_(x.rows),
       weight_bytes_(weight.rows * weight.row_bytes()) {
   Check(cublasLtMatmulDescCreate(&operation_, CUBLAS_COMPUTE_32F, CUDA_R_32F));
   const auto set = [&](cublasLtMatmulDescAttributes_t attribute,
@@ -45,15 +49,24 @@ ProductProblem::ProductProblem(Matrix x, const StoredMatrix& weight,
     epilogue = CUBLASLT_EPILOGUE_RELU;
   }
   set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
+  H2O_CHECK(x.format == weight.format);
+  if (weight.format == WeightFormat::kFp8) {
+    const cublasLtMatmulMatrixScale_t of_rows =
+        CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+    set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, of_rows);
+    set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, of_rows);
+    set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, weight.scales);
+    set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, x.scales);
+  }
   // The padding of both is zero, so whole strides are multiplied.
   const int64_t inputs = weight.stride;
   H2O_CHECK(x.stride >= inputs) << x.stride << " < " << inputs;
-  Check(cublasLtMatrixLayoutCreate(&a_layout_, CudaType(DTypeOf(weight.format)),
-                                   inputs, weight.rows, weight.stride));
-  Check(cublasLtMatrixLayoutCreate(&b_layout_, CudaType(x.dtype), inputs,
+  Check(cublasLtMatrixLayoutCreate(&a_layout_, CudaType(weight.format), inputs,
+                                   weight.rows, weight.stride));
+  Check(cublasLtMatrixLayoutCreate(&b_layout_, CudaType(x.format), inputs,
                                    x.rows, x.stride));
-  Check(cublasLtMatrixLayoutCreate(&d_layout_, CudaType(y.dtype), weight.rows,
-                                   y.rows, y.stride));
+  Check(cublasLtMatrixLayoutCreate(&d_layout_, CudaType(FormatOf(y.dtype)),
+                                   weight.rows, y.rows, y.stride));
 }
 
 ProductProblem::~ProductProblem() {

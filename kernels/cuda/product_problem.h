@@ -19,13 +19,14 @@ struct ProductRuntime {
   cudaEvent_t begin = nullptr, end = nullptr;  // of measurements
 };
 
-// y = x W^T, plus bias, and ReLU of that, as asked.  cuBLASLt thinks in
-// columns: our row-major y [rows, outputs] is its [outputs, rows], so W is its
-// A, transposed, and x its B.
+// y = x W^T, plus bias, and ReLU of that, as asked.  x and W are of one 16-bit
+// type, or fp8 codes in order, with a scale for each row of both; sums are
+// float32.  cuBLASLt thinks in columns: our row-major y [rows, outputs] is its
+// [outputs, rows], so W is its A, transposed, and x its B.
 class ProductProblem {
  public:
-  ProductProblem(Matrix x, const StoredMatrix& weight, const void* bias,
-                 bool relu, Matrix y);
+  ProductProblem(const StoredMatrix& x, const StoredMatrix& weight,
+                 const void* bias, bool relu, Matrix y);
   ~ProductProblem();
   ProductProblem(const ProductProblem&) = delete;
 
@@ -33,6 +34,7 @@ class ProductProblem {
                      const cublasLtMatmulAlgo_t& algo,
                      cudaStream_t stream) const;
 
+  int64_t rows() const { return rows_; }  // of x
   int64_t weight_bytes() const { return weight_bytes_; }
 
   // For questions to cuBLASLt.  C is D.
@@ -45,6 +47,7 @@ class ProductProblem {
   const void* const a_;
   const void* const b_;
   void* const d_;
+  const int64_t rows_;
   const int64_t weight_bytes_;
   cublasLtMatmulDesc_t operation_ = nullptr;
   cublasLtMatrixLayout_t a_layout_ = nullptr, b_layout_ = nullptr,

@@ -19,6 +19,11 @@ namespace {
 constexpr int kGuesses = 48;
 constexpr int kTimedRounds = 3, kTimedRuns = 2;
 
+// Where it proposes fewer, as it does for fp8, their tiles are varied, too; but
+// not with more rows, where that takes seconds and gains little.
+constexpr size_t kFewGuesses = 4;
+constexpr int64_t kMostVariedRows = 256;
+
 // A search tries all combinations of the kTiles best tiles and then compares
 // kFinalists.  These take turns, each long enough for the GPU's clock to settle
 // under its power cap.  The first round only warms the GPU up.
@@ -120,6 +125,8 @@ class Search {
   absl::StatusOr<std::vector<Candidate>> Guess();
   // Sorts by time; those that do not run go.
   absl::Status Time(int runs, std::vector<Candidate>* candidates);
+  // Adds to few guesses the same kernels with other tiles.
+  void Widen(std::vector<Candidate>* guesses) const;
   // Replaces the timed guesses by their fastest variants.  Compare then sorts
   // these by longer measurements.
   absl::Status Vary(std::vector<Candidate>* guesses);
@@ -242,6 +249,16 @@ absl::Status Search::Time(int runs, std::vector<Candidate>* candidates) {
   return absl::OkStatus();
 }
 
+void Search::Widen(std::vector<Candidate>* guesses) const {
+  const size_t count = guesses->size();
+  if (count >= kFewGuesses || problem_.rows() > kMostVariedRows) return;
+  for (size_t i = 0; i < count; ++i) {
+    const std::vector<Candidate> variants = TileVariants((*guesses)[i]);
+    guesses->insert(guesses->end(), variants.begin(), variants.end());
+  }
+  DropCopies(guesses);
+}
+
 absl::Status Search::Vary(std::vector<Candidate>* guesses) {
   std::vector<Candidate> tiles = *guesses;
   std::set<int32_t> ids;
@@ -294,6 +311,7 @@ absl::StatusOr<cublasLtMatmulAlgo_t> ChooseProductAlgo(
   Search search(problem, runtime, stream);
   H2O_ASSIGN_OR_RETURN(std::vector<Candidate> candidates, search.Guess());
   if (effort == SearchEffort::kGuess) return candidates[0].algo;
+  search.Widen(&candidates);
   for (int round = 0; round < kTimedRounds; ++round) {
     H2O_RETURN_IF_ERROR(search.Time(kTimedRuns, &candidates));
   }

@@ -16,7 +16,7 @@ namespace h2o::cuda {
 
 enum class SearchEffort {
   kGuess,   // cuBLASLt's first proposal, without timing
-  kQuick,   // all its proposals, each timed: milliseconds
+  kQuick,   // all its proposals, each timed: some milliseconds
   kSearch,  // all tiles, then all combinations of the best tiles: seconds
 };
 

@@ -3,9 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
+#include <limits>
 #include <random>
 #include <vector>
+
+#include "base/fp8_rows.h"
 
 namespace h2o {
 namespace {
@@ -36,6 +40,24 @@ TEST(WeightFormat, NamesRoundTrip) {
   EXPECT_EQ(FormatOf(DType::kFloat16), WeightFormat::kFloat16);
   EXPECT_EQ(BitsOf(WeightFormat::kInt4), 4);
   EXPECT_EQ(BitsOf(WeightFormat::kBFloat16), 16);
+}
+
+TEST(Fp8Rows, TheGreatestMagnitudeBecomesTheGreatestCode) {
+  const auto of = [](float most) {
+    return Fp8ScaleOf(std::bit_cast<uint32_t>(most));
+  };
+  for (const float most : {1e-25f, 0.3f, 448.0f, 65504.0f, 3e38f}) {
+    EXPECT_EQ(ToFp8(most * of(most).inverse), 0x7e) << most;
+    EXPECT_NEAR(448 * of(most).scale, most, 1e-6f * most);
+  }
+  for (const float least : {0.0f, 1e-40f}) {
+    EXPECT_EQ(ToFp8(least * of(least).inverse), 0);
+    EXPECT_GT(of(least).scale, 0);
+  }
+  for (const float odd : {std::numeric_limits<float>::infinity(),
+                          std::numeric_limits<float>::quiet_NaN()}) {
+    EXPECT_TRUE(std::isnan(of(odd).scale));
+  }
 }
 
 TEST(WeightCodes, EveryFp8CodeIsItsOwnNearest) {

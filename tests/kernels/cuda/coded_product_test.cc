@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <random>
 #include <string>
@@ -14,6 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/dtype.h"
+#include "base/fp8_rows.h"
 #include "base/weight_codes.h"
 #include "kernels/backend.h"
 #include "kernels/cuda/linear.h"
@@ -239,6 +242,202 @@ TEST_P(CodedProduct, JoinsSlicesOfOutputs) {
         << "output " << n;
   }
 }
+
+// ---- inputs of fp8 ----------------------------------------------------------
+
+// What row `row` of codes stands for on the host.
+std::vector<float> RoundedRow(absl::Span<const float> row) {
+  float most = 0;
+  for (const float x : row) most = std::max(most, std::fabs(x));
+  const Fp8RowScale scale = Fp8ScaleOf(std::bit_cast<uint32_t>(most));
+  std::vector<float> rounded;
+  for (const float x : row) {
+    rounded.push_back(FromFp8(ToFp8(x * scale.inverse)) * scale.scale);
+  }
+  return rounded;
+}
+
+class Fp8Product : public ::testing::TestWithParam<DType> {
+ protected:
+  static constexpr int64_t kMostRows = 300, kMostColumns = 28672;
+
+  void SetUp() override {
+    H2O_SKIP_WITHOUT_GPU();
+    products_ =
+        LinearProducts::Create("", false, {kMostRows, kMostColumns}).value();
+    if (!products_->takes_codes()) GTEST_SKIP() << "this GPU takes no codes";
+  }
+  DType dtype() const { return GetParam(); }
+
+  // Rows of other scales each, zero behind the inputs.
+  std::vector<float> RandomRows(int64_t rows, int64_t inputs) const {
+    const int64_t stride = AlignedStride(inputs);
+    std::vector<float> x = Uniform(rows * stride, 3, 1);
+    for (int64_t i = 0; i < rows * stride; ++i) {
+      x[i] = i % stride < inputs
+                 ? std::ldexp(x[i], static_cast<int>(i / stride % 12) - 6)
+                 : 0;
+    }
+    return Widen(Narrow(x, dtype()), dtype());
+  }
+
+  void RunAndCheck(int64_t rows, int64_t outputs, int64_t inputs, bool relu) {
+    SCOPED_TRACE(::testing::Message()
+                 << rows << " x " << outputs << " x " << inputs);
+    const CodedLayer layer(outputs, inputs, {WeightFormat::kFp8},
+                           products_.get());
+    const int64_t x_stride = AlignedStride(inputs);
+    const std::vector<float> x = RandomRows(rows, inputs);
+    const std::vector<uint16_t> bias = Narrow(Uniform(outputs, 4, 1), dtype());
+    const std::vector<uint16_t> y =
+        Multiply(products_.get(), layer, x, rows, bias, relu, dtype());
+    const std::vector<float> wide_bias = Widen(bias, dtype());
+    for (int64_t r = 0; r<rows; r += rows> 20 ? 7 : 1) {
+      const std::vector<float> row =
+          RoundedRow(absl::MakeSpan(x).subspan(r * x_stride, inputs));
+      for (int64_t n = 0; n < outputs; ++n) {
+        double want = wide_bias[n], squares = 0;
+        for (int64_t k = 0; k < inputs; ++k) {
+          const double term = double{row[k]} * layer.decoded[n * inputs + k];
+          want += term;
+          squares += term * term;
+        }
+        if (relu) want = std::max(want, 0.0);
+        // The tensor cores keep some 14 bits of a sum of 128 terms.
+        ASSERT_NEAR(
+            LoadElement(y.data(), dtype(), r * AlignedStride(outputs) + n),
+            want,
+            std::abs(want) * 2 * HalfUlp(dtype()) + 2e-3 * std::sqrt(squares) +
+                1e-5)
+            << "row " << r << ", output " << n;
+      }
+    }
+    ExpectPoisonBehind(outputs, AlignedStride(outputs), y);
+  }
+
+  std::unique_ptr<LinearProducts> products_;
+};
+
+TEST_P(Fp8Product, EqualsFloat64OfTheCodes) {
+  for (const int64_t rows : {1, 2, 5, 16, 17, 64, 97, 130, 256, 300}) {
+    RunAndCheck(rows, 384, 384, rows % 2 == 0);
+  }
+  for (const auto& [outputs, inputs] : {std::pair<int64_t, int64_t>{64, 128},
+                                        {16, 96},
+                                        {208, 420},
+                                        {1152, 384},
+                                        {384, 1536},
+                                        {128, 4096},
+                                        {48, 28672},
+                                        {9008, 256}}) {
+    for (const int64_t rows : {1, 40, 100}) {
+      RunAndCheck(rows, outputs, inputs, false);
+    }
+  }
+}
+
+// Whatever kernel cuBLASLt takes, and whatever its ReLU makes of NaN.
+TEST_P(Fp8Product, RowsThatAreNotFiniteStayNaNAndAlone) {
+  constexpr int64_t kInputs = 416;
+  for (const int64_t outputs : {16, 384, 4096}) {
+    for (const int64_t rows : {3, 64, 260}) {
+      SCOPED_TRACE(::testing::Message() << rows << " x " << outputs);
+      const int64_t stride = AlignedStride(outputs);
+      const CodedLayer layer(outputs, kInputs, {WeightFormat::kFp8},
+                             products_.get());
+      std::vector<float> x = RandomRows(rows, kInputs);
+      std::fill_n(&x[2 * kInputs], kInputs, 0);
+      const std::vector<uint16_t> bias =
+          Narrow(Uniform(outputs, 4, 1), dtype());
+      for (const bool relu : {false, true}) {
+        const auto run = [&] {
+          return Multiply(products_.get(), layer, x, rows, bias, relu, dtype());
+        };
+        x[kInputs + 77] = 1;
+        const std::vector<uint16_t> finite = run();
+        for (const float odd : {std::numeric_limits<float>::quiet_NaN(),
+                                -std::numeric_limits<float>::infinity()}) {
+          x[kInputs + 77] = odd;
+          const std::vector<uint16_t> y = run();
+          for (int64_t i = 0; i < rows * stride; ++i) {
+            if (i / stride != 1) {
+              ASSERT_EQ(y[i], finite[i]) << i;
+            } else if (i % stride < outputs) {
+              ASSERT_TRUE(std::isnan(LoadElement(y.data(), dtype(), i))) << i;
+            }
+          }
+        }
+        const std::vector<float> wide_bias = Widen(bias, dtype());
+        for (int64_t n = 0; n < outputs; ++n) {
+          ASSERT_EQ(LoadElement(finite.data(), dtype(), 2 * stride + n),
+                    relu ? std::max(wide_bias[n], 0.0f) : wide_bias[n]);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Fp8Product, GivesTheSameBitsEveryTime) {
+  const CodedLayer layer(1152, 2048, {WeightFormat::kFp8}, products_.get());
+  const std::vector<uint16_t> bias(1152, 0);
+  for (const int64_t rows : {24, 256}) {
+    const std::vector<float> x = RandomRows(rows, 2048);
+    const auto run = [&] {
+      return Multiply(products_.get(), layer, x, rows, bias, false, dtype());
+    };
+    const std::vector<uint16_t> first = run();
+    for (int i = 0; i < 10; ++i) ASSERT_EQ(run(), first);
+  }
+}
+
+TEST_P(Fp8Product, RowsAreRoundedAsOnTheHost) {
+  constexpr int64_t kRows = 9;
+  for (const int64_t columns : {8, 100, 768, 7168, 8200, 28672, 49152}) {
+    SCOPED_TRACE(columns);
+    const int64_t x_stride = AlignedStride(columns);
+    const int64_t stride = WeightStride(WeightFormat::kFp8, columns);
+    std::vector<float> x = RandomRows(kRows, columns);
+    std::fill_n(&x[4 * x_stride], columns, 0);
+    x[5 * x_stride + columns - 1] = 300;  // an outlier
+    const DeviceArray<uint16_t> device_x(Narrow(x, dtype()));
+    const DeviceArray<uint8_t> codes(kRows * stride);
+    const DeviceArray<float> scales(kRows);
+    RoundRowsArgs args;
+    args.x = device_x.data();
+    args.x_stride = x_stride;
+    args.rows = kRows;
+    args.columns = columns;
+    args.dtype = dtype();
+    args.codes = codes.data();
+    args.stride = stride;
+    args.scales = scales.data();
+    CheckCuda(RoundRows(args, nullptr));
+    const std::vector<uint8_t> got = codes.Read();
+    const std::vector<float> got_scales = scales.Read();
+    x = Widen(Narrow(x, dtype()), dtype());
+    for (int64_t r = 0; r < kRows; ++r) {
+      float most = 0;
+      for (int64_t k = 0; k < columns; ++k) {
+        most = std::max(most, std::fabs(x[r * x_stride + k]));
+      }
+      const Fp8RowScale scale = Fp8ScaleOf(std::bit_cast<uint32_t>(most));
+      EXPECT_EQ(got_scales[r], scale.scale);
+      for (int64_t k = 0; k < stride; ++k) {
+        const float number = k < columns ? x[r * x_stride + k] : 0;
+        ASSERT_EQ(got[r * stride + k], ToFp8(number * scale.inverse))
+            << "row " << r << ", column " << k;
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Fp8Product,
+                         ::testing::Values(DType::kBFloat16, DType::kFloat16),
+                         [](const auto& info) {
+                           return std::string(Name(info.param));
+                         });
+
+// ---- names ------------------------------------------------------------------
 
 std::string NameOf(
     const ::testing::TestParamInfo<CodedProduct::ParamType>& info) {

@@ -24,7 +24,7 @@ using ::testing::IsEmpty;
 // Shapes that differ in one thing each, and words of every length.
 ProductChoices SomeChoices() {
   const ProductShape shape = {6283, 768, 96, DType::kBFloat16};
-  ProductShape others[7];
+  ProductShape others[8];
   std::fill(std::begin(others), std::end(others), shape);
   others[0].outputs = 1;
   others[1].inputs = 100;
@@ -33,6 +33,7 @@ ProductChoices SomeChoices() {
   others[4].bias = true;
   others[5].relu = true;
   others[6].float32_outputs = true;
+  others[7].fp8 = true;
   ProductChoices choices = {{shape, {}}};
   uint64_t word = ~uint64_t{0};
   for (const ProductShape& other : others) {
@@ -66,7 +67,7 @@ class ProductChoicesFile : public ::testing::Test {
 };
 
 TEST_F(ProductChoicesFile, ReadsWhatWasWrittenAndLeavesNothingBeside) {
-  EXPECT_EQ(SomeChoices().size(), 8u);
+  EXPECT_EQ(SomeChoices().size(), 9u);
   EXPECT_TRUE(Keep(SomeChoices(), path_));
   EXPECT_EQ(ReadProductChoices(path_), SomeChoices());
   EXPECT_TRUE(Keep(SomeChoices(), path_));
@@ -121,6 +122,13 @@ TEST(ChoiceRows, ShapesOfManyRowsShare) {
   EXPECT_EQ(ChoiceRows(2000), 2048);
 }
 
+TEST_F(ProductChoicesFile, ProductsOfCodesAreNamedSo) {
+  ProductShape shape = {16, 128, 1, DType::kBFloat16};
+  shape.fp8 = true;
+  EXPECT_EQ(Format({{shape, {}}}),
+            "16 128 1 fp8:bf16 0 0 0 0 0 0 0 0 0 0 0 0\n");
+}
+
 TEST_F(ProductChoicesFile, IsALineAShape) {
   const ProductChoices choices = {
       {{7, 32, 1, DType::kFloat16, true, false, true},
@@ -148,6 +156,7 @@ TEST_F(ProductChoicesFile, OtherLinesAreLeftOut) {
   for (const std::string& other :
        {std::string("7 32 1 1 0 1 0 1 2 3 4 5 6 7 8"),  // no format
         std::string("7 32 1 int8 1 0 1 0 1 2 3 4 5 6 7 8"),
+        std::string("7 32 1 fp8: 1 0 1 0 1 2 3 4 5 6 7 8"),
         std::string("7 32 1 fp16 2 0 1 0 1 2 3 4 5 6 7 8"),
         std::string("7 32 1 fp16 1 0 1 0 1 2 3 4 5 6 7 g"),
         std::string("7 32 1 fp16 1 0 1 0 1 2 3 4 5 6 7 fffffffffffffffff"),
