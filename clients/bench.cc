@@ -75,6 +75,7 @@ absl::StatusOr<MachineRates> MeasureRates(const EmbeddedOptions& options) {
                        MeasureGpuRates(options.shard.device.ordinal));
   rates.read_bytes_per_second *= options.shard.size;
   rates.bf16_flops_per_second *= options.shard.size;
+  rates.fp8_flops_per_second *= options.shard.size;
   return rates;
 }
 
@@ -163,15 +164,18 @@ absl::StatusOr<BenchMachine> MachineOf(const EmbeddedOptions& options,
                                        const BenchCeilings& ceilings) {
   H2O_ASSIGN_OR_RETURN(const DType dtype,
                        ProductDType(WithFormats(options.shard.model, config,
-                                               options.shard.device.cuda)));
+                                                options.shard.device.cuda)));
   const MachineRates rates = ceilings.Mean();
   const bool bf16 =
       options.shard.device.cuda ||
       (dtype == DType::kBFloat16 && rates.bf16_flops_per_second > 0);
-  return BenchMachine{
-      rates.read_bytes_per_second,
-      bf16 ? rates.bf16_flops_per_second : rates.sgemm_flops_per_second,
-      ActivationBytes(options), ceilings.all_reduces};
+  const double flops =
+      bf16 ? rates.bf16_flops_per_second : rates.sgemm_flops_per_second;
+  const bool fp8 =
+      options.shard.device.cuda && options.shard.model.fp8_activations;
+  return BenchMachine{rates.read_bytes_per_second, flops,
+                      fp8 ? rates.fp8_flops_per_second : flops,
+                      ActivationBytes(options), ceilings.all_reduces};
 }
 
 absl::StatusOr<EmbeddedOptions> OptionsOf(const BenchFlags& flags) {

@@ -61,9 +61,15 @@ BenchFloor SumUp(const BenchLoad& load, OfPack&& of_pack, OfStep&& of_step) {
 
 BenchFloor ComputeFloor(const ModelConfig& config, const KvGeometry& geometry,
                         const BenchLoad& load, const BenchMachine& machine) {
-  const auto longer = [&](double bytes, double flops) {
+  const auto longer = [&](double bytes, double flops, double flops_per_second) {
     return std::max(bytes / machine.read_bytes_per_second,
-                    flops / machine.flops_per_second);
+                    flops / flops_per_second);
+  };
+  const auto products = [&](double flops) {
+    return longer(load.weight_bytes, flops, machine.product_flops_per_second);
+  };
+  const auto attention = [&](double bytes, double flops) {
+    return longer(bytes, flops, machine.flops_per_second);
   };
   const double parameters = LinearParameters(config);
   const double head = static_cast<double>(config.vocab_size) * config.embed_dim;
@@ -79,13 +85,12 @@ BenchFloor ComputeFloor(const ModelConfig& config, const KvGeometry& geometry,
     // Only the last row of a prompt needs the head, and what is behind the last
     // attention; attention is causal, q k^T and p v, each half of length^2.
     const double of_last = head + behind_last_attention;
-    return longer(load.weight_bytes,
-                  prompts * 2 * ((parameters - of_last) * length + of_last)) +
-           longer(0, prompts * 2 * length * length * query_width);
+    return products(prompts * 2 * ((parameters - of_last) * length + of_last)) +
+           attention(0, prompts * 2 * length * length * query_width);
   };
   const auto of_step = [&](double rows, double held) {
-    return longer(load.weight_bytes, 2 * parameters * rows) +
-           longer(rows * held * slot_bytes, rows * held * 4 * query_width);
+    return products(2 * parameters * rows) +
+           attention(rows * held * slot_bytes, rows * held * 4 * query_width);
   };
   return SumUp(load, of_pack, of_step);
 }

@@ -25,8 +25,9 @@ struct BenchLoad {
 // The rates of the machine, of all ranks together.
 struct BenchMachine {
   double read_bytes_per_second = 0;
-  double flops_per_second = 0;  // of the products that are used
-  int activation_bytes = 4;     // of an element that ranks sum
+  double flops_per_second = 0;          // of the products that are used
+  double product_flops_per_second = 0;  // of those with weights
+  int activation_bytes = 4;             // of an element that ranks sum
   // None: one rank.  Between GPUs NCCL's: the fused sums of a layer may take
   // less.
   std::vector<AllReduceTime> all_reduces;

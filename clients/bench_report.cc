@@ -100,6 +100,7 @@ void AddCeilings(const BenchCeilings& ceilings, Json* json) {
   add("read_gb_per_second", &MachineRates::read_bytes_per_second);
   add("sgemm_gflops", &MachineRates::sgemm_flops_per_second);
   add("bf16_gflops", &MachineRates::bf16_flops_per_second);
+  add("fp8_gflops", &MachineRates::fp8_flops_per_second);
   for (const AllReduceTime& sum : ceilings.all_reduces) {
     (*json)["all_reduces"].push_back(
         {{"bytes", sum.bytes}, {"median_us", 1e6 * sum.median}});
@@ -123,8 +124,9 @@ void PrintMachine(const Json& json, bool gpu) {
     return json[key][i].get<double>();
   };
   if (gpu) {
-    std::printf("machine     %.0f GB/s read, %.0f TFLOP/s bf16\n",
-                number("read_gb_per_second"), number("bf16_gflops") / 1e3);
+    std::printf("machine     %.0f GB/s read, %.0f TFLOP/s bf16, %.0f fp8\n",
+                number("read_gb_per_second"), number("bf16_gflops") / 1e3,
+                number("fp8_gflops") / 1e3);
     return;
   }
   std::printf(
@@ -235,7 +237,8 @@ void FullBatchSteps::OnToken(double now, bool first, bool last) {
 MachineRates BenchCeilings::Mean() const {
   return {(before.read_bytes_per_second + after.read_bytes_per_second) / 2,
           (before.sgemm_flops_per_second + after.sgemm_flops_per_second) / 2,
-          (before.bf16_flops_per_second + after.bf16_flops_per_second) / 2};
+          (before.bf16_flops_per_second + after.bf16_flops_per_second) / 2,
+          (before.fp8_flops_per_second + after.fp8_flops_per_second) / 2};
 }
 
 void Print(const BenchReport& report, bool json) {

@@ -72,6 +72,9 @@ absl::StatusOr<std::unique_ptr<Layer>> Layer::Create(const TuneFlags& flags,
   ModelSpec model = WithFormats(flags.model.spec, config, /*gpu=*/true);
   H2O_ASSIGN_OR_RETURN(const DType dtype, ProductDType(model));
   H2O_RETURN_IF_ERROR(CheckGpuFormats(model));
+  // Other codes are widened to 16 bits where cuBLASLt multiplies them.
+  WeightCoding coding = {.format = FormatOf(dtype)};
+  if (model.fp8_activations) coding.format = WeightFormat::kFp8;
   config.num_layers = 1;
   std::unique_ptr<Layer> layer(new Layer(config, shard));
   CudaBackendOptions options = CudaOptionsOf(config, shard);
@@ -80,13 +83,17 @@ absl::StatusOr<std::unique_ptr<Layer>> Layer::Create(const TuneFlags& flags,
   options.max_prompt_rows = 1;
   options.cache_directory = flags.device.cache_directory;
   options.search_products = true;
+  if (model.fp8_activations) {
+    options.fp8_rows = MostRows(flags, config);
+  }
   H2O_ASSIGN_OR_RETURN(layer->backend_, NewCudaBackend(options));
   layer->alone_.UseStream(layer->backend_->stream());
   H2O_ASSIGN_OR_RETURN(
       layer->weights_,
-      LoadShardWeights(layer->config_, layer->shard_,
-                       {.dummy_seed = model.dummy_seed, .dtype = dtype},
-                       layer->backend_.get()));
+      LoadShardWeights(
+          layer->config_, layer->shard_,
+          {.dummy_seed = model.dummy_seed, .dtype = dtype, .coding = coding},
+          layer->backend_.get()));
   layer->max_logit_rows_ = layer->backend_->BatchBucket(flags.max_sequences);
   const int64_t most =
       std::max<int64_t>(layer->max_logit_rows_, config.max_positions);

@@ -36,6 +36,16 @@ absl::Status CheckStored(const ModelSpec& spec, const ModelConfig& config) {
                    a, "; leave --weights and --weight-group out"));
 }
 
+absl::Status CheckActivations(const ModelSpec& spec,
+                              const ModelConfig& config) {
+  if (!spec.fp8_activations) return absl::OkStatus();
+  const std::string& weights = WithFormats(spec, config, /*gpu=*/false).weights;
+  if (weights == Name(WeightFormat::kFp8)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "activations fp8 with weights ", weights.empty() ? "auto" : weights,
+      "; they need --weights fp8"));
+}
+
 }  // namespace
 
 ModelSpec WithFormats(ModelSpec spec, const ModelConfig& config, bool gpu) {
@@ -73,11 +83,13 @@ absl::Status CheckGpuFormats(const ModelSpec& spec) {
 
 absl::StatusOr<ModelConfig> ConfigOf(const ModelSpec& spec) {
   std::error_code ignored;
-  if (spec.dummy && !std::filesystem::is_directory(spec.model, ignored)) {
-    return BuiltInModelConfig(spec.model);
-  }
-  H2O_ASSIGN_OR_RETURN(ModelConfig config, ReadModelConfig(spec.model));
-  H2O_RETURN_IF_ERROR(CheckStored(spec, config));
+  const bool built_in =
+      spec.dummy && !std::filesystem::is_directory(spec.model, ignored);
+  H2O_ASSIGN_OR_RETURN(ModelConfig config, built_in
+                                               ? BuiltInModelConfig(spec.model)
+                                               : ReadModelConfig(spec.model));
+  if (!built_in) H2O_RETURN_IF_ERROR(CheckStored(spec, config));
+  H2O_RETURN_IF_ERROR(CheckActivations(spec, config));
   return config;
 }
 

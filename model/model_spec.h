@@ -24,6 +24,8 @@ struct ModelSpec {
   // layers; empty or auto: as they are stored, or as dtype says.
   std::string weights;
   int32_t weight_group = 128;  // inputs that share a scale, of int4
+  // Whether products with fp8 weights round their inputs to e4m3, too.
+  bool fp8_activations = false;
 
   friend bool operator==(const ModelSpec&, const ModelSpec&) = default;
 };
@@ -35,7 +37,8 @@ ModelSpec WithFormats(ModelSpec spec, const ModelConfig& config, bool gpu);
 
 // A directory's config.json, or for dummy weights also a built-in config.
 // Errors: as ReadModelConfig and BuiltInModelConfig; INVALID_ARGUMENT naming
-// both formats if weights are stored as other codes than `spec` asks for.
+// both formats if weights are stored as other codes than `spec` asks for, or
+// if activations are to be fp8 and weights are not.
 absl::StatusOr<ModelConfig> ConfigOf(const ModelSpec& spec);
 
 // A GPU keeps keys, values and weights that are not codes in one 16-bit format.

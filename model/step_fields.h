@@ -85,9 +85,10 @@ auto Fields(Is<StepResult> auto& s) {
 }
 
 auto Fields(Is<ModelSpec> auto& s) {
-  auto& [model, dummy, dummy_seed, dtype, kv_dtype, weights, weight_group] = s;
+  auto& [model, dummy, dummy_seed, dtype, kv_dtype, weights, weight_group,
+         fp8_activations] = s;
   return std::tie(model, dummy, dummy_seed, dtype, kv_dtype, weights,
-                  weight_group);
+                  weight_group, fp8_activations);
 }
 auto Fields(Is<QkvLayout> auto& s) {
   auto& [heads, kv_heads, head_dim] = s;

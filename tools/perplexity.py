@@ -11,7 +11,8 @@ negative log-likelihood of tokens 256 to 1,023 of all documents together. (With 
 another one: `recent` with 102 slots has 202.4 instead of 191.8.)
 
 With --weights, the formats of weights are compared instead, with the full cache and whole documents through prefill: the
-table has the ratio of each format's perplexity to that of the first. int4:64 is int4 in groups of 64.
+table has the ratio of each format's perplexity to that of the first. int4:64 is int4 in groups of 64, fp8+fp8 has fp8
+activations, too.
 
 Prints a table and exits 1 if a figure is more than 1 % off the simulation's. The simulation is known only for
 models/opt-demo and its own held-out text; use --no-check with anything else. The figures stand in docs/performance.md, and
@@ -88,8 +89,10 @@ def compare_weights(arguments, path):
     first = None
     print(f"{'weights':8} {'perplexity':>11} {'ratio':>8}")
     for name in progress(formats, unit="format"):
-        weights, _, group = name.partition(":")
-        ppl = perplexity(arguments, path, "--weights", weights, *(["--weight-group", group] if group else []))
+        weights, _, activations = name.partition("+")
+        weights, _, group = weights.partition(":")
+        ppl = perplexity(arguments, path, "--weights", weights, *(["--weight-group", group] if group else []),
+                         *(["--activations", activations] if activations else []))
         first = first or ppl
         print(f"{name:8} {ppl:11.4f} {ppl / first:8.4f}", flush=True)
 

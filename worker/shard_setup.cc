@@ -50,6 +50,20 @@ absl::Status CheckOptions(const ShardOptions& options) {
   return absl::OkStatus();
 }
 
+// Heads are wide enough for any GPU's products; the other widths may be odd.
+absl::Status CheckFp8Outputs(const ModelConfig& config,
+                             const ShardSpec& shard) {
+  for (const int64_t outputs :
+       {shard.ffn_columns.size(), int64_t{config.hidden_size}}) {
+    if (outputs % kFp8OutputStep == 0) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("activations fp8: a rank has a product of ", outputs,
+                     " outputs; they must be a multiple of ", kFp8OutputStep,
+                     ": use another tensor parallel size, or 16bit"));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<Backend>> OpenGpu(const ShardOptions& options,
                                                  const ShardSpec& shard,
                                                  DType dtype) {
@@ -59,6 +73,11 @@ absl::StatusOr<std::unique_ptr<Backend>> OpenGpu(const ShardOptions& options,
   backend.ordinal = options.device.ordinal;
   backend.dtype = dtype;
   backend.max_prompt_rows = options.config.max_positions;
+  if (options.model.fp8_activations) {
+    H2O_RETURN_IF_ERROR(CheckFp8Outputs(options.config, shard));
+    backend.fp8_rows =
+        std::max(options.config.max_positions, options.max_sequences);
+  }
   backend.max_slots = options.config.max_positions;
   backend.cache_directory = options.cache_directory;
   return NewCudaBackend(backend);
@@ -84,6 +103,7 @@ absl::StatusOr<std::unique_ptr<Backend>> OpenCpu(const ShardOptions& options,
   backend.head_dim = config.qkv.head_dim;
   backend.head_padding = config.head_padding;
   backend.bf16_products = dtype == DType::kBFloat16;
+  backend.fp8_activations = options.model.fp8_activations;
   backend.clock = clock;
   return NewCpuBackend(backend);
 }
@@ -152,6 +172,9 @@ absl::Status MakeWeights(const ShardOptions& options, DType dtype,
                    options.model.kv_dtype);
   if (!IsPlain(coding.format)) {
     absl::StrAppend(&parts->info.fingerprint, "/", options.model.weights);
+  }
+  if (options.model.fp8_activations) {
+    absl::StrAppend(&parts->info.fingerprint, "/fp8 activations");
   }
   return absl::OkStatus();
 }
@@ -355,9 +378,9 @@ absl::StatusOr<std::unique_ptr<ShardParts>> MakeShardParts(
                                                parts->memory.get()));
   at.weights = clock->Now();
   if (!IsPlain(coding.format) && !parts->backend->formats().codes) {
-    return absl::UnimplementedError(absl::StrCat(
-        "weights ", o.model.weights,
-        ": on GPUs they need Hopper, and a build for sm_90a"));
+    return absl::UnimplementedError(
+        absl::StrCat("weights ", o.model.weights,
+                     ": on GPUs they need Hopper, and a build for sm_90a"));
   }
   parts->communicator->UseStream(parts->backend->stream());
   H2O_RETURN_IF_ERROR(

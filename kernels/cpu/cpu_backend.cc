@@ -225,7 +225,7 @@ absl::StatusOr<std::unique_ptr<Backend>> NewCpuBackend(
   H2O_RETURN_IF_ERROR(CheckCpuHeadDim(options.head_dim));
   auto products = std::make_unique<LinearProducts>(
       options.max_inputs, options.max_rows, options.bf16_products,
-      options.num_threads);
+      options.fp8_activations, options.num_threads);
   const Team::Scratch scratch = ScratchOf(options, *products);
   if (options.memory != nullptr) {
     options.memory->Claim(scratch.Bytes(options.num_threads));

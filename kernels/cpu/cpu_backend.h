@@ -24,6 +24,8 @@ struct CpuBackendOptions {
   // Products of bf16 weights through the CPU's bf16 units, where it has them;
   // activations are rounded to bf16 on the way in.  Off: float32 throughout.
   bool bf16_products = false;
+  // Products with fp8 weights round their inputs to e4m3 (base/fp8_rows.h).
+  bool fp8_activations = false;
   const Clock* clock = nullptr;  // of marks; null: the steady clock
   // Where what is allocated is claimed; must outlive the backend.  Null: it is
   // not.

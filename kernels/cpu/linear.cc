@@ -4,8 +4,13 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
+#include <cmath>
 #include <cstddef>
 
+#include "base/check.h"
+#include "base/fp8_rows.h"
+#include "base/weight_codes.h"
 #include "kernels/cpu/small_linear.h"
 #include "kernels/cpu/whole_linear.h"
 
@@ -52,13 +57,29 @@ void FinishSlice(Matrix y, const void* bias, Epilogue epilogue, int64_t begin,
   }
 }
 
+// out[i] = x[i] as its e4m3 code has it.
+void RoundRowToFp8(const float* x, int64_t n, float* out) {
+  uint32_t most = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    most = std::max(most, std::bit_cast<uint32_t>(std::fabs(x[i])));
+  }
+  const Fp8RowScale row = Fp8ScaleOf(most);
+  const bool finite = !std::isnan(row.scale);
+  for (int64_t i = 0; i < n; ++i) {
+    out[i] =
+        finite ? FromFp8(ToFp8(x[i] * row.inverse)) * row.scale : row.scale;
+  }
+}
+
 }  // namespace
 
 LinearProducts::LinearProducts(int64_t max_inputs, int64_t max_rows,
-                               bool bf16_products, int num_threads)
+                               bool bf16_products, bool fp8_inputs,
+                               int num_threads)
     : max_inputs_(max_inputs),
       max_rows_(max_rows),
       rounds_inputs_(bf16_products),
+      fp8_inputs_(fp8_inputs),
       of_threads_(bf16_products && BFloat16Product::Supported() ? num_threads
                                                                 : 0) {}
 
@@ -78,7 +99,8 @@ int64_t LinearProducts::SharedBytes() const {
   const int64_t in_bf16 = of_threads_.empty() ? 0 : max_rows_ * row_bytes;
   const int64_t whole =
       rounds_inputs_ ? kMostWholeRows * WholeRowBytes(max_inputs_) : 0;
-  return std::max(in_bf16, whole);
+  const int64_t in_fp8 = fp8_inputs_ ? 2 * max_rows_ * row_bytes : 0;
+  return std::max({in_bf16, whole, in_fp8});
 }
 
 void LinearProducts::Run(Matrix x, const LinearWeights& weights,
@@ -87,6 +109,7 @@ void LinearProducts::Run(Matrix x, const LinearWeights& weights,
   const bool bf16 = !of_threads_.empty() && format == WeightFormat::kBFloat16;
   const bool whole = rounds_inputs_ && (format == WeightFormat::kInt8 ||
                                         format == WeightFormat::kInt4);
+  if (fp8_inputs_ && format == WeightFormat::kFp8) x = RoundToFp8(x, team);
   if (bf16 && x.rows >= kBFloat16Rows) {
     RunBFloat16(x, weights, epilogue, y, team);
   } else if (whole && x.rows <= kMostWholeRows) {
@@ -96,6 +119,19 @@ void LinearProducts::Run(Matrix x, const LinearWeights& weights,
   } else {
     RunFloat32(x, weights, epilogue, y, team);
   }
+}
+
+Matrix LinearProducts::RoundToFp8(Matrix x, Team* team) const {
+  H2O_CHECK(x.rows <= max_rows_) << x.rows;
+  Matrix rounded = x;
+  rounded.data = team->Shared<float>();
+  rounded.stride = AlignedStride(x.columns);
+  team->ParallelFor(x.rows, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t r = begin; r < end; ++r) {
+      RoundRowToFp8(x.Row(r), rounded.stride, rounded.Row(r));
+    }
+  });
+  return rounded;
 }
 
 void LinearProducts::RunFewRows(Matrix x, const LinearWeights& weights,

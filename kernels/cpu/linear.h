@@ -18,8 +18,10 @@ class LinearProducts {
   // bf16_products: multiply bf16 weights in the CPU's bf16 units, where it has
   // them; Run then rounds x to bf16.  Of few rows it multiplies int8 and int4
   // weights in whole numbers, and rounds x to 16 bits.
+  // fp8_inputs: round x to e4m3 where weights are fp8.  The GPU multiplies
+  // codes; here their numbers are multiplied, which is no faster than x was.
   LinearProducts(int64_t max_inputs, int64_t max_rows, bool bf16_products,
-                 int num_threads);
+                 bool fp8_inputs, int num_threads);
 
   // What Run works in.
   Team::Scratch scratch() const;
@@ -37,12 +39,15 @@ class LinearProducts {
                   Matrix y, Team* team) const;
   void RunBFloat16(Matrix x, const LinearWeights& weights, Epilogue epilogue,
                    Matrix y, Team* team);
+  // x as its e4m3 codes have it; valid until the next product.
+  Matrix RoundToFp8(Matrix x, Team* team) const;
   int64_t WidenedRows() const;
   int64_t SharedBytes() const;
 
   const int64_t max_inputs_;
   const int64_t max_rows_;
   const bool rounds_inputs_;
+  const bool fp8_inputs_;
   std::vector<BFloat16Product> of_threads_;  // empty: no bf16 units
 };
 

@@ -311,13 +311,13 @@ ModelConfig FloorConfig() {
 
 TEST(ComputeFloor, CountsBytesAndOperations) {
   const KvGeometry geometry{2, 1, 10, {{DType::kFloat32}}};
-  const BenchFloor memory = ComputeFloor(FloorConfig(), geometry,
-                                         {5, 3, 4, 6, 4, 0, 1e6}, {1e6, 1e30});
+  const BenchFloor memory = ComputeFloor(
+      FloorConfig(), geometry, {5, 3, 4, 6, 4, 0, 1e6}, {1e6, 1e30, 1e30});
   // Slots: 5, then 6 of capacity 6; (2*10*4 + 8) * 2 bytes each.
   EXPECT_NEAR(memory.decode_seconds, 2 + 4 * (5 + 6) * 176 / 1e6, 1e-9);
   EXPECT_NEAR(memory.prefill_seconds, 4, 1e-9);
-  const BenchFloor compute =
-      ComputeFloor(FloorConfig(), geometry, {5, 2, 4, 6, 2, 0, 1}, {1e30, 1e6});
+  const BenchFloor compute = ComputeFloor(
+      FloorConfig(), geometry, {5, 2, 4, 6, 2, 0, 1}, {1e30, 1e6, 1e6});
   EXPECT_NEAR(compute.decode_seconds, 2 * 2 * (3400 * 2 + 5 * 4 * 10 * 2) / 1e6,
               1e-9);
   // Behind the last attention, 900 parameters, goes one row, as to the head.
@@ -330,7 +330,7 @@ TEST(ComputeFloor, PackedPromptsShareTheReadingOfWeights) {
   const auto prefill = [&](int sequences_at_once, int64_t packed_tokens) {
     return ComputeFloor(FloorConfig(), geometry,
                         {5, 3, 7, 6, sequences_at_once, packed_tokens, 1e6},
-                        {1e6, 1e30})
+                        {1e6, 1e30, 1e30})
         .prefill_seconds;
   };
   EXPECT_NEAR(prefill(7, 0), 7, 1e-9);

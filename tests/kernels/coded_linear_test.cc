@@ -26,18 +26,42 @@ constexpr Coding kCodings[] = {{WeightFormat::kFp8},
                                {WeightFormat::kInt4, 64},
                                {WeightFormat::kInt4, 128}};
 
-// rounds_inputs: with few rows.
-std::unique_ptr<Backend> MakeBackend(int threads, bool rounds_inputs = false) {
+CpuBackendOptions SmallOptions() {
   CpuBackendOptions options;
-  options.num_threads = threads;
-  options.bf16_products = rounds_inputs;
   options.max_prompt = options.max_slots = 64;
   options.max_rows = 256;
   options.max_inputs = 512;
   options.max_heads = 1;
   options.vocab_size = 16;
   options.head_dim = 16;
+  return options;
+}
+
+// rounds_inputs: with few rows.
+std::unique_ptr<Backend> MakeBackend(int threads, bool rounds_inputs = false) {
+  CpuBackendOptions options = SmallOptions();
+  options.num_threads = threads;
+  options.bf16_products = rounds_inputs;
   return NewCpuBackend(options).value();
+}
+
+std::unique_ptr<Backend> MakeFp8Backend(bool bf16_products) {
+  CpuBackendOptions options = SmallOptions();
+  options.num_threads = 2;
+  options.bf16_products = bf16_products;
+  options.fp8_activations = true;
+  return NewCpuBackend(options).value();
+}
+
+// A row of inputs as e4m3 has it.
+std::vector<float> RoundedRow(const float* x, int n) {
+  float most = 0;
+  for (int i = 0; i < n; ++i) most = std::max(most, std::fabs(x[i]));
+  std::vector<float> row(n);
+  for (int i = 0; i < n; ++i) {
+    row[i] = FromFp8(ToFp8(x[i] * (448 / most))) * (most / 448);
+  }
+  return row;
 }
 
 // Random weights as codes.  Codes behind the columns are random, too.
@@ -256,6 +280,67 @@ TEST_P(CodedLinear, RoundedInputsDoNotOverflow) {
   backend->Linear(x.view, {weight, nullptr}, Epilogue::kNone, y.view);
   for (int n = 0; n < 4; ++n) {
     EXPECT_NEAR(y.view.Row(0)[n], 63.5 * 3 * kInputs, 1);
+  }
+}
+
+TEST_P(CodedLinear, EqualsFloat64WithFp8Inputs) {
+  for (const bool bf16_products : {false, true}) {
+    const auto backend = MakeFp8Backend(bf16_products);
+    for (const int rows : {1, 6, 65}) {
+      for (auto [outputs, inputs] : {std::pair{7, 33}, {64, 96}, {37, 420}}) {
+        const CodedLayer layer(outputs, inputs, {WeightFormat::kFp8},
+                               backend.get());
+        Activations x(rows, inputs, 5), y(rows, outputs, 9);
+        for (int r = 0; r < rows; ++r) {  // of other scales
+          for (int k = 0; k < inputs; ++k) x.view.Row(r)[k] *= 1 << (r % 8);
+        }
+        backend->Linear(x.view, {layer.weight, layer.bias.data()},
+                        Epilogue::kRelu, y.view);
+        for (int r = 0; r < rows; ++r) {
+          const std::vector<float> rounded = RoundedRow(x.view.Row(r), inputs);
+          for (int n = 0; n < outputs; ++n) {
+            ASSERT_NEAR(y.view.Row(r)[n],
+                        std::max(layer.Output(rounded.data(), n), 0.0),
+                        3e-4 * (1 << (r % 8)))
+                << rows << "x" << outputs << "x" << inputs << " at " << r
+                << ", " << n;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(CodedLinear, OtherWeightsTakeTheirInputsAsTheyAre) {
+  const auto plain = MakeBackend(2), fp8 = MakeFp8Backend(false);
+  for (const Coding coding : kCodings) {
+    if (coding.format == WeightFormat::kFp8) continue;
+    const CodedLayer layer(9, 200, coding, plain.get());
+    const Activations x(3, 200, 5);
+    Activations a(3, 9, 6), b(3, 9, 7);
+    const LinearWeights weights{layer.weight, layer.bias.data()};
+    plain->Linear(x.view, weights, Epilogue::kNone, a.view);
+    fp8->Linear(x.view, weights, Epilogue::kNone, b.view);
+    EXPECT_EQ(a.data, b.data) << Name(coding.format);
+  }
+}
+
+TEST_P(CodedLinear, Fp8InputsStayZeroOrNotFinite) {
+  const auto backend = MakeFp8Backend(false);
+  const CodedLayer layer(9, 200, {WeightFormat::kFp8}, backend.get());
+  const LinearWeights weights{layer.weight, nullptr};
+  Activations x(3, 200, 5), y(3, 9, 9), finite(3, 9, 9);
+  std::fill_n(x.view.Row(2), 200, 0.0f);
+  backend->Linear(x.view, weights, Epilogue::kNone, finite.view);
+  for (const float odd : {std::numeric_limits<float>::quiet_NaN(),
+                          -std::numeric_limits<float>::infinity()}) {
+    x.view.Row(1)[77] = odd;
+    backend->Linear(x.view, weights, Epilogue::kNone, y.view);
+    for (int n = 0; n < 9; ++n) {
+      EXPECT_EQ(y.view.Row(0)[n], finite.view.Row(0)[n]);
+      EXPECT_TRUE(std::isnan(y.view.Row(1)[n]));
+      EXPECT_EQ(y.view.Row(2)[n], 0);
+    }
   }
 }
 

@@ -93,6 +93,21 @@ TEST(ModelConfigTest, CodesThatAreStoredAreServedAsTheyAre) {
   EXPECT_TRUE(ConfigOf(spec).ok());
 }
 
+TEST(ModelConfigTest, Fp8ActivationsNeedFp8Weights) {
+  ModelSpec spec = {
+      .model = "opt-125m", .dummy = true, .fp8_activations = true};
+  for (const char* weights : {"", "auto", "bf16", "int8"}) {
+    spec.weights = weights;
+    const absl::Status status = ConfigOf(spec).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()),
+                AllOf(HasSubstr("activations fp8 with weights "),
+                      HasSubstr("need --weights fp8")));
+  }
+  spec.weights = "fp8";
+  EXPECT_TRUE(ConfigOf(spec).ok());
+}
+
 TEST(ModelConfigTest, ReadsTheModelThatShips) {
   for (const char* directory : {"models/opt-demo", "models/opt-demo/"}) {
     const auto config = ReadModelConfig(directory);

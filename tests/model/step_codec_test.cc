@@ -50,7 +50,8 @@ TEST(StepCodec, StructsComeBackAsTheyWere) {
                           .dtype = "bf16",
                           .kv_dtype = "fp16",
                           .weights = "int4",
-                          .weight_group = 64};
+                          .weight_group = 64,
+                          .fp8_activations = true};
   EXPECT_EQ(DecodeModelSpec(Encode(spec)).value(), spec);
 }
 
