@@ -179,21 +179,20 @@ def model():
 
 @pytest.fixture(scope="session")
 def prompts(program, model):
-    """64 prompts as input lines, 16 of each length: eight of text, eight of seeded random tokens. [::4] has all kinds."""
+    """64 prompts as input lines, 16 of each length: eight of text, then eight of seeded random tokens. So every eighth prompt
+    is of another kind or length."""
     text = program.tokenize(" ".join(TEXT.split()))[1:]
     draw, lines = random.Random(20230624), []
     for length in LENGTHS:
         for number in range(16):
-            if number % 8 < 4 and length > 1:
-                begin = (len(text) - length) * (number // 8 * 4 + number % 4) // 7
+            if number < 8 and length > 1:
+                begin = (len(text) - length) * number // 7
                 tokens = [2] + text[begin:begin + length - 1]
             else:
                 tokens = ([2] if length > 1 else []) + [draw.randrange(4, model.config["vocab_size"])
                                                         for _ in range(length - (length > 1))]
             lines.append({"tokens": tokens})
-    # Whatever is taken as every fourth prompt should hold text and random tokens alike.
-    return [line for group in range(0, 64, 16)
-            for pair in zip(*(lines[group + 4 * part:group + 4 * part + 4] for part in range(4))) for line in pair]
+    return lines
 
 
 class Runs:
