@@ -61,7 +61,7 @@ class Stream(threading.Thread):
         while not self.stopping:
             last = time.monotonic()
             try:
-                for _ in self.client.start([2], max_tokens=1000, ignore_eos=True, timeout=120):
+                for _ in self.client.start([2], max_tokens=1000, ignore_eos=True, timeout=120 * SLOWER):
                     self.gaps.append(time.monotonic() - last)
                     last = time.monotonic()
                     if self.stopping:

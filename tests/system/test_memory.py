@@ -92,7 +92,7 @@ def answer_all(client, load):
 
 def long_sequences(count):
     """They fill a pool, since none has ended when the last one that fits begins."""
-    return [dict(prompt=[2, *[100 + (i * 7 + t) % 5000 for t in range(1400)]], max_tokens=500, ignore_eos=True)
+    return [dict(prompt=[2, *[100 + (i * 7 + t) % 5000 for t in range(1700)]], max_tokens=200, ignore_eos=True)
             for i in range(count)]
 
 

@@ -6,10 +6,11 @@ import signal
 import grpc
 import pytest
 
-from conftest import until
+from conftest import SLOWER, until
 from test_processes import COORDINATOR_LOST, LET_GO, join, only_error_line, start_streams
 
 PROMPTS = [[2, 100 + i, 200 + i, 300 + i] for i in range(4)]
+MORE = [{}, dict(sampling=dict(temperature=0.8, seed=7))] * 2  # greedy and sampled
 ASK = dict(max_tokens=150, ignore_eos=True)
 
 
@@ -18,29 +19,28 @@ def is_long(request):
     return request.config.getoption("--full-matrix", default=False)
 
 
-def alone(client, **fields):
+def alone(client):
     """The tokens of each prompt when nothing is lost."""
-    answers = [client.generate(prompt, **ASK, **fields) for prompt in PROMPTS]
+    answers = [client.generate(prompt, **ASK, **more) for prompt, more in zip(PROMPTS, MORE)]
     assert all(answer.code == grpc.StatusCode.OK for answer in answers)
     return [answer.tokens for answer in answers]
 
 
-def all_at_once(client, **fields):
+def all_at_once(client):
     """The answers, and threads to join for them; each stream has begun."""
     answers, threads = [], []
-    for prompt in PROMPTS:
-        (answer,), (thread,) = start_streams(client, 1, prompt=prompt, **ASK, **fields)
+    for prompt, more in zip(PROMPTS, MORE):
+        (answer,), (thread,) = start_streams(client, 1, prompt=prompt, **ASK, **more)
         answers.append(answer)
         threads.append(thread)
     return answers, threads
 
 
 @pytest.mark.parametrize("mode", ["exact", "fast"])
-@pytest.mark.parametrize("fields", [{}, dict(sampling=dict(temperature=0.8, seed=7))], ids=["greedy", "sampled"])
-def test_streams_go_on_with_the_next_workers(system, mode, fields):
+def test_streams_go_on_with_the_next_workers(system, mode):
     coordinator, workers, client = system.group("--replay", mode, "--kv-policy", "h2o", "--kv-budget", 64)
-    expected = alone(client, **fields)
-    answers, threads = all_at_once(client, **fields)
+    expected = alone(client)
+    answers, threads = all_at_once(client)
     os.kill(workers[1].pid, signal.SIGKILL)
     assert workers[0].wait(10) != 0
     for _ in range(2):
@@ -147,17 +147,18 @@ def test_a_client_resumes_after_the_coordinator_was_lost(system):
     assert rest.usage.completion_tokens == len(whole.tokens)
 
 
-def test_clients_resume_when_the_coordinator_comes_back(system):
+def test_clients_resume_when_the_coordinator_comes_back(system, is_long):
     """With workers that dial again, nobody has to start anything but the coordinator."""
     fields = dict(max_tokens=120, ignore_eos=True)
-    sampled = [dict(sampling=dict(temperature=0.8, seed=i)) if i % 2 else {} for i in range(32)]
-    prompts = [PROMPTS[i % 4] for i in range(32)]
+    count = 32 if is_long else 8
+    sampled = [dict(sampling=dict(temperature=0.8, seed=i)) if i % 2 else {} for i in range(count)]
+    prompts = [PROMPTS[i % 4] for i in range(count)]
     first, workers, client = system.group(worker_arguments=("--reconnect", 60))
     address = first.address()
-    whole = [client.generate(prompts[i], **fields, **sampled[i]).tokens for i in range(8)]
+    whole = [client.generate(prompts[i], **fields, **sampled[i]).tokens for i in range(count // 4)]
     cuts, threads = [], []
     for prompt, more in zip(prompts, sampled):
-        (cut,), (thread,) = start_streams(client, 1, prompt=prompt, timeout=120, **fields, **more)
+        (cut,), (thread,) = start_streams(client, 1, prompt=prompt, timeout=120 * SLOWER, **fields, **more)
         cuts.append(cut)
         threads.append(thread)
     os.kill(first.pid, signal.SIGKILL)
@@ -177,7 +178,7 @@ def test_clients_resume_when_the_coordinator_comes_back(system):
         rest = client.generate(prompts[i], generated=cut.tokens, **fields, **more)
         assert rest.code == grpc.StatusCode.OK, rest.details
         resumed += 1
-        if i < 8:
+        if i < count // 4:
             assert cut.tokens + rest.tokens == whole[i]
         else:
             assert cut.tokens + rest.tokens == client.generate(prompts[i], **fields, **more).tokens

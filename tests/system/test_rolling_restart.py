@@ -7,7 +7,7 @@ import subprocess
 import grpc
 import pytest
 
-from conftest import BIN, is_running, until
+from conftest import BIN, SLOWER, is_running, until
 from test_access import key_file, row
 from test_chaos import Cluster, Clients
 from test_http import address_of, ask
@@ -21,7 +21,7 @@ def is_long(request):
 
 def drain(group, address, *more):
     return subprocess.run([BIN / "h2oserve", "drain", str(group), "--server", address, *more], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True, timeout=120)
+                          stderr=subprocess.PIPE, text=True, timeout=120 * SLOWER)
 
 
 def pids_of(http):
@@ -52,8 +52,8 @@ def test_the_drain_command(system, stubs):
     cluster = Cluster(system, "--drain-seconds", 0, groups=2, tp=1)
     address = cluster.coordinator.address()
     client = system.client(cluster.coordinator)
-    alone = client.generate([2, 5, 9], max_tokens=1000, ignore_eos=True, timeout=120)
-    answers, threads = start_streams(client, 4, prompt=[2, 5, 9], max_tokens=1000, timeout=120)
+    alone = client.generate([2, 5, 9], max_tokens=1000, ignore_eos=True, timeout=120 * SLOWER)
+    answers, threads = start_streams(client, 4, prompt=[2, 5, 9], max_tokens=1000, timeout=120 * SLOWER)
     old = pids_of(cluster.http)
     done = drain(1, address)
     assert (done.returncode, done.stdout) == (0, "group 1 has drained\n"), done.stderr
@@ -91,7 +91,7 @@ def test_a_draining_group_takes_nothing_new(system):
     coordinator, workers, client = system.group("--http", "127.0.0.1:0", "--drain-seconds", 60, tp=1)
     http = address_of(coordinator)
     assert [client.health(name) for name in ("", "ready", "progress")] == ["SERVING"] * 3
-    (answer,), threads = start_streams(client, 1, max_tokens=600, timeout=120)
+    (answer,), threads = start_streams(client, 1, max_tokens=600, timeout=120 * SLOWER)
     workers[0].signal(signal.SIGTERM)
     until(lambda: client.health("ready") == "NOT_SERVING", "it is not ready", 5)
     assert client.health("progress") == "SERVING"

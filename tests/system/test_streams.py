@@ -125,10 +125,14 @@ def test_seeds(shared):
 # ---- deadlines and cancellation ----
 
 def test_a_deadline_in_decode(shared):
-    start = time.monotonic()
-    answer = shared.client.generate([2], max_tokens=2000, ignore_eos=True, timeout=0.5 * SLOWER)
-    assert answer.code == grpc.StatusCode.DEADLINE_EXCEEDED and answer.tokens
-    assert time.monotonic() - start < 3 * SLOWER
+    for seconds in (0.5 * SLOWER, 2 * SLOWER, 8 * SLOWER):
+        start = time.monotonic()
+        answer = shared.client.generate([2], max_tokens=2000, ignore_eos=True, timeout=seconds)
+        assert answer.code == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert time.monotonic() - start < seconds + 3 * SLOWER
+        if answer.tokens:  # a busy machine may not be as far as the first token
+            break
+    assert answer.tokens
     assert shared.client.generate([2], max_tokens=1).code == grpc.StatusCode.OK
 
 
