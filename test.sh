@@ -8,6 +8,7 @@
 #   ./test.sh --no-grpc    builds and tests everything that needs no gRPC
 #   ./test.sh --cuda       builds the GPU worker for Hopper, without gRPC, and runs
 #                          its tests; those that need a GPU are skipped without one
+#                          (both: with build behind it, only builds)
 #   ./test.sh --tidy [S]   clang-tidy and clang's thread-safety analysis over all
 #                          files, or for S seconds over those that changed last
 #   ./test.sh --full       all of these, system tests of the sanitized programs,
@@ -21,12 +22,17 @@ cd "$(dirname "$0")"
 # Lets ccache share objects between clones in different folders.
 export CCACHE_BASEDIR="$PWD" CCACHE_NOHASHDIR=1
 
+# build PRESET
+build() {
+  tools/install_dependencies.sh
+  cmake --preset "$1" >/dev/null
+  cmake --build --preset "$1" -- --quiet
+}
+
 # build_and_test PRESET [LABELS]
 build_and_test() {
   local preset=$1 labels=${2:-.}
-  tools/install_dependencies.sh
-  cmake --preset "$preset" >/dev/null
-  cmake --build --preset "$preset" -- --quiet
+  build "$preset"
   ctest --test-dir "build/$preset" --output-on-failure -L "$labels" -j "$(nproc)" \
     ${H2O_RETRY:+--repeat until-pass:2}
 }
@@ -79,6 +85,12 @@ case "$*" in
     tools/install_dependencies.sh --cuda
     build_and_test cuda-test 'unit|gpu'
     ;;
+  "--no-grpc build")
+    build no-grpc
+    ;;
+  "--cuda build")
+    build cuda-test
+    ;;
   --tidy | --tidy\ [0-9]*)
     check_code "${2:-}"
     ;;
@@ -95,7 +107,7 @@ case "$*" in
       tests/system/test_{aiperf,bad_input,batch_files,chaos,fairness,http_speed,load_time,loadtest,memory,openai,overload,replay,rolling_restart,tls}.py tests/system/slurm --full-matrix
     ;;
   *)
-    sed -n '2,18s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,19s/^# \{0,1\}//p' "$0" >&2
     exit 1
     ;;
 esac
