@@ -9,6 +9,7 @@
 #include <limits>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "model/json_file.h"
 #include "tests/model/sample_calibration.h"
 #include "tests/model/temp_directory.h"
@@ -112,6 +113,17 @@ TEST_F(KvCalibrationTest, IsTheFormatToTheByte) {
   EXPECT_THAT(bytes,
               HasSubstr(R"("value.words":{"dtype":"U8","shape":[1,1],)"));
   EXPECT_EQ(bytes.size() % 8, 22 % 8);  // the last: two times bits and words
+}
+
+TEST_F(KvCalibrationTest, NumpysFilesAreRead) {
+  const KvCalibrationModel model{1, 2, 8, "0123456789abcdef"};
+  for (const char* name : {"whole", "without_inverses"}) {
+    const auto read = KvCalibration::Open(
+        absl::StrCat("tests/fuzz/corpus/kv_calibration/", name), model);
+    ASSERT_TRUE(read.ok()) << read.status();
+    EXPECT_THAT((*read)->Keys(0, 1).bits, ElementsAre(6, 5, 4, 4, 3, 3, 2, 2));
+    EXPECT_EQ((*read)->origin().text, "prose.txt");
+  }
 }
 
 TEST_F(KvCalibrationTest, InversesMayBeLeftOut) {
