@@ -1,6 +1,5 @@
 // The command `logits`: the logits or likelihoods of given tokens.
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <limits>
@@ -20,6 +19,7 @@
 #include "clients/output.h"
 #include "clients/progress_bar.h"
 #include "clients/trace.h"
+#include "embedded/teacher_forced.h"
 #include "flags/flags.h"
 
 namespace h2o {
@@ -36,37 +36,6 @@ struct LogitsFlags {
   bool nll = false;
 };
 
-// The first `prefill` tokens as a prompt, the rest through the cache.
-absl::StatusOr<Request> TeacherForced(std::vector<int32_t> tokens, int prefill,
-                                      std::optional<KvPolicyRequest> policy) {
-  const int total = static_cast<int>(tokens.size());
-  if (total == 0) {
-    return absl::InvalidArgumentError("no tokens; there must be at least one");
-  }
-  if (prefill > total) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "prefill ", prefill, " is over the number of tokens, ", total));
-  }
-  if (prefill == 0) prefill = total;
-  Request request;
-  request.forced.assign(tokens.begin() + prefill, tokens.end());
-  tokens.resize(prefill);
-  request.tokens = std::move(tokens);
-  request.max_tokens = total - prefill + 1;
-  request.ignore_eos = true;
-  request.kv_policy = policy;
-  request.logits = true;
-  return request;
-}
-
-// -log softmax(row)[token].
-double NegativeLogLikelihood(absl::Span<const float> row, int32_t token) {
-  const double greatest = *std::max_element(row.begin(), row.end());
-  double sum = 0;
-  for (float x : row) sum += std::exp(x - greatest);
-  return greatest + std::log(sum) - row[token];
-}
-
 // The tokens of one input, and the policy of its cache.
 struct Given {
   std::vector<int32_t> tokens;
@@ -74,13 +43,6 @@ struct Given {
   std::string place;   // FILE:LINE, or empty
   std::string others;  // of the line, see Prompt
 };
-
-// Whether no logit is NaN or +Infinity, as Backend::ArgMax has it.
-bool IsUsable(absl::Span<const float> row) {
-  return std::all_of(row.begin(), row.end(), [](float x) {
-    return x < std::numeric_limits<float>::infinity();
-  });
-}
 
 absl::Status NotUsable(const Given& given, int64_t position) {
   return At(given.place, absl::InternalError(absl::StrCat(
@@ -101,16 +63,13 @@ absl::Status RunForced(const std::vector<Given>& inputs, Embedded* embedded,
   H2O_RETURN_IF_ERROR(
       embedded->Run(std::move(requests), [&](int i, const StreamEvent& event) {
         trace->Write(i, event.trace);
-        for (const LogitRows& part : event.logits) {
-          const auto all = absl::MakeConstSpan(part.rows);
-          const int64_t rows = static_cast<int64_t>(all.size()) / vocabulary;
-          for (int64_t r = 0; r < rows; ++r) {
-            const auto row = all.subspan(r * vocabulary, vocabulary);
-            const int64_t position = part.first_position + r;
-            if (!IsUsable(row)) unusable.Update(NotUsable(inputs[i], position));
-            fn(i, position, row);
-          }
-        }
+        ForEachLogitRow(event, vocabulary,
+                        [&](int64_t position, absl::Span<const float> row) {
+                          if (!IsUsable(row)) {
+                            unusable.Update(NotUsable(inputs[i], position));
+                          }
+                          fn(i, position, row);
+                        });
       }));
   return unusable;
 }
@@ -265,7 +224,7 @@ absl::Status PrintNll(const std::vector<Given>& inputs, Embedded* embedded,
     bar.Set(static_cast<double>(++done) / total);
     const std::vector<int32_t>& tokens = inputs[i].tokens;
     if (position + 1 < static_cast<int64_t>(tokens.size())) {
-      nll[i].push_back(NegativeLogLikelihood(row, tokens[position + 1]));
+      nll[i].push_back(LogSumExp(row) - row[tokens[position + 1]]);
     }
   };
   H2O_RETURN_IF_ERROR(
