@@ -12,6 +12,7 @@ namespace h2o {
 
 void AddGenerateCommand(CLI::App* app, int* exit_code);
 void AddLogitsCommand(CLI::App* app, int* exit_code);
+void AddEvalCommand(CLI::App* app, int* exit_code);
 void AddTokenizeCommand(CLI::App* app, int* exit_code);
 void AddBenchCommand(CLI::App* app, int* exit_code);
 void AddTuneCommand(CLI::App* app, int* exit_code);

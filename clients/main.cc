@@ -1,6 +1,6 @@
-// h2oserve: one program for people.  `generate`, `logits`, `tokenize`, `bench`,
-// `tune` and `quantize` hold the model themselves; `serve` starts processes and `call`
-// talks to them.
+// h2oserve: one program for people.  `generate`, `logits`, `eval`, `tokenize`,
+// `bench`, `tune` and `quantize` hold the model themselves; `serve` starts
+// processes and `call` talks to them.
 #include <CLI/CLI.hpp>
 
 #include "clients/commands.h"
@@ -25,6 +25,7 @@ int main(int argc, char** argv) {
 #endif
   h2o::AddGenerateCommand(&app, &exit_code);
   h2o::AddLogitsCommand(&app, &exit_code);
+  h2o::AddEvalCommand(&app, &exit_code);
   h2o::AddTokenizeCommand(&app, &exit_code);
   h2o::AddBenchCommand(&app, &exit_code);
   h2o::AddTuneCommand(&app, &exit_code);
