@@ -1,5 +1,5 @@
 // Brings codes from the order of rows into that of the tensor cores
-// (coded_weights.cuh), and widens them to rows of 16 bits.
+// (coded_weights.cuh).
 #include <cstdint>
 
 #include "kernels/cuda/coded_weights.cuh"
@@ -85,93 +85,6 @@ __global__ void ArrangeScalesKernel(
   }
 }
 
-// What a thread widens of a tile, read at once: one after the other, its loads
-// would take most of the time.
-template <WeightFormat kFormat>
-struct TilePart {
-  using Tile = CodedTile<kFormat>;
-  static constexpr bool kInGroups = kFormat == WeightFormat::kInt4;
-  uint4 vectors[2][Tile::kVectors];  // of both halves
-  GroupScale scales[2][2][2];        // of int4 [half][group][output g or g + 8]
-
-  __device__ TilePart(const WidenCodesArgs& a, int64_t tile) {
-    const auto* const codes = reinterpret_cast<const uint4*>(
-        static_cast<const std::byte*>(a.codes) + tile * Tile::kBytes);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-#pragma unroll
-      for (int v = 0; v < Tile::kVectors; ++v) {
-        vectors[half][v] =
-            __ldg(codes + (half * Tile::kVectors + v) * kThreads + threadIdx.x);
-      }
-    }
-    if constexpr (kInGroups) {
-      const int of_piece = kTileInputs / a.group;
-      const auto* const groups = static_cast<const uint32_t*>(a.scales) +
-                                 tile * of_piece * kTileOutputs;
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const PairPlace at(i / 4, threadIdx.x, 0, i % 2);
-        const int group = i / 2 % 2 * (of_piece - 1);
-        scales[i / 4][i / 2 % 2][i % 2] = __builtin_bit_cast(
-            GroupScale, __ldg(groups + group * kTileOutputs + at.output));
-      }
-    }
-  }
-};
-
-// Block (piece, tile) widens a tile into rows of 16 bits.
-template <class T, WeightFormat kFormat>
-__global__ void __launch_bounds__(kThreads)
-    WidenKernel(const __grid_constant__ WidenCodesArgs a) {
-  using Tile = CodedTile<kFormat>;
-  constexpr bool kInGroups = kFormat == WeightFormat::kInt4;
-  __shared__ __align__(16) T wide[kTileOutputs][kTileInputs + 8];
-  const int64_t first_tile = a.first_output / kTileOutputs;
-  const TilePart<kFormat> part(
-      a, (first_tile + blockIdx.y) * int64_t{gridDim.x} + blockIdx.x);
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-#pragma unroll
-    for (int step = 0; step < kTileSteps; ++step) {
-      PairScale scales[2] = {};
-      if constexpr (kInGroups) {
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          scales[r] =
-              ToPairScale<T>(part.scales[half][step / (kTileSteps / 2)][r]);
-        }
-      }
-      uint32_t pairs[4];
-      WidenStep<T, kFormat>(part.vectors[half][step / Tile::kStepsOfVector],
-                            step % Tile::kStepsOfVector, scales, pairs);
-#pragma unroll
-      for (int p = 0; p < 4; ++p) {
-        const PairPlace at(half, threadIdx.x, step, p);
-        *reinterpret_cast<uint32_t*>(&wide[at.output][at.input]) = pairs[p];
-      }
-    }
-  }
-  __syncthreads();
-  constexpr int kLanes = kTileInputs / 8;  // of a row, 16 bytes each
-  const int column = threadIdx.x % kLanes * 8;
-  if (int64_t{blockIdx.x} * kTileInputs + column >= a.columns) return;
-#pragma unroll 4
-  for (int r = threadIdx.x / kLanes; r < kTileOutputs; r += kThreads / kLanes) {
-    const int64_t output = int64_t{blockIdx.y} * kTileOutputs + r;
-    if (output >= a.outputs) continue;
-    Vector<T, 8> eight = Load<8>(&wide[r][column]);
-    if constexpr (!kInGroups) {
-      const float scale =
-          __ldg(static_cast<const float*>(a.scales) + a.first_output + output);
-#pragma unroll
-      for (T& x : eight.at) FromFloat(ToFloat(x) * scale, &x);
-    }
-    Store(eight, static_cast<T*>(a.wide) + output * a.stride +
-                     int64_t{blockIdx.x} * kTileInputs + column);
-  }
-}
-
 // Calls fn with a constant of a format of codes.
 template <class Fn>
 cudaError_t DispatchCodes(WeightFormat format, Fn&& fn) {
@@ -206,17 +119,6 @@ cudaError_t ArrangeCodes(const ArrangeCodesArgs& args, cudaStream_t stream) {
   }
   ArrangeScalesKernel<<<tiles, kTileOutputs, 0, stream>>>(args);
   return cudaGetLastError();
-}
-
-cudaError_t WidenCodes(const WidenCodesArgs& args, cudaStream_t stream) {
-  const dim3 tiles = Tiles(args.outputs, args.inputs);
-  return DispatchFormat(args.dtype, [&](auto number) {
-    using T = decltype(number);
-    return DispatchCodes(args.format, [&]<WeightFormat kFormat>() {
-      WidenKernel<T, kFormat><<<tiles, kThreads, 0, stream>>>(args);
-      return cudaGetLastError();
-    });
-  });
 }
 
 }  // namespace h2o::cuda

@@ -109,12 +109,11 @@ __device__ __forceinline__ uint32_t AndOr(uint32_t a, uint32_t mask,
 }
 
 // Pair p of an int4 word.  The difference is exact, the product is rounded.
-template <class T, bool kScaled>
+template <class T>
 __device__ __forceinline__ uint32_t WidenInt4(uint32_t word, int p,
                                               PairScale of) {
   const uint32_t based = AndOr(word >> (4 * p), 0x000f000f, Pairs<T>::kBase);
-  const uint32_t number = Subtract<T>(based, of.base_and_zero);
-  return kScaled ? Times<T>(number, of.scale) : number;
+  return Times<T>(Subtract<T>(based, of.base_and_zero), of.scale);
 }
 
 // Two codes of 8 bits, at bits 0 and 16, exactly; scales are of outputs, and
@@ -141,9 +140,8 @@ __device__ __forceinline__ uint32_t WidenFp8(uint32_t codes) {
 }
 
 // The fragment of step `step` of a vector.  of_rows: of int4, the scales of the
-// thread's rows g and g + 8.  Without kScaled the products' sums are to be
-// scaled.
-template <class T, WeightFormat kFormat, bool kScaled = true>
+// thread's rows g and g + 8.
+template <class T, WeightFormat kFormat>
 __device__ __forceinline__ void WidenStep(const uint4& vector, int step,
                                           const PairScale (&of_rows)[2],
                                           uint32_t (&a)[4]) {
@@ -151,7 +149,7 @@ __device__ __forceinline__ void WidenStep(const uint4& vector, int step,
 #pragma unroll
   for (int p = 0; p < 4; ++p) {
     if constexpr (kFormat == WeightFormat::kInt4) {
-      a[p] = WidenInt4<T, kScaled>(words[step], p, of_rows[p % 2]);
+      a[p] = WidenInt4<T>(words[step], p, of_rows[p % 2]);
     } else {
       const uint32_t codes = words[2 * step + p / 2] >> (8 * (p % 2));
       a[p] = kFormat == WeightFormat::kInt8 ? WidenInt8<T>(codes)

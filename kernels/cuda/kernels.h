@@ -18,6 +18,7 @@
 #include "base/dtype.h"
 #include "base/sampling.h"
 #include "base/weight_format.h"
+#include "kernels/cuda/whole_rows.h"
 #include "kernels/kv_head.h"
 #include "kernels/logit_changes.h"
 #include "kernels/norm_place.h"
@@ -148,15 +149,21 @@ cudaError_t GatherRows(const void* x, int64_t x_stride, const int32_t* rows_of,
                        int count, int columns, DType dtype, void* out,
                        int64_t out_stride, cudaStream_t stream);
 
-// ---- products of few rows --------------------------------------------------
+// ---- products of our own ----------------------------------------------------
 
-inline constexpr int kMostStreamedRows = 96;
+// Rows of a product, with codes and with plain weights.
+inline constexpr int kMostStreamedRows = 256;
+inline constexpr int kMostStreamedPlainRows = 96;
+// With int4 codes so many rows are rounded to whole numbers (whole_rows.h).
+inline constexpr int kMostWholeRows = 16;
 
 // Zeroed memory that products in turn share.
 struct StreamedProductWorkspace {
   float* partials = nullptr;  // PartialBytes(shares)
   uint32_t* ready = nullptr;  // [shares], zero before and after every product
   int shares = 0;             // at most; as many as multiprocessors
+  // Where x of int4's few rows is rounded: room for kMostWholeRows rows.
+  WholeRows whole;
 
   static int64_t PartialBytes(int shares);
 };
@@ -180,7 +187,7 @@ struct StreamedProductArgs {
   bool relu = false;
   void* y = nullptr;
   int64_t y_stride = 0;
-  int rows = 0;  // at most kMostStreamedRows
+  int rows = 0;  // at most kMostStreamedRows, or kMostStreamedPlainRows
   DType dtype = DType::kBFloat16;
   StreamedProductWorkspace workspace;
 };
@@ -202,24 +209,9 @@ struct ArrangeCodesArgs {
 };
 cudaError_t ArrangeCodes(const ArrangeCodesArgs& args, cudaStream_t stream);
 
-// Arranged codes of `outputs` outputs from first_output on, a multiple of
-// kCodeBlock, as rows of `columns` numbers of `dtype`, a multiple of 8.
-struct WidenCodesArgs {
-  const void* codes = nullptr;   // of the whole matrix, as are the scales:
-  const void* scales = nullptr;  // float [outputs], or GroupScale of int4
-  WeightFormat format = WeightFormat::kInt4;
-  int group = 0;
-  int64_t first_output = 0, outputs = 0, inputs = 0, columns = 0;
-  DType dtype = DType::kBFloat16;
-  void* wide = nullptr;
-  int64_t stride = 0;
-};
-cudaError_t WidenCodes(const WidenCodesArgs& args, cudaStream_t stream);
-
 // codes[r] = row r of x as e4m3, scales[r] its scale (base/fp8_rows.h).  Rows
-// of codes are `stride` bytes, zero behind the columns; up to 65536, a multiple
-// of
-// 16.  Columns of x behind the last, up to a multiple of 8, are zero.
+// of codes are `stride` bytes, zero behind the columns; up to 65536, a
+// multiple of 16.  Columns of x behind the last, up to a multiple of 8, are zero.
 struct RoundRowsArgs {
   const void* x = nullptr;  // [rows, columns] `dtype`
   int64_t x_stride = 0;

@@ -15,9 +15,6 @@ namespace h2o::cuda {
 namespace {
 
 constexpr size_t kWorkspaceBytes = size_t{64} << 20;
-// Room for a slice of widened codes.  Slices that stay in the L2 cache would be
-// so narrow that their products leave most of the device idle.
-constexpr int64_t kMostWidenedBytes = int64_t{256} << 20;
 
 StoredMatrix AsStored(const Matrix& x) {
   return {x.data, FormatOf(x.dtype), x.rows, x.columns, x.stride};
@@ -80,7 +77,7 @@ absl::Status LinearProducts::PrepareStreaming(int multiprocessors) {
 }
 
 bool LinearProducts::Streams(const Matrix& x, const Matrix& y) const {
-  return streamed_.shares > 0 && x.rows <= kMostStreamedRows &&
+  return streamed_.shares > 0 && x.rows <= kMostStreamedPlainRows &&
          x.stride % 8 == 0 && y.stride % 8 == 0 && y.dtype == x.dtype;
 }
 
@@ -112,7 +109,7 @@ absl::Status LinearProducts::Stream(const Matrix& x, const StoredMatrix& weight,
 }
 
 LinearProducts::~LinearProducts() {
-  cudaFree(widened_);
+  cudaFree(whole_);
   cudaFree(streamed_.partials);
   if (runtime_.end != nullptr) cudaEventDestroy(runtime_.end);
   if (runtime_.begin != nullptr) cudaEventDestroy(runtime_.begin);
@@ -128,49 +125,30 @@ absl::Status LinearProducts::Run(Matrix x, const StoredMatrix& weight,
                          rounded_.Round(x, weight.stride, stream));
     return Multiply(rounded, weight, bias, relu, y, stream);
   }
-  if (Streams(x, y)) return Stream(x, weight, bias, relu, y, stream);
-  if (IsPlain(weight.format)) {
-    return Multiply(AsStored(x), weight, bias, relu, y, stream);
+  if (!IsPlain(weight.format)) {
+    return StreamParts(x, weight, bias, relu, y, stream);
   }
-  return MultiplyWidened(x, weight, bias, relu, y, stream);
+  if (Streams(x, y)) return Stream(x, weight, bias, relu, y, stream);
+  return Multiply(AsStored(x), weight, bias, relu, y, stream);
 }
 
-absl::Status LinearProducts::MultiplyWidened(const Matrix& x,
-                                             const StoredMatrix& weight,
-                                             const void* bias, bool relu,
-                                             const Matrix& y,
-                                             cudaStream_t stream) {
-  const int64_t stride = AlignedStride(weight.columns);
-  const int64_t most = widened_bytes_ / (stride * 2) / kCodeBlock * kCodeBlock;
-  H2O_CHECK(most > 0) << weight.columns;
-  const int64_t slices = CeilDiv(weight.rows, most);
-  const int64_t even =
-      CeilDiv(CeilDiv(weight.rows, slices), kCodeBlock) * kCodeBlock;
-  for (int64_t first = 0; first < weight.rows; first += even) {
-    const int64_t outputs = std::min(even, weight.rows - first);
-    WidenCodesArgs args;
-    args.codes = weight.data;
-    args.scales = weight.scales;
-    args.format = weight.format;
-    args.group = weight.group;
-    args.first_output = first;
-    args.outputs = outputs;
-    args.inputs = weight.stride;
-    args.columns = args.stride = stride;
-    args.dtype = x.dtype;
-    args.wide = widened_;
-    H2O_RETURN_IF_ERROR(ToStatus(WidenCodes(args, stream), "widened codes"));
-    const StoredMatrix wide = {widened_, FormatOf(x.dtype), outputs,
-                               weight.columns, stride};
-    Matrix part = y;
-    part.columns = outputs;
-    part.data = static_cast<std::byte*>(y.data) + first * SizeOf(y.dtype);
-    const auto* const of_part =
-        bias == nullptr
-            ? nullptr
-            : static_cast<const std::byte*>(bias) + first * SizeOf(y.dtype);
-    H2O_RETURN_IF_ERROR(
-        Multiply(AsStored(x), wide, of_part, relu, part, stream));
+absl::Status LinearProducts::StreamParts(const Matrix& x,
+                                         const StoredMatrix& weight,
+                                         const void* bias, bool relu,
+                                         const Matrix& y,
+                                         cudaStream_t stream) const {
+  H2O_CHECK(takes_codes() && y.dtype == x.dtype);
+  const auto rows_of = [](const Matrix& m, int64_t first, int64_t count) {
+    Matrix part = m;
+    part.rows = count;
+    part.data =
+        static_cast<std::byte*>(m.data) + first * m.stride * SizeOf(m.dtype);
+    return part;
+  };
+  for (int64_t first = 0; first < x.rows; first += kMostStreamedRows) {
+    const int64_t count = std::min(int64_t{kMostStreamedRows}, x.rows - first);
+    H2O_RETURN_IF_ERROR(Stream(rows_of(x, first, count), weight, bias, relu,
+                               rows_of(y, first, count), stream));
   }
   return absl::OkStatus();
 }
@@ -229,23 +207,26 @@ absl::Status LinearProducts::Keep(const ProductShape& shape,
   return absl::OkStatus();
 }
 
-absl::Status LinearProducts::MakeRoomToWiden(const StoredMatrix& weight) {
-  const int64_t all =
-      weight.rows_with_room() * AlignedStride(weight.columns) * 2;
-  const int64_t bytes = std::min(all, kMostWidenedBytes);
-  if (bytes <= widened_bytes_) return absl::OkStatus();
-  cudaFree(widened_);
-  widened_bytes_ = 0;
-  H2O_RETURN_IF_ERROR(
-      ToStatus(cudaMalloc(&widened_, bytes), "room to widen codes"));
-  widened_bytes_ = bytes;
+absl::Status LinearProducts::MakeRoomToRound(const StoredMatrix& weight) {
+  if (weight.format != WeightFormat::kInt4) return absl::OkStatus();
+  const int64_t numbers = WholeRows::NumberBytes(kMostWholeRows, weight.stride);
+  const int64_t bytes =
+      numbers + WholeRows::GroupBytes(kMostWholeRows, weight.stride);
+  if (bytes <= whole_bytes_) return absl::OkStatus();
+  cudaFree(whole_);
+  whole_bytes_ = 0;
+  H2O_RETURN_IF_ERROR(ToStatus(cudaMalloc(&whole_, bytes), "room to round"));
+  whole_bytes_ = bytes;
+  streamed_.whole.numbers = static_cast<int8_t*>(whole_);
+  streamed_.whole.groups =
+      reinterpret_cast<WholeGroup*>(static_cast<std::byte*>(whole_) + numbers);
   return absl::OkStatus();
 }
 
 absl::Status LinearProducts::Arrange(const StoredMatrix& weight, void* codes,
                                      void* scales, cudaStream_t stream) {
   if (Rounds(weight)) return absl::OkStatus();
-  H2O_RETURN_IF_ERROR(MakeRoomToWiden(weight));
+  H2O_RETURN_IF_ERROR(MakeRoomToRound(weight));
   const bool in_groups = weight.format == WeightFormat::kInt4;
   const int64_t code_bytes = weight.bytes();
   const int64_t bytes = code_bytes + (in_groups ? weight.scale_bytes() : 0);

@@ -1,6 +1,7 @@
-// Matrix products on a GPU.  Products of few rows run our own kernel
-// (StreamedProduct); the others run the fastest of cuBLASLt's kernels.  So do
-// all products of fp8 weights whose inputs are to be fp8, too.
+// Matrix products on a GPU.  Products of few rows, and those with weights of
+// codes, run our own kernel (StreamedProduct); the others run the fastest of
+// cuBLASLt's kernels.  So do all products of fp8 weights whose inputs are to be
+// fp8, too.
 //
 // The first product of a shape times the kernels that cuBLASLt proposes, on its
 // own operands and in its own stream, and keeps the fastest.  Shapes of many
@@ -62,7 +63,7 @@ class LinearProducts {
   bool takes_codes() const { return streamed_.shares > 0; }
   int64_t workspace_bytes() const {
     return static_cast<int64_t>(runtime_.workspace_bytes) + streamed_bytes_ +
-           widened_bytes_ + rounded_.bytes();
+           whole_bytes_ + rounded_.bytes();
   }
 
  private:
@@ -71,12 +72,8 @@ class LinearProducts {
   absl::Status Multiply(const StoredMatrix& x, const StoredMatrix& weight,
                         const void* bias, bool relu, const Matrix& y,
                         cudaStream_t stream);
-  // Room for slices of such codes, or for all of them.
-  absl::Status MakeRoomToWiden(const StoredMatrix& weight);
-  // Of codes, widened a slice of the outputs at a time.
-  absl::Status MultiplyWidened(const Matrix& x, const StoredMatrix& weight,
-                               const void* bias, bool relu, const Matrix& y,
-                               cudaStream_t stream);
+  // Room for rows of x that are multiplied with such codes in whole numbers.
+  absl::Status MakeRoomToRound(const StoredMatrix& weight);
   absl::Status Keep(const ProductShape& shape, const ProductChoice& choice,
                     bool overrules);
 
@@ -90,12 +87,16 @@ class LinearProducts {
   absl::Status Stream(const Matrix& x, const StoredMatrix& weight,
                       const void* bias, bool relu, const Matrix& y,
                       cudaStream_t stream) const;
+  // With codes: parts of the rows, one after the other.
+  absl::Status StreamParts(const Matrix& x, const StoredMatrix& weight,
+                           const void* bias, bool relu, const Matrix& y,
+                           cudaStream_t stream) const;
 
   const bool searches_;
   StreamedProductWorkspace streamed_;  // no shares: not here
   int64_t streamed_bytes_ = 0;
-  void* widened_ = nullptr;
-  int64_t widened_bytes_ = 0;
+  void* whole_ = nullptr;  // of streamed_.whole
+  int64_t whole_bytes_ = 0;
   RoundedRows rounded_;
   ProductRuntime runtime_;
   std::string path_;  // of the choices; empty: not kept

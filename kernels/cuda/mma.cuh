@@ -124,6 +124,17 @@ __device__ __forceinline__ float Exp2(float x) {
 // then WaitForProducts and Settle of what they wrote.  Only then may a thread
 // touch the registers or overwrite the shared memory that they use.
 
+// A warp group keeps so many registers a thread, or gets them once others have
+// given theirs back; of sm_90a alone.
+template <int kRegisters>
+__device__ __forceinline__ void GiveRegistersBack() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void TakeRegisters() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
 // How 16-byte chunks of shared memory are permuted: chunk number ^= row number,
 // both counted from addresses.
 enum class Swizzle : uint64_t {
@@ -172,6 +183,14 @@ __device__ __forceinline__ void WaitForProducts() {
 }
 // Keeps the compiler from reading c before the wait.
 template <int kTiles>
+__device__ __forceinline__ void Settle(int32_t (&c)[kTiles][4]) {
+#pragma unroll
+  for (int j = 0; j < kTiles; ++j) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) asm volatile("" : "+r"(c[j][e])::"memory");
+  }
+}
+template <int kTiles>
 __device__ __forceinline__ void Settle(float (&c)[kTiles][4]) {
 #pragma unroll
   for (int j = 0; j < kTiles; ++j) {
@@ -180,7 +199,7 @@ __device__ __forceinline__ void Settle(float (&c)[kTiles][4]) {
   }
 }
 
-// The registers of C [64 rows, 16 to 96 columns]: a C fragment a warp for each
+// The registers of C [64 rows, 16 to 256 columns]: a C fragment a warp for each
 // 8 of them.
 #define H2O_C(j) "+f"(c[j][0]), "+f"(c[j][1]), "+f"(c[j][2]), "+f"(c[j][3])
 #define H2O_C16 H2O_C(0), H2O_C(1)
@@ -188,6 +207,13 @@ __device__ __forceinline__ void Settle(float (&c)[kTiles][4]) {
 #define H2O_C48 H2O_C32, H2O_C(4), H2O_C(5)
 #define H2O_C64 H2O_C48, H2O_C(6), H2O_C(7)
 #define H2O_C96 H2O_C64, H2O_C(8), H2O_C(9), H2O_C(10), H2O_C(11)
+#define H2O_C128 H2O_C96, H2O_C(12), H2O_C(13), H2O_C(14), H2O_C(15)
+#define H2O_C192                                                              \
+  H2O_C128, H2O_C(16), H2O_C(17), H2O_C(18), H2O_C(19), H2O_C(20), H2O_C(21), \
+      H2O_C(22), H2O_C(23)
+#define H2O_C256                                                              \
+  H2O_C192, H2O_C(24), H2O_C(25), H2O_C(26), H2O_C(27), H2O_C(28), H2O_C(29), \
+      H2O_C(30), H2O_C(31)
 #define H2O_8_NAMES "%0, %1, %2, %3, %4, %5, %6, %7"
 #define H2O_16_NAMES H2O_8_NAMES ", %8, %9, %10, %11, %12, %13, %14, %15"
 #define H2O_24_NAMES H2O_16_NAMES ", %16, %17, %18, %19, %20, %21, %22, %23"
@@ -196,6 +222,22 @@ __device__ __forceinline__ void Settle(float (&c)[kTiles][4]) {
   H2O_32_NAMES                                      \
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, " \
   "%41, %42, %43, %44, %45, %46, %47"
+#define H2O_64_NAMES                         \
+  H2O_48_NAMES                               \
+  ", %48, %49, %50, %51, %52, %53, %54, %55" \
+  ", %56, %57, %58, %59, %60, %61, %62, %63"
+#define H2O_96_NAMES                         \
+  H2O_64_NAMES                               \
+  ", %64, %65, %66, %67, %68, %69, %70, %71" \
+  ", %72, %73, %74, %75, %76, %77, %78, %79" \
+  ", %80, %81, %82, %83, %84, %85, %86, %87" \
+  ", %88, %89, %90, %91, %92, %93, %94, %95"
+#define H2O_128_NAMES                                \
+  H2O_96_NAMES                                       \
+  ", %96, %97, %98, %99, %100, %101, %102, %103"     \
+  ", %104, %105, %106, %107, %108, %109, %110, %111" \
+  ", %112, %113, %114, %115, %116, %117, %118, %119" \
+  ", %120, %121, %122, %123, %124, %125, %126, %127"
 #define H2O_C16_NAMES "{" H2O_8_NAMES "}"
 #define H2O_C64_NAMES "{" H2O_32_NAMES "}"
 
@@ -245,19 +287,25 @@ __device__ __forceinline__ void GroupMultiply(float (*c)[4], uint64_t a,
                : H2O_C##columns                                             \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),        \
                  "r"(static_cast<int>(add)))
-#define H2O_GROUP_MULTIPLIES_HELD(format)                              \
-  do {                                                                 \
-    if constexpr (kColumns == 16) {                                    \
-      H2O_GROUP_MULTIPLY_HELD(format, 16, 8, 8, 9, 10, 11, 12, 13);    \
-    } else if constexpr (kColumns == 32) {                             \
-      H2O_GROUP_MULTIPLY_HELD(format, 32, 16, 16, 17, 18, 19, 20, 21); \
-    } else if constexpr (kColumns == 48) {                             \
-      H2O_GROUP_MULTIPLY_HELD(format, 48, 24, 24, 25, 26, 27, 28, 29); \
-    } else if constexpr (kColumns == 64) {                             \
-      H2O_GROUP_MULTIPLY_HELD(format, 64, 32, 32, 33, 34, 35, 36, 37); \
-    } else {                                                           \
-      H2O_GROUP_MULTIPLY_HELD(format, 96, 48, 48, 49, 50, 51, 52, 53); \
-    }                                                                  \
+#define H2O_GROUP_MULTIPLIES_HELD(format)                                      \
+  do {                                                                         \
+    if constexpr (kColumns == 16) {                                            \
+      H2O_GROUP_MULTIPLY_HELD(format, 16, 8, 8, 9, 10, 11, 12, 13);            \
+    } else if constexpr (kColumns == 32) {                                     \
+      H2O_GROUP_MULTIPLY_HELD(format, 32, 16, 16, 17, 18, 19, 20, 21);         \
+    } else if constexpr (kColumns == 48) {                                     \
+      H2O_GROUP_MULTIPLY_HELD(format, 48, 24, 24, 25, 26, 27, 28, 29);         \
+    } else if constexpr (kColumns == 64) {                                     \
+      H2O_GROUP_MULTIPLY_HELD(format, 64, 32, 32, 33, 34, 35, 36, 37);         \
+    } else if constexpr (kColumns == 96) {                                     \
+      H2O_GROUP_MULTIPLY_HELD(format, 96, 48, 48, 49, 50, 51, 52, 53);         \
+    } else if constexpr (kColumns == 128) {                                    \
+      H2O_GROUP_MULTIPLY_HELD(format, 128, 64, 64, 65, 66, 67, 68, 69);        \
+    } else if constexpr (kColumns == 192) {                                    \
+      H2O_GROUP_MULTIPLY_HELD(format, 192, 96, 96, 97, 98, 99, 100, 101);      \
+    } else {                                                                   \
+      H2O_GROUP_MULTIPLY_HELD(format, 256, 128, 128, 129, 130, 131, 132, 133); \
+    }                                                                          \
   } while (false)
 
 // The same with each warp's A fragment held in registers, which the warp must
@@ -267,7 +315,8 @@ __device__ __forceinline__ void GroupMultiplyHeld(float (*c)[4],
                                                   const uint32_t (&a)[4],
                                                   uint64_t b, bool add) {
   static_assert(kColumns == 16 || kColumns == 32 || kColumns == 48 ||
-                kColumns == 64 || kColumns == 96);
+                kColumns == 64 || kColumns == 96 || kColumns == 128 ||
+                kColumns == 192 || kColumns == 256);
   if constexpr (std::is_same_v<T, __nv_bfloat16>) {
     H2O_GROUP_MULTIPLIES_HELD("bf16");
   } else {
@@ -322,15 +371,51 @@ __device__ __forceinline__ void GroupMultiplyNarrow(float (*c)[4],
   }
 }
 
+// c [64, kColumns] = a b, or += if `add`, of whole numbers: a [64, 32] of 0 to
+// 255, held as for GroupMultiplyHeld, a byte a number: a[0] (g, 4t..4t+3),
+// a[1] (g + 8, 4t..), a[2] (g, 4t+16..), a[3] (g + 8, 4t+16..); b
+// [kColumns, 32] of -128 to 127, side by side in shared memory.
+#define H2O_D(j) "+r"(c[j][0]), "+r"(c[j][1]), "+r"(c[j][2]), "+r"(c[j][3])
+template <int kColumns>
+__device__ __forceinline__ void GroupMultiplyWhole(int32_t (*c)[4],
+                                                   const uint32_t (&a)[4],
+                                                   uint64_t b, bool add) {
+  static_assert(kColumns == 16 || kColumns == 32);
+  if constexpr (kColumns == 16) {
+    asm volatile(
+        "{\n.reg .pred add;\nsetp.ne.b32 add, %13, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n16k32.s32.u8.s8 {" H2O_8_NAMES
+        "}, {%8, %9, %10, %11}, %12, add;\n}"
+        : H2O_D(0), H2O_D(1)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),
+          "r"(static_cast<int>(add)));
+  } else {
+    asm volatile(
+        "{\n.reg .pred add;\nsetp.ne.b32 add, %21, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n32k32.s32.u8.s8 {" H2O_16_NAMES
+        "}, {%16, %17, %18, %19}, %20, add;\n}"
+        : H2O_D(0), H2O_D(1), H2O_D(2), H2O_D(3)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),
+          "r"(static_cast<int>(add)));
+  }
+}
+#undef H2O_D
+
 #undef H2O_C
 #undef H2O_C16
 #undef H2O_C32
 #undef H2O_C64
 #undef H2O_C96
+#undef H2O_C128
+#undef H2O_C192
+#undef H2O_C256
 #undef H2O_8_NAMES
 #undef H2O_16_NAMES
 #undef H2O_32_NAMES
 #undef H2O_48_NAMES
+#undef H2O_64_NAMES
+#undef H2O_96_NAMES
+#undef H2O_128_NAMES
 #undef H2O_C16_NAMES
 #undef H2O_C64_NAMES
 #undef H2O_GROUP_MULTIPLY

@@ -16,11 +16,14 @@ __device__ __forceinline__ uint32_t SharedAddress(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
-// The same, worked out once and kept, rather than again at every use.
-__device__ __forceinline__ uint32_t HeldSharedAddress(const void* p) {
+// Worked out once and kept, rather than again at every use.
+__device__ __forceinline__ uint32_t Held(uint32_t x) {
   uint32_t held;
-  asm volatile("mov.u32 %0, %1;" : "=r"(held) : "r"(SharedAddress(p)));
+  asm volatile("mov.u32 %0, %1;" : "=r"(held) : "r"(x));
   return held;
+}
+__device__ __forceinline__ uint32_t HeldSharedAddress(const void* p) {
+  return Held(SharedAddress(p));
 }
 __device__ __forceinline__ uint4 LoadShared16(uint32_t address) {
   uint4 v;
@@ -28,6 +31,11 @@ __device__ __forceinline__ uint4 LoadShared16(uint32_t address) {
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "r"(address)
                : "memory");
+  return v;
+}
+__device__ __forceinline__ uint32_t LoadShared4(uint32_t address) {
+  uint32_t v;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
   return v;
 }
 __device__ __forceinline__ uint32_t LoadShared2(uint32_t address) {

@@ -1,4 +1,4 @@
-// y = x W^T of few rows: a stream of weights.
+// y = x W^T of few rows, or with weights of codes: a stream of weights.
 //
 // Such a product takes as long as reading its weights.  A library's kernel adds
 // its start and its end to that, at every product.  Here a block starts while
@@ -19,13 +19,16 @@
 // there are so few tiles that two thread blocks can work on each, the two are a
 // cluster, and each writes half.  The order of a sum depends on the shape of W,
 // the device, and the shape of the kernel: of plain weights whether there are
-// more than 64 rows, of codes whether there are more than 16, 32, 48 and 64.
+// more than 64 rows, of codes whether there are more than 8 (int4), 16, 32, 48,
+// 64, 96, 128 and 192.
 //
 // Plain weights are multiplied from shared memory.  Codes go through registers:
-// a warp group widens fragments to 16 bits, and the tensor cores multiply them.
-// Its warps wait for each other's steps more than they compute; so with few
-// rows two or three teams, of two warp groups each, take turns with the pieces,
-// and the sums of all are added to those of the first.
+// a warp group widens fragments to 16 bits, and the tensor cores multiply them;
+// of int4 and few rows it takes the codes as they are, and x is rounded to
+// whole numbers before (whole_rows.h). Its warps wait for each other's steps
+// more than they compute; so with few rows two or three teams, of two warp
+// groups each, take turns with the pieces, and the sums of all are added to
+// those of the first.
 #include <cuda.h>
 #include <cudaTypedefs.h>
 
@@ -62,32 +65,42 @@ struct Shape {
   static constexpr WeightFormat kFormat = kWeights;
   static constexpr bool kCoded = !IsPlain(kFormat);
   static constexpr bool kScaledInGroups = kFormat == WeightFormat::kInt4;
-  // Of few rows it is less work to scale sums than weights.
-  static constexpr bool kScalesSums = kScaledInGroups && kRows <= 16;
+  // Of few rows x is whole numbers, in two terms, and sums are scaled.
+  static constexpr bool kWhole = kScaledInGroups && kRows <= kMostWholeRows;
   // Of a piece: two lie side by side in memory.
   static constexpr int kSlices = kCoded || kRows <= 64 ? 2 : 1;
   static constexpr int kInputs = kSlices * kSlice;
   static constexpr int kFragments = kRows / 8;  // of a consumer, each 4 sums
-  static constexpr int kTeams = !kCoded || kRows > 64 ? 1 : kRows > 32 ? 2 : 3;
-  static_assert(!kScalesSums || kTeams == 3);
+  static constexpr int kTeams = !kCoded || kRows > 64 ? 1 : kRows > 48 ? 2 : 3;
+  static_assert(!kWhole || kTeams == 3);
   static constexpr int kConsumers = kTeams * kTeam;
-  static constexpr int kThreads = kConsumers + kWarp;
+  // With many sums the producer leaves its registers to the consumers, which
+  // takes a whole warp group.
+  static constexpr bool kMovesRegisters = kRows > 128;
+  static constexpr int kThreads =
+      kConsumers + (kMovesRegisters ? kGroupThreads : kWarp);
   static constexpr int kWeightBytes = kOutputs * kInputs * BitsOf(kFormat) / 8;
   // Room for two groups.
   static constexpr int kScaleBytes =
       kScaledInGroups ? 2 * kOutputs * int{sizeof(GroupScale)} : 0;
   static constexpr int kRowBytes = kSlices * kRows * kSlice * 2;
+  // Beside a stage: its barriers, and of whole numbers two groups' sums.
+  static constexpr int kSumBytes =
+      kWhole ? 2 * kRows * int{sizeof(WholeGroup)} : 0;
+  static constexpr int kBesideStage = kSumBytes + 16;
   static constexpr int kStageBytes = kWeightBytes + kScaleBytes + kRowBytes;
   static constexpr int kTeamBytes =  // what other teams hand to the first
       (kTeams - 1) * kFragments * kTeam * 16;
   static constexpr int kBesideBytes =  // what a pair exchanges
       kPaired ? kFragments * kGroupThreads * 16 : 0;
+  // So that blocks of RoundToWhole, which comes between, can start.
+  static constexpr int kLeftBytes = kWhole ? 6 << 10 : 0;
   // As many for each team: a stage is always the same team's.
   static constexpr int kStages =
-      (kSharedBytes - kSwizzleBytes - kTeamBytes - kBesideBytes) /
-      (kStageBytes + 16) / kTeams * kTeams;
-  static constexpr int kAllBytes =
-      kSwizzleBytes + kTeamBytes + kBesideBytes + kStages * (kStageBytes + 16);
+      (kSharedBytes - kLeftBytes - kSwizzleBytes - kTeamBytes - kBesideBytes) /
+      (kStageBytes + kBesideStage) / kTeams * kTeams;
+  static constexpr int kAllBytes = kSwizzleBytes + kTeamBytes + kBesideBytes +
+                                   kStages * (kStageBytes + kBesideStage);
 };
 
 // Of a consumer: 64 outputs a warp group, all rows.
@@ -108,6 +121,7 @@ struct Work {
   const std::byte* codes;          // of coded weights
   const float* output_scales;      // [outputs], of fp8 and int8
   const GroupScale* group_scales;  // of int4
+  const WholeGroup* whole_groups;  // of int4 and few rows: of x
   int groups_of_piece;             // of int4
   const void* bias;
   void* y;
@@ -137,15 +151,17 @@ __device__ __forceinline__ int MyShare() {
 template <class S>
 struct Ring {
   unsigned char* stages;
-  float4* teams;    // [kTeams - 1][kFragments][kTeam]
-  float4* beside;   // [kFragments][kGroupThreads], of pairs
-  uint64_t* full;   // [kStages]
-  uint64_t* empty;  // [kStages]
+  unsigned char* sums;  // [kStages][kSumBytes]
+  float4* teams;        // [kTeams - 1][kFragments][kTeam]
+  float4* beside;       // [kFragments][kGroupThreads], of pairs
+  uint64_t* full;       // [kStages]
+  uint64_t* empty;      // [kStages]
 
   __device__ Ring() {
     unsigned char* const shared = DynamicShared();
     stages = shared + (-SharedAddress(shared) & (kSwizzleBytes - 1));
-    unsigned char* const behind = stages + S::kStages * S::kStageBytes;
+    sums = stages + S::kStages * S::kStageBytes;
+    unsigned char* const behind = sums + S::kStages * S::kSumBytes;
     teams = reinterpret_cast<float4*>(behind);
     beside = reinterpret_cast<float4*>(behind + S::kTeamBytes);
     full =
@@ -165,6 +181,12 @@ struct Ring {
 
 // ---- the producer -----------------------------------------------------------
 
+// Of x, in a piece.
+template <class S>
+__device__ __forceinline__ uint32_t BytesOfSums(const Work& work) {
+  return S::kWhole ? work.groups_of_piece * S::kRows * sizeof(WholeGroup) : 0;
+}
+
 // Codes and scales of a piece; announces the rows of x as well.
 template <class S>
 __device__ __forceinline__ void CopyCodes(const Ring<S>& ring, const Work& work,
@@ -173,7 +195,8 @@ __device__ __forceinline__ void CopyCodes(const Ring<S>& ring, const Work& work,
   uint64_t* const full = &ring.full[stage];
   const int scales = S::kScaledInGroups ? work.groups_of_piece * kOutputs : 0;
   const uint32_t scale_bytes = scales * sizeof(GroupScale);
-  ArriveExpect(full, S::kWeightBytes + scale_bytes + S::kRowBytes);
+  ArriveExpect(full, S::kWeightBytes + scale_bytes + S::kRowBytes +
+                         BytesOfSums<S>(work));
   BulkCopy(ring.Weights(stage), work.codes + int64_t{piece} * S::kWeightBytes,
            S::kWeightBytes, full, policy);
   if constexpr (S::kScaledInGroups) {
@@ -211,6 +234,16 @@ __device__ void Produce(const Ring<S>& ring, const Work& work,
     }
   };
   const auto copy_x = [&](Place at, int stage) {
+    if constexpr (S::kWhole) {
+      // Both terms of all rows are one box.
+      CopyBox(ring.Rows(stage, 0), &x, at.piece * S::kInputs, 0,
+              &ring.full[stage]);
+      BulkCopy(ring.sums + stage * S::kSumBytes,
+               work.whole_groups +
+                   at.piece * work.groups_of_piece * int64_t{S::kRows},
+               BytesOfSums<S>(work), &ring.full[stage]);
+      return;
+    }
 #pragma unroll
     for (int slice = 0; slice < S::kSlices; ++slice) {
       CopyBox(ring.Rows(stage, slice), &x,
@@ -292,20 +325,18 @@ struct CodedHalf {
       const uint4 vector = LoadShared16(codes + v * kGroupThreads * 16);
 #pragma unroll
       for (int s = 0; s < Tile::kStepsOfVector; ++s) {
-        WidenStep<T, S::kFormat, !S::kScalesSums>(
-            vector, s, scales, a[v * Tile::kStepsOfVector + s]);
+        WidenStep<T, S::kFormat>(vector, s, scales,
+                                 a[v * Tile::kStepsOfVector + s]);
       }
     }
   }
-  // Adds to c, or starts it.
-  template <bool kAdds>
+  // Adds to c.
   __device__ __forceinline__ void Multiply(const SplitOperand& x,
                                            uint32_t bytes, Sums<S>& c) const {
     FenceProducts();
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
-      GroupMultiplyHeld<T, S::kRows>(c, a[step], x.At(bytes + 32 * step),
-                                     kAdds || step > 0);
+      GroupMultiplyHeld<T, S::kRows>(c, a[step], x.At(bytes + 32 * step), true);
     }
     CommitProducts();
   }
@@ -320,30 +351,31 @@ struct CodedPlace {
   __device__ CodedPlace() {
     const int group = InTeam() / kGroupThreads;
     const int thread = threadIdx.x % kGroupThreads;
-    codes = (group * Tile::kVectors * kGroupThreads + thread) * 16;
+    codes = Held((group * Tile::kVectors * kGroupThreads + thread) * 16);
     // Of the outputs g and g + 8 of this thread's fragments.
     const int output = group * kGroupOutputs + thread / kWarp * 16 + Lane() / 4;
-    scales = S::kWeightBytes + output * int{sizeof(GroupScale)};
+    scales = Held(S::kWeightBytes + output * int{sizeof(GroupScale)});
   }
 };
 
-// Half a piece's sums, and the scales of a thread's two outputs.
 template <class S>
-struct GroupSums {
-  Sums<S> c;
-  float scales[2];
-
-  __device__ __forceinline__ void AddTo(Sums<S>& all) {
-    Settle(c);
+__device__ __forceinline__ void Clear(Sums<S>& c) {
 #pragma unroll
-    for (int j = 0; j < S::kFragments; ++j) {
+  for (int j = 0; j < S::kFragments; ++j) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        all[j][e] = fmaf(scales[e / 2], c[j][e], all[j][e]);
-      }
-    }
+    for (int e = 0; e < 4; ++e) c[j][e] = 0;
   }
-};
+}
+
+// The first of `pieces` that is this team's, to which the cursor goes.
+template <class S, int kTeamOfThis>
+__device__ __forceinline__ int SkipToOwn(int pieces, RingCursor* cursor) {
+  const int of_stage = cursor->stage % S::kTeams;
+  const int skipped =
+      min((S::kTeams + kTeamOfThis - of_stage) % S::kTeams, pieces);
+  cursor->Skip(skipped, S::kStages);
+  return skipped;
+}
 
 // The same with weights of codes: this team's pieces of them, half a piece at a
 // time.
@@ -362,16 +394,9 @@ __device__ void MultiplyCodedPieces(const Ring<S>& ring, const Work& work,
     if (Lane() == 0) Arrive(empty + stage * sizeof(uint64_t));
   };
   Half halves[2];
-  GroupSums<S> sums[2];
   int before = -1;  // the stage that products in flight may read
-#pragma unroll
-  for (int j = 0; j < S::kFragments; ++j) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) c[j][e] = 0;
-  }
-  const int of_stage = cursor->stage % S::kTeams;
-  int piece = min((S::kTeams + kTeamOfThis - of_stage) % S::kTeams, pieces);
-  cursor->Skip(piece, S::kStages);
+  Clear<S>(c);
+  int piece = SkipToOwn<S, kTeamOfThis>(pieces, cursor);
   for (; piece < pieces; piece += S::kTeams) {
     const int stage = cursor->stage;
     const uint32_t at = stages + stage * S::kStageBytes;
@@ -388,23 +413,17 @@ __device__ void MultiplyCodedPieces(const Ring<S>& ring, const Work& work,
                                     8 * r * int{sizeof(GroupScale)};
           const uint32_t scale = LoadShared2(of_group);
           scales[r] = ToPairScale<T>(scale, LoadShared2(of_group + 2));
-          sums[half].scales[r] = __uint_as_float(scale << 16);
         }
       }
       halves[half].Widen(
           at + place.codes + half * Half::kVectors * kGroupThreads * 16,
           scales);
       const uint32_t x_bytes = half * S::kRows * kSlice * 2;
-      if constexpr (S::kScalesSums) {
-        halves[half].template Multiply<false>(x, x_bytes, sums[half].c);
-      } else {
-        halves[half].template Multiply<true>(x, x_bytes, c);
-      }
+      halves[half].Multiply(x, x_bytes, c);
       // Three teams have no registers for two halves, and need not overlap
       // them: while one waits, the others widen.
       if constexpr (S::kTeams > 2) {
         WaitForProducts<0>();
-        if constexpr (S::kScalesSums) sums[half].AddTo(c);
       } else {
         WaitForProducts<1>();  // of the half before
         if (half == 0 && before >= 0) release(before);
@@ -419,6 +438,108 @@ __device__ void MultiplyCodedPieces(const Ring<S>& ring, const Work& work,
     if (before >= 0) release(before);
   }
   Settle(c);
+}
+
+// A piece of int4 codes and whole numbers of x, in a thread's registers.
+template <class S>
+struct WholePiece {
+  using Tile = CodedTile<S::kFormat>;
+  static constexpr int kSteps = kTileSteps / 2;  // of 32 inputs
+  uint32_t a[kSteps][4];
+
+  // The codes of two steps of 16 inputs make one of 32: a word's even digits
+  // are of output g, its odd ones of g + 8.
+  __device__ __forceinline__ void Take(uint32_t codes) {
+#pragma unroll
+    for (int v = 0; v < Tile::kVectors; ++v) {
+      const uint4 vector = LoadShared16(codes + v * kGroupThreads * 16);
+      const uint32_t words[4] = {vector.x, vector.y, vector.z, vector.w};
+#pragma unroll
+      for (int w = 0; w < 4; ++w) {
+        uint32_t* const to = &a[2 * v + w / 2][w % 2 * 2];
+        to[0] = words[w] & 0x0f0f0f0f;
+        to[1] = words[w] >> 4 & 0x0f0f0f0f;
+      }
+    }
+  }
+
+  // Adds the product of the kOfGroup steps from `first` on to c.  `scales`: of
+  // this thread's outputs g and g + 8 in the group; `sums`: of its rows.
+  template <int kFirst, int kOfGroup>
+  __device__ __forceinline__ void AddGroup(const SplitOperand& x,
+                                           uint32_t scales, uint32_t sums,
+                                           Sums<S>& c) const {
+    constexpr int kRows = S::kFragments;
+    int32_t terms[2 * kRows][4];  // high, low
+    FenceProducts();
+#pragma unroll
+    for (int step = 0; step < kOfGroup; ++step) {
+      GroupMultiplyWhole<2 * S::kRows>(terms, a[kFirst + step],
+                                       x.At(32 * (kFirst + step)), step > 0);
+    }
+    CommitProducts();
+    uint32_t of_outputs[2];
+    uint4 of_rows[kRows];  // of rows 2t and 2t + 1: WholeGroup
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      of_outputs[r] = LoadShared4(scales + 8 * r * int{sizeof(GroupScale)});
+    }
+#pragma unroll
+    for (int j = 0; j < kRows; ++j) {
+      of_rows[j] = LoadShared16(sums + 8 * j * int{sizeof(WholeGroup)});
+    }
+    WaitForProducts<0>();
+    Settle(terms);
+#pragma unroll
+    for (int j = 0; j < kRows; ++j) {
+      const uint32_t sum[2] = {of_rows[j].x, of_rows[j].z};
+      const uint32_t scale[2] = {of_rows[j].y, of_rows[j].w};
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int zero = static_cast<int>(of_outputs[e / 2] >> 16);
+        const float of_output = __uint_as_float(of_outputs[e / 2] << 16);
+        const int whole = terms[j][e] * 256 + terms[kRows + j][e] -
+                          zero * static_cast<int>(sum[e % 2]);
+        c[j][e] = fmaf(of_output * __uint_as_float(scale[e % 2]),
+                       static_cast<float>(whole), c[j][e]);
+      }
+    }
+  }
+};
+
+// The same with whole numbers of x, and so many groups of inputs a piece.
+template <class S, int kTeamOfThis, int kGroupsOfPiece>
+__device__ void MultiplyWholePieces(const Ring<S>& ring, const Work& work,
+                                    int pieces, RingCursor* cursor,
+                                    Sums<S>& c) {
+  const CodedPlace<S> place;
+  const uint32_t stages = HeldSharedAddress(ring.stages);
+  const uint32_t full = HeldSharedAddress(ring.full);
+  const uint32_t empty = full + S::kStages * sizeof(uint64_t);
+  const uint32_t sums =
+      HeldSharedAddress(ring.sums + Lane() % 4 * 2 * sizeof(WholeGroup));
+  Clear<S>(c);
+  int piece = SkipToOwn<S, kTeamOfThis>(pieces, cursor);
+  for (; piece < pieces; piece += S::kTeams) {
+    const int stage = cursor->stage;
+    const uint32_t at = stages + stage * S::kStageBytes;
+    const uint32_t of_rows = sums + stage * S::kSumBytes;
+    const SplitOperand x(at + S::kWeightBytes + S::kScaleBytes,
+                         Swizzle::k128Bytes, kSwizzleBytes);
+    WholePiece<S> whole;
+    Wait(full + stage * sizeof(uint64_t), cursor->parity);
+    whole.Take(at + place.codes);
+    if constexpr (kGroupsOfPiece == 1) {
+      whole.template AddGroup<0, 4>(x, at + place.scales, of_rows, c);
+    } else {
+      whole.template AddGroup<0, 2>(x, at + place.scales, of_rows, c);
+      whole.template AddGroup<2, 2>(
+          x, at + place.scales + kOutputs * int{sizeof(GroupScale)},
+          of_rows + S::kSumBytes / 2, c);
+    }
+    if (Lane() == 0) Arrive(empty + stage * sizeof(uint64_t));
+    cursor->Skip(min(S::kTeams, pieces - piece), S::kStages);
+  }
 }
 
 // The first team takes the sums of the others, which go on meanwhile.  `again`:
@@ -461,7 +582,14 @@ template <class T, class S, int kTeamOfThis>
 __device__ __forceinline__ void Multiply(const Ring<S>& ring, const Work& work,
                                          int pieces, bool again,
                                          RingCursor* cursor, Sums<S>& c) {
-  if constexpr (S::kCoded) {
+  if constexpr (S::kWhole) {
+    if (__any_sync(kAllLanes, work.groups_of_piece == 1)) {
+      MultiplyWholePieces<S, kTeamOfThis, 1>(ring, work, pieces, cursor, c);
+    } else {
+      MultiplyWholePieces<S, kTeamOfThis, 2>(ring, work, pieces, cursor, c);
+    }
+    JoinTeams<S, kTeamOfThis>(ring, again, c);
+  } else if constexpr (S::kCoded) {
     MultiplyCodedPieces<T, S, kTeamOfThis>(ring, work, pieces, cursor, c);
     JoinTeams<S, kTeamOfThis>(ring, again, c);
   } else {
@@ -506,6 +634,21 @@ __device__ __forceinline__ void Add(const Sums<S>& more, Sums<S>& c) {
   for (int j = 0; j < S::kFragments; ++j) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) c[j][e] += more[j][e];
+  }
+}
+// Takes it and adds it at once.
+template <class S>
+__device__ void AddPartial(const Work& work, int share, Sums<S>& c) {
+  if (threadIdx.x == 0) Await(&work.ready[share]);
+  SyncTeam();
+  const float4* const from =
+      work.partials + int64_t{share} * S::kFragments * kTeam;
+#pragma unroll
+  for (int j = 0; j < S::kFragments; ++j) {
+    float more[4];
+    FromFloat4(__ldcg(from + j * kTeam + threadIdx.x), more);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) c[j][e] += more[e];
   }
 }
 
@@ -581,23 +724,29 @@ __device__ void ConsumeShare(const Ring<S>& ring, const Work& work) {
     // this share had to do before (by some pieces, since it may have started
     // later), its partial is there by now, and comes during the products.
     constexpr int kLead = 8;
-    const bool soon = S::kTeams == 1 && piece == tile_begin &&
-                      until < tile_end && work.First(next + 1) >= tile_end &&
+    // Where there are registers for a second set of sums.
+    constexpr bool kTakesSoon = S::kFragments == 1
+                                    ? kTeamOfThis == 0
+                                    : S::kTeams == 1 && S::kRows <= 96;
+    const bool soon = kTakesSoon && piece == tile_begin && until < tile_end &&
+                      work.First(next + 1) >= tile_end &&
                       tile_end - until + kLead <= piece - begin;
-    Sums<S> more;
-    if (soon) TakePartial<S>(work, next, more);
+    float more[kTakesSoon ? S::kFragments : 1][4];
+    if constexpr (kTakesSoon) {
+      if (soon) TakePartial<S>(work, next, more);
+    }
     Multiply<T, S, kTeamOfThis>(ring, work, until - piece, piece > begin,
                                 &cursor, c);
     if (kTeamOfThis > 0) {
     } else if (piece > tile_begin) {
       LeavePartial<S>(work, c);
     } else {
-      if (soon) {
-        Add<S>(more, c);
-      } else {
+      if constexpr (kTakesSoon) {
+        if (soon) Add<S>(more, c);
+      }
+      if (!soon) {
         for (int s = next; work.First(s) < tile_end; ++s) {
-          TakePartial<S>(work, s, more);
-          Add<S>(more, c);
+          AddPartial<S>(work, s, c);
         }
       }
       WriteOutputs<T, S>(work, tile, c);
@@ -664,9 +813,12 @@ __global__ void __launch_bounds__(S::kThreads, 1)
     if constexpr (S::kPaired) ClusterArrive();
     AllowNext();
     if (threadIdx.x >= S::kConsumers) {
+      if constexpr (S::kMovesRegisters) GiveRegistersBack<24>();
+      if (threadIdx.x / kWarp > S::kConsumers / kWarp) return;
       if (ElectOne()) Produce<S>(ring, work, weights, x);
       return;
     }
+    if constexpr (S::kMovesRegisters) TakeRegisters<240>();
     WaitForPrevious();  // partials and y are also of kernels before
     // The compiler knows that a warp is of one team only if told.
     const auto of_team = [](int team) {
@@ -723,6 +875,33 @@ bool Describe(const void* matrix, int64_t rows, int64_t columns, int64_t stride,
              CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
+RoundToWholeArgs ToRound(const StreamedProductArgs& a, int room) {
+  RoundToWholeArgs round;
+  round.x = a.x;
+  round.x_stride = a.x_stride;
+  round.dtype = a.dtype;
+  round.rows = a.rows;
+  round.room = room;
+  round.inputs = a.inputs;
+  round.group = a.group;
+  round.out = a.workspace.whole;
+  return round;
+}
+
+// The whole numbers of x, read by boxes of all rows, both terms, and a piece.
+bool DescribeWhole(const RoundToWholeArgs& rows, CUtensorMap* map) {
+  const auto all = static_cast<cuuint32_t>(2 * rows.room);
+  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(rows.inputs), all};
+  const cuuint64_t row_bytes[] = {static_cast<cuuint64_t>(rows.inputs)};
+  const cuuint32_t box[] = {kTileInputs, all};
+  const cuuint32_t steps[] = {1, 1};
+  return TensorMapEncoder()(
+             map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, rows.out.numbers, sizes,
+             row_bytes, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+             CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
 template <class T, class S>
 cudaError_t LaunchFor(const StreamedProductArgs& a, int tiles,
                       cudaStream_t stream) {
@@ -731,12 +910,20 @@ cudaError_t LaunchFor(const StreamedProductArgs& a, int tiles,
                               kOutputs, a.dtype, &weights)) {
     return cudaErrorInvalidValue;
   }
-  // Inputs of codes end with a whole piece, which x may not.
-  const int64_t columns = std::min(a.inputs, a.x_stride);
-  if (!Describe(a.x, a.rows, columns, a.x_stride, S::kRows, a.dtype, &x)) {
-    return cudaErrorInvalidValue;
-  }
   Work work;
+  if constexpr (S::kWhole) {
+    const RoundToWholeArgs round = ToRound(a, S::kRows);
+    const cudaError_t error = RoundToWhole(round, stream);
+    if (error != cudaSuccess) return error;
+    if (!DescribeWhole(round, &x)) return cudaErrorInvalidValue;
+    work.whole_groups = round.out.groups;
+  } else {
+    // Inputs of codes end with a whole piece, which x may not.
+    const int64_t columns = std::min(a.inputs, a.x_stride);
+    if (!Describe(a.x, a.rows, columns, a.x_stride, S::kRows, a.dtype, &x)) {
+      return cudaErrorInvalidValue;
+    }
+  }
   work.codes = static_cast<const std::byte*>(a.weight);
   work.output_scales = static_cast<const float*>(a.scales);
   work.group_scales = static_cast<const GroupScale*>(a.scales);
@@ -775,8 +962,10 @@ template <class T, WeightFormat kFormat, int kRows>
 cudaError_t LaunchForRows(const StreamedProductArgs& args,
                           cudaStream_t stream) {
   const int tiles = static_cast<int>(CeilDiv(args.outputs, kOutputs));
-  if (InPairs(tiles, args.inputs, args.workspace.shares)) {
-    return LaunchFor<T, Shape<kRows, true, kFormat>>(args, tiles, stream);
+  if constexpr (kRows <= 96) {
+    if (InPairs(tiles, args.inputs, args.workspace.shares)) {
+      return LaunchFor<T, Shape<kRows, true, kFormat>>(args, tiles, stream);
+    }
   }
   return LaunchFor<T, Shape<kRows, false, kFormat>>(args, tiles, stream);
 }
@@ -784,13 +973,21 @@ cudaError_t LaunchForRows(const StreamedProductArgs& args,
 template <class T, WeightFormat kFormat>
 cudaError_t LaunchForWeights(const StreamedProductArgs& args,
                              cudaStream_t stream) {
-  static_assert(kMostStreamedRows == 96);
+  static_assert(kMostStreamedPlainRows == 96 && kMostStreamedRows == 256);
+  if constexpr (kFormat == WeightFormat::kInt4) {
+    if (args.rows <= 8) return LaunchForRows<T, kFormat, 8>(args, stream);
+  }
   if (args.rows <= 16) return LaunchForRows<T, kFormat, 16>(args, stream);
   if (args.rows <= 32) return LaunchForRows<T, kFormat, 32>(args, stream);
   if constexpr (!IsPlain(kFormat)) {
     if (args.rows <= 48) return LaunchForRows<T, kFormat, 48>(args, stream);
   }
   if (args.rows <= 64) return LaunchForRows<T, kFormat, 64>(args, stream);
+  if constexpr (!IsPlain(kFormat)) {
+    if (args.rows > 192) return LaunchForRows<T, kFormat, 256>(args, stream);
+    if (args.rows > 128) return LaunchForRows<T, kFormat, 192>(args, stream);
+    if (args.rows > 96) return LaunchForRows<T, kFormat, 128>(args, stream);
+  }
   return LaunchForRows<T, kFormat, 96>(args, stream);
 }
 
@@ -837,7 +1034,9 @@ bool StreamsProducts() {
 
 cudaError_t StreamedProduct(const StreamedProductArgs& args,
                             cudaStream_t stream) {
-  if (args.rows > kMostStreamedRows) return cudaErrorInvalidValue;
+  const int most =
+      IsPlain(args.format) ? kMostStreamedPlainRows : kMostStreamedRows;
+  if (args.rows > most) return cudaErrorInvalidValue;
   if (args.rows == 0) return cudaSuccess;
   return DispatchFormat(args.dtype, [&](auto format) {
     return LaunchForFormat<decltype(format)>(args, stream);

@@ -25,16 +25,12 @@
 namespace h2o::cuda {
 namespace {
 
-// Random weights as codes, arranged; memory behind them is poisoned.  Output
-// `period` has the weights of output 0 again, and so on.
+// Random weights as codes, arranged; memory behind them is poisoned.
 class CodedLayer {
  public:
   CodedLayer(int64_t outputs, int64_t inputs, WeightCoding coding,
              LinearProducts* products)
-      : CodedLayer(outputs, inputs, coding, outputs, products) {}
-  CodedLayer(int64_t outputs, int64_t inputs, WeightCoding coding,
-             int64_t period, LinearProducts* products)
-      : decoded(period * inputs),
+      : decoded(outputs * inputs),
         shape_(Shape(outputs, inputs, coding)),
         codes_(shape_.bytes()),
         scales_(shape_.scale_bytes()) {
@@ -42,15 +38,10 @@ class CodedLayer {
     std::mt19937 random(static_cast<unsigned>(outputs + inputs));
     std::normal_distribution<float> normal(0, 0.05f);
     std::vector<float> row(inputs);
-    for (int64_t n = 0; n < period; ++n) {
+    for (int64_t n = 0; n < outputs; ++n) {
       for (float& w : row) w = normal(random);
       Encode(row, n, &codes, &scales);
     }
-    const bool in_groups = coding.format == WeightFormat::kInt4;
-    Repeat(period * shape_.row_bytes(), outputs * shape_.row_bytes(), &codes);
-    const auto row_scales = static_cast<int64_t>(
-        in_groups ? shape_.groups() * sizeof(GroupScale) : sizeof(float));
-    Repeat(period * row_scales, outputs * row_scales, &scales);
     Upload(codes, codes_);
     Upload(scales, scales_);
     const absl::Status status =
@@ -74,9 +65,6 @@ class CodedLayer {
                       WeightStride(coding.format, inputs)};
     m.group = coding.group;
     return m;
-  }
-  static void Repeat(int64_t first, int64_t all, std::vector<std::byte>* v) {
-    for (int64_t i = first; i < all; ++i) (*v)[i] = (*v)[i - first];
   }
   static void Upload(const std::vector<std::byte>& from,
                      const DeviceArray<std::byte>& to) {
@@ -145,7 +133,7 @@ class CodedProduct : public ::testing::TestWithParam<std::tuple<int, DType>> {
   WeightCoding coding() const { return kCodings[std::get<0>(GetParam())]; }
   DType dtype() const { return std::get<1>(GetParam()); }
 
-  // Codes of int4, and all codes of many rows, are rounded to 16 bits.
+  // Codes of int4 are rounded to 16 bits, with few rows x is.
   void RunAndCheck(int64_t rows, int64_t outputs, int64_t inputs) {
     SCOPED_TRACE(::testing::Message()
                  << rows << " x " << outputs << " x " << inputs);
@@ -155,21 +143,34 @@ class CodedProduct : public ::testing::TestWithParam<std::tuple<int, DType>> {
     for (int64_t i = 0; i < rows * x_stride; ++i) {
       if (i % x_stride >= inputs) x[i] = 0;
     }
-    x = Widen(Narrow(x, dtype()), dtype());
-    const std::vector<uint16_t> bias = Narrow(Uniform(outputs, 4, 1), dtype());
+    ExpectFloat64(layer, x, rows, Narrow(Uniform(outputs, 4, 1), dtype()),
+                  true);
+  }
+
+  // The product of x, after rounding to dtype(), equals that of what the codes
+  // stand for.
+  void ExpectFloat64(const CodedLayer& layer, const std::vector<float>& in,
+                     int64_t rows, const std::vector<uint16_t>& bias,
+                     bool relu) {
+    const int64_t outputs = layer.weight().rows;
+    const int64_t inputs = layer.weight().columns;
+    const int64_t x_stride = AlignedStride(inputs);
+    const std::vector<float> x = Widen(Narrow(in, dtype()), dtype());
     const std::vector<uint16_t> y =
-        Multiply(products_.get(), layer, x, rows, bias, true, dtype());
+        Multiply(products_.get(), layer, x, rows, bias, relu, dtype());
     const std::vector<float> wide_bias = Widen(bias, dtype());
+    const std::vector<float> off = RoundingOf(x, x_stride, rows);
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t n = 0; n < outputs; ++n) {
         double want = wide_bias[n], squares = 0;
         for (int64_t k = 0; k < inputs; ++k) {
-          const double term =
-              double{x[r * x_stride + k]} * layer.decoded[n * inputs + k];
+          const double weight = layer.decoded[n * inputs + k];
+          const double term = x[r * x_stride + k] * weight;
+          const double rounding = off[r * x_stride + k] * weight;
           want += term;
-          squares += term * term;
+          squares += term * term + rounding * rounding;
         }
-        want = std::max(want, 0.0);
+        if (relu) want = std::max(want, 0.0);
         // Each weight is off by half a unit at most; such errors add up as
         // random ones do.
         ASSERT_NEAR(
@@ -183,11 +184,33 @@ class CodedProduct : public ::testing::TestWithParam<std::tuple<int, DType>> {
     ExpectPoisonBehind(outputs, AlignedStride(outputs), y);
   }
 
+  // How far x is off, in units of HalfUlp, where it becomes whole numbers.
+  std::vector<float> RoundingOf(const std::vector<float>& x, int64_t stride,
+                                int64_t rows) const {
+    std::vector<float> off(x.size(), 0.0f);
+    if (coding().format != WeightFormat::kInt4 || rows > kMostWholeRows) {
+      return off;
+    }
+    for (int64_t first = 0; first < std::ssize(x); first += coding().group) {
+      const int64_t row_end = (first / stride + 1) * stride;
+      const int64_t end = std::min(first + coding().group, row_end);
+      float most = 0;
+      for (int64_t i = first; i < end; ++i) {
+        most = std::max(most, std::abs(x[i]));
+      }
+      const double half_unit = most / kMostWholeNumber / 2;
+      std::fill(off.begin() + first, off.begin() + end,
+                static_cast<float>(half_unit / HalfUlp(dtype())));
+    }
+    return off;
+  }
+
   std::unique_ptr<LinearProducts> products_;
 };
 
 TEST_P(CodedProduct, EqualsFloat64OfTheCodes) {
-  for (const int64_t rows : {1, 5, 16, 17, 32, 33, 64, 65, 96, 97, 130}) {
+  for (const int64_t rows :
+       {1, 5, 8, 9, 16, 17, 33, 64, 65, 96, 97, 130, 193, 257}) {
     RunAndCheck(rows, 384, 384);
   }
   for (const auto& [outputs, inputs] : {std::pair<int64_t, int64_t>{64, 128},
@@ -197,8 +220,8 @@ TEST_P(CodedProduct, EqualsFloat64OfTheCodes) {
                                         {1152, 384},
                                         {384, 1536},
                                         {128, 4096},
-                                        {9000, 256}}) {
-    for (const int64_t rows : {3, 40, 80, 100}) {
+                                        {3000, 256}}) {
+    for (const int64_t rows : {3, 12, 40, 100, 150}) {
       RunAndCheck(rows, outputs, inputs);
     }
   }
@@ -216,30 +239,47 @@ TEST_P(CodedProduct, GivesTheSameBitsEveryTime) {
   }
 }
 
-// More outputs than are widened at once.
-TEST_P(CodedProduct, JoinsSlicesOfOutputs) {
-  constexpr int64_t kOutputs = 34000, kInputs = 4096, kPeriod = 200, kRows = 97;
-  const CodedLayer layer(kOutputs, kInputs, coding(), kPeriod, products_.get());
-  const std::vector<float> x =
-      Widen(Narrow(Uniform(kRows * kInputs, 3, 1), dtype()), dtype());
-  const std::vector<uint16_t> bias = Narrow(Uniform(kOutputs, 4, 1), dtype());
-  const std::vector<uint16_t> y =
-      Multiply(products_.get(), layer, x, kRows, bias, false, dtype());
-  const std::vector<float> wide_bias = Widen(bias, dtype());
-  for (int64_t n = 0; n < kOutputs; n += n % 2000 < 10 ? 1 : 127) {
-    double want = wide_bias[n], squares = 0;
-    for (int64_t k = 0; k < kInputs; ++k) {
-      const double term = double{x[(kRows - 1) * kInputs + k]} *
-                          layer.decoded[n % kPeriod * kInputs + k];
-      want += term;
-      squares += term * term;
+// In groups of inputs of very different magnitudes; a row keeps to itself, and
+// what is not finite stays so.
+TEST_P(CodedProduct, NumbersThatAreNotFiniteReachTheirRowAlone) {
+  constexpr int64_t kOutputs = 256, kInputs = 512;
+  const CodedLayer layer(kOutputs, kInputs, coding(), products_.get());
+  const std::vector<uint16_t> bias(kOutputs, 0);
+  for (const int64_t rows : {3, 12, 20, 200}) {
+    std::vector<float> x = Uniform(rows * kInputs, 3, 1);
+    const auto clean =
+        Multiply(products_.get(), layer, x, rows, bias, false, dtype());
+    x[kInputs + 130] = std::numeric_limits<float>::infinity();
+    x[2 * kInputs + 500] = std::numeric_limits<float>::quiet_NaN();
+    const auto y =
+        Multiply(products_.get(), layer, x, rows, bias, false, dtype());
+    const int64_t stride = AlignedStride(kOutputs);
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t n = 0; n < kOutputs; ++n) {
+        const int64_t i = r * stride + n;
+        if (r == 1 || r == 2) {
+          EXPECT_FALSE(std::isfinite(LoadElement(y.data(), dtype(), i)))
+              << rows << " rows, row " << r << ", output " << n;
+        } else {
+          ASSERT_EQ(y[i], clean[i]) << rows << " rows, row " << r;
+        }
+      }
     }
-    ASSERT_NEAR(LoadElement(y.data(), dtype(),
-                            (kRows - 1) * AlignedStride(kOutputs) + n),
-                want,
-                std::abs(want) * HalfUlp(dtype()) +
-                    6 * HalfUlp(dtype()) * std::sqrt(squares) + 1e-5)
-        << "output " << n;
+  }
+}
+
+// A group with a number far above the others, and one of tiny numbers.
+TEST_P(CodedProduct, EqualsFloat64WithNumbersFarApart) {
+  constexpr int64_t kOutputs = 256, kInputs = 512;
+  const CodedLayer layer(kOutputs, kInputs, coding(), products_.get());
+  for (const int64_t rows : {1, 16}) {
+    std::vector<float> x = Uniform(rows * kInputs, 3, 1);
+    for (int64_t r = 0; r < rows; ++r) {
+      x[r * kInputs + 7 * r] = 100;
+      for (int64_t i = 128; i < 256; ++i) x[r * kInputs + i] *= 1e-4f;
+      for (int64_t i = 256; i < 384; ++i) x[r * kInputs + i] = 0;
+    }
+    ExpectFloat64(layer, x, rows, std::vector<uint16_t>(kOutputs, 0), false);
   }
 }
 
