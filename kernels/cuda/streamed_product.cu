@@ -71,7 +71,7 @@ struct Shape {
   static constexpr int kSlices = kCoded || kRows <= 64 ? 2 : 1;
   static constexpr int kInputs = kSlices * kSlice;
   static constexpr int kFragments = kRows / 8;  // of a consumer, each 4 sums
-  static constexpr int kTeams = !kCoded || kRows > 64 ? 1 : kRows > 48 ? 2 : 3;
+  static constexpr int kTeams = !kCoded || kRows > 64 ? 1 : kRows > 32 ? 2 : 3;
   static_assert(!kWhole || kTeams == 3);
   static constexpr int kConsumers = kTeams * kTeam;
   // With many sums the producer leaves its registers to the consumers, which
@@ -242,12 +242,12 @@ __device__ void Produce(const Ring<S>& ring, const Work& work,
                work.whole_groups +
                    at.piece * work.groups_of_piece * int64_t{S::kRows},
                BytesOfSums<S>(work), &ring.full[stage]);
-      return;
-    }
+    } else {
 #pragma unroll
-    for (int slice = 0; slice < S::kSlices; ++slice) {
-      CopyBox(ring.Rows(stage, slice), &x,
-              at.piece * S::kInputs + slice * kSlice, 0, &ring.full[stage]);
+      for (int slice = 0; slice < S::kSlices; ++slice) {
+        CopyBox(ring.Rows(stage, slice), &x,
+                at.piece * S::kInputs + slice * kSlice, 0, &ring.full[stage]);
+      }
     }
   };
 
