@@ -6,9 +6,10 @@
 #                          undefined-behaviour and thread sanitizers; with asan
 #                          behind it without the last, with tsan that alone
 #   ./test.sh --no-grpc    builds and tests everything that needs no gRPC
+#                          (with build behind it, only builds)
 #   ./test.sh --cuda       builds the GPU worker for Hopper, without gRPC, and runs
 #                          its tests; those that need a GPU are skipped without one
-#                          (both: with build behind it, only builds)
+#                          (with build behind it, runs only those of GPU programs)
 #   ./test.sh --tidy [S]   clang-tidy and clang's thread-safety analysis over all
 #                          files, or for S seconds over those that changed last
 #   ./test.sh --full       all of these, system tests of the sanitized programs,
@@ -89,7 +90,8 @@ case "$*" in
     build no-grpc
     ;;
   "--cuda build")
-    build cuda-test
+    tools/install_dependencies.sh --cuda
+    build_and_test cuda-test gpu
     ;;
   --tidy | --tidy\ [0-9]*)
     check_code "${2:-}"
@@ -107,7 +109,7 @@ case "$*" in
       tests/system/test_{aiperf,bad_input,batch_files,chaos,fairness,http_speed,load_time,loadtest,memory,openai,overload,replay,rolling_restart,tls}.py tests/system/slurm --full-matrix
     ;;
   *)
-    sed -n '2,19s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,20s/^# \{0,1\}//p' "$0" >&2
     exit 1
     ;;
 esac
