@@ -5,8 +5,8 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "base/new_file.h"
 #include "base/status_macros.h"
 #include "clients/commands.h"
