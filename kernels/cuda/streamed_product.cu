@@ -463,14 +463,14 @@ struct WholePiece {
     }
   }
 
-  // Adds the product of the kOfGroup steps from `first` on to c.  `scales`: of
+  // Adds the product of the kOfGroup steps from kFirst on to c.  `scales`: of
   // this thread's outputs g and g + 8 in the group; `sums`: of its rows.
   template <int kFirst, int kOfGroup>
   __device__ __forceinline__ void AddGroup(const SplitOperand& x,
                                            uint32_t scales, uint32_t sums,
                                            Sums<S>& c) const {
-    constexpr int kRows = S::kFragments;
-    int32_t terms[2 * kRows][4];  // high, low
+    constexpr int kFragments = S::kFragments;
+    int32_t terms[2 * kFragments][4];  // high, low
     FenceProducts();
 #pragma unroll
     for (int step = 0; step < kOfGroup; ++step) {
@@ -479,26 +479,26 @@ struct WholePiece {
     }
     CommitProducts();
     uint32_t of_outputs[2];
-    uint4 of_rows[kRows];  // of rows 2t and 2t + 1: WholeGroup
+    uint4 of_rows[kFragments];  // of rows 2t and 2t + 1: WholeGroup
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       of_outputs[r] = LoadShared4(scales + 8 * r * int{sizeof(GroupScale)});
     }
 #pragma unroll
-    for (int j = 0; j < kRows; ++j) {
+    for (int j = 0; j < kFragments; ++j) {
       of_rows[j] = LoadShared16(sums + 8 * j * int{sizeof(WholeGroup)});
     }
     WaitForProducts<0>();
     Settle(terms);
 #pragma unroll
-    for (int j = 0; j < kRows; ++j) {
+    for (int j = 0; j < kFragments; ++j) {
       const uint32_t sum[2] = {of_rows[j].x, of_rows[j].z};
       const uint32_t scale[2] = {of_rows[j].y, of_rows[j].w};
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const int zero = static_cast<int>(of_outputs[e / 2] >> 16);
         const float of_output = __uint_as_float(of_outputs[e / 2] << 16);
-        const int whole = terms[j][e] * 256 + terms[kRows + j][e] -
+        const int whole = terms[j][e] * 256 + terms[kFragments + j][e] -
                           zero * static_cast<int>(sum[e % 2]);
         c[j][e] = fmaf(of_output * __uint_as_float(scale[e % 2]),
                        static_cast<float>(whole), c[j][e]);

@@ -20,8 +20,8 @@ inline constexpr float kMostWholeNumber = 32639;
 // Of a row and a group of inputs.
 struct WholeGroup {
   int32_t sum;  // of its whole numbers
-  float
-      scale;  // x = whole * scale; NaN where x has a number that is not finite
+  // x = whole * scale.  NaN where x has a number that is not finite.
+  float scale;
 };
 
 // Memory that rounded rows take.
