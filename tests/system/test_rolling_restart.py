@@ -88,7 +88,7 @@ def test_only_an_admin_drains(system, tmp_path):
 
 def test_a_draining_group_takes_nothing_new(system):
     """Balancers see it first."""
-    coordinator, workers, client = system.group("--http", "127.0.0.1:0", "--drain-seconds", 60, tp=1)
+    coordinator, workers, client = system.group("--http", "127.0.0.1:0", "--drain-seconds", 60 * SLOWER, tp=1)
     http = address_of(coordinator)
     assert [client.health(name) for name in ("", "ready", "progress")] == ["SERVING"] * 3
     (answer,), threads = start_streams(client, 1, max_tokens=600, timeout=120 * SLOWER)
