@@ -617,39 +617,40 @@ __device__ void LeavePartial(const Work& work, const Sums<S>& c) {
   if (threadIdx.x == 0) StoreReleaseGpu(&work.ready[share], 1);
 }
 
-template <class S>
-__device__ void TakePartial(const Work& work, int share, Sums<S>& partial) {
+// Calls take(j, sums) for each fragment of a share's partial.
+template <class S, class Take>
+__device__ __forceinline__ void ForEachOfPartial(const Work& work, int share,
+                                                 Take&& take) {
   if (threadIdx.x == 0) Await(&work.ready[share]);
   SyncTeam();
   const float4* const from =
       work.partials + int64_t{share} * S::kFragments * kTeam;
 #pragma unroll
   for (int j = 0; j < S::kFragments; ++j) {
-    FromFloat4(__ldcg(from + j * kTeam + threadIdx.x), partial[j]);
+    take(j, __ldcg(from + j * kTeam + threadIdx.x));
   }
+}
+__device__ __forceinline__ void Add(const float (&more)[4], float (&c)[4]) {
+#pragma unroll
+  for (int e = 0; e < 4; ++e) c[e] += more[e];
 }
 template <class S>
 __device__ __forceinline__ void Add(const Sums<S>& more, Sums<S>& c) {
 #pragma unroll
-  for (int j = 0; j < S::kFragments; ++j) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) c[j][e] += more[j][e];
-  }
+  for (int j = 0; j < S::kFragments; ++j) Add(more[j], c[j]);
 }
-// Takes it and adds it at once.
+template <class S>
+__device__ void TakePartial(const Work& work, int share, Sums<S>& partial) {
+  ForEachOfPartial<S>(
+      work, share, [&](int j, float4 sums) { FromFloat4(sums, partial[j]); });
+}
 template <class S>
 __device__ void AddPartial(const Work& work, int share, Sums<S>& c) {
-  if (threadIdx.x == 0) Await(&work.ready[share]);
-  SyncTeam();
-  const float4* const from =
-      work.partials + int64_t{share} * S::kFragments * kTeam;
-#pragma unroll
-  for (int j = 0; j < S::kFragments; ++j) {
+  ForEachOfPartial<S>(work, share, [&](int j, float4 sums) {
     float more[4];
-    FromFloat4(__ldcg(from + j * kTeam + threadIdx.x), more);
-#pragma unroll
-    for (int e = 0; e < 4; ++e) c[j][e] += more[e];
-  }
+    FromFloat4(sums, more);
+    Add(more, c[j]);
+  });
 }
 
 // A lane holds outputs g and g + 8 of rows 2t and 2t + 1 (mma.cuh).  Transposed
